@@ -1,0 +1,260 @@
+"""What each round of a study releases, and with how much noise: derived, never sent.
+
+Site and coordinator build the same plan from the study, the roster's size and the model's size.
+The coordinator therefore cannot ask for an extra evaluation, a smaller noise or a finer grid: a
+site simply does what the round's number says.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil, isfinite, sqrt
+from typing import Literal
+
+from fedrx_protocol.errors import StudyError
+from fedrx_protocol.fixed_point import LayoutInvalid, Segment, SumLayout, grid_scale
+from fedrx_protocol.privacy.calibration import (
+    metrics_noise_multipliers,
+    training_noise_multiplier,
+)
+from fedrx_protocol.privacy.grid import grid_sensitivity, grid_slack
+from fedrx_protocol.secagg.parameters import SecAggParameters
+from fedrx_protocol.study import Study
+
+PartName = Literal["training", "weight", "metrics"]
+
+# A noise sample beyond this many standard deviations has probability 4e-33: the space kept free
+# for it means that an honest site never has to give up a round because its vector left the ring.
+TAIL_DEVIATIONS = 12.0
+
+# Bounds of what is summed without clipping. A value beyond them stops the site before it sends.
+LARGEST_UPDATE = 16.0
+UNCLIPPED_GRADIENT = 100.0
+
+# An evaluation that must be tried again gets twice the noise, so that all tries together cost
+# 1 + 1/4 + 1/16 + ... = 4/3 of the first one, which the calibration pays for in advance.
+_ALL_TRIES = 4.0 / 3.0
+
+
+@dataclass(frozen=True)
+class MetricShape:
+    """Size of a metric state and what one patient can change of it.
+
+    Args:
+        length: Number of sums.
+        sensitivity: L2 norm that one patient's contribution never exceeds.
+    """
+
+    length: int
+    sensitivity: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """One segment of a round's vector.
+
+    Args:
+        name: What it is.
+        length: Number of values.
+        scale: Grid units per unit of the value.
+        limit: Largest magnitude of one site's value, in grid units, before noise.
+        noise_multiplier: Noise of the sum over `min_honest` sites, in sensitivities; 0 for none.
+        site_noise_sd: Standard deviation that each site adds, in grid units.
+        sensitivity: L2 norm of one patient in the real-valued sum, before the grid.
+        slack: What the grid adds to the release's privacy loss (see `privacy.grid`).
+    """
+
+    name: PartName
+    length: int
+    scale: float
+    limit: int
+    noise_multiplier: float = 0.0
+    site_noise_sd: float = 0.0
+    sensitivity: float = 0.0
+    slack: float = 0.0
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """The vector of one attempt at one round."""
+
+    round: int
+    attempt: int
+    parts: tuple[Part, ...]
+    site_limit: int
+    """Largest magnitude a site may put into a coordinate, noise included: n such cannot wrap."""
+
+    @cached_property
+    def by_name(self) -> Mapping[PartName, Part]:
+        """Parts by name."""
+        return {part.name: part for part in self.parts}
+
+    @cached_property
+    def layout(self) -> SumLayout:
+        """How the parts lie in the summed vector."""
+        return SumLayout(
+            tuple(Segment(part.name, part.length, part.scale, part.limit) for part in self.parts)
+        )
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """A study made concrete for a roster and a model.
+
+    Args:
+        study: The agreed study.
+        parameters: Secure aggregation among the roster's sites.
+        dimension: Number of model weights.
+        between: Metric state of the evaluations in between.
+        final: Metric state of the last evaluation.
+    """
+
+    study: Study
+    parameters: SecAggParameters
+    dimension: int
+    between: MetricShape
+    final: MetricShape
+
+    @cached_property
+    def training_noise(self) -> float:
+        """Noise multiplier of a training round's sum; 0 where sites add none to the sum."""
+        privacy = self.study.privacy
+        if privacy.mode != "distributed":
+            return 0.0
+
+        def least(slack: float) -> float:
+            return training_noise_multiplier(
+                privacy.epsilon,
+                privacy.delta,
+                self.study.training.sample_rate,
+                self.study.rounds + privacy.reserve_rounds,
+                grid_slack=slack,
+            )
+
+        # The grid's own cost falls as noise grows, so the cost at the smaller noise covers it.
+        return least(self._gradient_part(least(0.0)).slack)
+
+    @cached_property
+    def metrics_noise(self) -> tuple[float, float]:
+        """Noise multipliers of a first try in between and at the end; zeros for exact sums."""
+        study = self.study
+        if study.privacy.mode == "none" or study.metrics.mode == "secure-sum":
+            return (0.0, 0.0)
+
+        def least(slack: float) -> tuple[float, float]:
+            between, final = metrics_noise_multipliers(
+                study.privacy.epsilon,
+                study.privacy.delta,
+                len(study.evaluation_rounds) - 1,
+                study.metrics.final_share,
+                grid_slack=slack * _ALL_TRIES,
+            )
+            return (between * sqrt(_ALL_TRIES), final * sqrt(_ALL_TRIES))
+
+        first = least(0.0)
+        return least(
+            max(
+                self._metric_part(self.final, first[1]).slack,
+                self._metric_part(self.between, first[0]).slack if isfinite(first[0]) else 0.0,
+            )
+        )
+
+    @property
+    def noise_shares(self) -> int:
+        """Sites among which the noise of one sum is shared: one where each must stand alone."""
+        return 1 if self.study.privacy.mode == "local" else self.parameters.min_honest
+
+    @property
+    def site_limit(self) -> int:
+        """Largest magnitude a site may put into a coordinate, so that n sites cannot wrap."""
+        return (2**31 - 1) // self.parameters.n
+
+    def round(self, number: int, attempt: int) -> RoundPlan:
+        """The plan of one attempt (from 0) at one round (from 1)."""
+        study = self.study
+        if not 1 <= number <= study.final_round or attempt < 0:
+            raise StudyError(
+                f"round {number}, attempt {attempt} is not part of the study: "
+                f"rounds go from 1 to {study.final_round}."
+            )
+        final = number == study.final_round
+        parts = [] if final else self._training_parts()
+        if number in study.evaluation_rounds:
+            shape = self.final if final else self.between
+            noise = self.metrics_noise[int(final)] * 2.0**attempt
+            parts.append(self._metric_part(shape, noise))
+        return RoundPlan(number, attempt, tuple(parts), self.site_limit)
+
+    def check(self) -> None:
+        """Build the plan of every kind of round once.
+
+        Raises:
+            FedRxError: The study's numbers do not fit together; says which one to change.
+        """
+        for number in {1, *self.study.evaluation_rounds}:
+            self.round(number, 0)
+
+    def _training_parts(self) -> list[Part]:
+        study = self.study
+        if study.privacy.mode == "distributed":
+            return [self._gradient_part(self.training_noise)]
+        if study.privacy.mode == "local":
+            return [self._part("training", self.dimension, largest=LARGEST_UPDATE)]
+        largest = UNCLIPPED_GRADIENT if study.steps == "gradient" else LARGEST_UPDATE
+        return [
+            self._part("training", self.dimension, largest=study.cohort.largest_site * largest),
+            self._part("weight", 1, largest=float(study.cohort.largest_site)),
+        ]
+
+    def _gradient_part(self, noise: float) -> Part:
+        """The clipped gradient sum with a given noise multiplier."""
+        norm = self.study.training.clipping_norm
+        return self._part(
+            "training",
+            self.dimension,
+            sensitivity=norm,
+            largest=self.study.cohort.largest_site * norm,
+            noise=noise,
+        )
+
+    def _metric_part(self, shape: MetricShape, noise: float) -> Part:
+        """An evaluation's sums with a given noise multiplier."""
+        return self._part(
+            "metrics",
+            shape.length,
+            sensitivity=shape.sensitivity,
+            largest=self.study.cohort.largest_site * shape.sensitivity,
+            noise=noise,
+        )
+
+    def _part(
+        self,
+        name: PartName,
+        length: int,
+        *,
+        largest: float,
+        sensitivity: float = 0.0,
+        noise: float = 0.0,
+    ) -> Part:
+        """Choose the finest grid on which the largest values plus the noise's tail still fit."""
+        n, share = self.parameters.n, noise / sqrt(self.noise_shares)
+        tail = TAIL_DEVIATIONS * share
+        try:
+            scale = grid_scale(
+                n * largest,
+                sites=n,
+                noise_bound=n * tail * sensitivity,
+                noise_steps=n * tail * sqrt(length),
+            )
+        except LayoutInvalid:
+            raise StudyError(
+                f"the {name} sum of {length:,} values does not fit 32 bits with this much noise: "
+                "raise privacy.epsilon, or lower training.rounds."
+            ) from None
+        limit = ceil(scale * largest)
+        if not noise:
+            return Part(name, length, scale, limit, sensitivity=sensitivity)
+        moved = grid_sensitivity(scale=scale, clipping_norm=sensitivity, dimension=length)
+        sd = share * moved
+        slack = grid_slack(length, sd, self.noise_shares)
+        return Part(name, length, scale, limit, noise, sd, sensitivity, slack)

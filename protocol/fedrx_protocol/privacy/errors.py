@@ -1,0 +1,19 @@
+"""Errors of the privacy account, each named for what happened."""
+
+from fedrx_protocol.errors import MisuseError
+
+
+class ReleaseInvalid(MisuseError):  # noqa: N818 - named for what happened
+    """A release record is malformed; a sum over it would claim a privacy that nobody has."""
+
+
+class TargetUnreachable(MisuseError):  # noqa: N818 - named for what happened
+    """No noise, however large, meets the target: the past has already spent it."""
+
+
+class NoiseTooSmall(MisuseError):  # noqa: N818 - named for what happened
+    """Noise is too coarse on its integer grid for the Gaussian account to cover it."""
+
+
+class AccountingInvalid(MisuseError):  # noqa: N818 - named for what happened
+    """The accountant was asked about an impossible quantity, such as a delta of 2."""

@@ -1,0 +1,1 @@
+"""Secure aggregation: the coordinator learns sums, never one site's numbers."""

@@ -1,0 +1,219 @@
+"""From a masked sum to the sum: what the coordinator asks for in UNMASK, and how it rebuilds seeds.
+
+A `MaskedSum` is everything that must survive a crash of the coordinator: it is stored before the
+first UNMASK leaves, and after a crash the same requests are sent again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fedrx_protocol import wire
+from fedrx_protocol.canonical import (
+    MalformedMessage,
+    from_base64,
+    from_json,
+    to_base64,
+    to_json,
+)
+from fedrx_protocol.secagg.errors import (
+    ContextMismatch,
+    ContextSpent,
+    ParticipantsInvalid,
+    ShareInvalid,
+    TooFewSites,
+)
+from fedrx_protocol.secagg.field import recover
+from fedrx_protocol.secagg.graph import Graph
+from fedrx_protocol.secagg.keys import commitment
+from fedrx_protocol.secagg.masking import add_keystreams
+from fedrx_protocol.secagg.messages import (
+    RingVector,
+    RoundRequest,
+    UnmaskReply,
+    UnmaskRequest,
+)
+from fedrx_protocol.secagg.parameters import SecAggParameters
+
+_LENGTH_BYTES = 8
+_VECTOR_TYPE = np.dtype("<u4")
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedSum:
+    """A sum that only the survivors' self masks still cover.
+
+    Attributes:
+        request: the round.
+        parameters: the agreed numbers.
+        survivors: V, sorted.
+        vector: uint32 of shape `(length,)`.
+        commitments: survivor to the commitment of its seed.
+        shares: owner of a seed, then holder, to the ciphertext for that holder; V in both.
+    """
+
+    request: RoundRequest
+    parameters: SecAggParameters
+    survivors: tuple[str, ...]
+    vector: RingVector = field(repr=False)
+    commitments: Mapping[str, bytes] = field(repr=False)
+    shares: Mapping[str, Mapping[str, bytes]] = field(repr=False)
+
+    def requests(self) -> dict[str, UnmaskRequest]:
+        """One request for each survivor: the list, and the ciphertexts addressed to it."""
+        addressed: dict[str, dict[str, bytes]] = {holder: {} for holder in self.survivors}
+        for owner, sealed in self.shares.items():
+            for holder, ciphertext in sealed.items():
+                addressed[holder][owner] = ciphertext
+        return {
+            holder: UnmaskRequest(self.request.context, self.survivors, shares)
+            for holder, shares in addressed.items()
+        }
+
+    def to_bytes(self) -> bytes:
+        """Length of the header (8 bytes, big-endian), header (canonical JSON), vector."""
+        numbers = self.parameters
+        header = to_json(
+            {
+                "request": to_base64(wire.encode(self.request)),
+                "parameters": [
+                    numbers.n,
+                    numbers.threshold,
+                    numbers.max_colluding,
+                    numbers.min_honest,
+                    numbers.degree,
+                    numbers.share_threshold,
+                ],
+                "survivors": list(self.survivors),
+                "commitments": _texts(self.commitments),
+                "shares": {owner: _texts(sealed) for owner, sealed in self.shares.items()},
+            }
+        )
+        vector = self.vector.astype(_VECTOR_TYPE, copy=False).tobytes()
+        return len(header).to_bytes(_LENGTH_BYTES, "big") + header + vector
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "MaskedSum":
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            MalformedMessage: it is not such a state; the run's file is damaged.
+        """
+        end = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "big")
+        document = from_json(data[_LENGTH_BYTES:end], source="The stored masked sum")
+        try:
+            request = from_base64(document["request"], source="The stored request")
+            return cls(
+                request=wire.decode(request, RoundRequest),
+                parameters=SecAggParameters(*document["parameters"]),
+                survivors=tuple(document["survivors"]),
+                vector=np.frombuffer(data[end:], dtype=_VECTOR_TYPE).astype(np.uint32),
+                commitments=_bytes(document["commitments"]),
+                shares={owner: _bytes(sealed) for owner, sealed in document["shares"].items()},
+            )
+        except (KeyError, TypeError, AttributeError, ValueError):
+            raise MalformedMessage("The stored masked sum lacks a field or is cut short.") from None
+
+
+@dataclass(frozen=True, order=True)
+class ShareFault:
+    """A share that was wrong or did not open: its owner or its holder lied, which is not known."""
+
+    owner: str
+    holder: str
+
+
+class Opening:
+    """Collects UNMASK replies and opens the sum once there are enough."""
+
+    def __init__(self, masked: MaskedSum, graph: Graph) -> None:
+        self.masked = masked
+        self._graph = graph
+        self._replies: dict[str, UnmaskReply] = {}
+        self._faults: set[ShareFault] = set()
+        self._total: RingVector | None = None
+
+    @property
+    def faults(self) -> tuple[ShareFault, ...]:
+        """Shares found wrong so far, by owner and holder."""
+        return tuple(sorted(self._faults))
+
+    def add(self, reply: UnmaskReply) -> None:
+        """Take one site's shares.
+
+        Raises:
+            ContextMismatch: the reply is about another context.
+            ParticipantsInvalid: not a survivor, or shares of sites it holds none of.
+            ContextSpent: the site has answered already.
+        """
+        survivors, site = self.masked.survivors, reply.site
+        if reply.context != self.masked.request.context:
+            raise ContextMismatch(f"'{site}' answered for another context.")
+        if site not in survivors:
+            raise ParticipantsInvalid(f"'{site}' is not among the survivors.")
+        named = reply.shares.keys() | set(reply.unreadable)
+        if not named <= set(self._graph.holders(site, survivors)):
+            raise ParticipantsInvalid(f"'{site}' names shares that it does not hold.")
+        if site in self._replies:
+            raise ContextSpent(f"'{site}' has answered UNMASK already.")
+        self._replies[site] = reply
+        self._faults |= {ShareFault(owner, site) for owner in reply.unreadable}
+
+    @property
+    def can_open(self) -> bool:
+        """Whether enough shares of every survivor's seed are there."""
+        least = self.masked.parameters.share_threshold
+        return all(len(self._holders(owner)) >= least for owner in self.masked.survivors)
+
+    def total(self) -> RingVector:
+        """The plain sum over the survivors, uint32 of shape `(length,)`.
+
+        Raises:
+            TooFewSites: shares are missing; `can_open` is False.
+            ShareInvalid: a seed cannot be rebuilt; its owner is named.
+        """
+        if not self.can_open:
+            raise TooFewSites(
+                f"{len(self._replies)} of {len(self.masked.survivors)} survivors have answered, "
+                "too few to open the sum."
+            )
+        if self._total is None:
+            seeds = [self._seed(owner) for owner in self.masked.survivors]
+            total = self.masked.vector.copy()
+            add_keystreams(total, minus=seeds)
+            self._total = total
+        return self._total
+
+    def _holders(self, owner: str) -> list[str]:
+        return [site for site, reply in self._replies.items() if owner in reply.shares]
+
+    def _seed(self, owner: str) -> bytes:
+        """The owner's seed, from the holders that were not found wrong before, if possible."""
+        points, context = self._graph.points, self.masked.request.context
+        suspects = {fault.holder for fault in self._faults}
+        holders = sorted(self._holders(owner), key=lambda site: (site in suspects, points[site]))
+        committed = self.masked.commitments[owner]
+        try:
+            seed, wrong = recover(
+                [(points[holder], self._replies[holder].shares[owner]) for holder in holders],
+                self.masked.parameters.share_threshold,
+                lambda candidate: commitment(candidate, context, owner) == committed,
+            )
+        except ShareInvalid as error:
+            raise ShareInvalid(
+                f"The seed of '{owner}' cannot be rebuilt: {error} Try the round again without it."
+            ) from None
+        self._faults |= {ShareFault(owner, holder) for holder in holders if points[holder] in wrong}
+        return seed
+
+
+def _texts(values: Mapping[str, bytes]) -> dict[str, str]:
+    return {site: to_base64(value) for site, value in values.items()}
+
+
+def _bytes(values: Mapping[str, str]) -> dict[str, bytes]:
+    return {
+        site: from_base64(value, source="An entry of the stored masked sum")
+        for site, value in values.items()
+    }

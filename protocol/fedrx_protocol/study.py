@@ -1,0 +1,279 @@
+"""The study file: everything a consortium agrees on before the first patient is touched.
+
+A study is a TOML file, parsed once into a frozen `Study`. Its digest is the hash of a canonical
+form, so that comments and key order do not matter but every agreed value does. Site and
+coordinator compare digests; a site that approved one study takes part in no other.
+"""
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedrx_protocol.errors import StudyError
+from fedrx_protocol.schema import Feature, FeatureSchema, Name, Target
+
+PrivacyMode = Literal["distributed", "local", "none"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class CohortSection(_Section):
+    """Whom the study is about, in numbers that the consortium made public."""
+
+    patients: int = Field(
+        ge=1, description="agreed size of the whole federation: the public divisor of every mean"
+    )
+    largest_site: int = Field(
+        ge=1, description="no site brings more patients than this; bounds a site's sum"
+    )
+    minimum_per_site: int = Field(default=20, ge=1)
+    held_out: float = Field(default=0.2, gt=0, lt=1, description="share kept for testing, per site")
+
+
+class ModelSection(BaseModel):
+    """The model's name and its hyper-parameters, which the model itself validates."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    name: Name
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Hyper-parameters as written in the file, by name."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class OptimizerSection(_Section):
+    """The coordinator's optimizer: it steps on the noisy sum, which costs no privacy."""
+
+    name: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = Field(default=1.0, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="sgd's momentum, adam's beta 1")
+    beta2: float = Field(default=0.99, ge=0, lt=1)
+    decay: Literal["none", "linear"] = "linear"
+
+
+class LocalTrainingSection(_Section):
+    """What a site does between two rounds when it trains epochs of its own."""
+
+    rounds: int | None = Field(
+        default=None, ge=1, le=100_000, description="rounds when sites train epochs; else as above"
+    )
+    epochs: int = Field(default=1, ge=1, le=1000)
+    batch_size: int = Field(default=32, ge=1, description="expected patients a step")
+    learning_rate: float = Field(default=0.1, gt=0)
+    proximal: float = Field(default=0.0, ge=0, description="FedProx's mu; 0 is FedAvg")
+    optimizer: OptimizerSection = Field(
+        default=OptimizerSection(momentum=0.0, decay="none"),
+        description="the coordinator's step on the mean change: sgd is FedAvg, adam is FedAdam",
+    )
+
+
+class TrainingSection(_Section):
+    """How the model is trained."""
+
+    rounds: int = Field(default=100, ge=1, le=100_000)
+    steps: Literal["gradient", "local"] | None = Field(
+        default=None,
+        description="what a site sends: one gradient sum, or the change after local epochs; "
+        "by default the one that belongs to the privacy mode",
+    )
+    sample_rate: float = Field(default=1.0, gt=0, le=1, description="Poisson rate per patient")
+    clipping_norm: float = Field(default=1.0, gt=0, description="L2 bound of a patient's gradient")
+    optimizer: OptimizerSection = OptimizerSection()
+    local: LocalTrainingSection = LocalTrainingSection()
+
+
+class PrivacySection(_Section):
+    """The promise to a patient: add or remove one, with all records, at one site."""
+
+    mode: PrivacyMode = "distributed"
+    epsilon: float = Field(default=1.0, gt=0, le=1000)
+    delta: float = Field(default=1e-5, gt=0, lt=0.1)
+    reserve_rounds: int = Field(
+        default=10, ge=0, description="repeated attempts that the noise already pays for"
+    )
+
+
+class SecureAggregationSection(_Section):
+    """Who must take part before a sum is opened; unset values follow from the roster's size."""
+
+    threshold: int | None = Field(default=None, ge=3)
+    max_colluding_sites: int | None = Field(default=None, ge=0)
+    min_honest_sites: int | None = Field(default=None, ge=1)
+
+
+class MetricsSection(_Section):
+    """Which metrics leave, and how much of a patient they may show."""
+
+    mode: Literal["private", "secure-sum"] = "private"
+    evaluations: int = Field(default=5, ge=0, description="besides the last one")
+    error_bound: float = Field(default=60.0, gt=0, description="in the target's unit")
+    final_share: float = Field(
+        default=0.6, gt=0, lt=1, description="the last evaluation's part of the metrics' budget"
+    )
+
+
+class ScheduleSection(_Section):
+    """How long the coordinator waits, and how often it tries."""
+
+    round_deadline_s: float = Field(default=600.0, gt=0, description="a later reply is a dropout")
+    attempts: int = Field(default=10, ge=1, description="tries at one round before the run stops")
+
+
+class Study(_Section):
+    """A whole study, as agreed. Build it with `Study.load` or `Study.parse`."""
+
+    name: Name
+    title: str = ""
+    description: str = ""
+    cohort: CohortSection
+    model: ModelSection
+    training: TrainingSection = TrainingSection()
+    privacy: PrivacySection = PrivacySection()
+    secure_aggregation: SecureAggregationSection = SecureAggregationSection()
+    metrics: MetricsSection = MetricsSection()
+    schedule: ScheduleSection = ScheduleSection()
+    features: tuple[Feature, ...]
+    target: Target
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        FeatureSchema(features=self.features, target=self.target)
+        if self.privacy.mode == "distributed" and self.training.steps == "local":
+            raise ValueError(
+                "training.steps is 'local', but privacy.mode 'distributed' sends one clipped "
+                "gradient sum a round: use 'gradient', or privacy.mode 'local' or 'none'"
+            )
+        if self.privacy.mode == "local" and self.training.steps == "gradient":
+            raise ValueError(
+                "training.steps is 'gradient', but privacy.mode 'local' trains epochs at the "
+                "site: use 'local', or privacy.mode 'distributed' or 'none'"
+            )
+        if self.metrics.evaluations > self.rounds:
+            raise ValueError(
+                f"metrics.evaluations is {self.metrics.evaluations}, but the study has "
+                f"{self.rounds} rounds: use {self.rounds} or fewer"
+            )
+        return self
+
+    @property
+    def feature_schema(self) -> FeatureSchema:
+        """Features and target together, as the models want them."""
+        return FeatureSchema(features=self.features, target=self.target)
+
+    @property
+    def steps(self) -> Literal["gradient", "local"]:
+        """What a site sends each round, resolved."""
+        return self.training.steps or ("local" if self.privacy.mode == "local" else "gradient")
+
+    @property
+    def rounds(self) -> int:
+        """Training rounds, numbered from 1."""
+        local = self.training.local.rounds
+        return local if self.steps == "local" and local else self.training.rounds
+
+    @property
+    def optimizer(self) -> OptimizerSection:
+        """The coordinator's optimizer for what the sites send."""
+        return self.training.local.optimizer if self.steps == "local" else self.training.optimizer
+
+    @property
+    def final_round(self) -> int:
+        """Number of the round that only evaluates the finished model."""
+        return self.rounds + 1
+
+    @property
+    def evaluation_rounds(self) -> tuple[int, ...]:
+        """Rounds in which metrics are released, the final one last.
+
+        Those in between are denser at the start, where the learning curve bends.
+        """
+        count = self.metrics.evaluations
+        between = {1 + round(self.rounds * (i / (count + 1)) ** 2) for i in range(1, count + 1)}
+        return (*sorted(between), self.final_round)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the canonical form: sorted keys, no white space, defaults resolved."""
+        canonical = json.dumps(
+            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        )
+        return hashlib.sha256(b"fedrx/1 study\x00" + canonical.encode()).hexdigest()
+
+    def with_(self, **sections: dict[str, Any]) -> "Study":
+        """A copy with some keys of some sections replaced, validated anew.
+
+        Example: `study.with_(privacy={"epsilon": 3.0}, training={"rounds": 50})`.
+        """
+        document = self.model_dump(mode="json")
+        for section, values in sections.items():
+            document[section] = {**document[section], **values}
+        return Study.from_document(document, source="study")
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any], *, source: str) -> "Study":
+        """Validate a parsed document; `source` names it in errors."""
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise StudyError("\n".join(_sentences(error, source))) from None
+
+    @classmethod
+    def parse(cls, text: str, *, source: str = "study.toml") -> "Study":
+        """Parse TOML text."""
+        try:
+            document = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise StudyError(f"{source}: not valid TOML: {error}.") from None
+        return cls.from_document(document, source=source)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Study":
+        """Read a study file."""
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise StudyError(f"{path}: no such study file; `fedrx study new` writes one.") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise StudyError(f"{path}: cannot be read as UTF-8 text: {error}.") from None
+        return cls.parse(text, source=str(path))
+
+
+def _sentences(error: ValidationError, source: str) -> list[str]:
+    """One sentence a finding: the key, the value given, what is allowed."""
+    return [f"{source}: {_sentence(dict(item))}" for item in error.errors()]
+
+
+def _sentence(item: dict[str, Any]) -> str:
+    kind, context = item["type"], item.get("ctx", {})
+    key = ".".join(str(part) for part in item["loc"] if part not in {"number", "category", "flag"})
+    if kind == "extra_forbidden":
+        allowed = ", ".join(_allowed_keys(item["loc"][:-1]))
+        hint = f"; allowed here: {allowed}" if allowed else ""
+        return f"unknown key '{key}'{hint}."
+    if kind == "missing":
+        return f"key '{key}' is missing."
+    if kind == "value_error":
+        where = f"'{key}': " if key else ""
+        return f"{where}{context['error']}."
+    return f"'{key}' is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}."
+
+
+def _allowed_keys(location: tuple[str | int, ...]) -> list[str]:
+    model: Any = Study
+    for part in location:
+        if isinstance(part, int) or part in {"number", "category", "flag"}:
+            return []
+        field = model.model_fields.get(part)
+        model = field.annotation if field else None
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return []
+    return list(model.model_fields)
