@@ -1,0 +1,77 @@
+"""From the study's `[model]` section to a model: an explicit table of factories, nothing else."""
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ValidationError
+
+from fedrx_models.contract import DoseModel
+from fedrx_models.pharmacogenomic.linear import LinearConfig, build_linear
+from fedrx_models.pharmacogenomic.mlp import MlpConfig, build_mlp
+from fedrx_protocol.errors import StudyError
+from fedrx_protocol.schema import FeatureSchema
+from fedrx_protocol.study import ModelSection
+
+
+@dataclass(frozen=True)
+class Factory:
+    """How a model is configured and built."""
+
+    config: type[BaseModel]
+    build: Callable[[Any, FeatureSchema, torch.Generator], DoseModel]
+
+
+FACTORIES: Mapping[str, Factory] = MappingProxyType(
+    {
+        "linear": Factory(LinearConfig, build_linear),
+        "mlp": Factory(MlpConfig, build_mlp),
+    }
+)
+
+
+def build_model(section: ModelSection, schema: FeatureSchema, seed: int | None = None) -> DoseModel:
+    """Build the model that a study names.
+
+    Args:
+        section: name and hyper-parameters.
+        schema: the study's features and target.
+        seed: fixes the start weights; `None` draws a seed from the operating system, which is
+            right for a coordinator, whose start weights everybody receives anyway.
+
+    Raises:
+        StudyError: if the model is not known or a hyper-parameter is unknown or impossible.
+    """
+    factory = _factory(section.name)
+    config = check_config(section)
+    generator = torch.Generator(device="cpu")
+    generator.manual_seed(secrets.randbits(63) if seed is None else seed)
+    return factory.build(config, schema, generator)
+
+
+def check_config(section: ModelSection) -> BaseModel:
+    """The model's validated hyper-parameters, defaults filled in; raises as `build_model` does."""
+    factory = _factory(section.name)
+    try:
+        return factory.config.model_validate(section.parameters)
+    except ValidationError as error:
+        sentences = [_sentence(dict(item), section.name, factory) for item in error.errors()]
+        raise StudyError("\n".join(sentences)) from None
+
+
+def _factory(name: str) -> Factory:
+    if name not in FACTORIES:
+        raise StudyError(f"'model.name' is '{name}': allowed are {', '.join(FACTORIES)}.")
+    return FACTORIES[name]
+
+
+def _sentence(item: dict[str, Any], name: str, factory: Factory) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        allowed = ", ".join(factory.config.model_fields)
+        return f"unknown key 'model.{key}' for model '{name}'; allowed here: {allowed}."
+    message = item["msg"][0].lower() + item["msg"][1:]
+    return f"'model.{key}' is {item['input']!r}: {message}."

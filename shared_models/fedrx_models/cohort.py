@@ -1,0 +1,230 @@
+"""One site's patients as a typed table: checked once when built, read-only afterwards.
+
+A `Cohort` never leaves its site. Patient ids are kept only so that a patient can be found again
+and so that the split into training and held-out patients is stable.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fedrx_protocol.errors import DataError
+from fedrx_protocol.schema import CategoryFeature, Feature, FeatureSchema, NumberFeature
+
+MISSING_CATEGORY = -1
+"""Code of an unknown category; known ones are positions in the schema's `values`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """The patients of one site, in the order of `patients`.
+
+    Attributes:
+        site: the site's name.
+        schema: features and target that the table was checked against.
+        patients: `n` distinct, non-empty ids; they stay at the site.
+        values: by feature name, an array `(n,)`: numbers as float64 in the schema's unit with NaN
+            where missing; categories as int16 positions in the schema's `values` with -1 where
+            missing; flags as bool.
+        target: `(n,)` float64, in the target's unit, never missing.
+
+    Raises:
+        DataError: if a column is missing or unknown, has another length or type, or holds a value
+            outside the schema's range; if a patient appears twice.
+    """
+
+    site: str
+    schema: FeatureSchema
+    patients: tuple[str, ...]
+    values: Mapping[str, NDArray[Any]]
+    target: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        _check_patients(self.site, self.patients)
+        _check_names(self.site, self.schema, self.values)
+        count = len(self.patients)
+        checked = {
+            feature.name: _column(self.site, feature, self.values[feature.name], count)
+            for feature in self.schema.features
+        }
+        object.__setattr__(self, "values", checked)
+        object.__setattr__(self, "target", _target(self.site, self.schema, self.target, count))
+
+    def __len__(self) -> int:
+        return len(self.patients)
+
+    def select(self, index: ArrayLike) -> "Cohort":
+        """The patients at `index`: positions or a boolean mask `(n,)`."""
+        chosen = np.asarray(index)
+        if not chosen.size:  # an empty list would read as floats, which are no positions
+            chosen = chosen.astype(np.int64)
+        positions = np.arange(len(self))[chosen]
+        return Cohort(
+            site=self.site,
+            schema=self.schema,
+            patients=tuple(self.patients[i] for i in positions),
+            values={name: column[positions] for name, column in self.values.items()},
+            target=self.target[positions],
+        )
+
+    def split(self, held_out: float, salt: bytes) -> tuple["Cohort", "Cohort"]:
+        """Split into (training, held-out) patients.
+
+        Each patient's side depends on the salt and the own id only, so that one patient more or
+        less moves nobody else; this is what lets the two privacy budgets compose in parallel.
+
+        Args:
+            held_out: expected share of held-out patients, between 0 and 1.
+            salt: key of the split, equal in all rounds of a study.
+        """
+        if not 0 <= held_out <= 1:
+            raise DataError(f"held_out is {held_out:g}: it must lie between 0 and 1.")
+        aside = np.array([_position(salt, patient) < held_out for patient in self.patients], bool)
+        return self.select(~aside), self.select(aside)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of schema, site and content; the order of the patients does not matter.
+
+        It names a cohort in the site's own ledger. It is no secret-keeping hash: do not send it.
+        """
+        digest = hashlib.sha256(b"fedrx/1 cohort\x00")
+        _feed(digest, self.site.encode())
+        _feed(digest, self.schema.model_dump_json().encode())
+        order = sorted(range(len(self)), key=self.patients.__getitem__)
+        for i in order:
+            _feed(digest, self.patients[i].encode())
+        for feature in self.schema.features:
+            _feed(digest, _canonical(self.values[feature.name][order]))
+        _feed(digest, _canonical(self.target[order]))
+        return digest.hexdigest()
+
+
+def concatenate(cohorts: Sequence[Cohort], *, site: str = "pooled") -> Cohort:
+    """Pool cohorts of one schema; ids become "site/patient", as two sites may use the same ids.
+
+    Raises:
+        DataError: if there is none, or their schemas differ.
+    """
+    if not cohorts:
+        raise DataError("there is no cohort to pool.")
+    schema = cohorts[0].schema
+    for cohort in cohorts[1:]:
+        if cohort.schema != schema:
+            raise DataError(
+                f"site '{cohort.site}' has another schema than site '{cohorts[0].site}': "
+                "only cohorts of one study can be pooled."
+            )
+    return Cohort(
+        site=site,
+        schema=schema,
+        patients=tuple(f"{c.site}/{patient}" for c in cohorts for patient in c.patients),
+        values={
+            feature.name: np.concatenate([c.values[feature.name] for c in cohorts])
+            for feature in schema.features
+        },
+        target=np.concatenate([c.target for c in cohorts]),
+    )
+
+
+def _position(salt: bytes, patient: str) -> float:
+    """A patient's place in [0, 1), pseudo-random and keyed by the salt."""
+    digest = hmac.digest(salt, b"fedrx/1 split\x00" + patient.encode(), "sha256")
+    return int.from_bytes(digest[:6], "big") / 2.0**48
+
+
+def _feed(digest: "hashlib._Hash", part: bytes) -> None:
+    digest.update(len(part).to_bytes(8, "big"))
+    digest.update(part)
+
+
+def _canonical(column: NDArray[Any]) -> bytes:
+    little_endian = column.dtype.newbyteorder("<")
+    if np.issubdtype(column.dtype, np.floating):  # one NaN and one zero, whatever their sign
+        column = np.where(np.isnan(column), np.nan, column + 0.0)
+    return np.ascontiguousarray(column, dtype=little_endian).tobytes()
+
+
+def _check_patients(site: str, patients: tuple[str, ...]) -> None:
+    if not site:
+        raise DataError("a cohort's site has no name.")
+    if not all(patients):
+        raise DataError(f"site '{site}': patient {patients.index('') + 1} has no id.")
+    if len(set(patients)) != len(patients):
+        raise DataError(f"site '{site}': a patient appears more than once.")
+
+
+def _check_names(site: str, schema: FeatureSchema, values: Mapping[str, NDArray[Any]]) -> None:
+    names = {feature.name for feature in schema.features}
+    absent, unknown = sorted(names - set(values)), sorted(set(values) - names)
+    if absent:
+        raise DataError(f"site '{site}': feature '{absent[0]}' of the study is missing.")
+    if unknown:
+        raise DataError(f"site '{site}': feature '{unknown[0]}' is not in the study.")
+
+
+def _column(site: str, feature: Feature, column: ArrayLike, count: int) -> NDArray[Any]:
+    """The checked, copied, read-only column of one feature."""
+    raw = np.asarray(column)
+    _check_shape(site, feature.name, raw, count)
+    if isinstance(feature, NumberFeature):
+        return _numbers(site, feature, raw)
+    if isinstance(feature, CategoryFeature):
+        return _codes(site, feature, raw)
+    if raw.dtype != np.bool_:
+        raise DataError(f"site '{site}': flag '{feature.name}' must be boolean, not {raw.dtype}.")
+    return _frozen(raw)
+
+
+def _numbers(site: str, feature: NumberFeature, raw: NDArray[Any]) -> NDArray[np.float64]:
+    if not np.issubdtype(raw.dtype, np.number):
+        raise DataError(f"site '{site}': '{feature.name}' must hold numbers, not {raw.dtype}.")
+    numbers = raw.astype(np.float64)
+    _check_range(site, feature.name, numbers[~np.isnan(numbers)], feature.minimum, feature.maximum)
+    return _frozen(numbers)
+
+
+def _codes(site: str, feature: CategoryFeature, raw: NDArray[Any]) -> NDArray[np.int16]:
+    if not np.issubdtype(raw.dtype, np.integer):
+        raise DataError(
+            f"site '{site}': '{feature.name}' must hold positions in the study's values, "
+            f"not {raw.dtype}."
+        )
+    _check_range(site, feature.name, raw, MISSING_CATEGORY, len(feature.values) - 1)
+    return _frozen(raw.astype(np.int16))
+
+
+def _target(site: str, schema: FeatureSchema, target: ArrayLike, count: int) -> NDArray[np.float64]:
+    name, numbers = schema.target.name, np.asarray(target, dtype=np.float64)
+    _check_shape(site, name, numbers, count)
+    if np.isnan(numbers).any():
+        raise DataError(f"site '{site}': target '{name}' is missing for a patient.")
+    _check_range(site, name, numbers, schema.target.minimum, schema.target.maximum)
+    return _frozen(numbers)
+
+
+def _check_shape(site: str, name: str, column: NDArray[Any], count: int) -> None:
+    if column.shape != (count,):
+        raise DataError(
+            f"site '{site}': '{name}' has shape {column.shape}, but there are {count} patients."
+        )
+
+
+def _check_range(site: str, name: str, known: NDArray[Any], minimum: float, maximum: float) -> None:
+    outside = known[(known < minimum) | (known > maximum)]
+    if outside.size:
+        raise DataError(
+            f"site '{site}': '{name}' holds {outside[0]:g}, "
+            f"but the study allows {minimum:g} to {maximum:g}."
+        )
+
+
+def _frozen(column: NDArray[Any]) -> NDArray[Any]:
+    copy = column.copy()
+    copy.flags.writeable = False
+    return copy

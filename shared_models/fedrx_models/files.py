@@ -1,0 +1,122 @@
+"""Trained models as files: safetensors with the study's digest inside; never pickle."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from fedrx_models.build import build_model
+from fedrx_models.contract import DoseModel, weight_spec
+from fedrx_models.errors import ModelFileInvalid
+from fedrx_protocol.errors import StudyError
+from fedrx_protocol.schema import FeatureSchema
+from fedrx_protocol.study import ModelSection
+
+FORMAT = "fedrx-model/1"
+_KEYS = ("format", "study", "model", "config", "schema")
+
+
+@dataclass(frozen=True, eq=False)
+class ModelFile:
+    """A model read from a file, and the digest of the study that trained it."""
+
+    model: DoseModel
+    study_digest: str
+
+
+def save_model(path: Path | str, model: DoseModel, study_digest: str) -> Path:
+    """Write a model's weights, name, hyper-parameters and schema.
+
+    The file appears under its name only when complete.
+
+    Args:
+        path: where to write; its folder must exist.
+        model: the model.
+        study_digest: digest of the study that trained it.
+
+    Raises:
+        ModelFileInvalid: if the file cannot be written.
+    """
+    path = Path(path)
+    metadata = {
+        "format": FORMAT,
+        "study": study_digest,
+        "model": model.name,
+        "config": model.config.model_dump_json(),
+        "schema": model.schema.model_dump_json(),
+    }
+    tensors = {
+        name: parameter.detach().to("cpu", torch.float32).contiguous()
+        for name, parameter in model.named_parameters()
+    }
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_bytes(save(tensors, metadata))
+        os.replace(partial, path)  # noqa: PTH105 - the atomic replacement, by its usual name
+    except OSError as error:
+        raise ModelFileInvalid(f"{path}: cannot be written: {error.strerror}.") from None
+    return path
+
+
+def load_model(path: Path | str, expected_digest: str | None = None) -> ModelFile:
+    """Read a model that `save_model` wrote.
+
+    Args:
+        path: the file.
+        expected_digest: digest of the study that the model must belong to, if it matters.
+
+    Raises:
+        ModelFileInvalid: if the file is missing, damaged, not a FedRx model, or belongs to
+            another study.
+    """
+    path = Path(path)
+    metadata, tensors = _read(path)
+    digest = metadata["study"]
+    if expected_digest is not None and digest != expected_digest:
+        raise ModelFileInvalid(
+            f"{path}: the model belongs to study {digest[:12]}, not {expected_digest[:12]}."
+        )
+    model = _rebuild(path, metadata)
+    _check_weights(path, model, tensors)
+    model.load_state_dict(tensors)
+    return ModelFile(model=model, study_digest=digest)
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    if not path.is_file():
+        raise ModelFileInvalid(f"{path}: there is no such model file.")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise ModelFileInvalid(f"{path}: cannot be read as safetensors: {error}.") from None
+    absent = [key for key in _KEYS if key not in metadata]
+    if absent or metadata["format"] != FORMAT:
+        raise ModelFileInvalid(f"{path}: is not a FedRx model file of format '{FORMAT}'.")
+    return metadata, tensors
+
+
+def _rebuild(path: Path, metadata: dict[str, str]) -> DoseModel:
+    try:
+        schema = FeatureSchema.model_validate_json(metadata["schema"])
+        config = json.loads(metadata["config"])
+        section = ModelSection(**{**config, "name": metadata["model"]})
+        return build_model(section, schema, seed=0)
+    except (ValidationError, json.JSONDecodeError, TypeError, StudyError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelFileInvalid(f"{path}: its description cannot be used: {reason}") from None
+
+
+def _check_weights(path: Path, model: DoseModel, tensors: dict[str, torch.Tensor]) -> None:
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    spec = weight_spec(model)
+    if found != dict(zip(spec.names, spec.shapes, strict=True)):
+        raise ModelFileInvalid(f"{path}: its weights do not fit the model it describes.")
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise ModelFileInvalid(f"{path}: holds a weight that is not a finite number.")

@@ -1,0 +1,1 @@
+"""Dose and drug response from genotype and clinic."""

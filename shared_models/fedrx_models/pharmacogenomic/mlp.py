@@ -1,0 +1,88 @@
+"""`mlp`: a small multilayer perceptron, beside a linear path that carries the main effects."""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from fedrx_models.encoding import column_names
+from fedrx_models.pharmacogenomic.linear import HuberDelta
+from fedrx_models.pharmacogenomic.regressor import DoseRegressor
+from fedrx_protocol.schema import FeatureSchema
+
+Activation = Literal["gelu", "relu", "tanh"]
+_ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+}
+_GAINS: dict[Activation, float] = {"gelu": math.sqrt(2), "relu": math.sqrt(2), "tanh": 5 / 3}
+
+
+class MlpConfig(BaseModel):
+    """Hyper-parameters of `mlp`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
+        default=(32,), min_length=1, max_length=8, description="width of each hidden layer"
+    )
+    activation: Activation = "gelu"
+    layer_norm: bool = False
+    linear_path: bool = Field(
+        default=True, description="add a linear model of the same inputs to the output"
+    )
+    huber_delta: HuberDelta = 1.0
+
+
+class _Network(nn.Module):
+    """The perceptron, plus the linear path where there is one; `(B, F) -> (B, 1)`."""
+
+    def __init__(self, perceptron: nn.Sequential, linear: nn.Linear | None) -> None:
+        super().__init__()
+        self.perceptron = perceptron
+        self.linear = linear
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.perceptron(x)
+        return output if self.linear is None else output + self.linear(x)
+
+
+def build_mlp(
+    config: MlpConfig, schema: FeatureSchema, generator: torch.Generator
+) -> DoseRegressor:
+    """A perceptron whose hidden layers are drawn from `generator`; it starts at the reference dose.
+
+    The output layer and the linear path start at zero, so that the first rounds, which carry the
+    most noise relative to what is known, move the main effects.
+    """
+    inputs = len(column_names(schema))
+    layers: list[nn.Module] = []
+    width = inputs
+    for size in config.hidden:
+        layers.append(_hidden(width, size, _GAINS[config.activation], generator))
+        if config.layer_norm:
+            layers.append(nn.LayerNorm(size))
+        layers.append(_ACTIVATIONS[config.activation]())
+        width = size
+    network = _Network(
+        nn.Sequential(*layers, _zeros(width)), _zeros(inputs) if config.linear_path else None
+    )
+    return DoseRegressor("mlp", config, schema, network, config.huber_delta)
+
+
+def _hidden(inputs: int, outputs: int, gain: float, generator: torch.Generator) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    with torch.no_grad():
+        layer.weight.normal_(0.0, gain / math.sqrt(inputs), generator=generator)
+        layer.bias.zero_()
+    return layer
+
+
+def _zeros(inputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, 1)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
