@@ -1,0 +1,1 @@
+"""The hospital site: data in, private training, ledger; only masked vectors leave."""

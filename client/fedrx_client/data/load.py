@@ -1,0 +1,278 @@
+"""From a file to cohorts: parse once at the edge, so that nothing further in has to check."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrx_client.data.columns import (
+    Limits,
+    Parsed,
+    Reading,
+    impute,
+    read_categories,
+    read_flags,
+    read_numbers,
+)
+from fedrx_client.data.mapping import CategorySource, FlagSource, NumberSource, TableMapping
+from fedrx_client.data.quality import DataQuality
+from fedrx_client.data.table import Table, read_table
+from fedrx_client.data.units import conversion
+from fedrx_models.cohort import MISSING_CATEGORY, Cohort
+from fedrx_protocol.errors import DataError
+from fedrx_protocol.schema import (
+    CategoryFeature,
+    Feature,
+    FeatureSchema,
+    FlagFeature,
+    NumberFeature,
+    Target,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadResult:
+    """Cohorts by site, in order, and the account of every row."""
+
+    cohorts: dict[str, Cohort]
+    quality: DataQuality
+
+    @property
+    def cohort(self) -> Cohort:
+        """The cohort, where there is one site only.
+
+        Raises:
+            DataError: if there are several.
+        """
+        if len(self.cohorts) != 1:
+            raise DataError(f"{self.quality.source} holds {len(self.cohorts)} sites, not one.")
+        return next(iter(self.cohorts.values()))
+
+
+def load_cohort(
+    path: Path | str, mapping: TableMapping, schema: FeatureSchema, *, site: str
+) -> LoadResult:
+    """Read one site's table.
+
+    Args:
+        path: a CSV or Parquet file.
+        mapping: how its columns become features.
+        schema: the study's features and target.
+        site: the site's name.
+
+    Raises:
+        DataError: naming file, line and column, if anything in it cannot be used.
+    """
+    return _load(path, mapping, schema, lambda table: [site] * len(table), ())
+
+
+def load_split(
+    path: Path | str, mapping: TableMapping, schema: FeatureSchema, *, split_by: str
+) -> LoadResult:
+    """Read a table of several sites, as a simulation does; `split_by` names the site's column.
+
+    Sites come in natural order ("2" before "10").
+
+    Raises:
+        DataError: as `load_cohort`, and where a row has no site.
+    """
+    return _load(path, mapping, schema, lambda t: _sites(t, mapping, split_by), (split_by,))
+
+
+def _load(
+    path: Path | str,
+    mapping: TableMapping,
+    schema: FeatureSchema,
+    sites_of: Callable[[Table], list[str]],
+    more_columns: tuple[str, ...],
+) -> LoadResult:
+    mapping.check_against(schema)
+    whole = read_table(path, mapping.table)
+    whole.require((*mapping.columns, *more_columns))
+    table, dropped = _filter(whole, mapping)
+    sites, patients = sites_of(table), _patients(table, mapping)
+    _check_patients(table, mapping, sites, patients)
+    content = _read_content(Reading(table, mapping.table), mapping, schema)
+    quality = DataQuality(
+        source=whole.source,
+        rows_read=len(whole),
+        rows_kept=len(table),
+        dropped=dropped,
+        missing=content.missing,
+        imputed=content.imputed,
+        unknown=content.unknown,
+    )
+    return LoadResult(_cohorts(schema, sites, patients, content), quality)
+
+
+@dataclass(frozen=True, eq=False)
+class _Content:
+    """Typed columns of all rows, and the counts for the account."""
+
+    values: dict[str, NDArray[Any]]
+    target: NDArray[np.float64]
+    missing: dict[str, int]
+    imputed: dict[str, int]
+    unknown: dict[str, int]
+
+
+def _filter(table: Table, mapping: TableMapping) -> tuple[Table, dict[str, int]]:
+    """The rows to keep, and how many were dropped for which reason."""
+    missing = {*mapping.table.missing, ""}
+    reasons = [f.reason for f in mapping.filters] + ["no target recorded"]
+    dropped: Counter[str] = Counter(dict.fromkeys(reasons, 0))
+    kept = []
+    for row in range(len(table)):
+        reason = _reason(table, mapping, row, missing)
+        if reason is None:
+            kept.append(row)
+        else:
+            dropped[reason] += 1
+    if not kept:
+        counts = ", ".join(f"{reason} {count}" for reason, count in dropped.items() if count)
+        raise DataError(f"{table.source}: no row is left; dropped: {counts}.")
+    return table.select(kept), dict(dropped)
+
+
+def _reason(table: Table, mapping: TableMapping, row: int, missing: set[str]) -> str | None:
+    """Why a row is dropped, `None` if it is kept."""
+    for condition in mapping.filters:
+        cell = table.columns[condition.column][row]
+        if (cell in missing) if condition.present else (cell not in condition.keep):
+            return condition.reason
+    return "no target recorded" if table.columns[mapping.target.column][row] in missing else None
+
+
+def _sites(table: Table, mapping: TableMapping, column: str) -> list[str]:
+    sites = list(table.columns[column])
+    missing = {*mapping.table.missing, ""}
+    for row, site in enumerate(sites):
+        if site in missing:
+            raise DataError(f"{table.where(row, column)}: the row belongs to no site.")
+    return sites
+
+
+def _patients(table: Table, mapping: TableMapping) -> list[str]:
+    patients = list(table.columns[mapping.table.patient])
+    missing = {*mapping.table.missing, ""}
+    for row, patient in enumerate(patients):
+        if patient in missing:
+            raise DataError(f"{table.where(row, mapping.table.patient)}: the patient has no id.")
+    return patients
+
+
+def _check_patients(
+    table: Table, mapping: TableMapping, sites: list[str], patients: list[str]
+) -> None:
+    """A patient counts once, whatever the number of rows: privacy is promised per patient."""
+    seen: dict[tuple[str, str], int] = {}
+    for row, key in enumerate(zip(sites, patients, strict=True)):
+        if key in seen:
+            raise DataError(
+                f"{table.where(row, mapping.table.patient)}: patient '{patients[row]}' is already "
+                f"on {table.unit} {table.places[seen[key]]}; keep one row per patient."
+            )
+        seen[key] = row
+
+
+def _read_content(reading: Reading, mapping: TableMapping, schema: FeatureSchema) -> _Content:
+    features = {feature.name: feature for feature in schema.features}
+    parsed = {
+        name: _parse(reading, source, features.get(name))
+        for name, source in mapping.features.items()
+        if name in features or isinstance(source, CategorySource)
+    }
+    imputed = _impute(reading, mapping, parsed)
+    values = {name: _typed(feature, parsed[name].values) for name, feature in features.items()}
+    missing = {name: int(_is_missing(parsed[name].values).sum()) for name in features}
+    return _Content(
+        values=values,
+        target=_read_target(reading, mapping, schema.target),
+        missing=missing,
+        imputed=imputed,
+        unknown={name: parsed[name].unknown for name in features},
+    )
+
+
+def _parse(
+    reading: Reading, source: NumberSource | CategorySource | FlagSource, feature: Feature | None
+) -> Parsed:
+    """One feature's column; `feature` is `None` for a category that only conditions use."""
+    if isinstance(source, NumberSource) and isinstance(feature, NumberFeature):
+        return read_numbers(reading, source, _limits(source.unit, feature))
+    if isinstance(source, CategorySource):
+        allowed = feature.values if isinstance(feature, CategoryFeature) else None
+        return read_categories(reading, source, allowed)
+    if isinstance(source, FlagSource):
+        return read_flags(reading, source)
+    raise DataError(f"a {source.kind} column cannot be read without its feature.")
+
+
+def _read_target(reading: Reading, mapping: TableMapping, target: Target) -> NDArray[np.float64]:
+    source = NumberSource(kind="number", column=mapping.target.column, unit=mapping.target.unit)
+    hint = "correct it, or drop the row by a filter of the mapping"
+    return read_numbers(reading, source, _limits(source.unit, target), hint).values
+
+
+def _limits(unit: str, feature: NumberFeature | Target) -> Limits:
+    convert = conversion(unit, feature.unit)
+    if convert is None:
+        raise DataError(f"'{unit}' cannot be converted to '{feature.unit}'.")
+    return Limits(feature.unit, feature.minimum, feature.maximum, convert)
+
+
+def _impute(reading: Reading, mapping: TableMapping, parsed: dict[str, Parsed]) -> dict[str, int]:
+    """Apply all rules in the mapping's order, the first that fits wins; counts by rule."""
+    before = {
+        name: parsed[name].values.copy()
+        for name, source in mapping.features.items()
+        if isinstance(source, CategorySource)
+    }
+    return {
+        f"{name} by {rule.name}": int(impute(reading, rule, parsed[name].values, before).sum())
+        for name, rule in mapping.imputations
+    }
+
+
+def _is_missing(values: NDArray[Any]) -> NDArray[np.bool_]:
+    if values.dtype == object:
+        return np.array([value is None for value in values], dtype=np.bool_)
+    missing: NDArray[np.bool_] = np.isnan(values)
+    return missing
+
+
+def _typed(feature: Feature, values: NDArray[Any]) -> NDArray[Any]:
+    """The column as a `Cohort` holds it."""
+    if isinstance(feature, CategoryFeature):
+        codes = {value: code for code, value in enumerate(feature.values)}
+        return np.array([codes.get(v, MISSING_CATEGORY) for v in values], dtype=np.int16)
+    if isinstance(feature, FlagFeature):
+        resolved = [feature.missing_is if value is None else value for value in values]
+        return np.array(resolved, dtype=np.bool_)
+    return values
+
+
+def _cohorts(
+    schema: FeatureSchema, sites: list[str], patients: list[str], content: _Content
+) -> dict[str, Cohort]:
+    by_site = np.array(sites)
+    cohorts = {}
+    for site in sorted(set(sites), key=_natural):
+        rows = np.flatnonzero(by_site == site)
+        cohorts[site] = Cohort(
+            site=site,
+            schema=schema,
+            patients=tuple(patients[i] for i in rows),
+            values={name: column[rows] for name, column in content.values.items()},
+            target=content.target[rows],
+        )
+    return cohorts
+
+
+def _natural(site: str) -> tuple[int, int, str]:
+    """Sort key that puts "2" before "10", and numbers before names."""
+    return (0, int(site), site) if site.isascii() and site.isdigit() else (1, 0, site)

@@ -1,0 +1,244 @@
+"""The mapping file: how a hospital's own table becomes the features of a study.
+
+A mapping is a TOML file that a hospital keeps and edits; `examples/warfarin/iwpc.toml` is one with
+comments. It says which column, unit and code stand for what. It holds no patient data.
+"""
+
+import codecs
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedrx_client.data.units import conversion, convertible_to
+from fedrx_protocol.errors import DataError
+from fedrx_protocol.schema import CategoryFeature, Feature, FeatureSchema, Name, NumberFeature
+
+Column = Annotated[str, Field(min_length=1)]
+Unknown = Literal["error", "missing"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TableOptions(_Section):
+    """How the file is written."""
+
+    patient: Column = Field(description="column that identifies a patient")
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
+    decimal: Literal[".", ","] = "."
+    encoding: str = "utf-8"
+    missing: tuple[str, ...] = Field(default=("", "NA"), description="codes for 'not recorded'")
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError:
+            raise ValueError(f"encoding '{self.encoding}' is not known") from None
+        if self.delimiter == self.decimal:
+            raise ValueError("delimiter and decimal must differ")
+        return self
+
+
+class RowFilter(_Section):
+    """A condition that a row must meet to be kept: one of some values, or any value at all."""
+
+    reason: str = Field(min_length=1, description="why a row that fails it is dropped")
+    column: Column
+    keep: tuple[str, ...] = ()
+    present: bool = False
+
+    @model_validator(mode="after")
+    def _one_condition(self) -> Self:
+        if bool(self.keep) == self.present:
+            raise ValueError("give either keep = [...] or present = true")
+        return self
+
+
+class NumberSource(_Section):
+    """A number in some unit."""
+
+    kind: Literal["number"]
+    column: Column
+    unit: str = Field(min_length=1, description="unit of the column; converted to the study's")
+    parse: Literal["number", "decade_bin"] = "number"
+    unknown: Unknown = Field(
+        default="error", description="what to do with a value that is no number or out of range"
+    )
+
+    @model_validator(mode="after")
+    def _binned(self) -> Self:
+        if self.parse == "decade_bin" and self.unit != "decade":
+            raise ValueError("parse = 'decade_bin' gives decades: set unit = 'decade'")
+        return self
+
+
+class Imputation(_Section):
+    """A rule for a missing category: read it from another column, if the conditions hold."""
+
+    name: str = Field(min_length=1, description="shown in the data-quality account")
+    column: Column
+    values: dict[str, str] = Field(min_length=1, description="code in the column -> value")
+    only_if: dict[str, tuple[str, ...]] = Field(
+        default={}, description="mapped category -> values for which the rule holds"
+    )
+    only_if_column: dict[str, tuple[str, ...]] = Field(
+        default={}, description="raw column -> codes for which the rule holds"
+    )
+
+
+class CategorySource(_Section):
+    """One of a few codes; without `values` the column already holds the study's."""
+
+    kind: Literal["category"]
+    column: Column
+    values: dict[str, str] | None = None
+    unknown: Unknown = "error"
+    impute: tuple[Imputation, ...] = ()
+
+
+class FlagSource(_Section):
+    """Yes if any of the columns says yes; missing if none says anything."""
+
+    kind: Literal["flag"]
+    any_of: tuple[Column, ...] = Field(min_length=1)
+    yes: tuple[str, ...] = ("1",)
+    no: tuple[str, ...] = ("0",)
+    unknown: Unknown = "error"
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> Self:
+        both = sorted(set(self.yes) & set(self.no))
+        if both:
+            raise ValueError(f"'{both[0]}' cannot mean both yes and no")
+        return self
+
+
+FeatureSource = Annotated[NumberSource | CategorySource | FlagSource, Field(discriminator="kind")]
+
+
+class TargetSource(_Section):
+    """The outcome's column; a row without it is dropped, as nothing can be learned from it."""
+
+    column: Column
+    unit: str = Field(min_length=1)
+
+
+class TableMapping(_Section):
+    """A whole mapping. Build it with `TableMapping.load` or `TableMapping.parse`."""
+
+    source: str = Field(default="mapping", description="the file's name, for errors")
+    table: TableOptions
+    filters: tuple[RowFilter, ...] = ()
+    target: TargetSource
+    features: dict[Name, FeatureSource] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _conditions_known(self) -> Self:
+        categories = {n for n, s in self.features.items() if isinstance(s, CategorySource)}
+        for name, rule in self.imputations:
+            for condition in rule.only_if:
+                if condition not in categories:
+                    raise ValueError(
+                        f"rule '{rule.name}' of '{name}' depends on '{condition}', "
+                        "which is no category of this mapping"
+                    )
+        return self
+
+    @property
+    def imputations(self) -> tuple[tuple[str, Imputation], ...]:
+        """All rules, each with the name of its feature."""
+        return tuple(
+            (name, rule)
+            for name, source in self.features.items()
+            if isinstance(source, CategorySource)
+            for rule in source.impute
+        )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that the mapping reads, in order of first mention."""
+        names = [self.table.patient, *(f.column for f in self.filters), self.target.column]
+        for source in self.features.values():
+            names.extend(source.any_of if isinstance(source, FlagSource) else [source.column])
+        for _, rule in self.imputations:
+            names.extend([rule.column, *rule.only_if_column])
+        return tuple(dict.fromkeys(names))
+
+    def check_against(self, schema: FeatureSchema) -> None:
+        """Raise `DataError` unless the mapping gives the study every feature it needs."""
+        for feature in schema.features:
+            self._check_feature(feature)
+        self._check_unit("target", self.target.unit, schema.target.unit)
+
+    @classmethod
+    def parse(cls, text: str, *, source: str = "mapping.toml") -> "TableMapping":
+        """Parse TOML text; `source` names it in errors."""
+        try:
+            document = tomllib.loads(text)
+            return cls.model_validate({**document, "source": Path(source).name})
+        except tomllib.TOMLDecodeError as error:
+            raise DataError(f"{source}: not valid TOML: {error}.") from None
+        except ValidationError as error:
+            sentences = [f"{source}: {_sentence(dict(item))}" for item in error.errors()]
+            raise DataError("\n".join(sentences)) from None
+
+    @classmethod
+    def load(cls, path: Path | str) -> "TableMapping":
+        """Read a mapping file."""
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise DataError(f"{path}: there is no such mapping file.") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: cannot be read as UTF-8 text: {error}.") from None
+        return cls.parse(text, source=str(path))
+
+    def _check_feature(self, feature: Feature) -> None:
+        source = self.features.get(feature.name)
+        if source is None:
+            raise DataError(f"{self.source}: 'features.{feature.name}' is missing.")
+        if source.kind != feature.kind:
+            raise DataError(
+                f"{self.source}: 'features.{feature.name}.kind' is '{source.kind}', "
+                f"but in the study it is '{feature.kind}'."
+            )
+        if isinstance(source, NumberSource) and isinstance(feature, NumberFeature):
+            self._check_unit(f"features.{feature.name}", source.unit, feature.unit)
+        if isinstance(source, CategorySource) and isinstance(feature, CategoryFeature):
+            self._check_values(source, feature)
+
+    def _check_unit(self, key: str, unit: str, to: str) -> None:
+        if conversion(unit, to) is None:
+            raise DataError(
+                f"{self.source}: '{key}.unit' is '{unit}', which cannot be converted to the "
+                f"study's '{to}'; allowed: {', '.join(convertible_to(to))}."
+            )
+
+    def _check_values(self, source: CategorySource, feature: CategoryFeature) -> None:
+        maps = [source.values or {}, *(rule.values for rule in source.impute)]
+        for code, value in ((c, v) for values in maps for c, v in values.items()):
+            if value not in feature.values:
+                raise DataError(
+                    f"{self.source}: 'features.{feature.name}' maps '{code}' to '{value}', which "
+                    f"is not in the study; allowed: {', '.join(feature.values)}."
+                )
+
+
+def _sentence(item: dict[str, Any]) -> str:
+    """One sentence: the key, the value given, what is allowed."""
+    kinds = {"number", "category", "flag"}
+    key = ".".join(str(part) for part in item["loc"] if part not in kinds)
+    if item["type"] == "extra_forbidden":
+        return f"unknown key '{key}'."
+    if item["type"] == "missing":
+        return f"key '{key}' is missing."
+    if item["type"] == "value_error":
+        return f"'{key}': {item['ctx']['error']}." if key else f"{item['ctx']['error']}."
+    if item["type"] == "union_tag_not_found":
+        return f"key '{key}.kind' is missing; allowed: number, category, flag."
+    return f"'{key}' is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}."

@@ -1,0 +1,52 @@
+"""What happened to a table on its way in: the account that a site reads before it takes part."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class DataQuality:
+    """Counts only; it stays at the site all the same, as small counts can point at patients.
+
+    Attributes:
+        source: the file's name.
+        rows_read: rows in the file.
+        rows_kept: rows that became patients.
+        dropped: by reason, rows that did not; each row counts for the first reason that applies.
+        missing: by feature, kept patients without a value, after imputation.
+        imputed: by "feature by rule", values that a rule filled in.
+        unknown: by feature, values that were not understood and, as the mapping says, count as
+            missing.
+    """
+
+    source: str
+    rows_read: int
+    rows_kept: int
+    dropped: Mapping[str, int]
+    missing: Mapping[str, int]
+    imputed: Mapping[str, int]
+    unknown: Mapping[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as for JSON."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """A few lines for a person."""
+        lines = [f"{self.source}: {self.rows_read:,} rows read, {self.rows_kept:,} kept."]
+        lines += _line("Dropped", self.dropped)
+        lines += _line("Missing", self.missing, self.rows_kept)
+        lines += _line("Imputed", self.imputed)
+        lines += _line("Not understood, taken as missing", self.unknown)
+        return "\n".join(lines)
+
+
+def _line(title: str, counts: Mapping[str, int], total: int | None = None) -> list[str]:
+    """One line, or none where there is nothing to say."""
+    parts = [
+        f"{name} {count:,}" + (f" ({100 * count / total:.1f} %)" if total else "")
+        for name, count in counts.items()
+        if count
+    ]
+    return [f"{title}: {', '.join(parts)}."] if parts else []

@@ -1,0 +1,93 @@
+"""The round guard on disk: what a site must remember of secure aggregation across restarts.
+
+The rules live in the protocol's state machine; this keeps records and finds them again. Records
+share the ledger's file, so that both can be written in one transaction.
+"""
+
+from fedrx_client.store import LedgerDamaged, SiteStore
+from fedrx_protocol.errors import MisuseError, PeerError
+from fedrx_protocol.secagg.guard import ContextRecord
+
+_LATEST = (
+    "SELECT record FROM guard_context WHERE session = ? "
+    "ORDER BY round DESC, epoch DESC, attempt DESC LIMIT 1"
+)
+_PRUNE = (
+    "DELETE FROM guard_context WHERE context IN (SELECT context FROM guard_context "
+    "WHERE session = ? ORDER BY round DESC, epoch DESC, attempt DESC LIMIT -1 OFFSET ?)"
+)
+
+
+class SqliteGuard:
+    """A `GuardStore` in a site's SQLite file.
+
+    Args:
+        store: the site's file.
+        keep: how many of a session's newest records stay. A round number never goes back, so an
+            older one is never asked for again; that a model was answered stays known for ever.
+    """
+
+    def __init__(self, store: SiteStore, *, keep: int = 8) -> None:
+        if keep < 1:
+            raise MisuseError(f"keep is {keep}: the guard needs at least its newest record.")
+        self._store = store
+        self._keep = keep
+
+    def load(self, context: bytes) -> ContextRecord | None:
+        """The record of `context`, or None.
+
+        Raises:
+            LedgerDamaged: it cannot be read; the site must not go on without it.
+        """
+        return self._first("SELECT record FROM guard_context WHERE context = ?", context)
+
+    def latest(self, session: bytes) -> ContextRecord | None:
+        """The record of `session` with the largest `order`, or None.
+
+        Raises:
+            LedgerDamaged: it cannot be read; the site must not go on without it.
+        """
+        return self._first(_LATEST, session)
+
+    def answered_model(self, model_digest: bytes) -> bytes | None:
+        """The context whose UNMASK was answered under this digest, or None."""
+        rows = self._store.read(
+            "SELECT context FROM guard_answered WHERE model_digest = ?", (model_digest,)
+        )
+        return _blob(rows[0][0]) if rows else None
+
+    def save(self, record: ContextRecord) -> None:
+        """Keep `record` in place of an older one of its context.
+
+        It is on disk when this returns, or when the store's outermost transaction ends.
+        """
+        with self._store.transaction():
+            self._store.write(
+                "INSERT OR REPLACE INTO guard_context "
+                "(context, session, round, epoch, attempt, record) VALUES (?, ?, ?, ?, ?, ?)",
+                (record.context, record.session, *record.order, record.to_bytes()),
+            )
+            if record.unmask_survivors is not None:
+                self._store.write(
+                    "INSERT OR REPLACE INTO guard_answered (model_digest, context) VALUES (?, ?)",
+                    (record.model_digest, record.context),
+                )
+            self._store.write(_PRUNE, (record.session, self._keep))
+
+    def _first(self, statement: str, key: bytes) -> ContextRecord | None:
+        rows = self._store.read(statement, (key,))
+        if not rows:
+            return None
+        try:
+            return ContextRecord.from_bytes(_blob(rows[0][0]))
+        except PeerError as error:
+            raise LedgerDamaged(
+                f"{self._store.path}: a guard record is damaged ({error}); restore the file from "
+                "a backup, and take part in no study until then."
+            ) from None
+
+
+def _blob(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise LedgerDamaged(f"the guard holds {type(value).__name__} where bytes belong.")
+    return value

@@ -1,0 +1,256 @@
+"""A site's memory on disk: one SQLite file that holds the privacy ledger and the round guard.
+
+Both live in one file so that a ledger line and a guard record reach the disk in one transaction,
+before a reply leaves the site. The store knows tables and durability; it knows no rule of privacy
+or of secure aggregation. It fails closed: a file it cannot trust or write is an error, and the
+site then takes part in nothing.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import RLock
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from fedrx_protocol.errors import MisuseError
+
+Durability = Literal["power", "process"]
+Value = str | bytes | int | float | None
+
+APPLICATION_ID = 0x46645278  # "FdRx": tells our files from any other SQLite file
+SCHEMA_VERSION = 1
+
+_SYNCHRONOUS: dict[Durability, str] = {"power": "FULL", "process": "OFF"}
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
+_UNWRITABLE = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM,
+}
+_TABLES = (
+    """CREATE TABLE ledger (
+        sequence INTEGER PRIMARY KEY,
+        key TEXT NOT NULL UNIQUE,
+        entry TEXT NOT NULL,
+        hash BLOB NOT NULL)""",
+    """CREATE TABLE ledger_head (
+        single INTEGER PRIMARY KEY CHECK (single = 1),
+        count INTEGER NOT NULL,
+        hash BLOB NOT NULL)""",
+    """CREATE TABLE guard_context (
+        context BLOB PRIMARY KEY,
+        session BLOB NOT NULL,
+        round INTEGER NOT NULL,
+        epoch INTEGER NOT NULL,
+        attempt INTEGER NOT NULL,
+        record BLOB NOT NULL)""",
+    "CREATE INDEX guard_order ON guard_context (session, round, epoch, attempt)",
+    """CREATE TABLE guard_answered (
+        model_digest BLOB PRIMARY KEY,
+        context BLOB NOT NULL)""",
+)
+
+
+class LedgerDamaged(MisuseError):  # noqa: N818 - named for what happened
+    """The site's ledger is not what this site wrote; trusting it could under-count privacy."""
+
+
+class LedgerLocked(MisuseError):  # noqa: N818 - named for what happened
+    """Another process holds the ledger; two writers at once could each spend the same budget."""
+
+
+class LedgerUnwritable(MisuseError):  # noqa: N818 - named for what happened
+    """The ledger cannot be written (disk full, read-only); an unrecorded release must not leave."""
+
+
+class SiteStore:
+    """One SQLite file (WAL), used by one site at a time, from any thread or process.
+
+    Args:
+        path: the file; made with mode 0600 where it does not exist (it holds round keys).
+        durability: "power" makes every commit survive a power cut (synchronous FULL).
+            "process" survives SIGKILL only: for simulated sites, never for a real one.
+        busy_timeout_s: how long to wait for another process's transaction.
+
+    Raises:
+        LedgerDamaged: the file is no SQLite file, is another program's, or is of another version.
+        LedgerLocked: another process holds it for longer than the timeout.
+        LedgerUnwritable: it cannot be opened for writing.
+    """
+
+    def __init__(
+        self, path: Path | str, *, durability: Durability = "power", busy_timeout_s: float = 5.0
+    ) -> None:
+        self.path = Path(path)
+        self.durability: Durability = durability
+        self._busy_timeout_s = busy_timeout_s
+        self._lock = RLock()
+        self._depth = 0
+        # Connections of a parent process are kept, not closed: closing one after a fork would
+        # drop the parent's file locks.
+        self._inherited: list[sqlite3.Connection] = []
+        self._process = os.getpid()
+        self._connection: sqlite3.Connection | None = self._open()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        with self._lock:
+            if self._connection is not None and self._process == os.getpid():
+                self._connection.close()
+            self._connection = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All writes inside reach the disk together, or none does; nests into the outermost.
+
+        When the outermost block ends without an error, the data are on disk.
+        """
+        with self._lock, self._named_errors():
+            connection = self._connected()
+            if self._depth == 0:
+                connection.execute("BEGIN IMMEDIATE")
+            self._depth += 1
+            try:
+                yield
+            except BaseException:
+                self._leave(connection, "ROLLBACK")
+                raise
+            self._leave(connection, "COMMIT")
+
+    def write(self, statement: str, values: Sequence[Value] = ()) -> None:
+        """Run one writing statement, in the open transaction or in one of its own."""
+        with self.transaction():
+            self._connected().execute(statement, values)
+
+    def read(self, statement: str, values: Sequence[Value] = ()) -> list[tuple[Any, ...]]:
+        """Run one query and return all its rows."""
+        with self._lock, self._named_errors():
+            return self._connected().execute(statement, values).fetchall()
+
+    def _leave(self, connection: sqlite3.Connection, how: Literal["COMMIT", "ROLLBACK"]) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
+        try:
+            if connection.in_transaction:
+                connection.execute(how)
+        except sqlite3.Error:
+            # A commit that failed (disk full) leaves the transaction open: end it, keep nothing.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._process != os.getpid() and self._connection is not None:
+            self._inherited.append(self._connection)
+            self._process, self._depth = os.getpid(), 0
+            self._connection = self._open()
+        if self._connection is None:
+            raise LedgerUnwritable(f"{self.path}: this ledger was closed; open it again.")
+        return self._connection
+
+    def _open(self) -> sqlite3.Connection:
+        with self._named_errors():
+            self._touch()
+            connection = sqlite3.connect(
+                self.path,
+                timeout=self._busy_timeout_s,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            try:
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+    def _touch(self) -> None:
+        try:
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        except OSError as error:
+            raise LedgerUnwritable(
+                f"{self.path}: the ledger cannot be opened for writing ({error.strerror}); "
+                "give the site a folder of its own that it may write to."
+            ) from None
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[self.durability]}")
+        # Dropped round keys are overwritten, not only unlinked.
+        connection.execute("PRAGMA secure_delete = ON")
+        if _pragma(connection, "application_id") == 0:
+            self._create(connection)
+        if _pragma(connection, "application_id") != APPLICATION_ID:
+            raise LedgerDamaged(
+                f"{self.path}: is another program's database; name another file for the ledger."
+            )
+        version = _pragma(connection, "user_version")
+        if version != SCHEMA_VERSION:
+            raise LedgerDamaged(
+                f"{self.path}: is a ledger of version {version}, this program knows version "
+                f"{SCHEMA_VERSION}; use the FedRx release that wrote it."
+            )
+        fault = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if fault != "ok":
+            raise self._damaged(fault)
+
+    def _create(self, connection: sqlite3.Connection) -> None:
+        """Make the tables in an empty file; a file that has tables already is left alone."""
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if not tables:
+            for table in _TABLES:
+                connection.execute(table)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute("COMMIT")
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._named(error) from error
+
+    def _named(self, error: sqlite3.Error) -> MisuseError:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if code in _BUSY:
+            return LedgerLocked(
+                f"{self.path}: another process has held this ledger for more than "
+                f"{self._busy_timeout_s:g} s; stop the other site agent and try again."
+            )
+        if code in _UNWRITABLE:
+            return LedgerUnwritable(
+                f"{self.path}: the ledger cannot be written ({error}); free disk space or repair "
+                "the permissions, then start again. Nothing was released."
+            )
+        return self._damaged(str(error))
+
+    def _damaged(self, finding: str) -> LedgerDamaged:
+        return LedgerDamaged(
+            f"{self.path}: the ledger file is damaged ({finding}); restore it from a backup, and "
+            "take part in no study until then."
+        )
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
+    return value

@@ -1,0 +1,222 @@
+"""Clipped gradient sums with one forward and one backward pass, and the trial that admits them.
+
+Book-keeping is right only if every trained parameter acts through a layer with a rule, and every
+such layer sees patients first. Neither can be read off a model's source, so a model is tried once:
+on a copy with shaken weights, two patients together must give what each gives alone. A model that
+fails is handled by `vmapped`, which needs no such trust.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from fedrx_client.training.errors import UnsupportedModel
+from fedrx_client.training.layers import Use, own_parameters, rule_for
+from fedrx_client.training.parameters import Batch, flat, patient_losses, trained
+
+TRIAL_TOLERANCE = 1e-3
+_SHAKE = 0.05
+
+_verdicts: WeakKeyDictionary[nn.Module, tuple[tuple[str, ...], bool]] = WeakKeyDictionary()
+
+
+class NotCovered(Exception):  # noqa: N818 - never leaves this package
+    """A forward pass used a layer in a way that the closed forms do not describe."""
+
+
+@dataclass
+class _Record:
+    """Uses of the trained layers in one forward pass."""
+
+    patients: int
+    layers: list[str] = field(default_factory=list)
+    activations: list[Tensor] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+    edges: list[GradientEdge] = field(default_factory=list)
+
+    def add(self, name: str, arguments: tuple[Any, ...], output: object) -> None:
+        """Note one use; both sides must hold patients first."""
+        tensors = (*arguments, output)
+        if len(tensors) != 2 or not all(isinstance(t, Tensor) for t in tensors):
+            raise NotCovered(name)
+        if any(t.ndim < 1 or t.shape[0] != self.patients for t in tensors):
+            raise NotCovered(name)
+        self.layers.append(name)
+        self.activations.append(tensors[0].detach())
+        self.versions.append(tensors[0]._version)  # noqa: SLF001 - the only way to see in-place edits
+        # The edge, not the tensor: an in-place ReLU would later put its own output there.
+        self.edges.append(get_gradient_edge(tensors[1]))
+
+    def uses(self, losses: Tensor) -> dict[str, list[Use]]:
+        """Pairs of activation and slope, by layer; one backward pass."""
+        now = [a._version for a in self.activations]  # noqa: SLF001 - as above
+        if now != self.versions:
+            raise NotCovered("an activation was changed in place")
+        slopes = torch.autograd.grad(losses.sum(), self.edges, allow_unused=True)
+        uses: dict[str, list[Use]] = {}
+        for name, activation, slope in zip(self.layers, self.activations, slopes, strict=True):
+            if slope is not None:
+                uses.setdefault(name, []).append((activation, slope))
+        return uses
+
+
+@dataclass(frozen=True)
+class PatientGradients:
+    """Everything about the gradients of a batch, but never the gradients themselves.
+
+    Attributes:
+        norms: L2 norm of each patient's gradient, `(B,)`.
+    """
+
+    model: nn.Module
+    uses: dict[str, list[Use]]
+    norms: Tensor
+
+    def weighted_sum(self, factors: Tensor) -> Tensor:
+        """Sum over patients of factor times gradient, `(d,)`."""
+        parts = {}
+        for name, uses in self.uses.items():
+            layer = self.model.get_submodule(name)
+            rule = rule_for(layer)
+            if rule is None:
+                raise NotCovered(name)
+            sums = rule.weighted_sum(layer, uses, factors)
+            parts.update({f"{name}.{own}" if name else own: g for own, g in sums.items()})
+        return flat(parts, self.model)
+
+
+def patient_gradients(model: nn.Module, batch: Batch) -> PatientGradients:
+    """One forward and one backward pass over a batch of at least one patient.
+
+    Raises:
+        LossShapeInvalid: the model's loss is not one per patient.
+        NotCovered: a layer was used in a way that the closed forms do not describe.
+    """
+    record = _Record(len(batch))
+    with torch.enable_grad(), _recorded(model, record):
+        losses = patient_losses(model, batch)
+    if not record.edges or not losses.requires_grad:
+        raise NotCovered("no trained layer was used")
+    uses = record.uses(losses)
+    squared = losses.new_zeros(len(batch))
+    with torch.no_grad():
+        for name, some in uses.items():
+            layer = model.get_submodule(name)
+            rule = rule_for(layer)
+            if rule is None:
+                raise NotCovered(name)
+            squared = squared + rule.squared_norm(layer, some)
+    return PatientGradients(model, uses, squared.sqrt())
+
+
+@contextmanager
+def _recorded(model: nn.Module, record: _Record) -> Iterator[None]:
+    """Watch every layer that owns trained parameters."""
+    handles = []
+
+    def watch(name: str, layer: nn.Module) -> None:
+        def seen(
+            _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: object
+        ) -> None:
+            record.add(name, (*arguments, *keywords.values()), output)
+
+        handles.append(layer.register_forward_hook(seen, with_kwargs=True))
+
+    try:
+        for name, layer in model.named_modules():
+            if own_parameters(layer):
+                watch(name, layer)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def has_rules(model: nn.Module) -> bool:
+    """Whether every trained parameter belongs to exactly one layer, and that has a rule."""
+    owners = [layer for layer in model.modules() if own_parameters(layer)]
+    parameters = [id(p) for layer in owners for p in own_parameters(layer).values()]
+    unshared = len(parameters) == len(set(parameters))
+    return bool(owners) and unshared and all(rule_for(layer) for layer in owners)
+
+
+def is_admitted(model: nn.Module, batch: Batch) -> bool:
+    """Whether book-keeping is right for this model, by trial on two patients of the batch.
+
+    The verdict is kept as long as the model lives and trains the same parameters.
+    """
+    names = tuple(trained(model))
+    known = _verdicts.get(model)
+    if known is not None and known[0] == names:
+        return known[1]
+    verdict = _try(model, batch) if has_rules(model) else False
+    if verdict is None:
+        return False
+    _verdicts[model] = (names, verdict)
+    return verdict
+
+
+def _try(model: nn.Module, batch: Batch) -> bool | None:
+    """The trial; None if the two patients have no gradient to judge by."""
+    shaken = _shaken(model)
+    ends = [batch.select(torch.tensor([i])) for i in (0, len(batch) - 1)]
+    try:
+        alone = torch.stack([plain_gradient(shaken, patient) for patient in ends])
+    except UnsupportedModel:
+        return False
+    if not bool(alone.isfinite().all()) or bool((alone.norm(dim=1) == 0).any()):
+        return None
+    try:
+        together = patient_gradients(shaken, batch.select(torch.tensor([0, len(batch) - 1])))
+        factors = torch.tensor([1.0, 0.5]).to(together.norms)
+        with torch.no_grad():
+            total = together.weighted_sum(factors)
+    except (NotCovered, RuntimeError):
+        return False
+    expected = factors @ alone
+    return _close(together.norms, alone.norm(dim=1)) and _close(total, expected)
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    return bool((found - expected).norm() <= TRIAL_TOLERANCE * expected.norm())
+
+
+def _shaken(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, its weights moved off symmetric starts such as zeros."""
+    shaken = copy.deepcopy(model).eval()
+    generator = torch.Generator().manual_seed(0)  # decides a method, never noise
+    with torch.no_grad():
+        for parameter in shaken.parameters():
+            shake = torch.randn(parameter.shape, generator=generator) * _SHAKE
+            parameter.add_(shake.to(parameter))
+    return shaken
+
+
+def plain_gradient(model: nn.Module, batch: Batch) -> Tensor:
+    """Gradient of the summed loss by autograd, `(d,)`.
+
+    Raises:
+        LossShapeInvalid: the model's loss is not one per patient.
+        UnsupportedModel: autograd refuses the model.
+    """
+    with torch.enable_grad():
+        losses = patient_losses(model, batch)
+    weights = trained(model)
+    if not losses.requires_grad:
+        return flat({}, model)
+    try:
+        found = torch.autograd.grad(losses.sum(), list(weights.values()), allow_unused=True)
+    except RuntimeError as error:
+        raise UnsupportedModel(
+            "This model cannot be differentiated; an activation changed in place is a common "
+            f"cause: {str(error).splitlines()[0]}"
+        ) from error
+    parts = {n: g for n, g in zip(weights, found, strict=True) if g is not None}
+    return flat(parts, model)

@@ -1,0 +1,279 @@
+"""Epochs at the site between two rounds: DP-SGD (mode `local`) or plain SGD (mode `none`).
+
+Opacus's optimizer drives the private steps. Two of its parts are replaced: clipping, by the sums
+that the `distributed` mode uses, and noise, which torch would draw from 32 bits of seed.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from opacus.optimizers import DPOptimizer
+from torch import Tensor, nn
+
+from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum
+from fedrx_client.training.errors import TrainingInvalid
+from fedrx_client.training.parameters import Batch, trained
+from fedrx_client.training.randomness import RoundRandomness
+from fedrx_client.training.sampling import poisson_sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSettings:
+    """Steps of a site between two rounds. Everything here is public, and nothing may be measured.
+
+    Attributes:
+        sample_rate: Poisson rate of a step, in (0, 1]. Without noise it sets the batch's size.
+        steps: gradient steps in the round.
+        divisor: public expected sample size that a private sum is divided by.
+        learning_rate: step size.
+        clipping_norm: L2 bound C of a patient's gradient.
+        noise_multiplier: standard deviation of a step's noise over C; 0 is plain SGD, unclipped.
+        proximal: FedProx's mu, which pulls towards the round's first weights; 0 is FedAvg.
+
+    Raises:
+        TrainingInvalid: a value is impossible.
+    """
+
+    sample_rate: float
+    steps: int
+    divisor: float
+    learning_rate: float
+    clipping_norm: float
+    noise_multiplier: float
+    proximal: float = 0.0
+
+    def __post_init__(self) -> None:
+        positive = (self.steps, self.divisor, self.learning_rate, self.clipping_norm)
+        usable = (
+            0 < self.sample_rate <= 1
+            and all(0 < value < math.inf for value in positive)
+            and 0 <= self.noise_multiplier < math.inf
+            and 0 <= self.proximal < math.inf
+        )
+        if not usable:
+            raise TrainingInvalid(f"No local training is possible with {self}.")
+
+
+def local_settings(
+    *,
+    patients: int,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    clipping_norm: float,
+    noise_multiplier: float,
+    proximal: float = 0.0,
+) -> LocalSettings:
+    """Settings for epochs over `patients`: the rate is batch_size / patients, at most 1.
+
+    Args:
+        patients: a size that the consortium agreed on. The exact number of patients would make
+            the rate depend on whether one patient is there, and the account would not cover that.
+        epochs: passes over the data, in expectation.
+        batch_size: expected patients a step.
+        learning_rate: see `LocalSettings`.
+        clipping_norm: see `LocalSettings`.
+        noise_multiplier: see `LocalSettings`.
+        proximal: see `LocalSettings`.
+    """
+    if min(patients, epochs, batch_size) < 1:
+        raise TrainingInvalid(
+            f"Local training needs at least one patient, epoch and batch row, but got {patients}, "
+            f"{epochs} and {batch_size}."
+        )
+    rate = min(1.0, batch_size / patients)
+    return LocalSettings(
+        sample_rate=rate,
+        steps=epochs * math.ceil(1 / rate),
+        divisor=rate * patients,
+        learning_rate=learning_rate,
+        clipping_norm=clipping_norm,
+        noise_multiplier=noise_multiplier,
+        proximal=proximal,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class LocalUpdate:
+    """What local training did.
+
+    Attributes:
+        change: weights after minus weights before, `(d,)` float64.
+        steps: Gaussian steps taken; with `sample_rate` what the release must record.
+        sample_rate: Poisson rate of each.
+    """
+
+    change: npt.NDArray[np.float64]
+    steps: int
+    sample_rate: float
+
+
+def local_epochs(
+    model: nn.Module,
+    batch: Batch,
+    settings: LocalSettings,
+    randomness: RoundRandomness,
+    *,
+    site: str,
+    round_: int,
+) -> LocalUpdate:
+    """Train on a site's own patients and say how the weights changed; the model is left as it was.
+
+    Args:
+        model: at the round's first weights.
+        batch: all the site's training patients; it may be empty.
+        settings: public settings of the steps.
+        randomness: where samples and noise come from.
+        site: the site's id, which keys the random streams.
+        round_: the round's number, which does too.
+
+    Raises:
+        LossShapeInvalid, MixesPatients, UnsupportedModel: see `clipped_gradient_sum`.
+        TrainingInvalid: the weights have become infinite; try a smaller learning rate.
+    """
+    weights = list(trained(model).values())
+    before = [p.detach().clone() for p in weights]
+    sampling = randomness.generator(site, round_, "local sampling")
+    noise = randomness.generator(site, round_, "local noise")
+    try:
+        if settings.noise_multiplier > 0:
+            _private_steps(model, batch, settings, sampling, noise)
+        else:
+            _plain_steps(model, batch, settings, sampling)
+        change = _joined([p.detach() - b for p, b in zip(weights, before, strict=True)])
+    finally:
+        _restore(weights, before)
+    if not np.isfinite(change).all():
+        raise TrainingInvalid("Local training diverged: use a smaller learning rate.")
+    return LocalUpdate(change, settings.steps, settings.sample_rate)
+
+
+class SiteOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
+    """Opacus's DP-SGD step on sums that are already clipped, with noise from our own stream."""
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, settings: LocalSettings, noise: np.random.Generator
+    ) -> None:
+        super().__init__(
+            optimizer=optimizer,
+            noise_multiplier=settings.noise_multiplier,
+            max_grad_norm=settings.clipping_norm,
+            expected_batch_size=settings.divisor,
+            loss_reduction="mean",
+        )
+        self._stream = noise
+        self._proximal = settings.proximal
+        self._anchors = [p.detach().clone() for p in self.params]
+
+    @property
+    def grad_samples(self) -> list[Tensor]:
+        """Never held; Opacus only asks whether there is anything to train."""
+        return list(self.params)
+
+    @property
+    def accumulated_iterations(self) -> int:
+        """Always one clipped sum a step."""
+        return 1
+
+    def receive(self, clipped_sum: npt.NDArray[np.float64]) -> None:
+        """Take the step's clipped sum, `(d,)`."""
+        for p, piece in zip(self.params, _split(clipped_sum, self.params), strict=True):
+            p.summed_grad = piece
+
+    def clip_and_accumulate(self) -> None:
+        """Nothing to do: `receive` brought a clipped sum."""
+
+    def add_noise(self) -> None:
+        """Gaussian noise of standard deviation sigma*C, in float64, on every coordinate."""
+        sd = self.noise_multiplier * self.max_grad_norm
+        for p in self.params:
+            noisy = p.summed_grad + sd * torch.from_numpy(
+                self._stream.standard_normal(tuple(p.shape))
+            )
+            p.grad = noisy.to(p)
+
+    def scale_grad(self) -> None:
+        """Divide by the public sample size; then FedProx's pull, which no patient can change."""
+        super().scale_grad()
+        _pull(self.params, self._anchors, self._proximal)
+
+
+def _private_steps(
+    model: nn.Module,
+    batch: Batch,
+    settings: LocalSettings,
+    sampling: np.random.Generator,
+    noise: np.random.Generator,
+) -> None:
+    optimizer = SiteOptimizer(_sgd(model, settings), settings, noise)
+    for _ in range(settings.steps):
+        sample = poisson_sample(len(batch), settings.sample_rate, sampling)
+        patients = batch.select(torch.from_numpy(sample))
+        optimizer.receive(clipped_gradient_sum(model, patients, settings.clipping_norm).vector)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def _plain_steps(
+    model: nn.Module, batch: Batch, settings: LocalSettings, shuffling: np.random.Generator
+) -> None:
+    """Shuffled mini-batches, each averaged over the patients in it."""
+    if len(batch) == 0:
+        return
+    optimizer = _sgd(model, settings)
+    weights = list(trained(model).values())
+    anchors = [p.detach().clone() for p in weights]
+    for sample in _minibatches(len(batch), settings, shuffling):
+        mean = gradient_sum(model, batch.select(torch.from_numpy(sample))) / len(sample)
+        for p, piece in zip(weights, _split(mean, weights), strict=True):
+            p.grad = piece.to(p)
+        _pull(weights, anchors, settings.proximal)
+        optimizer.step()
+    optimizer.zero_grad()
+
+
+def _minibatches(
+    patients: int, settings: LocalSettings, shuffling: np.random.Generator
+) -> Iterator[npt.NDArray[np.int64]]:
+    """`settings.steps` parts of shuffled passes, as equal in size as the rate asks."""
+    a_pass = math.ceil(1 / settings.sample_rate)
+    for step in range(settings.steps):
+        if step % a_pass == 0:
+            parts = np.array_split(shuffling.permutation(patients), a_pass)
+        if len(parts[step % a_pass]):
+            yield parts[step % a_pass]
+
+
+def _sgd(model: nn.Module, settings: LocalSettings) -> torch.optim.Optimizer:
+    return torch.optim.SGD(list(trained(model).values()), lr=settings.learning_rate)
+
+
+def _pull(weights: list[nn.Parameter], anchors: list[Tensor], proximal: float) -> None:
+    """Add the gradient of mu/2 |w - w0|^2 (Li et al. 2020, arXiv:1812.06127, eq. 2)."""
+    for p, anchor in zip(weights, anchors, strict=True):
+        if proximal and p.grad is not None:
+            p.grad += proximal * (p.detach() - anchor)
+
+
+def _split(vector: npt.NDArray[np.float64], weights: list[nn.Parameter]) -> list[Tensor]:
+    """A flat vector as tensors of the weights' shapes, float64 on the CPU."""
+    pieces = torch.split(torch.from_numpy(vector), [p.numel() for p in weights])
+    return [piece.reshape(p.shape) for piece, p in zip(pieces, weights, strict=True)]
+
+
+def _joined(parts: list[Tensor]) -> npt.NDArray[np.float64]:
+    vector: npt.NDArray[np.float64] = (
+        torch.cat([p.reshape(-1) for p in parts]).cpu().double().numpy()
+    )
+    return vector
+
+
+def _restore(weights: list[nn.Parameter], before: list[Tensor]) -> None:
+    with torch.no_grad():
+        for p, old in zip(weights, before, strict=True):
+            p.copy_(old)
+            p.grad = None

@@ -1,0 +1,69 @@
+"""Gradients patient by patient with `vmap(grad)`: any model, more memory, and the oracle in tests.
+
+Each patient passes through the model alone, in a batch of one, so nothing can mix patients.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from fedrx_client.training.errors import UnsupportedModel
+from fedrx_client.training.parameters import (
+    Batch,
+    dimension,
+    patient_losses,
+    patient_tensors,
+    trained,
+)
+
+VALUES_AT_ONCE = 2**24
+"""Gradient values held at a time: 64 MiB in float32."""
+
+
+class _Losses(nn.Module):
+    """A model whose call checks the shape of its loss."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        return patient_losses(self.model, batch)
+
+
+def patient_gradients(model: nn.Module, batch: Batch) -> Iterator[Tensor]:
+    """Gradients of a few patients at a time, `(patients, d)`, in the batch's order.
+
+    Raises:
+        LossShapeInvalid: the model's loss is not one per patient.
+        UnsupportedModel: an operation of the model cannot be mapped over patients.
+    """
+    checked = _Losses(model)
+    weights = {f"model.{name}": p.detach() for name, p in trained(model).items()}
+    at_once = max(1, VALUES_AT_ONCE // max(1, dimension(model)))
+    for start in range(0, len(batch), at_once):
+        some = batch.select(torch.arange(start, min(start + at_once, len(batch))))
+        yield _mapped(checked, weights, some)
+
+
+def _mapped(model: nn.Module, weights: dict[str, Tensor], batch: Batch) -> Tensor:
+    fields = patient_tensors(batch)
+
+    def loss(values: dict[str, Tensor], patient: dict[str, Tensor]) -> Tensor:
+        changes: Any = {name: tensor.unsqueeze(0) for name, tensor in patient.items()}
+        alone: Any = dataclasses.replace(batch, **changes)  # type: ignore[type-var]
+        losses: Tensor = functional_call(model, values, (alone,))
+        return losses.sum()
+
+    try:
+        gradients = vmap(grad(loss), in_dims=(None, 0), randomness="different")(weights, fields)
+    except RuntimeError as error:
+        raise UnsupportedModel(
+            "No gradient per patient can be had from this model; replace layers such as nn.LSTM "
+            f"by ones written out: {str(error).splitlines()[0]}"
+        ) from error
+    return torch.cat([gradients[name].reshape(len(batch), -1) for name in weights], dim=1)
