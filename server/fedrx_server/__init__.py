@@ -1,0 +1,1 @@
+"""The coordinator: rounds, aggregation, run store, report. Never imports the client."""

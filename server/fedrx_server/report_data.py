@@ -1,0 +1,225 @@
+"""What a report can show: plain values, gathered by the caller, each part optional.
+
+The coordinator of a real study fills in what it knows (released metrics, bytes, dropouts); a
+simulation, which owns its patients, can add exact metrics and single predictions.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fedrx_protocol.errors import MisuseError
+from fedrx_protocol.study import PrivacyMode
+
+RowKey = Literal["pooled", "federated", "site_alone", "fixed", "published", "other"]
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One line of the table of results.
+
+    Args:
+        key: which comparison this is; the outcome in words is composed from it.
+        label: its name, for a reader.
+        detail: a few words more.
+        mae: mean absolute error, in the report's unit.
+        r2: share of variance explained.
+        within_20_percent: per cent of patients predicted within 20 % of their dose.
+    """
+
+    key: RowKey
+    label: str
+    mae: float
+    r2: float | None = None
+    within_20_percent: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class PrivacyStatement:
+    """What was spent, and under which assumption it holds.
+
+    Args:
+        mode: as in the study file.
+        epsilon: spent in all; infinite in mode none.
+        delta: of the promise.
+        promised_epsilon: the study's promise.
+        assumption: in words, e.g. "if at least 15 of 21 sites are honest and take part".
+        training_epsilon: spent on patients in the training part.
+        metrics_epsilon: spent on held-out patients; None if metrics lie outside the promise.
+        collusion: (colluding sites, epsilon against them).
+    """
+
+    mode: PrivacyMode
+    epsilon: float
+    delta: float
+    promised_epsilon: float | None = None
+    assumption: str = ""
+    training_epsilon: float | None = None
+    metrics_epsilon: float | None = None
+    collusion: Sequence[tuple[int, float]] = ()
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """Mean absolute error by round.
+
+    Args:
+        rounds: rounds in which metrics were released, ascending.
+        reported: what the coordinator saw, noise included.
+        noise: half-width of the 95 % interval of that noise, by round; empty for none.
+        exact_rounds: rounds of the exact values; a simulation only.
+        exact: exact values.
+    """
+
+    rounds: Sequence[int]
+    reported: Sequence[float]
+    noise: Sequence[float] = ()
+    exact_rounds: Sequence[int] = ()
+    exact: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        _same_length("learning curve", rounds=self.rounds, reported=self.reported)
+        if self.noise:
+            _same_length("learning curve", rounds=self.rounds, noise=self.noise)
+        _same_length("learning curve", exact_rounds=self.exact_rounds, exact=self.exact)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Single held-out patients, in a simulation: actual and predicted dose, in the unit."""
+
+    actual: Sequence[float]
+    predicted: Sequence[float]
+
+    def __post_init__(self) -> None:
+        _same_length("predictions", actual=self.actual, predicted=self.predicted)
+
+
+@dataclass(frozen=True)
+class GroupErrors:
+    """One model's mean absolute error by dose group, in the order of the report's groups."""
+
+    label: str
+    mae: Sequence[float]
+
+
+@dataclass(frozen=True)
+class DoseGroups:
+    """Dose groups and the errors of a few models in them.
+
+    Args:
+        labels: e.g. "up to 21", in the report's unit.
+        patients: held-out patients in each group; empty if unknown.
+        models: one or more models.
+    """
+
+    labels: Sequence[str]
+    models: Sequence[GroupErrors]
+    patients: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        for model in self.models:
+            _same_length("dose groups", labels=self.labels, mae=model.mae)
+        if self.patients:
+            _same_length("dose groups", labels=self.labels, patients=self.patients)
+
+
+@dataclass(frozen=True)
+class EpsilonCurve:
+    """Privacy spent by round, at the promise's delta."""
+
+    rounds: Sequence[int]
+    epsilon: Sequence[float]
+
+    def __post_init__(self) -> None:
+        _same_length("epsilon curve", rounds=self.rounds, epsilon=self.epsilon)
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """What the run took.
+
+    Args:
+        rounds: finished rounds.
+        sites: sites on the roster.
+        seconds: wall time.
+        bytes_up: from all sites to the coordinator.
+        bytes_down: from the coordinator to all sites.
+        dropped_by_round: sites that fell out, first round first; empty if unknown.
+        repeated_attempts: rounds that had to be tried again.
+    """
+
+    rounds: int
+    sites: int
+    seconds: float
+    bytes_up: int
+    bytes_down: int
+    dropped_by_round: Sequence[int] = ()
+    repeated_attempts: int = 0
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything a report shows; a part that is None or empty is left out.
+
+    Args:
+        title: heading; any text.
+        study: the study's name.
+        study_digest: its digest, hex.
+        run: the run's id.
+        finished: date and time in words, e.g. "2026-11-21 10:00 UTC".
+        simulation: whether patients were simulated or owned by one machine.
+        outcome: one paragraph in words; composed from the rows if empty.
+        description: the study's own description.
+        target: what is predicted, e.g. "warfarin dose".
+        unit: its unit, e.g. "mg/week".
+        rows: table of results.
+        reported: the federated metrics as a coordinator sees them, noise included.
+        reported_noise: half-width of the 95 % interval of the reported mean absolute error.
+        privacy: what was spent.
+        curve: learning curve.
+        predictions: single held-out patients.
+        groups: errors by dose group.
+        epsilon_curve: privacy by round.
+        cost: time and bytes.
+        details: further lines for the last section, (name, value).
+    """
+
+    title: str
+    study: str
+    study_digest: str
+    run: str
+    finished: str
+    simulation: bool = False
+    outcome: str = ""
+    description: str = ""
+    target: str = "dose"
+    unit: str = "mg/week"
+    rows: Sequence[ResultRow] = ()
+    reported: ResultRow | None = None
+    reported_noise: float | None = None
+    privacy: PrivacyStatement | None = None
+    curve: LearningCurve | None = None
+    predictions: Predictions | None = None
+    groups: DoseGroups | None = None
+    epsilon_curve: EpsilonCurve | None = None
+    cost: RunCost | None = None
+    details: Sequence[tuple[str, str]] = field(default=())
+
+    def row(self, key: RowKey) -> ResultRow | None:
+        """The first row of that kind."""
+        return next((row for row in self.rows if row.key == key), None)
+
+
+def _same_length(part: str, **sequences: Sequence[object]) -> None:
+    lengths = {name: len(values) for name, values in sequences.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise MisuseError(f"{part}: all lists must be equally long, but {told} values.")
+
+
+def finite(value: float | None) -> bool:
+    """Whether there is a number to show."""
+    return value is not None and math.isfinite(value)

@@ -1,0 +1,198 @@
+"""A report's plots, as Plotly figures with transparent ground, so that the page's theme shows.
+
+Colours are the Okabe-Ito set, which colour-blind readers can tell apart, with a blue that shows
+on light and on dark; shape or dash always says the same again.
+"""
+
+import html
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from fedrx_server.report_data import (
+    DoseGroups,
+    EpsilonCurve,
+    LearningCurve,
+    Predictions,
+    ReportData,
+)
+
+BLUE, ORANGE, GREEN, GREY, PURPLE = "#2185C9", "#D55E00", "#009E73", "#8A8F98", "#CC79A7"
+_SERIES = (BLUE, GREY, ORANGE, GREEN, PURPLE)
+MOST_POINTS = 2000  # more single patients than this make the file large, and the plot a blot
+
+
+def learning_curve(curve: LearningCurve, unit: str) -> go.Figure:
+    """Error by round: as reported, with the interval of its noise, and exact if known."""
+    figure = _figure("Round", f"Mean absolute error ({_text(unit)})")
+    if curve.exact:
+        figure.add_scatter(
+            x=list(curve.exact_rounds),
+            y=list(curve.exact),
+            name="exact (simulation only)",
+            mode="lines",
+            line={"color": GREY, "width": 2},
+        )
+    figure.add_scatter(
+        x=list(curve.rounds),
+        y=list(curve.reported),
+        name="as reported" + (" (95 % of its noise)" if curve.noise else ""),
+        mode="markers" if curve.exact else "lines+markers",
+        marker={"color": BLUE, "size": 9},
+        line={"color": BLUE, "width": 2},
+        error_y={"type": "data", "array": list(curve.noise), "color": BLUE, "thickness": 1.5}
+        if curve.noise
+        else None,
+    )
+    return figure
+
+
+def predicted_against_actual(predictions: Predictions, unit: str) -> go.Figure:
+    """One dot a held-out patient; the line is a perfect prediction, the band 20 % around it."""
+    figure = _figure(f"Actual ({_text(unit)})", f"Predicted ({_text(unit)})")
+    step = -(-len(predictions.actual) // MOST_POINTS) or 1
+    actual = [float(value) for value in predictions.actual[::step]]
+    predicted = [float(value) for value in predictions.predicted[::step]]
+    low, high = 0.0, _robust_top(actual)
+    figure.add_scatter(
+        x=[low, high, high, low],
+        y=[0.8 * low, 0.8 * high, 1.2 * high, 1.2 * low],
+        fill="toself",
+        mode="none",
+        fillcolor="rgba(0,158,115,0.16)",
+        name="within 20 %",
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        x=[low, high],
+        y=[low, high],
+        mode="lines",
+        name="perfect",
+        line={"color": GREEN, "width": 1.5, "dash": "dash"},
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        x=actual,
+        y=predicted,
+        mode="markers",
+        name="held-out patient",
+        marker={"color": BLUE, "size": 5, "opacity": 0.45},
+    )
+    figure.update_xaxes(range=[low, high])
+    figure.update_yaxes(range=[low, min(high, 1.15 * max([*predicted, 1.0]))])
+    return figure
+
+
+def _robust_top(values: Sequence[float]) -> float:
+    """An axis end that one extreme dose does not stretch: 99.5 % of the patients lie below it."""
+    ordered = sorted(values) or [1.0]
+    return 1.05 * ordered[min(len(ordered) - 1, int(0.995 * len(ordered)))] or 1.0
+
+
+def error_by_group(groups: DoseGroups, unit: str) -> go.Figure:
+    """Mean absolute error of each model in each dose group."""
+    figure = _figure(f"Actual dose ({_text(unit)})", f"Mean absolute error ({_text(unit)})")
+    for index, model in enumerate(groups.models):
+        figure.add_bar(
+            x=_group_labels(groups),
+            y=list(model.mae),
+            name=_text(model.label),
+            marker={
+                "color": _SERIES[index % len(_SERIES)],
+                "pattern": {"shape": ("", "/", ".", "x", "-")[index % 5], "size": 6},
+            },
+        )
+    figure.update_layout(barmode="group", bargap=0.3, bargroupgap=0.08)
+    return figure
+
+
+def _group_labels(groups: DoseGroups) -> list[str]:
+    if not groups.patients:
+        return [_text(label) for label in groups.labels]
+    pairs = zip(groups.labels, groups.patients, strict=True)
+    return [f"{_text(label)}<br>{count:,} patients" for label, count in pairs]
+
+
+def epsilon_by_round(curve: EpsilonCurve, promised: float | None) -> go.Figure:
+    """Privacy spent so far, and the promise it must stay below."""
+    figure = _figure("Round", "ε spent")
+    figure.add_scatter(
+        x=list(curve.rounds),
+        y=list(curve.epsilon),
+        name="spent",
+        mode="lines",
+        line={"color": BLUE, "width": 2.5},
+        fill="tozeroy",
+        fillcolor="rgba(33,133,201,0.14)",
+    )
+    if promised is not None and curve.rounds:
+        figure.add_scatter(
+            x=[curve.rounds[0], curve.rounds[-1]],
+            y=[promised, promised],
+            name="promised",
+            mode="lines",
+            line={"color": ORANGE, "width": 2, "dash": "dash"},
+        )
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def dropouts_by_round(dropped: Sequence[int]) -> go.Figure:
+    """Sites that fell out, round by round."""
+    figure = _figure("Round", "Sites that fell out")
+    figure.add_bar(
+        x=list(range(1, len(dropped) + 1)),
+        y=list(dropped),
+        marker={"color": ORANGE},
+        name="fell out",
+    )
+    figure.update_layout(showlegend=False, bargap=0.1)
+    figure.update_yaxes(rangemode="tozero", tickformat="d", dtick=max(1, max(dropped) // 5))
+    return figure
+
+
+def all_figures(data: ReportData) -> list[tuple[str, str, go.Figure]]:
+    """(title, caption, figure) of every plot that there are data for."""
+    plots: list[tuple[str, str, go.Figure]] = []
+    if data.curve and data.curve.rounds:
+        plots.append(("Learning curve", _CURVE, learning_curve(data.curve, data.unit)))
+    if data.predictions and data.predictions.actual:
+        figure = predicted_against_actual(data.predictions, data.unit)
+        plots.append(("Predicted against actual", _PREDICTIONS, figure))
+    if data.groups and data.groups.models:
+        plots.append(("Error by dose group", _GROUPS, error_by_group(data.groups, data.unit)))
+    if data.epsilon_curve and data.epsilon_curve.rounds:
+        promised = data.privacy.promised_epsilon if data.privacy else None
+        figure = epsilon_by_round(data.epsilon_curve, promised)
+        plots.append(("Privacy spent", _EPSILON, figure))
+    return plots
+
+
+_CURVE = "Lower is better. Bars show the noise that protects the held-out patients."
+_PREDICTIONS = "Each dot is one held-out patient; in the shaded band the dose is within 20 %."
+_GROUPS = "Lower is better. Patients who need very low or very high doses are the hardest."
+_EPSILON = "Less is safer. No round may lift the line above the promise."
+
+
+def _figure(x: str, y: str) -> go.Figure:
+    figure = go.Figure()
+    figure.update_layout(
+        template="none",
+        height=330,
+        margin={"l": 58, "r": 14, "t": 12, "b": 50},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, sans-serif", "size": 12},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 12}},
+        showlegend=True,
+        hoverlabel={"font": {"family": "system-ui, sans-serif"}},
+    )
+    axis = {"gridcolor": "rgba(128,128,128,0.22)", "zeroline": False, "automargin": True}
+    figure.update_xaxes(title={"text": x, "standoff": 8, "font": {"size": 13}}, **axis)
+    figure.update_yaxes(title={"text": y, "standoff": 8, "font": {"size": 13}}, **axis)
+    return figure
+
+
+def _text(value: str) -> str:
+    """Plotly reads its labels as a little HTML; a study's text must not be read so."""
+    return html.escape(value)

@@ -1,0 +1,272 @@
+"""A report's HTML: one file, no request to anywhere, every text from outside escaped."""
+
+import html
+import math
+from collections.abc import Iterable, Sequence
+from importlib import resources
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from fedrx_server import report_text as text
+from fedrx_server.report_data import PrivacyStatement, ReportData, ResultRow, RunCost
+from fedrx_server.report_figures import all_figures, dropouts_by_round
+
+# The browser itself refuses whatever would leave this page, should anything ever try.
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; base-uri 'none'; form-action 'none'"
+)
+_PLOT_OPTIONS = {"displaylogo": False, "responsive": True, "displayModeBar": False}
+
+# A plot follows the width of its place; a printed page is narrower than any screen.
+_FIT_SCRIPT = """
+(function () {
+  var printing = false;
+  var figures = document.querySelectorAll('figure');
+  function plot(figure) { return figure.querySelector('.js-plotly-plot'); }
+  var fit = new ResizeObserver(function (changes) {
+    if (printing) { return; }
+    changes.forEach(function (change) { Plotly.Plots.resize(plot(change.target)); });
+  });
+  figures.forEach(function (figure) { fit.observe(figure); });
+  window.addEventListener('beforeprint', function () {
+    printing = true;
+    figures.forEach(function (figure) {
+      var width = figure.closest('.pairs') ? 295 : 630;
+      Plotly.relayout(plot(figure), {width: width, height: 290, autosize: false});
+    });
+  });
+  window.addEventListener('afterprint', function () {
+    printing = false;
+    figures.forEach(function (figure) {
+      Plotly.relayout(plot(figure), {width: null, height: 330, autosize: true});
+    });
+  });
+})();
+"""
+
+
+def page(data: ReportData) -> str:
+    """The whole document."""
+    figures = [_plot(*plot) for plot in all_figures(data)]
+    drops = _dropouts(data.cost)
+    body = "\n".join(
+        part
+        for part in (
+            _header(data),
+            _tiles(data),
+            _results(data),
+            _grid(figures),
+            _privacy(data.privacy) if data.privacy else "",
+            _cost(data.cost, drops) if data.cost else "",
+            _details(data),
+        )
+        if part
+    )
+    style = resources.files("fedrx_server").joinpath("report.css").read_text(encoding="utf-8")
+    script = f"<script>{get_plotlyjs()}</script>" if figures or drops else ""
+    fit = f"<script>{_FIT_SCRIPT}</script>" if script else ""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{_safe(data.title)} – FedRx report</title>\n<style>{style}</style>\n{script}\n"
+        f"</head>\n<body>\n<main>\n{body}\n</main>\n{fit}\n"
+        "</body>\n</html>\n"
+    )
+
+
+def _header(data: ReportData) -> str:
+    badges = []
+    if data.simulation:
+        badges.append('<li class="warn">simulation on one machine</li>')
+    if data.privacy:
+        kind = ' class="warn"' if data.privacy.mode == "none" else ""
+        badges.append(f"<li{kind}>privacy mode: {_safe(data.privacy.mode)}</li>")
+    return (
+        f'<header><p class="eyebrow">FedRx report · {_safe(data.finished)}</p>'
+        f"<h1>{_safe(data.title)}</h1>"
+        + (f"<p>{_safe(data.description)}</p>" if data.description else "")
+        + (f'<ul class="badges">{"".join(badges)}</ul>' if badges else "")
+        + f'</header>\n<div class="outcome"><p>{_safe(text.outcome(data))}</p></div>'
+    )
+
+
+def _tiles(data: ReportData) -> str:
+    tiles = [*_accuracy_tiles(data), *_privacy_tile(data.privacy), *_cost_tiles(data.cost)]
+    return f'<dl class="tiles">{"".join(tiles)}</dl>' if tiles else ""
+
+
+def _accuracy_tiles(data: ReportData) -> list[str]:
+    row = data.row("federated") or data.reported
+    if row is None:
+        return []
+    tiles = [_tile("Mean absolute error", text.number(row.mae), data.unit, "federated model")]
+    if row.within_20_percent is not None:
+        share = f"{row.within_20_percent:.1f}"
+        tiles.append(_tile("Within 20 % of the dose", share, "% of patients", "federated model"))
+    return tiles
+
+
+def _privacy_tile(privacy: PrivacyStatement | None) -> list[str]:
+    if privacy is None:
+        return []
+    if not math.isfinite(privacy.epsilon):
+        return [_tile("Privacy spent", "no bound", "", "no noise was added")]
+    promised = privacy.promised_epsilon
+    below = f"promised ε ≤ {text.number(promised)}" if promised is not None else "whole study"
+    return [_tile("Privacy spent", f"ε {text.number(privacy.epsilon)}", "", below)]
+
+
+def _cost_tiles(cost: RunCost | None) -> list[str]:
+    if cost is None:
+        return []
+    below = f"{cost.rounds:,} rounds in {text.duration(cost.seconds)}"
+    return [_tile("Sites", f"{cost.sites:,}", "", below)]
+
+
+def _tile(name: str, value: str, unit: str, below: str) -> str:
+    small = f" <small>{_safe(unit)}</small>" if unit else ""
+    return (
+        f'<div class="tile"><dt>{_safe(name)}</dt>'
+        f"<dd>{_safe(value)}{small}<span>{_safe(below)}</span></dd></div>"
+    )
+
+
+def _results(data: ReportData) -> str:
+    if not data.rows and data.reported is None:
+        return ""
+    longest = max([row.mae for row in data.rows if math.isfinite(row.mae)], default=1.0)
+    lines = "".join(_result_row(row, longest) for row in data.rows)
+    table = (
+        '<div class="scroll"><table><thead><tr><th scope="col">Model</th>'
+        f'<th scope="col">Mean absolute error<br>({_safe(data.unit)})</th>'
+        '<th class="bar" aria-hidden="true"></th><th scope="col">R²</th>'
+        '<th scope="col">Within 20 %<br>(% of patients)</th></tr></thead>'
+        f"<tbody>{lines}</tbody></table></div>"
+    )
+    notes = _safe(_results_note(data))
+    return (
+        '<section aria-labelledby="results"><h2 id="results">Results on held-out patients</h2>'
+        f'{table if data.rows else ""}<p class="note">{notes}</p></section>'
+    )
+
+
+def _results_note(data: ReportData) -> str:
+    notes = []
+    if data.simulation and data.rows:
+        notes.append("The table is exact, because a simulation owns its patients.")
+    if data.reported is not None:
+        noise = f" ± {data.reported_noise:.2f}" if data.reported_noise is not None else ""
+        seen = f"{data.reported.mae:.2f}{noise} {data.unit}"
+        rest = _reported_rest(data.reported)
+        would = "would have seen" if data.simulation else "saw"
+        interval = " (± is the 95 % interval of the noise)" if noise else ""
+        notes.append(f"The coordinator {would} a mean absolute error of {seen}{rest}{interval}.")
+    return " ".join(notes)
+
+
+def _reported_rest(row: ResultRow) -> str:
+    parts = []
+    if row.r2 is not None:
+        parts.append(f"R² {row.r2:.2f}")
+    if row.within_20_percent is not None:
+        parts.append(f"{row.within_20_percent:.1f} % within 20 %")
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _result_row(row: ResultRow, longest: float) -> str:
+    main = ' class="main"' if row.key == "federated" else ""
+    detail = f"<span>{_safe(row.detail)}</span>" if row.detail else ""
+    width = 100 * row.mae / longest if math.isfinite(row.mae) and longest else 0
+    share = "–" if row.within_20_percent is None else f"{row.within_20_percent:.1f}"
+    r2 = "–" if row.r2 is None else f"{row.r2:.3f}"
+    return (
+        f'<tr{main}><th scope="row">{_safe(row.label)}{detail}</th><td>{row.mae:.2f}</td>'
+        f'<td class="bar" aria-hidden="true"><div style="width:{width:.1f}%"></div></td>'
+        f"<td>{r2}</td><td>{share}</td></tr>"
+    )
+
+
+def _plot(title: str, caption: str, figure: go.Figure) -> str:
+    drawn = figure.to_html(full_html=False, include_plotlyjs=False, config=_PLOT_OPTIONS)
+    return (
+        f'<figure role="group" aria-label="{_safe(title)}: {_safe(caption)}">'
+        f"<h3>{_safe(title)}</h3>{drawn}<figcaption>{_safe(caption)}</figcaption></figure>"
+    )
+
+
+def _grid(figures: Sequence[str]) -> str:
+    pairs = " pairs" if len(figures) > 1 else ""
+    return f'<div class="plots{pairs}">{"".join(figures)}</div>' if figures else ""
+
+
+def _privacy(privacy: PrivacyStatement) -> str:
+    words = "".join(f"<p>{_safe(line)}</p>" for line in text.privacy_in_words(privacy))
+    return (
+        '<section aria-labelledby="privacy"><h2 id="privacy">What is promised to a patient</h2>'
+        f"{words}{_collusion(privacy.collusion)}</section>"
+    )
+
+
+def _collusion(rows: Sequence[tuple[int, float]]) -> str:
+    if not rows:
+        return ""
+    lines = "".join(
+        f'<tr><th scope="row">{count}</th><td>{_safe(text.number(epsilon))}</td></tr>'
+        for count, epsilon in rows
+    )
+    return (
+        "<h3>If sites collude with the coordinator</h3>"
+        '<p class="note">A colluding site knows its own share of the noise, so the noise of the '
+        "others alone protects their patients.</p>"
+        '<table class="narrow"><thead><tr><th scope="col">Colluding sites</th>'
+        f'<th scope="col">ε against them</th></tr></thead><tbody>{lines}</tbody></table>'
+    )
+
+
+def _dropouts(cost: RunCost | None) -> str:
+    if cost is None or not any(cost.dropped_by_round):
+        return ""
+    caption = "Secure aggregation opens a sum only where enough sites are left."
+    return _plot("Sites that fell out", caption, dropouts_by_round(cost.dropped_by_round))
+
+
+def _cost(cost: RunCost, drops: str) -> str:
+    per_round = (cost.bytes_up + cost.bytes_down) / max(1, cost.rounds * cost.sites)
+    facts = [
+        ("Sent by all sites", text.size(cost.bytes_up)),
+        ("Sent by the coordinator", text.size(cost.bytes_down)),
+        ("Per site and round", text.size(round(per_round))),
+        ("Rounds", f"{cost.rounds:,}"),
+        ("Time", text.duration(cost.seconds)),
+    ]
+    words = _safe(text.dropouts_in_words(cost)) if cost.dropped_by_round else ""
+    section = (
+        '<section aria-labelledby="cost"><h2 id="cost">What the run took</h2>'
+        f"{_facts(facts)}" + (f'<p class="note">{words}</p>' if words else "") + "</section>"
+    )
+    return section + _grid([drops] if drops else [])
+
+
+def _details(data: ReportData) -> str:
+    facts = [
+        ("Study", data.study),
+        ("Study digest", data.study_digest),
+        ("Run", data.run),
+        ("Finished", data.finished),
+        *data.details,
+    ]
+    return (
+        f'<section aria-labelledby="details"><h2 id="details">Details</h2>{_facts(facts)}</section>'
+    )
+
+
+def _facts(facts: Iterable[tuple[str, str]]) -> str:
+    lines = "".join(f"<dt>{_safe(name)}</dt><dd>{_safe(value)}</dd>" for name, value in facts)
+    return f'<dl class="facts">{lines}</dl>'
+
+
+def _safe(value: str) -> str:
+    return html.escape(value, quote=True)

@@ -1,0 +1,443 @@
+"""A run on disk: what was agreed, every finished round, and where to go on after a crash.
+
+The checkpoint is the commit point. A round counts once its checkpoint has been renamed into
+place; the line in `rounds.jsonl` and the removal of the pending state follow from it, and are
+made good when the folder is opened again. Nothing in here knows rounds, models or Flower.
+
+    study.json  study.toml  roster.json  meta.json     what was agreed; written once
+    checkpoints/round-0007.safetensors                 weights and optimizer after round 7
+    rounds.jsonl                                       one line for each finished round
+    counters.json                                      last key epoch and attempt that were used
+    pending.bin                                        masked sum that waits for its unmasking
+    result.json  report.html                           at the end
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from fedrx_protocol.errors import MisuseError, RunError
+from fedrx_protocol.study import Study
+from fedrx_server.checkpoints import Checkpoint, Checkpoints, RoundRecord
+from fedrx_server.durable import (
+    append_line,
+    remove_file,
+    remove_partial_files,
+    sync_folder,
+    whole_lines,
+    write_file,
+)
+from fedrx_server.pending import pack_pending, unpack_pending
+
+FORMAT = 1
+Durability = Literal["power", "process"]
+
+__all__ = ["Checkpoint", "RoundRecord", "RunFolder"]
+
+
+@dataclass(frozen=True)
+class _Counters:
+    """Numbers that must never be used twice, whatever crashes."""
+
+    epoch: int = 0
+    round: int = 0
+    attempt: int = -1
+
+
+class RunFolder:
+    """An open run folder; the lock is held until `close`. Use `create` or `open`.
+
+    Args:
+        path: the folder.
+        lock: descriptor of the locked file in it.
+        study: what the run is about.
+        durability: "power" flushes every file; "process" survives a killed process only.
+        keep: how many of the newest checkpoints stay.
+        keep_rounds: rounds whose checkpoints stay for good, e.g. those that were evaluated.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        lock: int,
+        study: Study,
+        *,
+        durability: Durability,
+        keep: int,
+        keep_rounds: Collection[int],
+    ) -> None:
+        self.path = path
+        self.study = study
+        self._lock: int | None = lock
+        self._sync = durability == "power"
+        self._checkpoints = Checkpoints(
+            path / "checkpoints",
+            study.digest,
+            keep=keep,
+            keep_rounds=frozenset(keep_rounds),
+            sync=self._sync,
+        )
+        remove_partial_files(path)
+        self._counters = self._read_counters()
+        self._rounds = self._repair_rounds()
+
+    @classmethod
+    def create(
+        cls,
+        path: Path | str,
+        study: Study,
+        roster_json: str,
+        meta: Mapping[str, Any],
+        *,
+        study_text: str | None = None,
+        durability: Durability = "power",
+        keep: int = 3,
+        keep_rounds: Collection[int] | None = None,
+    ) -> "RunFolder":
+        """Make the folder in one step: it is built beside its place and renamed into it.
+
+        Args:
+            path: must not exist, or be an empty folder.
+            study: as agreed.
+            roster_json: the signed roster, as text.
+            meta: JSON values that a resumed run needs again (run id, seed, engine).
+            study_text: the study file as written, comments included; kept beside the study.
+            durability: see the class.
+            keep: see the class.
+            keep_rounds: see the class; the study's evaluation rounds where left out.
+
+        Raises:
+            RunError: something is there already, or the place cannot be written.
+        """
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(f"{path}: exists already; name a new folder, or resume the run in it.")
+        files = _first_files(study, roster_json, meta, study_text)
+        rounds = study.evaluation_rounds if keep_rounds is None else keep_rounds
+        with _unwritable(path), _sibling(path) as sibling:
+            for name, text in files.items():
+                write_file(sibling / name, text.encode(), sync=durability == "power")
+            (sibling / "checkpoints").mkdir()
+            lock = _locked(sibling)
+            try:
+                sibling.replace(path)
+            except OSError:
+                os.close(lock)
+                raise
+            sync_folder(path.parent)
+        return cls(path, lock, study, durability=durability, keep=keep, keep_rounds=rounds)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        study: Study | None = None,
+        *,
+        durability: Durability = "power",
+        keep: int = 3,
+        keep_rounds: Collection[int] | None = None,
+    ) -> "RunFolder":
+        """Open a folder to go on with its run, and repair what a crash left half done.
+
+        Args:
+            path: the folder.
+            study: the study that the caller means; the folder's own where left out.
+            durability: see the class.
+            keep: see the class.
+            keep_rounds: see `create`.
+
+        Raises:
+            RunError: no run folder, damaged, of another study, or in use by another process.
+        """
+        path = Path(path)
+        own = _stored_study(path)
+        if study is not None and study.digest != own.digest:
+            raise RunError(
+                f"{path}: belongs to study '{own.name}' (digest {own.digest[:16]}…), not to "
+                f"'{study.name}' (digest {study.digest[:16]}…); name another run folder, or "
+                "resume with the study file that it was started with."
+            )
+        rounds = own.evaluation_rounds if keep_rounds is None else keep_rounds
+        lock = _locked(path)
+        try:
+            return cls(path, lock, own, durability=durability, keep=keep, keep_rounds=rounds)
+        except BaseException:
+            os.close(lock)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the lock; a second call does nothing."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @property
+    def roster_json(self) -> str:
+        """The signed roster, as stored."""
+        return (self.path / "roster.json").read_text(encoding="utf-8")
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What `create` was given, without the folder's own format number."""
+        document: dict[str, Any] = _json_file(self.path / "meta.json")
+        return dict(document["meta"])
+
+    @property
+    def rounds(self) -> tuple[RoundRecord, ...]:
+        """Every finished round, oldest first."""
+        return tuple(self._rounds)
+
+    @property
+    def report_path(self) -> Path:
+        """Where the report belongs."""
+        return self.path / "report.html"
+
+    @property
+    def result_path(self) -> Path:
+        """Where the result belongs."""
+        return self.path / "result.json"
+
+    def latest_checkpoint(self) -> Checkpoint | None:
+        """The state after the last finished round; none before the first.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        return self._checkpoints.load(self._last_round) if self._rounds else None
+
+    @property
+    def kept_rounds(self) -> tuple[int, ...]:
+        """Rounds whose checkpoints are still there, ascending."""
+        return self._checkpoints.rounds()
+
+    def checkpoint(self, round_number: int) -> Checkpoint:
+        """The state after one round that was kept.
+
+        Raises:
+            RunError: it was not kept, or is damaged.
+        """
+        return self._checkpoints.load(round_number)
+
+    def save_round(
+        self,
+        record: RoundRecord,
+        weights: npt.NDArray[np.float32],
+        optimizer_state: Mapping[str, npt.NDArray[Any]] | None = None,
+    ) -> None:
+        """Commit a finished round.
+
+        Args:
+            record: what happened; its round must be above every earlier one.
+            weights: the new model as one vector, shape (d,).
+            optimizer_state: the coordinator's optimizer, by name.
+
+        Raises:
+            RunError: the round, or a later one, was counted already.
+        """
+        if record.round <= self._last_round:
+            raise RunError(
+                f"{self.path}: round {record.round} was counted already; the last finished one "
+                f"is {self._last_round}."
+            )
+        self._checkpoints.save(Checkpoint(record, weights, dict(optimizer_state or {})))
+        self._add_line(record)
+        self.clear_pending()
+        self._checkpoints.prune()
+
+    def reserve_epoch(self) -> int:
+        """The next key epoch, from 1; stored before it is returned, so never given twice."""
+        self._store_counters(replace(self._counters, epoch=self._counters.epoch + 1))
+        return self._counters.epoch
+
+    def reserve_attempt(self, round_number: int) -> int:
+        """The next attempt of a round, from 0; stored before it is returned, so never given twice.
+
+        Raises:
+            RunError: the round lies before the one that was last attempted.
+        """
+        last = self._counters
+        if round_number < last.round:
+            raise RunError(
+                f"{self.path}: round {round_number} cannot be attempted after round {last.round}."
+            )
+        attempt = last.attempt + 1 if round_number == last.round else 0
+        self._store_counters(replace(last, round=round_number, attempt=attempt))
+        return attempt
+
+    def save_pending(self, round_number: int, state: bytes) -> None:
+        """Keep what is needed to finish a round whose unmasking is about to be asked for."""
+        write_file(self._pending, pack_pending(round_number, state), sync=self._sync)
+
+    def load_pending(self) -> tuple[int, bytes] | None:
+        """Round and state of the unmasking that was under way; none if its round was counted.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        if not self._pending.exists():
+            return None
+        round_number, state = unpack_pending(self._pending)
+        return (round_number, state) if round_number > self._last_round else None
+
+    def clear_pending(self) -> None:
+        """Forget it: the round was counted, or given up."""
+        if self._pending.exists():
+            remove_file(self._pending, sync=self._sync)
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write `result.json`, all or nothing."""
+        write_file(self.result_path, _json(result).encode(), sync=self._sync)
+
+    @property
+    def _pending(self) -> Path:
+        return self.path / "pending.bin"
+
+    @property
+    def _lines(self) -> Path:
+        return self.path / "rounds.jsonl"
+
+    @property
+    def _last_round(self) -> int:
+        return self._rounds[-1].round if self._rounds else 0
+
+    def _add_line(self, record: RoundRecord) -> None:
+        append_line(self._lines, record.to_json().encode(), sync=self._sync)
+        self._rounds.append(record)
+
+    def _repair_rounds(self) -> list[RoundRecord]:
+        """Read the lines; drop a torn one, and add the one that the last checkpoint committed."""
+        lines, torn = whole_lines(self._lines)
+        if torn:
+            write_file(self._lines, b"".join(line + b"\n" for line in lines), sync=self._sync)
+        self._rounds = [RoundRecord.from_json(line, str(self._lines)) for line in lines]
+        committed = self._checkpoints.latest_round()
+        if committed < self._last_round:
+            raise RunError(
+                f"{self.path}: round {self._last_round} was counted, but its checkpoint is "
+                "missing; restore the folder from a backup or start a new run."
+            )
+        if committed > self._last_round:
+            self._add_line(self._checkpoints.load(committed).record)
+        return self._rounds
+
+    def _read_counters(self) -> _Counters:
+        path = self.path / "counters.json"
+        if not path.exists():
+            return _Counters()
+        try:
+            return _Counters(**_json_file(path))
+        except TypeError:
+            raise RunError(f"{path}: is damaged; restore it from a backup.") from None
+
+    def _store_counters(self, counters: _Counters) -> None:
+        write_file(self.path / "counters.json", _json(asdict(counters)).encode(), sync=self._sync)
+        self._counters = counters
+
+
+def _first_files(
+    study: Study, roster_json: str, meta: Mapping[str, Any], study_text: str | None
+) -> dict[str, str]:
+    files = {
+        "study.json": _json({"digest": study.digest, "study": study.model_dump(mode="json")}),
+        "roster.json": roster_json,
+        "meta.json": _json({"format": FORMAT, "meta": dict(meta)}),
+    }
+    if study_text is not None:
+        files["study.toml"] = study_text
+    return files
+
+
+@contextmanager
+def _sibling(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, gone afterwards unless it was renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sibling = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        sibling.chmod(0o755)
+        yield sibling
+    finally:
+        shutil.rmtree(sibling, ignore_errors=True)
+
+
+@contextmanager
+def _unwritable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{path}: the run folder cannot be made ({error.strerror}); name a folder that can "
+            "be written."
+        ) from None
+
+
+def _locked(path: Path) -> int:
+    """Lock a run folder for this process; the lock ends with the process, however it ends."""
+    descriptor = os.open(path / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise RunError(
+            f"{path}: another process is using this run folder; wait for it to end."
+        ) from None
+    return descriptor
+
+
+def _stored_study(path: Path) -> Study:
+    if not (path / "study.json").is_file() or not (path / "meta.json").is_file():
+        raise RunError(f"{path}: is not a run folder (no study.json in it).")
+    _check_format(path / "meta.json")
+    document = _json_file(path / "study.json")
+    try:
+        study = Study.from_document(document["study"], source=str(path / "study.json"))
+        digest = document["digest"]
+    except (KeyError, TypeError, MisuseError):
+        raise RunError(f"{path / 'study.json'}: is damaged; restore it from a backup.") from None
+    if study.digest != digest:
+        raise RunError(
+            f"{path / 'study.json'}: was changed, or written by another version of FedRx "
+            f"(digest {digest[:16]}…, now {study.digest[:16]}…)."
+        )
+    return study
+
+
+def _check_format(path: Path) -> None:
+    found = _json_file(path).get("format")
+    if found != FORMAT:
+        raise RunError(f"{path}: run folder of format {found}, this program knows {FORMAT}.")
+
+
+def _json_file(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        raise RunError(f"{path}: is damaged; restore it from a backup.") from None
+    if not isinstance(document, dict):
+        raise RunError(f"{path}: is damaged; restore it from a backup.")
+    return document
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
