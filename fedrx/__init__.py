@@ -1,0 +1,53 @@
+"""FedRx: federated pharmacogenomics for hospitals.
+
+import fedrx
+result = fedrx.simulate()                      # the built-in warfarin study, synthetic sites
+result = fedrx.simulate(study, cohorts)        # your own
+result.metrics, result.privacy, result.ledger, result.figures
+"""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+# Before Flower or Ray is imported: neither may call home from a hospital.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+if TYPE_CHECKING:
+    from fedrx.front_door import (
+        PatientFile,
+        SimulationResult,
+        SyntheticSites,
+        load_cohorts,
+        load_model,
+        override,
+        resume,
+        simulate,
+    )
+    from fedrx_models.cohort import Cohort
+    from fedrx_protocol.errors import FedRxError
+    from fedrx_protocol.study import Study
+
+__all__ = [
+    "Cohort",
+    "FedRxError",
+    "PatientFile",
+    "SimulationResult",
+    "Study",
+    "SyntheticSites",
+    "load_cohorts",
+    "load_model",
+    "override",
+    "resume",
+    "simulate",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the front door holds
+    """Import on first use, so that `import fedrx` and `fedrx --help` do not wait for torch."""
+    if name not in __all__:
+        raise AttributeError(f"module 'fedrx' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module("fedrx.front_door"), name)

@@ -1,0 +1,211 @@
+"""The `fedrx` command: parses, calls, prints. Whatever it does, a notebook can do too.
+
+Progress and messages go to standard error, results to standard output. A mistake in what was
+given is one sentence and exit code 2; a run that could not finish exits with 3.
+"""
+
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+# Before Flower or Ray is imported: neither may call home from a hospital.
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+import typer
+
+from fedrx_protocol.errors import FedRxError, MisuseError
+
+if TYPE_CHECKING:
+    from fedrx import front_door
+
+# Repeated from fedrx_simulation.simulate, whose import would make `--help` wait for torch.
+EngineName = Literal["inprocess", "flower"]
+
+app = typer.Typer(
+    name="fedrx",
+    help="Federated pharmacogenomics for hospitals: patients stay, only masked sums leave.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+study_app = typer.Typer(help="Write and check study files.", no_args_is_help=True)
+app.add_typer(study_app, name="study")
+
+
+@app.callback()
+def _root() -> None:
+    """Federated pharmacogenomics for hospitals: patients stay, only masked sums leave."""
+
+
+@app.command(
+    epilog="Example: fedrx simulate --sites 50 --patients 40..400 --heterogeneity 0.7 --seed 3"
+)
+def simulate(
+    study: Annotated[
+        Path | None, typer.Argument(help="Study file; the built-in warfarin study if left out.")
+    ] = None,
+    *,
+    data: Annotated[Path | None, typer.Option(help="CSV or Parquet file of real patients.")] = None,
+    mapping: Annotated[
+        Path | None, typer.Option(help="How the file's columns become features (TOML).")
+    ] = None,
+    split_by: Annotated[
+        str | None, typer.Option(help="Column of the file that names each patient's site.")
+    ] = None,
+    sites: Annotated[int, typer.Option(help="Number of synthetic sites.")] = 21,
+    patients: Annotated[
+        str, typer.Option(help="Patients a synthetic site, as LEAST..MOST.")
+    ] = "63..789",
+    heterogeneity: Annotated[
+        float, typer.Option(help="0: sites alike; 1: each site has one ancestry.")
+    ] = 0.7,
+    missingness: Annotated[
+        float, typer.Option(help="Mean share of unrecorded clinical values.")
+    ] = 0.2,
+    shift: Annotated[
+        float, typer.Option(help="Measurement shift between sites, in standard deviations.")
+    ] = 0.1,
+    dropout: Annotated[
+        float, typer.Option(help="Chance that a site drops out of a round, at any stage.")
+    ] = 0.0,
+    delay: Annotated[
+        float, typer.Option(help="Mean reply time in simulated seconds; late replies are lost.")
+    ] = 0.0,
+    seed: Annotated[
+        int | None, typer.Option(help="Makes the whole simulation repeatable.", min=0)
+    ] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Overrides privacy.epsilon.")] = None,
+    privacy: Annotated[
+        str | None, typer.Option(help="Overrides privacy.mode: distributed, local or none.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Overrides model.name.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Overrides training.rounds.")] = None,
+    engine: Annotated[
+        EngineName, typer.Option(help="inprocess, or flower (Flower's simulation on Ray).")
+    ] = "inprocess",
+    output: Annotated[
+        Path | None, typer.Option(help="Run folder to make; runs/STUDY-TIME if left out.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Run folder of a simulation that was cut off.")
+    ] = None,
+    no_baselines: Annotated[
+        bool, typer.Option("--no-baselines", help="Skip the pooled and site-alone models.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
+    ] = False,
+) -> None:
+    """Run a whole federated study on this machine and compare it with pooled data."""
+    # Imported here so that `fedrx --help` does not wait for torch.
+    from fedrx import console, front_door
+
+    with console.progress(quiet=as_json) as observer:
+        if resume is not None:
+            result = front_door.resume(resume, observer=observer)
+        else:
+            source = _source(data, mapping, split_by) or front_door.SyntheticSites(
+                sites=sites,
+                patients=front_door.parse_range(patients),
+                heterogeneity=heterogeneity,
+                missingness=missingness,
+                shift=shift,
+            )
+            agreed, text = front_door.read_study(study)
+            agreed = front_door.override(
+                agreed, epsilon=epsilon, privacy=privacy, model=model, rounds=rounds
+            )
+            result = front_door.simulate(
+                agreed,
+                source=source,
+                seed=seed,
+                engine=engine,
+                dropout=dropout,
+                delay_s=delay,
+                baselines=not no_baselines,
+                output=output or front_door.new_run_folder(agreed, datetime.now(UTC)),
+                study_text=text,
+                observer=observer,
+            )
+    if as_json:
+        sys.stdout.write(json.dumps(result.to_json()) + "\n")
+    else:
+        console.print_result(result)
+
+
+@study_app.command("new", epilog="Example: fedrx study new --output study.toml")
+def study_new(
+    output: Annotated[Path, typer.Option(help="File to write.")] = Path("study.toml"),
+) -> None:
+    """Write a commented study file to start from."""
+    from fedrx import front_door
+
+    _, text = front_door.default_study()
+    try:
+        with output.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise MisuseError(f"{output}: exists already; name another file.") from None
+    except OSError as error:
+        raise MisuseError(f"{output}: cannot be written ({error.strerror}).") from None
+    typer.echo(f"{output}: change it, then run `fedrx study check {output}`.")
+
+
+@study_app.command("check", epilog="Example: fedrx study check study.toml --sites 21")
+def study_check(
+    study: Annotated[Path, typer.Argument(help="Study file.")],
+    *,
+    sites: Annotated[int, typer.Option(help="Number of sites that will take part.")] = 21,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say whether a study file can be used, and what its privacy and its rounds will cost."""
+    from fedrx import console, front_door
+
+    agreed, _ = front_door.read_study(study)
+    cost = front_door.study_cost(agreed, sites)
+    if as_json:
+        sys.stdout.write(json.dumps(cost) + "\n")
+    else:
+        console.print_cost(study, cost)
+
+
+def _source(
+    data: Path | None, mapping: Path | None, split_by: str | None
+) -> "front_door.PatientFile | None":
+    from fedrx import front_door
+
+    given = {"--data": data, "--mapping": mapping, "--split-by": split_by}
+    missing = [name for name, value in given.items() if value is None]
+    if data is None or mapping is None or split_by is None:
+        if len(missing) == len(given):
+            return None
+        raise MisuseError(
+            f"{' and '.join(missing)} is missing: a patient file needs --data, --mapping "
+            "and --split-by."
+        )
+    return front_door.PatientFile(data, mapping, split_by)
+
+
+def main() -> NoReturn:
+    """Run the command; an error is one sentence and an exit code."""
+    try:
+        app(standalone_mode=True)
+    except MisuseError as error:
+        _fail(error, 2)
+    except FedRxError as error:
+        _fail(error, 3)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted; a run that had begun can be resumed with --resume.\n")
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _fail(error: FedRxError, code: int) -> NoReturn:
+    sys.stderr.write(f"fedrx: {error}\n")
+    sys.exit(code)

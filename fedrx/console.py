@@ -1,0 +1,144 @@
+"""What a person sees: progress on standard error, a short table at the end."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fedrx_server.report_data import PrivacyStatement
+from fedrx_simulation.result import SimulationResult
+from fedrx_simulation.simulate import Observer
+from fedrx_simulation.simulate import Progress as Step
+
+_ROWS = {
+    "pooled": "Pooled (all patients in one place, no privacy)",
+    "federated": "Federated (patients stay)",
+    "site_alone": "Each site alone",
+    "published": "Published equation (IWPC 2009)",
+    "fixed": "Fixed dose (35 mg/week)",
+}
+
+
+@contextmanager
+def progress(*, quiet: bool) -> Iterator[Observer]:
+    """Show a study's rounds live on standard error; `quiet` shows nothing."""
+    if quiet:
+        yield lambda _: None
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} rounds"),
+        TextColumn("{task.fields[metric]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("preparing", total=None, metric="")
+
+        def observe(step: Step) -> None:
+            bar.update(task, description=step.stage, total=step.rounds)
+            record = step.record
+            if record is None:
+                return
+            bar.update(task, completed=record.round)
+            if record.metrics:
+                shown = f"reported MAE {record.metrics['mae']:.2f}"
+                bar.update(task, metric=shown)
+            if record.dropped:
+                text = f"{record.survivors}/{record.participants} sites"
+                bar.update(task, description=f"{step.stage}, {text}")
+
+        yield observe
+
+
+def print_result(result: SimulationResult) -> None:
+    """The table, the privacy spent, the bytes, and where the report is."""
+    out = Console(highlight=False, soft_wrap=True)
+    unit = result.study.target.unit
+    table = Table(title=f"{result.study.title or result.study.name}: {result.sites} sites")
+    table.add_column("Model")
+    table.add_column(f"MAE ({unit})", justify="right")
+    table.add_column("R²", justify="right")
+    table.add_column("within 20 %", justify="right")
+    for name, label in _ROWS.items():
+        metrics = result.metrics.get(name)
+        if metrics is not None:
+            table.add_row(
+                label,
+                f"{metrics.mae:.2f}",
+                "–" if metrics.r2 is None else f"{metrics.r2:.2f}",
+                f"{metrics.within_20_percent:.1f} %",
+                style="bold" if name == "federated" else None,
+            )
+    out.print(table)
+    out.print(
+        f"Exact, on {result.metrics['federated'].n:.0f} held-out patients, because a simulation "
+        "owns them." + _reported(result)
+    )
+    out.print(privacy_in_words(result.privacy))
+    out.print(
+        f"Sent: {_size(result.bytes_up)} up, {_size(result.bytes_down)} down, in "
+        f"{len(result.rounds)} rounds and {result.seconds:.1f} s."
+    )
+    out.print(f"Report: {result.folder / 'report.html'}")
+
+
+def print_cost(path: Path, cost: Mapping[str, Any]) -> None:
+    """What a study will cost, for a person."""
+    out = Console(highlight=False, soft_wrap=True)
+    privacy = cost["privacy"]
+    out.print(f"{path}: fine. Study '{cost['study']}', digest {cost['digest'][:16]}…")
+    out.print(
+        f"{cost['model']} with {cost['weights']:,} weights, {cost['rounds']} rounds, metrics after "
+        f"rounds {', '.join(str(number - 1) for number in cost['evaluation_rounds'])}."
+    )
+    out.print(
+        f"{cost['sites']} sites: a sum is opened over at least {cost['threshold']}; up to "
+        f"{cost['max_colluding_sites']} may side with the coordinator."
+    )
+    if privacy["epsilon"] is None:
+        out.print("No differential privacy: secure aggregation alone protects each site's sum.")
+    else:
+        noise = privacy["noise_multiplier"]
+        out.print(
+            f"ε = {privacy['epsilon']:g} at δ = {privacy['delta']:g} ({privacy['mode']})"
+            + (f", noise multiplier {noise:.2f} a round." if noise else ".")
+        )
+    out.print(
+        f"Each site sends about {_size(cost['bytes_up_per_site_and_round'])} and gets "
+        f"{_size(cost['bytes_down_per_site_and_round'])} a round, keys and shares aside."
+    )
+
+
+def privacy_in_words(privacy: PrivacyStatement) -> str:
+    """One sentence on what a patient was promised, with its assumption."""
+    if not math.isfinite(privacy.epsilon):
+        return f"Privacy: no differential privacy ({privacy.assumption})."
+    return (
+        f"Privacy: ε = {privacy.epsilon:.2f} at δ = {privacy.delta:g} for every patient, with all "
+        f"their records, {privacy.assumption}."
+    )
+
+
+def _reported(result: SimulationResult) -> str:
+    reported = result.reported
+    if not reported:
+        return ""
+    text = f" A coordinator would have seen a MAE of {reported['mae']:.2f}"
+    if "mae_low" in reported:
+        half = (reported["mae_high"] - reported["mae_low"]) / 2
+        text += f" ± {half:.2f} {result.study.target.unit}"
+    return text + "."
+
+
+def _size(count: int) -> str:
+    value, units = float(count), ["B", "kB", "MB", "GB"]
+    while value >= 1000 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.1f} {units[0]}" if units[0] != "B" else f"{count} B"

@@ -1,0 +1,312 @@
+"""What `import fedrx` offers: a study, its cohorts, one call.
+
+Everything here only puts other rooms together: files into cohorts, knobs into a generator, a
+simulation into a run folder that can be resumed.
+"""
+
+import re
+import secrets
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from importlib import resources
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from fedrx_client.data.load import load_split
+from fedrx_client.data.mapping import TableMapping
+from fedrx_models.cohort import Cohort
+from fedrx_models.files import load_model
+from fedrx_protocol.errors import FedRxError, MisuseError, RunError
+from fedrx_protocol.schema import FeatureSchema
+from fedrx_protocol.study import Study
+from fedrx_server.run_folder import RunFolder
+from fedrx_simulation.cohorts.warfarin import WarfarinCohorts, generate
+from fedrx_simulation.result import SimulationResult
+from fedrx_simulation.simulate import EngineName, Observer, SimulationOptions, start
+from fedrx_simulation.simulate import resume as continue_run
+from fedrx_simulation.sites import make_plan
+
+_TEMPLATE = "warfarin.toml"
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+@dataclass(frozen=True)
+class SyntheticSites:
+    """Knobs of a synthetic consortium.
+
+    Args:
+        sites: Number of sites.
+        patients: Least and most patients a site.
+        heterogeneity: 0 for sites alike, 1 for one ancestry a site.
+        missingness: Mean share of clinical values that were not recorded.
+        shift: Measurement shift between sites, in standard deviations.
+    """
+
+    sites: int = 21
+    patients: tuple[int, int] = (63, 789)
+    heterogeneity: float = 0.7
+    missingness: float = 0.2
+    shift: float = 0.1
+
+
+@dataclass(frozen=True)
+class PatientFile:
+    """A table of real patients that is split into sites.
+
+    Args:
+        data: CSV or Parquet file.
+        mapping: Mapping file.
+        split_by: Column that names each patient's site.
+    """
+
+    data: Path
+    mapping: Path
+    split_by: str
+
+
+Source = SyntheticSites | PatientFile
+
+
+def default_study() -> tuple[Study, str]:
+    """The built-in warfarin study, and its text."""
+    text = resources.files("fedrx").joinpath("templates", _TEMPLATE).read_text(encoding="utf-8")
+    return Study.parse(text, source=_TEMPLATE), text
+
+
+def read_study(path: Path | None) -> tuple[Study, str]:
+    """A study file and its text; the built-in study for `None`."""
+    if path is None:
+        return default_study()
+    return Study.load(path), path.read_text(encoding="utf-8")
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """Read `40..400` or `250`."""
+    if text.isdigit():
+        return int(text), int(text)
+    found = _RANGE.fullmatch(text)
+    if not found:
+        raise MisuseError(f"--patients is '{text}': give a number, or a range such as 40..400.")
+    return int(found[1]), int(found[2])
+
+
+def override(
+    study: Study,
+    *,
+    epsilon: float | None = None,
+    privacy: str | None = None,
+    model: str | None = None,
+    rounds: int | None = None,
+) -> Study:
+    """A copy of `study` with the given values replaced, validated anew.
+
+    Another model starts from that model's own defaults: the hyper-parameters in the file belong
+    to the model in the file.
+    """
+    document = study.model_dump(mode="json")
+    if epsilon is not None:
+        document["privacy"]["epsilon"] = epsilon
+    if privacy is not None and privacy != study.privacy.mode:
+        document["privacy"]["mode"] = privacy
+        document["training"]["steps"] = None
+    if model is not None and model != study.model.name:
+        document["model"] = {"name": model}
+    if rounds is not None:
+        document["training"]["rounds"] = rounds
+        document["training"]["local"]["rounds"] = rounds
+        document["metrics"]["evaluations"] = min(document["metrics"]["evaluations"], rounds)
+    return Study.from_document(document, source="study")
+
+
+def load_cohorts(source: Source, schema: FeatureSchema, seed: int) -> dict[str, Cohort]:
+    """The cohorts of a simulation, by site."""
+    if isinstance(source, PatientFile):
+        mapping = TableMapping.load(source.mapping)
+        return dict(load_split(source.data, mapping, schema, split_by=source.split_by).cohorts)
+    return generate(
+        WarfarinCohorts(
+            schema=schema,
+            sites=source.sites,
+            patients=source.patients,
+            heterogeneity=source.heterogeneity,
+            missingness=source.missingness,
+            measurement_shift=source.shift,
+            seed=seed,
+        )
+    )
+
+
+def simulate(
+    study: Study | str | Path | None = None,
+    cohorts: Mapping[str, Cohort] | Sequence[Cohort] | None = None,
+    *,
+    source: Source | None = None,
+    seed: int | None = None,
+    engine: EngineName = "inprocess",
+    dropout: float = 0.0,
+    delay_s: float = 0.0,
+    baselines: bool = True,
+    output: Path | str | None = None,
+    study_text: str | None = None,
+    observer: Observer = lambda _: None,
+) -> SimulationResult:
+    """Run a whole federated study on this machine.
+
+    Args:
+        study: A study, a study file, or `None` for the built-in warfarin study.
+        cohorts: Patients by site; or `source`; or nothing for synthetic sites.
+        source: A patient file or the knobs of synthetic sites.
+        seed: Makes everything repeatable; drawn anew if left out.
+        engine: `inprocess`, or `flower` for Flower's simulation on Ray.
+        dropout: Chance that a site drops out of a round.
+        delay_s: Mean reply time in simulated seconds; late replies are lost.
+        baselines: Whether to train the pooled and the site-alone models too.
+        output: Run folder to make; a temporary one if left out.
+        study_text: The study file as written, to keep beside the run.
+        observer: Called after every round.
+
+    Raises:
+        MisuseError: Something given cannot be used; no folder is made.
+        StudyStopped: A round could not be completed; `fedrx.resume(folder)` continues.
+    """
+    if not isinstance(study, Study):
+        study, study_text = read_study(None if study is None else Path(study))
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    options = SimulationOptions(
+        seed=seed, engine=engine, dropout=dropout, delay_s=delay_s, baselines=baselines
+    )
+    described: dict[str, Any] = {}
+    if cohorts is None:
+        source = source or SyntheticSites()
+        cohorts = load_cohorts(source, study.feature_schema, seed)
+        described = _describe(source)
+        if isinstance(source, SyntheticSites):
+            study = _sized(study, cohorts)
+    folder = Path(output) if output else Path(tempfile.mkdtemp(prefix="fedrx-")) / study.name
+    return start(
+        study,
+        cohorts,
+        folder,
+        options,
+        source=described,
+        study_text=study_text,
+        observer=observer,
+    )
+
+
+def resume(
+    folder: Path | str,
+    cohorts: Mapping[str, Cohort] | Sequence[Cohort] | None = None,
+    *,
+    observer: Observer = lambda _: None,
+) -> SimulationResult:
+    """Continue a simulation that was cut off.
+
+    Args:
+        folder: Its run folder.
+        cohorts: The cohorts it was started with, if they came from a notebook.
+        observer: Called after every round.
+    """
+    folder = Path(folder)
+    if cohorts is None:
+        with RunFolder.open(folder) as run:
+            meta, study = run.meta, run.study
+        source = _source(folder, meta.get("source", {}))
+        cohorts = load_cohorts(source, study.feature_schema, meta["options"]["seed"])
+    return continue_run(folder, cohorts, observer=observer)
+
+
+def study_cost(study: Study, sites: int) -> dict[str, Any]:
+    """What a study will cost with a number of sites: noise, privacy, bytes a round.
+
+    Raises:
+        MisuseError: The study cannot be run with so many sites; says what to change.
+    """
+    plan = make_plan(study, sites)
+    plan.check()
+    between, final = plan.metrics_noise
+    masked = max(plan.round(number, 0).layout.length for number in (1, study.final_round))
+    return {
+        "study": study.name,
+        "digest": study.digest,
+        "model": study.model.name,
+        "weights": plan.dimension,
+        "rounds": study.rounds,
+        "evaluation_rounds": list(study.evaluation_rounds),
+        "sites": sites,
+        "threshold": plan.parameters.threshold,
+        "max_colluding_sites": plan.parameters.max_colluding,
+        "min_honest_sites": plan.parameters.min_honest,
+        "privacy": {
+            "mode": study.privacy.mode,
+            "epsilon": None if study.privacy.mode == "none" else study.privacy.epsilon,
+            "delta": study.privacy.delta,
+            "noise_multiplier": plan.training_noise or None,
+            "evaluation_noise_multiplier": between if isfinite(between) and between else None,
+            "final_evaluation_noise_multiplier": final or None,
+        },
+        "bytes_up_per_site_and_round": 4 * masked,
+        "bytes_down_per_site_and_round": 4 * plan.dimension,
+    }
+
+
+def new_run_folder(study: Study, now: datetime) -> Path:
+    """Where `fedrx simulate` keeps a run if it is not told: `runs/NAME-TIME`."""
+    return Path("runs") / f"{study.name}-{now:%Y%m%d-%H%M%S-%f}"
+
+
+def _sized(study: Study, cohorts: Mapping[str, Cohort]) -> Study:
+    """The study with the sizes of a synthetic consortium, whose knobs are public."""
+    sizes = [len(cohort) for cohort in cohorts.values()]
+    least = min(study.cohort.minimum_per_site, *sizes)
+    return study.with_(
+        cohort={"patients": sum(sizes), "largest_site": max(sizes), "minimum_per_site": least}
+    )
+
+
+def _describe(source: Source) -> dict[str, Any]:
+    """A source as JSON values; paths are made absolute, so that a run resumes from anywhere."""
+    if isinstance(source, PatientFile):
+        return {
+            "kind": "file",
+            "data": str(source.data.resolve()),
+            "mapping": str(source.mapping.resolve()),
+            "split_by": source.split_by,
+        }
+    return {"kind": "synthetic", **asdict(source)}
+
+
+def _source(folder: Path, described: Mapping[str, Any]) -> Source:
+    values = dict(described)
+    kind = values.pop("kind", None)
+    if kind == "file":
+        return PatientFile(Path(values["data"]), Path(values["mapping"]), values["split_by"])
+    if kind == "synthetic":
+        return SyntheticSites(**{**values, "patients": tuple(values["patients"])})
+    raise RunError(
+        f"{folder}: its cohorts came from a notebook; resume it there with the same cohorts."
+    )
+
+
+__all__ = [
+    "Cohort",
+    "FedRxError",
+    "PatientFile",
+    "SimulationResult",
+    "Source",
+    "Study",
+    "SyntheticSites",
+    "default_study",
+    "load_cohorts",
+    "load_model",
+    "new_run_folder",
+    "override",
+    "parse_range",
+    "read_study",
+    "resume",
+    "simulate",
+    "study_cost",
+]

@@ -1,0 +1,1 @@
+"""Synthetic sites, and engines that run server and client on one machine."""

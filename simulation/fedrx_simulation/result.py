@@ -1,0 +1,117 @@
+"""What a simulation found: weights, exact and reported metrics, privacy spent, bytes, report."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrx_models.contract import DoseModel
+from fedrx_models.metrics import DoseMetrics
+from fedrx_protocol.privacy.events import Release
+from fedrx_protocol.study import Study
+from fedrx_server.checkpoints import RoundRecord
+from fedrx_server.report_data import PrivacyStatement, ReportData
+
+
+@dataclass(frozen=True)
+class SimulationResult:
+    """A finished simulation.
+
+    Attributes:
+        study: The study that ran.
+        model: The federated model with its final weights.
+        weights: The same weights as one vector, `(d,)`.
+        metrics: Exact metrics on all held-out patients: `federated`, and where they were asked
+            for `pooled`, `site_alone`, `fixed`, `published`.
+        reported: The federated metrics as a real coordinator would have seen them, with noise.
+        privacy: What was spent, and the assumption it rests on.
+        ledger: Every site's releases.
+        rounds: One record for each round.
+        report: What the report shows, for one's own plots.
+        folder: The run folder.
+        seconds: Wall time of this call.
+        sites: Number of sites.
+    """
+
+    study: Study
+    model: DoseModel
+    weights: NDArray[np.float32]
+    metrics: Mapping[str, DoseMetrics]
+    reported: Mapping[str, float]
+    privacy: PrivacyStatement
+    ledger: Mapping[str, tuple[Release, ...]]
+    rounds: tuple[RoundRecord, ...]
+    report: ReportData
+    folder: Path
+    seconds: float
+    sites: int
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The report's plots as plotly figures, by name."""
+        from fedrx_server.report_figures import figures  # noqa: PLC0415 - plotly is slow to import
+
+        return figures(self.report)
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes from all sites to the coordinator."""
+        return sum(record.bytes_up for record in self.rounds)
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes from the coordinator to all sites."""
+        return sum(record.bytes_down for record in self.rounds)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `fedrx simulate --json` prints and `result.json` holds."""
+        privacy = self.privacy
+        return {
+            "study": self.study.name,
+            "study_digest": self.study.digest,
+            "model": self.study.model.name,
+            "metrics": {name: _plain(metrics) for name, metrics in self.metrics.items()},
+            "reported": dict(self.reported),
+            "privacy": {
+                "mode": privacy.mode,
+                "epsilon": _finite(privacy.epsilon),
+                "delta": privacy.delta,
+                "promised_epsilon": privacy.promised_epsilon,
+                "training_epsilon": _finite(privacy.training_epsilon),
+                "metrics_epsilon": _finite(privacy.metrics_epsilon),
+                "assumption": privacy.assumption,
+                "collusion": [list(row) for row in privacy.collusion],
+            },
+            "rounds": self.study.rounds,
+            "sites": self.sites,
+            "seconds": round(self.seconds, 3),
+            "bytes_up": self.bytes_up,
+            "bytes_down": self.bytes_down,
+            "run": str(self.folder),
+        }
+
+
+def _plain(metrics: DoseMetrics) -> dict[str, Any]:
+    return {
+        "mae": metrics.mae,
+        "r2": metrics.r2,
+        "within_20_percent": metrics.within_20_percent,
+        "patients": int(metrics.n),
+        "groups": {
+            group.name: {
+                "mae": group.mae,
+                "within_20_percent": group.within_20_percent,
+                "patients": int(group.n),
+            }
+            for group in metrics.groups
+        },
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON knows no infinity; an unbounded epsilon is null, and the mode says why."""
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,201 @@
+"""A whole federated study on one machine: the real server and the real sites, and the baselines.
+
+One function starts a study in a new run folder, one continues a run that was cut off; both end in
+the same result. Which engine carries the messages changes nothing but the time it takes.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from fedrx_client.site import check_cohort_size
+from fedrx_models.cohort import Cohort
+from fedrx_models.contract import get_vector
+from fedrx_models.files import save_model
+from fedrx_protocol.errors import MisuseError
+from fedrx_protocol.study import Study
+from fedrx_server.app import make_server_app
+from fedrx_server.checkpoints import RoundRecord
+from fedrx_server.exchange import Exchange
+from fedrx_server.report import write_report
+from fedrx_server.rounds import RunParties, StudyRun
+from fedrx_server.run_folder import RunFolder
+from fedrx_simulation.engines import ENGINES
+from fedrx_simulation.engines.setup import EngineSetup
+from fedrx_simulation.evaluate import evaluate
+from fedrx_simulation.faults import Faults
+from fedrx_simulation.result import SimulationResult
+from fedrx_simulation.sites import Consortium, by_site
+
+EngineName = Literal["inprocess", "flower"]
+Cohorts = Mapping[str, Cohort] | Sequence[Cohort]
+
+# Checkpoints that stay, beside those of evaluated rounds, to draw the exact learning curve.
+_CURVE_POINTS = 25
+
+
+@dataclass(frozen=True)
+class SimulationOptions:
+    """How a study is simulated.
+
+    Args:
+        seed: Fixes every random choice; a live site would refuse it.
+        engine: What carries the messages.
+        dropout: Chance that a site drops out of an attempt at a round.
+        delay_s: Mean reply time in simulated seconds; a reply after the deadline is lost.
+        baselines: Whether pooled, site-alone and rule-based results are computed too.
+    """
+
+    seed: int
+    engine: EngineName = "inprocess"
+    dropout: float = 0.0
+    delay_s: float = 0.0
+    baselines: bool = True
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise MisuseError(f"engine is '{self.engine}': use {' or '.join(ENGINES)}.")
+        if self.seed < 0:
+            raise MisuseError(f"seed is {self.seed}: use 0 or a positive number.")
+        Faults(self.dropout, self.delay_s)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a caller may show while a study runs.
+
+    Args:
+        stage: What is happening, in words.
+        record: The round that just finished, if one did.
+        rounds: Rounds in all, the final evaluation included.
+    """
+
+    stage: str
+    record: RoundRecord | None
+    rounds: int
+
+
+Observer = Callable[[Progress], None]
+
+
+def start(
+    study: Study,
+    cohorts: Cohorts,
+    folder: Path,
+    options: SimulationOptions,
+    *,
+    source: Mapping[str, Any] | None = None,
+    study_text: str | None = None,
+    observer: Observer = lambda _: None,
+) -> SimulationResult:
+    """Run a study from its first round, in a new run folder.
+
+    Args:
+        study: The study.
+        cohorts: One cohort a site.
+        folder: Where to keep the run; must not exist, or be empty.
+        options: How to simulate.
+        source: Where the cohorts came from, as JSON values, for whoever resumes the run.
+        study_text: The study file as written.
+        observer: Called after every round.
+
+    Raises:
+        MisuseError: Something given cannot be used; no folder is made.
+        StudyStopped: A round could not be completed; the folder can be resumed.
+    """
+    sites = by_site(cohorts)
+    consortium = Consortium(study, tuple(sites), uuid.uuid4().hex, options.seed)
+    for cohort in sites.values():
+        check_cohort_size(study, cohort)
+    consortium.plan.check()
+    meta = {
+        "run_id": consortium.run_id,
+        "options": {name: getattr(options, name) for name in options.__dataclass_fields__},
+        "source": dict(source or {}),
+        "cohorts": {site: cohort.fingerprint for site, cohort in sites.items()},
+    }
+    run = RunFolder.create(
+        folder,
+        study,
+        consortium.signed_roster.to_json().decode(),
+        meta,
+        study_text=study_text,
+        durability="process",
+        keep_rounds=_kept_rounds(study),
+    )
+    with run:
+        return _continue(run, consortium, sites, options, observer)
+
+
+def resume(
+    folder: Path, cohorts: Cohorts, *, observer: Observer = lambda _: None
+) -> SimulationResult:
+    """Continue a run that was cut off; a finished one is evaluated again.
+
+    Args:
+        folder: The run folder.
+        cohorts: The same cohorts that the run was started with.
+        observer: Called after every round.
+
+    Raises:
+        RunError: No run folder, or one of another study.
+        MisuseError: The cohorts are not those of the run.
+    """
+    sites = by_site(cohorts)
+    with RunFolder.open(folder, durability="process") as run:
+        meta = run.meta
+        options = SimulationOptions(**meta["options"])
+        for site in sorted(set(meta["cohorts"]) | set(sites)):
+            found = sites[site].fingerprint if site in sites else None
+            if meta["cohorts"].get(site) != found:
+                raise MisuseError(
+                    f"{folder}: the patients of site '{site}' are not those that the run was "
+                    "started with; resume it with the same data."
+                )
+        consortium = Consortium(run.study, tuple(sites), meta["run_id"], options.seed)
+        return _continue(run, consortium, sites, options, observer)
+
+
+def _continue(
+    run: RunFolder,
+    consortium: Consortium,
+    sites: Mapping[str, Cohort],
+    options: SimulationOptions,
+    observer: Observer,
+) -> SimulationResult:
+    began = time.monotonic()
+    # Sites' models are small and take turns: a second thread would only wait.
+    torch.set_num_threads(1)
+    study, model = run.study, consortium.model()
+    setup = EngineSetup(
+        consortium,
+        sites,
+        run.path / "sites",
+        Faults(options.dropout, options.delay_s, study.schedule.round_deadline_s, options.seed),
+    )
+
+    def drive(exchange: Exchange) -> None:
+        parties = RunParties(consortium.run_id, consortium.plan, consortium.roster)
+
+        def notify(record: RoundRecord) -> None:
+            observer(Progress("training", record, study.final_round))
+
+        StudyRun(parties, exchange, run, get_vector(model), notify).run()
+
+    ENGINES[options.engine](setup).run(make_server_app(drive))
+    observer(Progress("comparing with pooled data", None, study.final_round))
+    result = evaluate(run, setup, baselines=options.baselines, began=began)
+    save_model(run.path / "model.safetensors", result.model, study.digest)
+    run.write_result(result.to_json())
+    write_report(run.report_path, result.report)
+    return result
+
+
+def _kept_rounds(study: Study) -> set[int]:
+    every = max(1, study.rounds // _CURVE_POINTS)
+    return {*study.evaluation_rounds, *range(1, study.rounds, every), study.rounds}

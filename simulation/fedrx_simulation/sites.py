@@ -1,0 +1,162 @@
+"""Simulated sites: the real client on synthetic or local patients, one folder for each.
+
+Everything that would be secret or random at a hospital is derived here from the simulation's
+seed, so that a study can be repeated, or resumed after a kill, to the last bit. Nothing in this
+module may be used by a live site.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from fedrx_client.guard import SqliteGuard
+from fedrx_client.site import Site, SiteParts
+from fedrx_client.store import SiteStore
+from fedrx_client.training.randomness import SeededRandomness
+from fedrx_models.build import build_model
+from fedrx_models.cohort import Cohort
+from fedrx_models.contract import DoseModel, get_vector
+from fedrx_models.metrics import MetricPlan
+from fedrx_protocol.errors import MisuseError
+from fedrx_protocol.plan import MetricShape, StudyPlan
+from fedrx_protocol.roster import Roster, SignedRoster, SiteEntry, sign_roster
+from fedrx_protocol.secagg.parameters import SecAggParameters, session_id
+from fedrx_protocol.secagg.site import SiteParty
+from fedrx_protocol.study import Study
+
+_FOREVER = 2**40
+
+
+@dataclass(frozen=True)
+class Consortium:
+    """A simulated consortium: who takes part, with keys that follow from the seed.
+
+    Args:
+        study: The study.
+        sites: Site ids.
+        run_id: Name of the run.
+        seed: The simulation's seed.
+    """
+
+    study: Study
+    sites: tuple[str, ...]
+    run_id: str
+    seed: int
+
+    @cached_property
+    def signed_roster(self) -> SignedRoster:
+        """The roster, signed by the simulated consortium."""
+        entries = tuple(
+            SiteEntry(site, site, _raw_public(self.identity(site)), 0, _FOREVER)
+            for site in self.sites
+        )
+        return sign_roster(Roster(entries, serial=1), self._key("consortium", ""))
+
+    @property
+    def roster(self) -> Roster:
+        """The roster itself."""
+        return self.signed_roster.roster
+
+    @cached_property
+    def plan(self) -> StudyPlan:
+        """The study made concrete for these sites."""
+        return make_plan(self.study, len(self.sites))
+
+    def identity(self, site: str) -> Ed25519PrivateKey:
+        """A site's identity key."""
+        return self._key("identity", site)
+
+    def model(self) -> DoseModel:
+        """The study's model with its start weights."""
+        return build_model(self.study.model, self.study.feature_schema, seed=self.seed)
+
+    def split_salt(self, site: str) -> bytes:
+        """The key that decides which of a site's patients are held out."""
+        return self._secret("split", site)
+
+    def open_site(self, cohort: Cohort, folder: Path) -> Site:
+        """Open one site in its folder; its ledger survives a killed process, not a power cut."""
+        folder.mkdir(parents=True, exist_ok=True)
+        store = SiteStore(folder / "site.db", durability="process")
+        party = SiteParty(
+            site=cohort.site,
+            identity=self.identity(cohort.site),
+            roster=self.roster,
+            parameters=self.plan.parameters,
+            session=session_id(self.run_id, self.study.digest, self.roster.digest),
+            guard=SqliteGuard(store),
+            single_context_per_model=self.study.privacy.mode == "none",
+        )
+        return Site(
+            SiteParts(
+                plan=self.plan,
+                run=self.run_id,
+                cohort=cohort,
+                model=self.model(),
+                store=store,
+                party=party,
+                randomness=SeededRandomness(self.seed),
+                split_salt=self.split_salt(cohort.site),
+            )
+        )
+
+    def _key(self, purpose: str, site: str) -> Ed25519PrivateKey:
+        return Ed25519PrivateKey.from_private_bytes(self._secret(purpose, site))
+
+    def _secret(self, purpose: str, site: str) -> bytes:
+        info = f"fedrx/1 simulation {purpose}\x00{site}".encode()
+        derive = HKDF(algorithm=SHA256(), length=32, salt=None, info=info)
+        return derive.derive(str(self.seed).encode())
+
+
+def make_plan(study: Study, sites: int) -> StudyPlan:
+    """Build the study's plan for a number of sites.
+
+    Raises:
+        StudyError: The model or the secure aggregation cannot be built as the study asks.
+    """
+    section = study.secure_aggregation
+    parameters = SecAggParameters.for_roster(
+        sites,
+        threshold=section.threshold,
+        max_colluding=section.max_colluding_sites,
+        min_honest=section.min_honest_sites,
+    )
+    model = build_model(study.model, study.feature_schema, seed=0)
+    between, final = (MetricPlan.for_study(study, final=last) for last in (False, True))
+    return StudyPlan(
+        study=study,
+        parameters=parameters,
+        dimension=len(get_vector(model)),
+        between=MetricShape(between.size, between.sensitivity),
+        final=MetricShape(final.size, final.sensitivity),
+    )
+
+
+def by_site(cohorts: Mapping[str, Cohort] | Sequence[Cohort]) -> dict[str, Cohort]:
+    """Cohorts by site id, in the order of the ids.
+
+    Raises:
+        MisuseError: Two cohorts carry the same id, or there is none.
+    """
+    listed = list(cohorts.values()) if isinstance(cohorts, Mapping) else list(cohorts)
+    found: dict[str, Cohort] = {}
+    for cohort in listed:
+        if cohort.site in found:
+            raise MisuseError(
+                f"two cohorts belong to site '{cohort.site}': give each site an id of its own."
+            )
+        found[cohort.site] = cohort
+    if not found:
+        raise MisuseError("no cohort was given: name at least as many sites as the threshold.")
+    return dict(sorted(found.items()))
+
+
+def _raw_public(key: Ed25519PrivateKey) -> bytes:
+    return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
