@@ -1,0 +1,209 @@
+"""The site's SQLite file: durability, foreign and damaged files, locks, full disks, processes."""
+
+import multiprocessing
+import os
+import sqlite3
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from fedrx_client.store import (
+    SCHEMA_VERSION,
+    LedgerDamaged,
+    LedgerLocked,
+    LedgerUnwritable,
+    SiteStore,
+)
+
+ANSWERED = "INSERT INTO guard_answered (model_digest, context) VALUES (?, ?)"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "site.sqlite"
+
+
+def answered(store: SiteStore) -> list:
+    return store.read("SELECT model_digest FROM guard_answered ORDER BY model_digest")
+
+
+def test_what_was_written_is_there_after_reopening(path):
+    with SiteStore(path) as store:
+        store.write(ANSWERED, (b"m", b"c"))
+    with SiteStore(path) as store:
+        assert answered(store) == [(b"m",)]
+
+
+def test_power_durability_flushes_every_commit_and_process_does_not(path):
+    with SiteStore(path) as store:
+        assert store.read("PRAGMA synchronous") == [(2,)]
+        assert store.read("PRAGMA journal_mode") == [("wal",)]
+    with SiteStore(path, durability="process") as store:
+        assert store.read("PRAGMA synchronous") == [(0,)]
+
+
+def test_the_file_is_for_its_owner_only(path):
+    with SiteStore(path):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_transaction_is_all_or_nothing(path):
+    with SiteStore(path) as store:
+        with pytest.raises(ZeroDivisionError):
+            _write_and_fail(store)
+        assert answered(store) == []
+
+
+def _write_and_fail(store: SiteStore) -> None:
+    with store.transaction():
+        store.write(ANSWERED, (b"m", b"c"))
+        raise ZeroDivisionError
+
+
+def _write_inside_and_fail(store: SiteStore) -> None:
+    with store.transaction():
+        with store.transaction():
+            store.write(ANSWERED, (b"m", b"c"))
+        raise ZeroDivisionError
+
+
+def test_an_inner_transaction_joins_the_outer_one(path):
+    with SiteStore(path) as store:
+        with pytest.raises(ZeroDivisionError), store.transaction():
+            _write_and_fail(store)
+        with pytest.raises(ZeroDivisionError):
+            _write_inside_and_fail(store)
+        assert answered(store) == []
+        with store.transaction(), store.transaction():
+            store.write(ANSWERED, (b"m", b"c"))
+        assert answered(store) == [(b"m",)]
+
+
+def test_a_killed_process_leaves_whole_transactions_only(path):
+    SiteStore(path, durability="process").close()
+    child = multiprocessing.get_context("fork").Process(target=_write_and_die, args=(path,))
+    child.start()
+    child.join()
+    assert child.exitcode == 9
+    with SiteStore(path) as store:
+        assert answered(store) == [(b"committed",)]
+
+
+def _write_and_die(path: Path) -> None:
+    store = SiteStore(path, durability="process")
+    store.write(ANSWERED, (b"committed", b"c"))
+    with store.transaction():
+        store.write(ANSWERED, (b"open", b"c"))
+        os._exit(9)
+
+
+def test_a_forked_process_opens_a_connection_of_its_own(path):
+    with SiteStore(path) as store:
+        store.write(ANSWERED, (b"parent", b"c"))
+        child = multiprocessing.get_context("fork").Process(
+            target=store.write, args=(ANSWERED, (b"child", b"c"))
+        )
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+        store.write(ANSWERED, (b"parent again", b"c"))
+        assert len(answered(store)) == 3
+
+
+def test_another_threads_use_is_allowed(path):
+    with SiteStore(path) as store:
+        threads = [
+            threading.Thread(target=store.write, args=(ANSWERED, (bytes([i]), b"c")))
+            for i in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(answered(store)) == 8
+
+
+def test_a_file_that_another_process_holds_is_refused(path):
+    SiteStore(path).close()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with SiteStore(path, busy_timeout_s=0.05) as store:
+        with pytest.raises(LedgerLocked, match=r"another process has held .* 0\.05 s"):
+            store.write(ANSWERED, (b"m", b"c"))
+        other.execute("ROLLBACK")
+        store.write(ANSWERED, (b"m", b"c"))
+    other.close()
+
+
+def test_another_programs_database_is_refused_and_left_alone(path):
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE patients (name TEXT)")
+    other.commit()
+    other.close()
+    with pytest.raises(LedgerDamaged, match="another program's database"):
+        SiteStore(path)
+    tables = sqlite3.connect(path).execute("SELECT name FROM sqlite_master").fetchall()
+    assert tables == [("patients",)]
+
+
+def test_another_schema_version_is_refused(path):
+    SiteStore(path).close()
+    other = sqlite3.connect(path)
+    other.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    other.close()
+    with pytest.raises(
+        LedgerDamaged, match=f"version {SCHEMA_VERSION + 1}.*version {SCHEMA_VERSION}"
+    ):
+        SiteStore(path)
+
+
+def test_a_file_that_is_no_database_is_refused(path):
+    path.write_bytes(b"patients;dose\n" * 500)
+    with pytest.raises(LedgerDamaged, match="is damaged"):
+        SiteStore(path)
+    assert path.read_bytes().startswith(b"patients;dose")
+
+
+def _write_many(store: SiteStore, count: int) -> None:
+    with store.transaction():
+        for i in range(count):
+            store.write(ANSWERED, (i.to_bytes(32, "big"), bytes(32)))
+
+
+def test_overwritten_pages_are_found_at_opening(path):
+    with SiteStore(path) as store:
+        _write_many(store, 500)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2 // 4096 * 4096
+    data[middle : middle + 4096] = b"\xff" * 4096
+    path.write_bytes(data)
+    with pytest.raises(LedgerDamaged, match="is damaged"):
+        SiteStore(path)
+
+
+def test_a_full_disk_is_refused_and_nothing_is_kept(path):
+    with SiteStore(path) as store:
+        pages = store.read("PRAGMA page_count")[0][0]
+        store.read(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(LedgerUnwritable, match="cannot be written"):
+            _write_many(store, 2000)
+        assert answered(store) == []
+        store.read("PRAGMA max_page_count = 100000")
+        store.write(ANSWERED, (b"m", b"c"))
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+    with pytest.raises(LedgerUnwritable, match="cannot be opened for writing"):
+        SiteStore(tmp_path / "missing" / "site.sqlite")
+    with pytest.raises(LedgerUnwritable, match="cannot be opened for writing"):
+        SiteStore(tmp_path)
+
+
+def test_a_closed_store_refuses_use(path):
+    store = SiteStore(path)
+    store.close()
+    store.close()
+    with pytest.raises(LedgerUnwritable, match="was closed"):
+        store.write(ANSWERED, (b"m", b"c"))
