@@ -57,7 +57,8 @@ class FixedPoint:
         Raises:
             ValueOutOfRange: a value is not finite, or its integer exceeds `limit`.
         """
-        scaled = np.rint(np.asarray(values, dtype=np.float64) * self.scale)
+        with np.errstate(over="ignore"):  # an overflow becomes infinite and is refused below
+            scaled = np.rint(np.asarray(values, dtype=np.float64) * self.scale)
         # Written so that NaN, which compares false with everything, is caught too.
         bad = np.flatnonzero(~(np.abs(scaled) <= self.limit))
         if bad.size:

@@ -60,6 +60,11 @@ class PrivacyStatement:
     metrics_epsilon: float | None = None
     collusion: Sequence[tuple[int, float]] = ()
 
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a promise at all; never in mode none, whatever epsilon says."""
+        return self.mode != "none" and math.isfinite(self.epsilon)
+
 
 @dataclass(frozen=True)
 class LearningCurve:
@@ -99,10 +104,17 @@ class Predictions:
 
 @dataclass(frozen=True)
 class GroupErrors:
-    """One model's mean absolute error by dose group, in the order of the report's groups."""
+    """One model's mean absolute error by dose group, in the order of the report's groups.
+
+    Args:
+        label: the model's name.
+        mae: one value for each group.
+        key: as in `ResultRow`; the federated model is drawn so that it stands out.
+    """
 
     label: str
     mae: Sequence[float]
+    key: RowKey = "other"
 
 
 @dataclass(frozen=True)
@@ -218,8 +230,3 @@ def _same_length(part: str, **sequences: Sequence[object]) -> None:
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
         raise MisuseError(f"{part}: all lists must be equally long, but {told} values.")
-
-
-def finite(value: float | None) -> bool:
-    """Whether there is a number to show."""
-    return value is not None and math.isfinite(value)

@@ -18,7 +18,7 @@ from fedrx_server.report_data import (
 )
 
 BLUE, ORANGE, GREEN, GREY, PURPLE = "#2185C9", "#D55E00", "#009E73", "#8A8F98", "#CC79A7"
-_SERIES = (BLUE, GREY, ORANGE, GREEN, PURPLE)
+_OTHERS = ((GREY, ""), (ORANGE, "."), (GREEN, "x"), (PURPLE, "-"))
 MOST_POINTS = 2000  # more single patients than this make the file large, and the plot a blot
 
 
@@ -92,25 +92,29 @@ def _robust_top(values: Sequence[float]) -> float:
 def error_by_group(groups: DoseGroups, unit: str) -> go.Figure:
     """Mean absolute error of each model in each dose group."""
     figure = _figure(f"Actual dose ({_text(unit)})", f"Mean absolute error ({_text(unit)})")
-    for index, model in enumerate(groups.models):
+    others = iter(_OTHERS * len(groups.models))
+    for model in groups.models:
+        color, shape = (BLUE, "") if model.key == "federated" else next(others)
         figure.add_bar(
             x=_group_labels(groups),
             y=list(model.mae),
             name=_text(model.label),
-            marker={
-                "color": _SERIES[index % len(_SERIES)],
-                "pattern": {"shape": ("", "/", ".", "x", "-")[index % 5], "size": 6},
-            },
+            marker={"color": color, "pattern": {"shape": shape, "size": 6}},
         )
     figure.update_layout(barmode="group", bargap=0.3, bargroupgap=0.08)
     return figure
 
 
 def _group_labels(groups: DoseGroups) -> list[str]:
+    labels = [_text(_typeset(label)) for label in groups.labels]
     if not groups.patients:
-        return [_text(label) for label in groups.labels]
-    pairs = zip(groups.labels, groups.patients, strict=True)
-    return [f"{_text(label)}<br>{count:,} patients" for label, count in pairs]
+        return labels
+    pairs = zip(labels, groups.patients, strict=True)
+    return [f"{label}<br>{count:,} patients" for label, count in pairs]
+
+
+def _typeset(label: str) -> str:
+    return label.replace("<=", "≤ ").replace(">=", "≥ ").replace("-", "–")
 
 
 def epsilon_by_round(curve: EpsilonCurve, promised: float | None) -> go.Figure:

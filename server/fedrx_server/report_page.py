@@ -112,7 +112,7 @@ def _accuracy_tiles(data: ReportData) -> list[str]:
 def _privacy_tile(privacy: PrivacyStatement | None) -> list[str]:
     if privacy is None:
         return []
-    if not math.isfinite(privacy.epsilon):
+    if not privacy.bounded:
         return [_tile("Privacy spent", "no bound", "", "no noise was added")]
     promised = privacy.promised_epsilon
     below = f"promised ε ≤ {text.number(promised)}" if promised is not None else "whole study"
@@ -160,16 +160,17 @@ def _results_note(data: ReportData) -> str:
     if data.reported is not None:
         noise = f" ± {data.reported_noise:.2f}" if data.reported_noise is not None else ""
         seen = f"{data.reported.mae:.2f}{noise} {data.unit}"
-        rest = _reported_rest(data.reported)
+        rest = _reported_rest(data.reported, noisy=data.reported_noise is not None)
         would = "would have seen" if data.simulation else "saw"
         interval = " (± is the 95 % interval of the noise)" if noise else ""
         notes.append(f"The coordinator {would} a mean absolute error of {seen}{rest}{interval}.")
     return " ".join(notes)
 
 
-def _reported_rest(row: ResultRow) -> str:
+def _reported_rest(row: ResultRow, *, noisy: bool) -> str:
     parts = []
-    if row.r2 is not None:
+    # R² is a ratio of noisy sums: without an interval of its own it would only mislead.
+    if row.r2 is not None and not noisy:
         parts.append(f"R² {row.r2:.2f}")
     if row.within_20_percent is not None:
         parts.append(f"{row.within_20_percent:.1f} % within 20 %")

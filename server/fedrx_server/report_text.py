@@ -35,17 +35,23 @@ def _accuracy(data: ReportData) -> list[str]:
     if federated is None:
         return []
     where = f"Trained across {data.cost.sites} sites" if data.cost else "Trained across the sites"
-    told = f"misses the actual {data.target} by {federated.mae:.2f} {data.unit} on average"
+    target = target_in_words(data.target, data.unit)
+    told = f"misses the actual {target} by {federated.mae:.2f} {data.unit} on average"
     sentences = [
         f"{where} without a patient's record leaving its site, the federated model {told}."
     ]
     pooled = data.row("pooled")
-    if pooled is not None:
+    if pooled is not None and federated.mae > 0:
         sentences.append(_beside_pooled(federated, pooled, data.unit))
     alone = data.row("site_alone")
-    if alone is not None:
+    if alone is not None and federated.mae > 0:
         sentences.append(_beside(federated, alone, "Sites that train alone miss by", data.unit))
     return sentences
+
+
+def target_in_words(target: str, unit: str) -> str:
+    """`dose_mg_per_week`, in mg/week, is the "dose": a column's name without its unit."""
+    return target.removesuffix("_" + unit.replace("/", "_per_")).replace("_", " ")
 
 
 def _beside_pooled(federated: ResultRow, pooled: ResultRow, unit: str) -> str:
@@ -70,7 +76,7 @@ def _price(data: ReportData) -> list[str]:
     privacy = data.privacy
     if privacy is None:
         return []
-    if not math.isfinite(privacy.epsilon):
+    if not privacy.bounded:
         return ["The model itself gives no privacy guarantee: this study added no noise."]
     assumption = f", {privacy.assumption}" if privacy.assumption else ""
     spent = f"ε = {number(privacy.epsilon)} of privacy (δ = {scientific(privacy.delta)})"
@@ -80,7 +86,7 @@ def _price(data: ReportData) -> list[str]:
 def privacy_in_words(privacy: PrivacyStatement) -> list[str]:
     """What the promise means, paragraph by paragraph."""
     paragraphs = [_MODES[privacy.mode]]
-    if math.isfinite(privacy.epsilon):
+    if privacy.bounded:
         paragraphs.append(_meaning(privacy))
         paragraphs.append(_metrics(privacy))
     return [paragraph for paragraph in paragraphs if paragraph]

@@ -12,13 +12,8 @@ made good when the folder is opened again. Nothing in here knows rounds, models 
     result.json  report.html                           at the end
 """
 
-import fcntl
-import json
 import os
-import shutil
-import tempfile
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +22,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from fedrx_protocol.errors import MisuseError, RunError
+from fedrx_protocol.errors import RunError
 from fedrx_protocol.study import Study
 from fedrx_server.checkpoints import Checkpoint, Checkpoints, RoundRecord
 from fedrx_server.durable import (
@@ -39,8 +34,16 @@ from fedrx_server.durable import (
     write_file,
 )
 from fedrx_server.pending import pack_pending, unpack_pending
+from fedrx_server.run_files import (
+    first_files,
+    lock_folder,
+    read_json,
+    sibling_folder,
+    stored_study,
+    to_json,
+    unwritable_named,
+)
 
-FORMAT = 1
 Durability = Literal["power", "process"]
 
 __all__ = ["Checkpoint", "RoundRecord", "RunFolder"]
@@ -123,13 +126,13 @@ class RunFolder:
         path = Path(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(f"{path}: exists already; name a new folder, or resume the run in it.")
-        files = _first_files(study, roster_json, meta, study_text)
+        files = first_files(study, roster_json, meta, study_text)
         rounds = study.evaluation_rounds if keep_rounds is None else keep_rounds
-        with _unwritable(path), _sibling(path) as sibling:
+        with unwritable_named(path), sibling_folder(path) as sibling:
             for name, text in files.items():
                 write_file(sibling / name, text.encode(), sync=durability == "power")
             (sibling / "checkpoints").mkdir()
-            lock = _locked(sibling)
+            lock = lock_folder(sibling)
             try:
                 sibling.replace(path)
             except OSError:
@@ -161,7 +164,7 @@ class RunFolder:
             RunError: no run folder, damaged, of another study, or in use by another process.
         """
         path = Path(path)
-        own = _stored_study(path)
+        own = stored_study(path)
         if study is not None and study.digest != own.digest:
             raise RunError(
                 f"{path}: belongs to study '{own.name}' (digest {own.digest[:16]}…), not to "
@@ -169,7 +172,7 @@ class RunFolder:
                 "resume with the study file that it was started with."
             )
         rounds = own.evaluation_rounds if keep_rounds is None else keep_rounds
-        lock = _locked(path)
+        lock = lock_folder(path)
         try:
             return cls(path, lock, own, durability=durability, keep=keep, keep_rounds=rounds)
         except BaseException:
@@ -201,7 +204,7 @@ class RunFolder:
     @property
     def meta(self) -> dict[str, Any]:
         """What `create` was given, without the folder's own format number."""
-        document: dict[str, Any] = _json_file(self.path / "meta.json")
+        document: dict[str, Any] = read_json(self.path / "meta.json")
         return dict(document["meta"])
 
     @property
@@ -308,7 +311,7 @@ class RunFolder:
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write `result.json`, all or nothing."""
-        write_file(self.result_path, _json(result).encode(), sync=self._sync)
+        write_file(self.result_path, to_json(result).encode(), sync=self._sync)
 
     @property
     def _pending(self) -> Path:
@@ -347,97 +350,10 @@ class RunFolder:
         if not path.exists():
             return _Counters()
         try:
-            return _Counters(**_json_file(path))
+            return _Counters(**read_json(path))
         except TypeError:
             raise RunError(f"{path}: is damaged; restore it from a backup.") from None
 
     def _store_counters(self, counters: _Counters) -> None:
-        write_file(self.path / "counters.json", _json(asdict(counters)).encode(), sync=self._sync)
+        write_file(self.path / "counters.json", to_json(asdict(counters)).encode(), sync=self._sync)
         self._counters = counters
-
-
-def _first_files(
-    study: Study, roster_json: str, meta: Mapping[str, Any], study_text: str | None
-) -> dict[str, str]:
-    files = {
-        "study.json": _json({"digest": study.digest, "study": study.model_dump(mode="json")}),
-        "roster.json": roster_json,
-        "meta.json": _json({"format": FORMAT, "meta": dict(meta)}),
-    }
-    if study_text is not None:
-        files["study.toml"] = study_text
-    return files
-
-
-@contextmanager
-def _sibling(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`, gone afterwards unless it was renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sibling = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        sibling.chmod(0o755)
-        yield sibling
-    finally:
-        shutil.rmtree(sibling, ignore_errors=True)
-
-
-@contextmanager
-def _unwritable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"{path}: the run folder cannot be made ({error.strerror}); name a folder that can "
-            "be written."
-        ) from None
-
-
-def _locked(path: Path) -> int:
-    """Lock a run folder for this process; the lock ends with the process, however it ends."""
-    descriptor = os.open(path / "lock", os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise RunError(
-            f"{path}: another process is using this run folder; wait for it to end."
-        ) from None
-    return descriptor
-
-
-def _stored_study(path: Path) -> Study:
-    if not (path / "study.json").is_file() or not (path / "meta.json").is_file():
-        raise RunError(f"{path}: is not a run folder (no study.json in it).")
-    _check_format(path / "meta.json")
-    document = _json_file(path / "study.json")
-    try:
-        study = Study.from_document(document["study"], source=str(path / "study.json"))
-        digest = document["digest"]
-    except (KeyError, TypeError, MisuseError):
-        raise RunError(f"{path / 'study.json'}: is damaged; restore it from a backup.") from None
-    if study.digest != digest:
-        raise RunError(
-            f"{path / 'study.json'}: was changed, or written by another version of FedRx "
-            f"(digest {digest[:16]}…, now {study.digest[:16]}…)."
-        )
-    return study
-
-
-def _check_format(path: Path) -> None:
-    found = _json_file(path).get("format")
-    if found != FORMAT:
-        raise RunError(f"{path}: run folder of format {found}, this program knows {FORMAT}.")
-
-
-def _json_file(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        raise RunError(f"{path}: is damaged; restore it from a backup.") from None
-    if not isinstance(document, dict):
-        raise RunError(f"{path}: is damaged; restore it from a backup.")
-    return document
-
-
-def _json(document: Mapping[str, Any]) -> str:
-    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -72,7 +72,7 @@ def test_cyp2c9_is_in_hardy_weinberg_proportions():
             "*3/*3": three * three,
         },
     )
-    assert 102.1 < found < 208.0  # the same points, 150 degrees of freedom
+    assert 102.1 < found < 209.3  # the same points, 150 degrees of freedom
 
 
 @pytest.fixture(scope="module")

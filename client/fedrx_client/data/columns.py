@@ -116,7 +116,7 @@ def read_categories(
         elif cell in known:
             values[row] = known[cell]
         else:
-            complaint = f"'{cell}' is not known; allowed: {', '.join(known)}"
+            complaint = f"{cell!r} is not known; allowed: {', '.join(known)}"
             where = reading.table.where(row, source.column)
             unknown += _unknown(where, complaint, source.unknown)
     return Parsed(values, unknown)
@@ -139,7 +139,7 @@ def read_flags(reading: Reading, source: FlagSource) -> Parsed:
                 values[row] = bool(values[row])
             elif cell is not None:
                 codes = ", ".join((*source.yes, *source.no))
-                complaint = f"'{cell}' is neither yes nor no; allowed: {codes}"
+                complaint = f"{cell!r} is neither yes nor no; allowed: {codes}"
                 unknown += _unknown(reading.table.where(row, column), complaint, source.unknown)
     return Parsed(values, unknown)
 
@@ -192,10 +192,10 @@ def _unknown(where: str, complaint: str, policy: Unknown, hint: str = _HINT) -> 
 def _complaint(cell: str, converted: float | None, source: NumberSource, limits: Limits) -> str:
     if converted is None:
         kind = "an age range such as '60 - 69'" if source.parse == "decade_bin" else "a number"
-        return f"'{cell}' is not {kind}"
+        return f"{cell!r} is not {kind}"
     unit = f" {source.unit}" if source.parse == "number" else ""
     return (
-        f"'{cell}'{unit} is outside the study's range of "
+        f"{cell!r}{unit} is outside the study's range of "
         f"{limits.minimum:g} to {limits.maximum:g} {limits.unit}"
     )
 

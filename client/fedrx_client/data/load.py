@@ -173,7 +173,7 @@ def _check_patients(
     for row, key in enumerate(zip(sites, patients, strict=True)):
         if key in seen:
             raise DataError(
-                f"{table.where(row, mapping.table.patient)}: patient '{patients[row]}' is already "
+                f"{table.where(row, mapping.table.patient)}: patient {patients[row]!r} is already "
                 f"on {table.unit} {table.places[seen[key]]}; keep one row per patient."
             )
         seen[key] = row

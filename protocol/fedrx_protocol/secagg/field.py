@@ -17,7 +17,7 @@ PRIME = 2**257 - 93  # the largest prime below 2^257; tests/protocol checks that
 SECRET_BYTES = 32
 SHARE_BYTES = 33
 _DRAW_BYTES = 48  # reduced mod PRIME: within 2^-127 of uniform
-_SEARCH_TRIES = 2_000  # subsets tried where Gao's decoder cannot decide, about 0.3 s
+_SEARCH_TRIES = 1_000  # subsets tried where Gao's decoder cannot decide: under a second
 
 Entropy = Callable[[int], bytes]
 Polynomial = list[int]  # coefficients, lowest power first, no zero at the end

@@ -1,0 +1,352 @@
+"""The report: one offline file, everything escaped, absent parts left out, numbers in words."""
+
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from fedrx_protocol.errors import MisuseError, RunError
+from fedrx_server import report_text as text
+from fedrx_server.report import (
+    DoseGroups,
+    EpsilonCurve,
+    GroupErrors,
+    LearningCurve,
+    Predictions,
+    PrivacyStatement,
+    ReportData,
+    ResultRow,
+    RunCost,
+    write_report,
+)
+from fedrx_server.report_figures import (
+    BLUE,
+    GREY,
+    MOST_POINTS,
+    all_figures,
+    error_by_group,
+    predicted_against_actual,
+)
+from fedrx_server.report_page import page
+
+ATTACK = "</title></script><script>alert(1)</script><img src=x onerror=alert(2)>"
+
+BARE = ReportData(
+    title="Warfarin dose", study="dose", study_digest="ab" * 32, run="r1", finished="today"
+)
+PRIVACY = PrivacyStatement(
+    mode="distributed",
+    epsilon=0.998,
+    delta=1e-5,
+    promised_epsilon=1.0,
+    assumption="if at least 15 of 21 sites are honest and take part",
+    training_epsilon=0.998,
+    metrics_epsilon=0.75,
+    collusion=[(0, 0.84), (8, 1.08)],
+)
+FULL = replace(
+    BARE,
+    simulation=True,
+    description="A study of the weekly dose.",
+    rows=(
+        ResultRow("pooled", "All patients pooled", 8.22, 0.447, 46.9),
+        ResultRow("federated", "Federated", 8.34, 0.437, 46.3),
+        ResultRow("site_alone", "Each site alone", 9.61, 0.31, 40.2),
+        ResultRow("fixed", "Fixed dose", 13.2),
+    ),
+    reported=ResultRow("federated", "As reported", 8.51, 0.42, 45.1),
+    reported_noise=0.52,
+    privacy=PRIVACY,
+    curve=LearningCurve([1, 101], [14.2, 8.5], [1.4, 0.5], [1, 50, 101], [14.0, 9.0, 8.3]),
+    predictions=Predictions([20.0, 35.0], [25.0, 33.0]),
+    groups=DoseGroups(["≤ 21", "> 21"], [GroupErrors("Federated", [6.0, 9.0])], [300, 700]),
+    epsilon_curve=EpsilonCurve([1, 100], [0.1, 0.998]),
+    cost=RunCost(101, 21, 14.2, 3_210_000, 12_400_000, [0, 2, 1], 1),
+    details=[("Seed", "3")],
+)
+TITLES = ["Learning curve", "Predicted against actual", "Error by dose group", "Privacy spent"]
+
+
+class Outline(HTMLParser):
+    """Tags, what they point at, and the words between them."""
+
+    def __init__(self, document: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.handlers: list[str] = []
+        self._words: list[str] = []
+        self._hidden = 0
+        self.feed(document)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self._hidden += tag in {"script", "style"}
+        for name, value in attrs:
+            if name in {"src", "href", "action", "data", "srcset", "poster"}:
+                self.addresses.append(value)
+            if name.startswith("on"):
+                self.handlers.append(name)
+
+    def handle_endtag(self, tag):
+        self._hidden -= tag in {"script", "style"}
+
+    def handle_data(self, data):
+        if not self._hidden:
+            self._words.append(data)
+
+    @property
+    def words(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self._words))
+
+
+def outline(data: ReportData) -> Outline:
+    return Outline(page(data))
+
+
+def test_a_report_is_one_file_that_asks_nobody(tmp_path):
+    path = write_report(tmp_path / "report.html", FULL)
+    document = path.read_text(encoding="utf-8")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
+    parsed = Outline(document)
+    assert parsed.addresses == []
+    assert "link" not in parsed.tags
+    assert "default-src 'none'" in document
+    assert "@import" not in document
+    assert "url(" not in re.search(r"<style>.*?</style>", document, re.DOTALL).group()
+
+
+def test_plotly_is_in_the_file_once():
+    document = page(FULL)
+    assert document.count("* plotly.js v") == 1
+    assert page(BARE).count("plotly") < 5
+    assert len(page(BARE)) < 20_000
+
+
+def test_every_part_is_shown():
+    words = outline(FULL).words
+    for expected in (
+        *TITLES,
+        "Sites that fell out",
+        "Results on held-out patients",
+        "What is promised to a patient",
+        "Colluding sites",
+        "What the run took",
+        "if at least 15 of 21 sites are honest and take part",
+        "3.2 MB",
+        "12.4 MB",
+        "simulation on one machine",
+        "Seed",
+    ):
+        assert expected in words, expected
+
+
+def test_absent_parts_are_left_out():
+    words = outline(BARE).words
+    assert "Warfarin dose" in words
+    for absent in (*TITLES, "Results", "promised", "Colluding", "What the run took", "simulation"):
+        assert absent not in words, absent
+
+
+@pytest.mark.parametrize(
+    ("part", "title"),
+    [
+        ("curve", "Learning curve"),
+        ("predictions", "Predicted against actual"),
+        ("groups", "Error by dose group"),
+        ("epsilon_curve", "Privacy spent"),
+    ],
+)
+def test_each_plot_can_be_absent_alone(part, title):
+    titles = [figure[0] for figure in all_figures(replace(FULL, **{part: None}))]
+    assert titles == [other for other in TITLES if other != title]
+
+
+def test_text_from_a_study_is_never_read_as_html():
+    hostile = replace(
+        FULL,
+        title=ATTACK,
+        study=ATTACK,
+        description=ATTACK,
+        run=ATTACK,
+        finished=ATTACK,
+        unit=ATTACK,
+        target=ATTACK,
+        study_digest=ATTACK,
+        rows=[replace(row, label=ATTACK, detail=ATTACK) for row in FULL.rows],
+        privacy=replace(PRIVACY, assumption=ATTACK),
+        groups=DoseGroups([ATTACK, "b"], [GroupErrors(ATTACK, [6.0, 9.0])], [300, 700]),
+        details=[(ATTACK, ATTACK)],
+    )
+    parsed = outline(hostile)
+    clean = outline(FULL)
+    assert "alert(1)" in parsed.words  # shown as text
+    assert parsed.tags.count("img") == clean.tags.count("img") == 0
+    assert parsed.tags.count("script") == clean.tags.count("script")
+    assert parsed.handlers == []
+    assert "<script>alert" not in page(hostile)
+    assert "<img src=x" not in page(hostile)
+
+
+def test_plot_labels_are_escaped_for_plotlys_own_html():
+    hostile = replace(FULL, groups=DoseGroups(["a"], [GroupErrors("<b>x</b>", [1.0])]))
+    figure = next(plot for title, _, plot in all_figures(hostile) if title == TITLES[2])
+    assert figure.data[0].name == "&lt;b&gt;x&lt;/b&gt;"
+
+
+def test_the_outcome_compares_with_pooling_and_with_sites_alone():
+    told = text.outcome(replace(FULL, target="weekly_dose"))
+    assert "Trained across 21 sites" in told
+    assert "misses the actual weekly dose by 8.34 mg/week on average" in told
+    assert "would give 8.22 mg/week, 1.4 % lower" in told
+    assert "Sites that train alone miss by 9.61 mg/week, 15 % more" in told
+    assert "spent ε = 1.00 of privacy (δ = 10⁻⁵)" in told
+    assert "if at least 15 of 21 sites are honest and take part" in told
+
+
+@pytest.mark.parametrize(
+    ("pooled", "expected"), [(8.34, "the same"), (8.3401, "the same"), (8.5, "1.9 % higher")]
+)
+def test_the_outcome_says_which_is_better(pooled, expected):
+    data = replace(BARE, rows=(ResultRow("federated", "F", 8.34), ResultRow("pooled", "P", pooled)))
+    assert f"{expected}." in text.outcome(data)
+
+
+def test_a_perfect_model_is_compared_with_nobody():
+    told = text.outcome(replace(FULL, rows=[ResultRow(row.key, "r", 0.0) for row in FULL.rows]))
+    assert "by 0.00 mg/week on average" in told
+    assert "Pooling" not in told
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"), [("dose_mg_per_week", "dose"), ("weekly_dose", "weekly dose")]
+)
+def test_a_column_is_named_without_its_unit(target, expected):
+    assert text.target_in_words(target, "mg/week") == expected
+
+
+def test_dose_groups_are_typeset_and_the_federated_model_stands_out():
+    models = [GroupErrors("Pooled", [1.0, 2.0]), GroupErrors("F", [1.0, 2.0], "federated")]
+    figure = error_by_group(DoseGroups(["<=21", "21-49"], models), "mg")
+    assert list(figure.data[0].x) == ["≤ 21", "21–49"]
+    assert [bar.marker.color for bar in figure.data] == [GREY, BLUE]
+
+
+def test_a_given_outcome_is_used_as_it_is():
+    assert text.outcome(replace(FULL, outcome="It works.")) == "It works."
+    assert "no results" in text.outcome(BARE)
+
+
+def test_a_real_coordinator_sees_reported_metrics_only():
+    live = replace(FULL, simulation=False, rows=(), predictions=None)
+    words = outline(live).words
+    assert "The coordinator saw a mean absolute error of 8.51 ± 0.52 mg/week" in words
+    assert "(45.1 % within 20 %)" in words
+    assert "R² 0.42, 45.1 %" in outline(replace(live, reported_noise=None)).words
+    assert "exact" not in words
+    assert "misses the actual dose by 8.51" in words
+
+
+@pytest.mark.parametrize("epsilon", [0.0, math.inf])
+def test_without_noise_the_report_says_so_loudly(epsilon):
+    none = PrivacyStatement(mode="none", epsilon=epsilon, delta=1e-5)
+    parsed = outline(replace(FULL, privacy=none))
+    assert "gives no privacy guarantee" in parsed.words
+    assert "No noise was added" in parsed.words
+    assert "no bound" in parsed.words
+    assert 'class="warn">privacy mode: none' in page(replace(FULL, privacy=none))
+
+
+def test_metrics_outside_the_guarantee_are_said_to_be():
+    words = text.privacy_in_words(replace(PRIVACY, metrics_epsilon=None))
+    assert any("lie outside this guarantee" in line for line in words)
+
+
+def test_the_promise_is_a_factor_in_words():
+    words = " ".join(text.privacy_in_words(replace(PRIVACY, epsilon=math.log(2))))
+    assert "factor of at most 2.00" in words
+    assert text.privacy_in_words(replace(PRIVACY, epsilon=1000.0))
+
+
+def test_dropouts_in_words():
+    cost = RunCost(3, 21, 1.0, 1, 1, [0, 0, 0])
+    assert text.dropouts_in_words(cost) == "No site fell out in any round."
+    told = text.dropouts_in_words(replace(cost, dropped_by_round=[0, 1, 0], repeated_attempts=1))
+    assert "fell out 1 time, in 1 of 3 rounds" in told
+    assert "1 round had to be tried again" in told
+    assert "Sites that fell out" not in outline(replace(FULL, cost=cost)).words
+
+
+def test_many_patients_are_thinned_out():
+    values = [float(value) for value in range(10_001)]
+    figure = predicted_against_actual(Predictions(values, values), "mg")
+    assert 1000 < len(figure.data[2].x) <= MOST_POINTS
+
+
+def test_an_extreme_dose_does_not_stretch_the_plot():
+    values = [*map(float, range(1, 1000)), 100_000.0]
+    figure = predicted_against_actual(Predictions(values, values), "mg")
+    assert figure.layout.xaxis.range[1] < 1100
+
+
+@pytest.mark.parametrize(
+    ("make", "part"),
+    [
+        (lambda: LearningCurve([1, 2], [1.0]), "learning curve"),
+        (lambda: LearningCurve([1], [1.0], [0.1, 0.2]), "learning curve"),
+        (lambda: LearningCurve([1], [1.0], (), [1], ()), "learning curve"),
+        (lambda: Predictions([1.0], []), "predictions"),
+        (lambda: DoseGroups(["a"], [GroupErrors("m", [1.0, 2.0])]), "dose groups"),
+        (lambda: DoseGroups(["a"], [], [1, 2]), "dose groups"),
+        (lambda: EpsilonCurve([1], []), "epsilon curve"),
+    ],
+)
+def test_lists_of_unequal_length_are_refused(make, part):
+    with pytest.raises(MisuseError, match=f"{part}: all lists must be equally long"):
+        make()
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+    with pytest.raises(RunError, match="report cannot be written"):
+        write_report(tmp_path / "missing" / "report.html", BARE)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.998, "1.00"),
+        (12.34, "12.3"),
+        (123.4, "123"),
+        (25_000.0, "2.5 × 10⁴"),
+        (math.inf, "unlimited"),
+        (math.nan, "–"),
+        (None, "–"),
+    ],
+)
+def test_numbers(value, expected):
+    assert text.number(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(1e-5, "10⁻⁵"), (2.5e-6, "2.5 × 10⁻⁶"), (1e12, "10¹²")]
+)
+def test_powers_of_ten(value, expected):
+    assert text.scientific(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (123_456, "123 kB"), (5 * 10**13, "50.0 TB")],
+)
+def test_sizes(count, expected):
+    assert text.size(count) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(1.25, "1.2 s"), (14.2, "14 s"), (89, "89 s"), (600, "10 min"), (7200, "2.0 h")],
+)
+def test_durations(seconds, expected):
+    assert text.duration(seconds) == expected
