@@ -1,12 +1,14 @@
 """The `fedrx` command: parses, calls, prints. Whatever it does, a notebook can do too.
 
 Progress and messages go to standard error, results to standard output. A mistake in what was
-given is one sentence and exit code 2; a run that could not finish exits with 3.
+given is one sentence and exit code 2; a run that could not finish exits with 3, one that was
+interrupted with 130.
 """
 
 import json
 import os
 import sys
+from collections.abc import Set
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
@@ -16,7 +18,9 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
+import click
 import typer
+from click.core import ParameterSource
 
 from fedrx_protocol.errors import FedRxError, MisuseError
 
@@ -32,10 +36,14 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
 )
 study_app = typer.Typer(help="Write and check study files.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
+
+
+# What shapes synthetic sites and says nothing about a file of real patients.
+_SYNTHETIC = frozenset({"--sites", "--patients", "--heterogeneity", "--missingness", "--shift"})
 
 
 @app.callback()
@@ -47,6 +55,7 @@ def _root() -> None:
     epilog="Example: fedrx simulate --sites 50 --patients 40..400 --heterogeneity 0.7 --seed 3"
 )
 def simulate(
+    context: typer.Context,
     study: Annotated[
         Path | None, typer.Argument(help="Study file; the built-in warfarin study if left out.")
     ] = None,
@@ -103,12 +112,15 @@ def simulate(
     ] = False,
 ) -> None:
     """Run a whole federated study on this machine and compare it with pooled data."""
+    given = _given(context)
+    _refuse_together("--resume", given, allowed={"study", "--resume", "--json"})
+    _refuse_together("--data", given, allowed=given - _SYNTHETIC)
     # Imported here so that `fedrx --help` does not wait for torch.
     from fedrx import console, front_door
 
     with console.progress(quiet=as_json) as observer:
         if resume is not None:
-            result = front_door.resume(resume, observer=observer)
+            result = front_door.resume(resume, study=study, observer=observer)
         else:
             source = _source(data, mapping, split_by) or front_door.SyntheticSites(
                 sites=sites,
@@ -175,37 +187,64 @@ def study_check(
         console.print_cost(study, cost)
 
 
+def _given(context: typer.Context) -> frozenset[str]:
+    """What stands on the command line: options by their names, arguments by theirs."""
+    return frozenset(
+        max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    )
+
+
+def _refuse_together(option: str, given: Set[str], *, allowed: Set[str]) -> None:
+    """Refuse options that would be ignored beside `option`, if that one was given."""
+    useless = sorted(given - allowed)
+    if option in given and useless:
+        raise MisuseError(
+            f"{' and '.join(useless)} cannot be given with {option}: leave out the one or the other."
+        )
+
+
 def _source(
     data: Path | None, mapping: Path | None, split_by: str | None
 ) -> "front_door.PatientFile | None":
     from fedrx import front_door
 
+    if data is not None and mapping is not None and split_by is not None:
+        return front_door.PatientFile(data, mapping, split_by)
     given = {"--data": data, "--mapping": mapping, "--split-by": split_by}
     missing = [name for name, value in given.items() if value is None]
-    if data is None or mapping is None or split_by is None:
-        if len(missing) == len(given):
-            return None
-        raise MisuseError(
-            f"{' and '.join(missing)} is missing: a patient file needs --data, --mapping "
-            "and --split-by."
-        )
-    return front_door.PatientFile(data, mapping, split_by)
+    if len(missing) == len(given):
+        return None
+    raise MisuseError(
+        f"a patient file needs --data, --mapping and --split-by: give {' and '.join(missing)} too."
+    )
 
 
 def main() -> NoReturn:
     """Run the command; an error is one sentence and an exit code."""
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _fail(f"{error.format_message().rstrip('.')}. `{_help(error)}` shows what there is.", 2)
     except MisuseError as error:
-        _fail(error, 2)
+        _fail(str(error), 2)
     except FedRxError as error:
-        _fail(error, 3)
-    except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted; a run that had begun can be resumed with --resume.\n")
-        sys.exit(130)
-    sys.exit(0)
+        _fail(str(error), 3)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted; a run that had begun can be continued with --resume FOLDER.", 130)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(error: FedRxError, code: int) -> NoReturn:
-    sys.stderr.write(f"fedrx: {error}\n")
+def _help(error: click.ClickException) -> str:
+    """The command that explains the one that was mistyped."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{context.command_path if context else 'fedrx'} --help"
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    sys.stderr.write(f"fedrx: {sentence}\n")
     sys.exit(code)

@@ -34,19 +34,20 @@ def progress(*, quiet: bool) -> Iterator[Observer]:
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total} rounds"),
+        TextColumn("{task.fields[done]}"),
         TextColumn("{task.fields[metric]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("preparing", total=None, metric="")
+        task = bar.add_task("preparing", total=None, metric="", done="")
 
         def observe(step: Step) -> None:
             bar.update(task, description=step.stage, total=step.rounds)
             record = step.record
             if record is None:
                 return
-            bar.update(task, completed=record.round)
+            done = f"{record.round}/{step.rounds} rounds"
+            bar.update(task, completed=record.round, done=done)
             if record.metrics:
                 shown = f"reported MAE {record.metrics['mae']:.2f}"
                 bar.update(task, metric=shown)
@@ -54,7 +55,12 @@ def progress(*, quiet: bool) -> Iterator[Observer]:
                 text = f"{record.survivors}/{record.participants} sites"
                 bar.update(task, description=f"{step.stage}, {text}")
 
-        yield observe
+        try:
+            yield observe
+        except BaseException:
+            # What went wrong is one sentence; half a bar above it says nothing.
+            bar.update(task, visible=False)
+            raise
 
 
 def print_result(result: SimulationResult) -> None:

@@ -116,7 +116,7 @@ def override(
         document["model"] = {"name": model}
     if rounds is not None:
         document["training"]["rounds"] = rounds
-        document["training"]["local"]["rounds"] = rounds
+        document["training"]["local"]["rounds"] = None
         document["metrics"]["evaluations"] = min(document["metrics"]["evaluations"], rounds)
     return Study.from_document(document, source="study")
 
@@ -201,6 +201,7 @@ def resume(
     folder: Path | str,
     cohorts: Mapping[str, Cohort] | Sequence[Cohort] | None = None,
     *,
+    study: Study | str | Path | None = None,
     observer: Observer = lambda _: None,
 ) -> SimulationResult:
     """Continue a simulation that was cut off.
@@ -208,15 +209,34 @@ def resume(
     Args:
         folder: Its run folder.
         cohorts: The cohorts it was started with, if they came from a notebook.
+        study: The study that the caller means; a run of another one is refused.
         observer: Called after every round.
+
+    Raises:
+        RunError: No run folder, one in use, one of another study, or its cohorts are not known.
+        MisuseError: The cohorts are not those that the run was started with.
     """
     folder = Path(folder)
+    if study is not None:
+        _require_study(folder, study if isinstance(study, Study) else Study.load(study))
     if cohorts is None:
         with RunFolder.open(folder) as run:
-            meta, study = run.meta, run.study
+            meta, own = run.meta, run.study
         source = _source(folder, meta.get("source", {}))
-        cohorts = load_cohorts(source, study.feature_schema, meta["options"]["seed"])
+        cohorts = load_cohorts(source, own.feature_schema, meta["options"]["seed"])
     return continue_run(folder, cohorts, observer=observer)
+
+
+def _require_study(folder: Path, study: Study) -> None:
+    """Refuse the folder of another study; the file it was started from counts as its study.
+
+    Options and the sizes of synthetic sites change a study before it runs, so its file alone no
+    longer has the digest of the run.
+    """
+    written = folder / "study.toml"
+    known = Study.load(written).digest if written.is_file() else None
+    if study.digest != known:
+        RunFolder.open(folder, study).close()
 
 
 def study_cost(study: Study, sites: int) -> dict[str, Any]:

@@ -5,18 +5,21 @@ The coordinator therefore cannot ask for an extra evaluation, a smaller noise or
 site simply does what the round's number says.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil, isfinite, sqrt
-from typing import Literal
+from math import ceil, fsum, isfinite, sqrt
+from typing import Literal, TypeVar
 
 from fedrx_protocol.errors import StudyError
 from fedrx_protocol.fixed_point import LayoutInvalid, Segment, SumLayout, grid_scale
 from fedrx_protocol.privacy.calibration import (
+    local_noise_multiplier,
     metrics_noise_multipliers,
     training_noise_multiplier,
 )
+from fedrx_protocol.privacy.errors import AccountingInvalid, NoiseTooSmall, TargetUnreachable
 from fedrx_protocol.privacy.grid import grid_sensitivity, grid_slack
 from fedrx_protocol.secagg.parameters import SecAggParameters
 from fedrx_protocol.study import Study
@@ -32,8 +35,12 @@ LARGEST_UPDATE = 16.0
 UNCLIPPED_GRADIENT = 100.0
 
 # An evaluation that must be tried again gets twice the noise, so that all tries together cost
-# 1 + 1/4 + 1/16 + ... = 4/3 of the first one, which the calibration pays for in advance.
+# 1 + 1/4 + 1/16 + ... < 4/3 of the first one, which the calibration pays for in advance. After
+# this many tries (and 2048 times the noise) it would say nothing any more.
 _ALL_TRIES = 4.0 / 3.0
+MOST_TRIES = 12
+
+Noise = TypeVar("Noise")
 
 
 @dataclass(frozen=True)
@@ -127,18 +134,43 @@ class StudyPlan:
                 privacy.epsilon,
                 privacy.delta,
                 self.study.training.sample_rate,
-                self.study.rounds + privacy.reserve_rounds,
+                self._paid_rounds,
                 grid_slack=slack,
             )
 
-        # The grid's own cost falls as noise grows, so the cost at the smaller noise covers it.
-        return least(self._gradient_part(least(0.0)).slack)
+        with self._impossible_named():
+            return _settled(least, lambda noise: self._gradient_part(noise).slack)
+
+    @cached_property
+    def local_noise(self) -> float:
+        """Noise multiplier of a DP-SGD step at a site of its own; 0 in the other modes."""
+        study, local = self.study, self.study.training.local
+        if study.privacy.mode != "local":
+            return 0.0
+        rate = min(1.0, local.batch_size / self.patients_per_site)
+        with self._impossible_named():
+            return local_noise_multiplier(
+                study.privacy.epsilon,
+                study.privacy.delta,
+                sample_rate=rate,
+                rounds=self._paid_rounds,
+                steps_per_round=local.epochs * ceil(1 / rate),
+            )
+
+    @property
+    def patients_per_site(self) -> int:
+        """Training patients of an average site, from agreed numbers only.
+
+        A private site sets its rates and divisors by this: its own size would tell of a patient.
+        """
+        cohort = self.study.cohort
+        return max(1, round(cohort.patients * (1 - cohort.held_out) / self.parameters.n))
 
     @cached_property
     def metrics_noise(self) -> tuple[float, float]:
         """Noise multipliers of a first try in between and at the end; zeros for exact sums."""
         study = self.study
-        if study.privacy.mode == "none" or study.metrics.mode == "secure-sum":
+        if not study.metrics_are_private:
             return (0.0, 0.0)
 
         def least(slack: float) -> tuple[float, float]:
@@ -147,17 +179,12 @@ class StudyPlan:
                 study.privacy.delta,
                 len(study.evaluation_rounds) - 1,
                 study.metrics.final_share,
-                grid_slack=slack * _ALL_TRIES,
+                grid_slack=slack,
             )
             return (between * sqrt(_ALL_TRIES), final * sqrt(_ALL_TRIES))
 
-        first = least(0.0)
-        return least(
-            max(
-                self._metric_part(self.final, first[1]).slack,
-                self._metric_part(self.between, first[0]).slack if isfinite(first[0]) else 0.0,
-            )
-        )
+        with self._impossible_named():
+            return _settled(least, self._evaluation_slack)
 
     @property
     def noise_shares(self) -> int:
@@ -180,19 +207,28 @@ class StudyPlan:
         final = number == study.final_round
         parts = [] if final else self._training_parts()
         if number in study.evaluation_rounds:
-            shape = self.final if final else self.between
-            noise = self.metrics_noise[int(final)] * 2.0**attempt
-            parts.append(self._metric_part(shape, noise))
+            parts.extend(self._evaluation(attempt, final=final))
+        if not parts:
+            raise StudyError(
+                f"the last evaluation has been tried {attempt} times, and another one would cost "
+                "more privacy than the study allows: the model is finished, its metrics are not."
+            )
         return RoundPlan(number, attempt, tuple(parts), self.site_limit)
 
     def check(self) -> None:
         """Build the plan of every kind of round once.
 
         Raises:
-            FedRxError: The study's numbers do not fit together; says which one to change.
+            StudyError: The study's numbers do not fit together; says which one to change.
         """
+        _ = self.local_noise
         for number in {1, *self.study.evaluation_rounds}:
             self.round(number, 0)
+
+    @property
+    def _paid_rounds(self) -> int:
+        """Training releases that the noise pays for, repeated attempts included."""
+        return self.study.rounds + self.study.privacy.reserve_rounds
 
     def _training_parts(self) -> list[Part]:
         study = self.study
@@ -215,6 +251,30 @@ class StudyPlan:
             sensitivity=norm,
             largest=self.study.cohort.largest_site * norm,
             noise=noise,
+        )
+
+    def _evaluation(self, attempt: int, *, final: bool) -> list[Part]:
+        """The metrics' part of an attempt; none where they were tried too often."""
+        shape, noise = (self.between, self.final)[final], self.metrics_noise[final]
+        if not noise:
+            return [self._metric_part(shape, 0.0)]
+        return self._tries(shape, noise)[attempt : attempt + 1]
+
+    def _tries(self, shape: MetricShape, noise: float) -> list[Part]:
+        """All tries at one evaluation, each with twice the noise of the one before."""
+        parts = [self._metric_part(shape, noise)]
+        with suppress(StudyError):  # a later try's noise may not fit 32 bits: there is none then
+            while len(parts) < MOST_TRIES:
+                parts.append(self._metric_part(shape, noise * 2.0 ** len(parts)))
+        return parts
+
+    def _evaluation_slack(self, noise: tuple[float, float]) -> float:
+        """The grid's cost of all tries at one evaluation, at most."""
+        used = [(self.between, noise[0]), (self.final, noise[1])]
+        return max(
+            fsum(part.slack for part in self._tries(shape, first))
+            for shape, first in used
+            if isfinite(first)
         )
 
     def _metric_part(self, shape: MetricShape, noise: float) -> Part:
@@ -251,10 +311,44 @@ class StudyPlan:
                 f"the {name} sum of {length:,} values does not fit 32 bits with this much noise: "
                 "raise privacy.epsilon, or lower training.rounds."
             ) from None
-        limit = ceil(scale * largest)
+        limit = max(1, round(scale * largest))
         if not noise:
             return Part(name, length, scale, limit, sensitivity=sensitivity)
         moved = grid_sensitivity(scale=scale, clipping_norm=sensitivity, dimension=length)
         sd = share * moved
-        slack = grid_slack(length, sd, self.noise_shares)
+        try:
+            slack = grid_slack(length, sd, self.noise_shares)
+        except NoiseTooSmall:
+            raise StudyError(
+                f"the {name} sum has too little noise for the 32-bit grid of {n} sites: lower "
+                "privacy.epsilon or cohort.largest_site."
+            ) from None
         return Part(name, length, scale, limit, noise, sd, sensitivity, slack)
+
+    @contextmanager
+    def _impossible_named(self) -> Iterator[None]:
+        """Turn an accountant's refusal into one sentence about the study's keys."""
+        try:
+            yield
+        except (AccountingInvalid, TargetUnreachable):
+            privacy = self.study.privacy
+            raise StudyError(
+                f"no noise keeps epsilon {privacy.epsilon:g} at delta {privacy.delta:g} over "
+                f"{self.study.rounds:,} rounds: raise privacy.epsilon or privacy.delta, or lower "
+                "training.rounds."
+            ) from None
+
+
+def _settled(least: Callable[[float], Noise], slack_of: Callable[[Noise], float]) -> Noise:
+    """The least noise that also pays for the slack of its own grid.
+
+    More noise mostly means less slack, but where it makes the grid coarser it means more: hence
+    the search goes on until what was paid for covers what is needed.
+    """
+    slack = 0.0
+    while True:
+        noise = least(slack)
+        needed = slack_of(noise)
+        if needed <= slack:
+            return noise
+        slack = needed

@@ -12,7 +12,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Strict: the text "5" is no number, so that one meaning has one spelling and one digest.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class NumberFeature(_Frozen):
@@ -42,7 +43,7 @@ class CategoryFeature(_Frozen):
 
     name: Name
     kind: Literal["category"]
-    values: tuple[str, ...] = Field(min_length=2)
+    values: tuple[str, ...] = Field(min_length=2, strict=False)
     description: str = ""
 
     @model_validator(mode="after")
@@ -89,7 +90,7 @@ class Target(_Frozen):
 class FeatureSchema(_Frozen):
     """Features in order, and the target; both sides build the same columns from it."""
 
-    features: tuple[Feature, ...] = Field(min_length=1)
+    features: tuple[Feature, ...] = Field(min_length=1, strict=False)
     target: Target
 
     @model_validator(mode="after")

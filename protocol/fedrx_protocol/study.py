@@ -14,23 +14,32 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedrx_protocol.errors import StudyError
+from fedrx_protocol.findings import sentences
 from fedrx_protocol.schema import Feature, FeatureSchema, Name, Target
 
 PrivacyMode = Literal["distributed", "local", "none"]
 
+# No consortium is larger; bounds what the grid's arithmetic must hold.
+_MOST_PATIENTS = 1_000_000_000
+
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Strict: the text "5" is no number, so that one meaning has one spelling and one digest.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class CohortSection(_Section):
     """Whom the study is about, in numbers that the consortium made public."""
 
     patients: int = Field(
-        ge=1, description="agreed size of the whole federation: the public divisor of every mean"
+        ge=1,
+        le=_MOST_PATIENTS,
+        description="agreed size of the whole federation: the public divisor of every mean",
     )
     largest_site: int = Field(
-        ge=1, description="no site brings more patients than this; bounds a site's sum"
+        ge=1,
+        le=_MOST_PATIENTS,
+        description="no site brings more patients than this; bounds a site's sum",
     )
     minimum_per_site: int = Field(default=20, ge=1)
     held_out: float = Field(default=0.2, gt=0, lt=1, description="share kept for testing, per site")
@@ -39,7 +48,7 @@ class CohortSection(_Section):
 class ModelSection(BaseModel):
     """The model's name and its hyper-parameters, which the model itself validates."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False, strict=True)
 
     name: Name
 
@@ -85,7 +94,9 @@ class TrainingSection(_Section):
         "by default the one that belongs to the privacy mode",
     )
     sample_rate: float = Field(default=1.0, gt=0, le=1, description="Poisson rate per patient")
-    clipping_norm: float = Field(default=1.0, gt=0, description="L2 bound of a patient's gradient")
+    clipping_norm: float = Field(
+        default=1.0, gt=0, le=1e6, description="L2 bound of a patient's gradient"
+    )
     optimizer: OptimizerSection = OptimizerSection()
     local: LocalTrainingSection = LocalTrainingSection()
 
@@ -97,7 +108,10 @@ class PrivacySection(_Section):
     epsilon: float = Field(default=1.0, gt=0, le=1000)
     delta: float = Field(default=1e-5, gt=0, lt=0.1)
     reserve_rounds: int = Field(
-        default=10, ge=0, description="repeated attempts that the noise already pays for"
+        default=10,
+        ge=0,
+        le=100_000,
+        description="repeated attempts that the noise already pays for",
     )
 
 
@@ -123,8 +137,12 @@ class MetricsSection(_Section):
 class ScheduleSection(_Section):
     """How long the coordinator waits, and how often it tries."""
 
-    round_deadline_s: float = Field(default=600.0, gt=0, description="a later reply is a dropout")
-    attempts: int = Field(default=10, ge=1, description="tries at one round before the run stops")
+    round_deadline_s: float = Field(
+        default=600.0, gt=0, le=604_800, description="a later reply is a dropout"
+    )
+    attempts: int = Field(
+        default=10, ge=1, le=1000, description="tries at one round before the run stops"
+    )
 
 
 class Study(_Section):
@@ -140,7 +158,7 @@ class Study(_Section):
     secure_aggregation: SecureAggregationSection = SecureAggregationSection()
     metrics: MetricsSection = MetricsSection()
     schedule: ScheduleSection = ScheduleSection()
-    features: tuple[Feature, ...]
+    features: tuple[Feature, ...] = Field(min_length=1, strict=False)
     target: Target
 
     @model_validator(mode="after")
@@ -200,6 +218,16 @@ class Study(_Section):
         return (*sorted(between), self.final_round)
 
     @property
+    def metrics_are_private(self) -> bool:
+        """Whether released metrics carry noise and count in the privacy account."""
+        return self.privacy.mode != "none" and self.metrics.mode == "private"
+
+    @property
+    def opens_exact_sums(self) -> bool:
+        """Whether a sum without noise is opened; a model then serves one opened context only."""
+        return not self.metrics_are_private
+
+    @property
     def digest(self) -> str:
         """SHA-256 (hex) over the canonical form: sorted keys, no white space, defaults resolved."""
         canonical = json.dumps(
@@ -214,7 +242,8 @@ class Study(_Section):
         """
         document = self.model_dump(mode="json")
         for section, values in sections.items():
-            document[section] = {**document[section], **values}
+            before = document.get(section)
+            document[section] = {**(before if isinstance(before, dict) else {}), **values}
         return Study.from_document(document, source="study")
 
     @classmethod
@@ -223,7 +252,7 @@ class Study(_Section):
         try:
             return cls.model_validate(document)
         except ValidationError as error:
-            raise StudyError("\n".join(_sentences(error, source))) from None
+            raise StudyError("\n".join(sentences(error, source, cls))) from None
 
     @classmethod
     def parse(cls, text: str, *, source: str = "study.toml") -> "Study":
@@ -239,41 +268,9 @@ class Study(_Section):
         """Read a study file."""
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")  # some editors begin with a mark
         except FileNotFoundError:
             raise StudyError(f"{path}: no such study file; `fedrx study new` writes one.") from None
         except (OSError, UnicodeDecodeError) as error:
             raise StudyError(f"{path}: cannot be read as UTF-8 text: {error}.") from None
         return cls.parse(text, source=str(path))
-
-
-def _sentences(error: ValidationError, source: str) -> list[str]:
-    """One sentence a finding: the key, the value given, what is allowed."""
-    return [f"{source}: {_sentence(dict(item))}" for item in error.errors()]
-
-
-def _sentence(item: dict[str, Any]) -> str:
-    kind, context = item["type"], item.get("ctx", {})
-    key = ".".join(str(part) for part in item["loc"] if part not in {"number", "category", "flag"})
-    if kind == "extra_forbidden":
-        allowed = ", ".join(_allowed_keys(item["loc"][:-1]))
-        hint = f"; allowed here: {allowed}" if allowed else ""
-        return f"unknown key '{key}'{hint}."
-    if kind == "missing":
-        return f"key '{key}' is missing."
-    if kind == "value_error":
-        where = f"'{key}': " if key else ""
-        return f"{where}{context['error']}."
-    return f"'{key}' is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}."
-
-
-def _allowed_keys(location: tuple[str | int, ...]) -> list[str]:
-    model: Any = Study
-    for part in location:
-        if isinstance(part, int) or part in {"number", "category", "flag"}:
-            return []
-        field = model.model_fields.get(part)
-        model = field.annotation if field else None
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            return []
-    return list(model.model_fields)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -24,6 +24,7 @@ LAYOUT = SumLayout((Segment("training", 3, 1024.0, 10_000), Segment("metrics", 2
 INTEGERS = st.integers(-(2**31), 2**31 - 1)
 
 
+@settings(max_examples=40, deadline=None)
 @given(hnp.arrays(np.float64, st.integers(0, 20), elements=st.floats(-9.7, 9.7)))
 def test_a_value_moves_by_at_most_half_a_step(values):
     assert np.all(np.abs(GRID.decode(GRID.encode(values)) - values) <= 0.5 / GRID.scale)
@@ -45,6 +46,7 @@ def test_the_limit_itself_is_allowed():
     assert GRID.encode(np.array([10_000 / 1024])).tolist() == [10_000]
 
 
+@settings(max_examples=40, deadline=None)
 @given(hnp.arrays(np.int64, st.integers(0, 20), elements=INTEGERS))
 def test_the_ring_keeps_every_signed_integer(integers):
     elements = to_ring(integers)
@@ -52,6 +54,7 @@ def test_the_ring_keeps_every_signed_integer(integers):
     assert np.array_equal(from_ring(elements), integers)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(hnp.arrays(np.int64, 3, elements=st.integers(-(2**20), 2**20)), min_size=1))
 def test_sums_in_the_ring_are_sums_of_integers(vectors):
     total = np.zeros(3, dtype=np.uint32)

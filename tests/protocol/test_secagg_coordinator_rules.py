@@ -315,7 +315,7 @@ class TestCrash:
     def test_a_damaged_state(self, stage, unmasking):
         current, _ = unmasking
         stored = current.to_bytes()
-        for damaged in (b"", stored[:5], stored[:300], stored[:-1], b"\xff" * 40):
+        for damaged in (b"", stored[:5], stored[:300], stored[:-1], stored[:-4], b"\xff" * 40):
             with pytest.raises(MalformedMessage):
                 CoordinatorRound.from_bytes(damaged, stage.roster)
 

@@ -38,6 +38,7 @@ def test_the_modulus_is_the_largest_prime_below_2_to_the_257():
     assert prevprime(2**257) == field.PRIME
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     secret=st.binary(min_size=32, max_size=32),
     n=st.integers(1, 25),

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrx_protocol.canonical import MalformedMessage
@@ -47,6 +47,7 @@ def record(**changes):
     return replace(base, **changes)
 
 
+@settings(max_examples=40, deadline=None)
 @given(RECORDS)
 def test_records_survive_as_bytes(made):
     assert ContextRecord.from_bytes(made.to_bytes()) == made

@@ -158,6 +158,10 @@ def test_keys_of_another_site_or_session_are_refused(stage):
         stage.parties[NAMES[0]].restore_keys(foreign)
     with pytest.raises(errors.MalformedMessage):
         stage.parties[NAMES[0]].restore_keys(b"{}x")
+    with pytest.raises(errors.MalformedMessage, match="lack a field"):
+        stage.parties[NAMES[0]].restore_keys(b"{}")
+    with pytest.raises(errors.MalformedMessage, match="lacks a field"):
+        Kit.from_bytes(b"{}")
 
 
 def test_a_site_without_keys_exports_nothing(stage):

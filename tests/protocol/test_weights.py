@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -31,6 +31,7 @@ def test_the_order_is_the_spec_s_not_the_dictionary_s():
     assert SPEC.size == 10
 
 
+@settings(max_examples=40, deadline=None)
 @given(hnp.arrays(np.float32, 10, elements=FINITE))
 def test_unflatten_and_flatten_undo_each_other(vector):
     parts = SPEC.unflatten(vector)
@@ -40,6 +41,7 @@ def test_unflatten_and_flatten_undo_each_other(vector):
     assert np.array_equal(SPEC.flatten(parts), vector)
 
 
+@settings(max_examples=40, deadline=None)
 @given(hnp.arrays(np.float32, st.integers(0, 20), elements=FINITE))
 def test_bytes_are_little_endian_float32(vector):
     data = model_bytes(vector)

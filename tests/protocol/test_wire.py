@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrx_protocol.secagg.messages import (
@@ -71,6 +71,7 @@ def masked(length=3):
     return MaskedInput("a", b"c" * 32, vector, b"k" * 32, {"b": b"x" * 49})
 
 
+@settings(max_examples=40, deadline=None)
 @given(MESSAGES)
 def test_messages_survive_as_bytes(message):
     data = encode(message)
@@ -78,6 +79,7 @@ def test_messages_survive_as_bytes(message):
     assert encode(decode(data, type(message))) == data
 
 
+@settings(max_examples=40, deadline=None)
 @given(MESSAGES, st.data())
 def test_a_message_is_read_as_its_own_type_only(message, data):
     others = [AdvertRequest, Advert, RoundRequest, ResolveRequest, UnmaskReply]
@@ -93,6 +95,7 @@ def test_any_other_bytes_are_refused_by_name(data):
             decode(data, kind)
 
 
+@settings(max_examples=40, deadline=None)
 @given(MESSAGES, st.data())
 def test_a_changed_byte_is_refused_or_gives_another_message(message, data):
     raw = bytearray(encode(message))

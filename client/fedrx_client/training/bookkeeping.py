@@ -2,7 +2,7 @@
 
 Book-keeping is right only if every trained parameter acts through a layer with a rule, and every
 such layer sees patients first. Neither can be read off a model's source, so a model is tried once:
-on a copy with shaken weights, two patients together must give what each gives alone. A model that
+on a copy with shaken weights, a few patients together must give what each gives alone. A model that
 fails is handled by `vmapped`, which needs no such trust.
 """
 
@@ -22,6 +22,7 @@ from fedrx_client.training.layers import Use, own_parameters, rule_for
 from fedrx_client.training.parameters import Batch, flat, patient_losses, trained
 
 TRIAL_TOLERANCE = 1e-3
+TRIAL_PATIENTS = 8
 _SHAKE = 0.05
 
 _verdicts: WeakKeyDictionary[nn.Module, tuple[tuple[str, ...], bool]] = WeakKeyDictionary()
@@ -148,7 +149,7 @@ def has_rules(model: nn.Module) -> bool:
 
 
 def is_admitted(model: nn.Module, batch: Batch) -> bool:
-    """Whether book-keeping is right for this model, by trial on two patients of the batch.
+    """Whether book-keeping is right for this model, by trial on a few patients of the batch.
 
     The verdict is kept as long as the model lives and trains the same parameters.
     """
@@ -164,24 +165,23 @@ def is_admitted(model: nn.Module, batch: Batch) -> bool:
 
 
 def _try(model: nn.Module, batch: Batch) -> bool | None:
-    """The trial; None if the two patients have no gradient to judge by."""
+    """The trial; None if too few of its patients have a gradient to judge by."""
     shaken = _shaken(model)
-    ends = [batch.select(torch.tensor([i])) for i in (0, len(batch) - 1)]
+    chosen = torch.linspace(0, len(batch) - 1, max(2, min(len(batch), TRIAL_PATIENTS))).long()
     try:
-        alone = torch.stack([plain_gradient(shaken, patient) for patient in ends])
+        alone = torch.stack([plain_gradient(shaken, batch.select(i[None])) for i in chosen])
     except UnsupportedModel:
         return False
-    if not bool(alone.isfinite().all()) or bool((alone.norm(dim=1) == 0).any()):
+    if not bool(alone.isfinite().all()) or int((alone.norm(dim=1) > 0).sum()) < 2:
         return None
     try:
-        together = patient_gradients(shaken, batch.select(torch.tensor([0, len(batch) - 1])))
-        factors = torch.tensor([1.0, 0.5]).to(together.norms)
+        together = patient_gradients(shaken, batch.select(chosen))
+        factors = torch.linspace(1.0, 0.5, len(chosen)).to(together.norms)
         with torch.no_grad():
             total = together.weighted_sum(factors)
     except (NotCovered, RuntimeError):
         return False
-    expected = factors @ alone
-    return _close(together.norms, alone.norm(dim=1)) and _close(total, expected)
+    return _close(together.norms, alone.norm(dim=1)) and _close(total, factors @ alone)
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:

@@ -60,7 +60,8 @@ def _accepted(sd: float, candidates: int, generator: np.random.Generator) -> Int
     # floor(16 E) is geometric: the number of whole blocks below a Laplace variable of this scale.
     blocks = np.floor(_BLOCKS * generator.standard_exponential(candidates)).astype(np.int64)
     magnitude = inside + block * blocks
-    exponent = inside / scale + (magnitude - sd * sd / scale) ** 2 / (2 * sd * sd)
+    with np.errstate(over="ignore"):  # an infinite exponent is rightly never accepted
+        exponent = inside / scale + (magnitude / sd - sd / scale) ** 2 / 2
     keep = _happens(exponent, generator) & ~(negative & (magnitude == 0))
     signed: IntArray = np.where(negative, -magnitude, magnitude)[keep]
     return signed

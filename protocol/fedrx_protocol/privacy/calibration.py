@@ -119,8 +119,9 @@ def metrics_noise_multipliers(
             f"The grid alone costs epsilon {2 * slack:.3g}, and the target is {epsilon:g}: raise "
             "the fixed-point scale."
         )
-    whole = get_sigma_gaussian((epsilon - 2 * slack) * (1 - _SHAVE), delta * math.exp(-slack) * (1 - 1e-6))
-    whole = float(whole) * (1 + _SHAVE)
+    inner_epsilon = (epsilon - 2 * slack) * (1 - _SHAVE)
+    inner_delta = delta * math.exp(-slack) * (1 - _SHAVE)
+    whole = float(get_sigma_gaussian(inner_epsilon, inner_delta)) * (1 + _SHAVE)
     if evaluations == 0:
         return math.inf, whole
     return whole * math.sqrt(evaluations / (1 - final_share)), whole / math.sqrt(final_share)

@@ -50,10 +50,7 @@ class Graph:
 
     @functools.cached_property
     def _neighbours(self) -> Mapping[str, frozenset[str]]:
-        if self.parameters.complete:
-            everybody = frozenset(self.sites)
-            return {site: everybody - {site} for site in self.sites}
-        return _ring(self.session, self.sites, self.parameters.degree // 2)
+        return _neighbourhoods(self.session, self.sites, self.parameters.degree)
 
     def neighbours(self, site: str) -> frozenset[str]:
         """Sites that share a mask with `site`, which is not among them."""
@@ -73,13 +70,18 @@ class Graph:
         return tuple(site for site in sorted(members) if len(self.holders(site, members)) < least)
 
 
-def _ring(session: bytes, sites: tuple[str, ...], reach: int) -> Mapping[str, frozenset[str]]:
-    order = sorted(sites, key=lambda site: _place(session, site))
+@functools.lru_cache(maxsize=4)  # the sites of a simulation share one graph
+def _neighbourhoods(
+    session: bytes, sites: tuple[str, ...], degree: int
+) -> Mapping[str, frozenset[str]]:
+    if degree == len(sites) - 1:
+        return {site: frozenset(sites) - {site} for site in sites}
+    order, reach = sorted(sites, key=lambda site: _place(session, site)), degree // 2
+    # Twice around, so that the stretch on both sides of a site is one slice.
+    twice = order + order
     count = len(order)
     return {
-        site: frozenset(
-            order[(at + step) % count] for step in range(-reach, reach + 1) if step != 0
-        )
+        site: frozenset(twice[count + at - reach : count + at] + twice[at + 1 : at + 1 + reach])
         for at, site in enumerate(order)
     }
 

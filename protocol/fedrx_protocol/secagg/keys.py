@@ -7,6 +7,7 @@ a label and the round's context, so that no mask and no channel key ever serves 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -15,7 +16,14 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
-from fedrx_protocol.canonical import from_base64, from_json, packed, to_base64, to_json
+from fedrx_protocol.canonical import (
+    MalformedMessage,
+    from_base64,
+    from_json,
+    packed,
+    to_base64,
+    to_json,
+)
 from fedrx_protocol.roster import Roster
 from fedrx_protocol.secagg.errors import AdvertForged, KeysRepeated, ShareInvalid, UnknownSite
 from fedrx_protocol.secagg.messages import KEY_BYTES, SEED_BYTES, Advert, advert_bytes
@@ -114,8 +122,19 @@ class EpochKeys:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "EpochKeys":
-        """Read what `to_bytes` wrote in another process of the same site."""
+        """Read what `to_bytes` wrote in another process of the same site.
+
+        Raises:
+            MalformedMessage: it is no such export.
+        """
         document = from_json(data, source="The exported keys")
+        try:
+            return cls._from_document(document)
+        except (KeyError, TypeError, AttributeError):
+            raise MalformedMessage("The exported keys lack a field.") from None
+
+    @classmethod
+    def _from_document(cls, document: dict[str, Any]) -> "EpochKeys":
         secret = {
             name: from_base64(document[name], source=f"The exported {name}")
             for name in (

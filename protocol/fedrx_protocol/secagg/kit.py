@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from fedrx_protocol.canonical import from_base64, from_json, to_base64, to_json
+from fedrx_protocol.canonical import MalformedMessage, from_base64, from_json, to_base64, to_json
 from fedrx_protocol.secagg.errors import ShareInvalid
 from fedrx_protocol.secagg.keys import open_share
 from fedrx_protocol.secagg.messages import UnmaskReply, UnmaskRequest
@@ -28,8 +28,14 @@ class Kit:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Kit":
-        """Read what `to_bytes` wrote."""
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            MalformedMessage: the site's store is damaged.
+        """
         document = from_json(data, source="A guard record's kit")
+        if set(document) != {"channels", "share"}:
+            raise MalformedMessage("A guard record's kit lacks a field.")
         channels = {
             peer: from_base64(key, source="A kit's channel key")
             for peer, key in document["channels"].items()

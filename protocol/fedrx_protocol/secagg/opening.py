@@ -86,6 +86,7 @@ class MaskedSum:
                     numbers.share_threshold,
                 ],
                 "survivors": list(self.survivors),
+                "length": self.vector.size,
                 "commitments": _texts(self.commitments),
                 "shares": {owner: _texts(sealed) for owner, sealed in self.shares.items()},
             }
@@ -102,6 +103,8 @@ class MaskedSum:
         """
         end = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "big")
         document = from_json(data[_LENGTH_BYTES:end], source="The stored masked sum")
+        if len(data) - end != document.get("length", -1) * _VECTOR_TYPE.itemsize:
+            raise MalformedMessage("The stored masked sum is cut short.")
         try:
             request = from_base64(document["request"], source="The stored request")
             return cls(
@@ -113,7 +116,9 @@ class MaskedSum:
                 shares={owner: _bytes(sealed) for owner, sealed in document["shares"].items()},
             )
         except (KeyError, TypeError, AttributeError, ValueError):
-            raise MalformedMessage("The stored masked sum lacks a field or is cut short.") from None
+            raise MalformedMessage(
+                "The stored masked sum lacks a field or has a wrong type."
+            ) from None
 
 
 @dataclass(frozen=True, order=True)

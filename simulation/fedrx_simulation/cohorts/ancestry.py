@@ -31,6 +31,7 @@ class Ancestry:
         amiodarone: share who take it.
         smoker: share who smoke.
         valve: share with a replaced heart valve; the equation does not use it.
+        thromboembolism: share treated for a deep vein thrombosis or pulmonary embolism; likewise.
     """
 
     share: float
@@ -46,6 +47,7 @@ class Ancestry:
     amiodarone: float
     smoker: float
     valve: float
+    thromboembolism: float
 
 
 ANCESTRIES: Mapping[str, Ancestry] = MappingProxyType(
@@ -64,6 +66,7 @@ ANCESTRIES: Mapping[str, Ancestry] = MappingProxyType(
             amiodarone=0.063,
             smoker=0.1,
             valve=0.07,
+            thromboembolism=0.21,
         ),
         "Asian": Ancestry(
             share=0.29,
@@ -79,6 +82,7 @@ ANCESTRIES: Mapping[str, Ancestry] = MappingProxyType(
             amiodarone=0.009,
             smoker=0.01,
             valve=0.39,
+            thromboembolism=0.08,
         ),
         "Black or African American": Ancestry(
             share=0.085,
@@ -94,6 +98,7 @@ ANCESTRIES: Mapping[str, Ancestry] = MappingProxyType(
             amiodarone=0.048,
             smoker=0.2,
             valve=0.05,
+            thromboembolism=0.3,
         ),
         "Unknown": Ancestry(
             share=0.085,
@@ -109,6 +114,7 @@ ANCESTRIES: Mapping[str, Ancestry] = MappingProxyType(
             amiodarone=0.056,
             smoker=0.03,
             valve=0.3,
+            thromboembolism=0.02,
         ),
     }
 )

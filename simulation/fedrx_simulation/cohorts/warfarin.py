@@ -43,8 +43,14 @@ _MISSING = {"height_cm": 1.0, "weight_kg": 0.25, "age_decade": 0.04, "vkorc1": 0
 _MISSING_CONCENTRATION = 2.0
 _SHIFTED_SD = {"height_cm": _HEIGHT_SD_CM, "weight_kg": 18.0}
 _LOWEST_ROOT_DOSE = 1.5  # 2.25 mg/week, about the lowest stable dose that IWPC saw
+
+# Reported populations among IWPC's Asian patients and their shares; the equation does not use them.
+_POPULATIONS = ("Japanese", "Chinese", "Korean", "Malay", "Indian")
+_POPULATION_SHARES = (0.53, 0.22, 0.17, 0.05, 0.03)
+
 _GENERATED = frozenset(
-    {*_MISSING, "race", "gender", "enzyme_inducer", "amiodarone", "smoker", "valve_replacement"},
+    {*_MISSING, "race", "gender", "enzyme_inducer", "amiodarone", "smoker"}
+    | {"valve_replacement", "thromboembolism", "asian_population"}
 )
 
 
@@ -202,6 +208,10 @@ def _draw_patients(rng: Generator, mix: NDArray[np.float64], size: int) -> dict[
         "amiodarone": rng.random(size) < of("amiodarone"),
         "smoker": rng.random(size) < of("smoker"),
         "valve_replacement": rng.random(size) < of("valve"),
+        "thromboembolism": rng.random(size) < of("thromboembolism"),
+        "asian_population": np.where(
+            names[ancestry] == "Asian", rng.choice(_POPULATIONS, size, p=_POPULATION_SHARES), ""
+        ),
     }
 
 
@@ -240,7 +250,7 @@ def _typed(feature: NumberFeature | CategoryFeature | FlagFeature, column: Colum
         return np.clip(column, feature.minimum, feature.maximum)
     if isinstance(feature, CategoryFeature):
         codes = {value: code for code, value in enumerate(feature.values)}
-        return np.array([codes[value] for value in column], dtype=np.int16)
+        return np.array([codes.get(value, MISSING_CATEGORY) for value in column], dtype=np.int16)
     return column
 
 

@@ -1,0 +1,81 @@
+"""What is wrong with a study file, in one sentence a finding: the key, the value, what is allowed."""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from fedrx_protocol.schema import CategoryFeature, FlagFeature, NumberFeature
+
+# Features by kind; pydantic puts the kind into the place of an error, where no key stands.
+_KINDS: Mapping[str, type[BaseModel]] = MappingProxyType(
+    {"number": NumberFeature, "category": CategoryFeature, "flag": FlagFeature}
+)
+_LONGEST_SHOWN = 60
+_TABLES = ("model_type", "model_attributes_type")
+
+
+def sentences(error: ValidationError, source: str, root: type[BaseModel]) -> list[str]:
+    """One sentence for each finding.
+
+    Args:
+        error: What pydantic found.
+        source: Names the file.
+        root: The model that was validated; its keys are what is allowed.
+    """
+    return [f"{source}: {_sentence(dict(item), root)}." for item in error.errors()]
+
+
+def _sentence(item: dict[str, Any], root: type[BaseModel]) -> str:
+    key = ".".join(str(part) for part in item["loc"] if part not in _KINDS)
+    context = item.get("ctx", {})
+    match item["type"]:
+        case "missing":
+            sentence = f"key '{key}' is missing"
+        case "extra_forbidden":
+            allowed = ", ".join(_allowed_keys(item["loc"][:-1], root))
+            sentence = f"unknown key '{key}'; allowed here: {allowed}"
+        case "value_error":
+            sentence = f"'{key}': {context['error']}" if key else str(context["error"])
+        case "union_tag_not_found":
+            sentence = f"key '{key}.kind' is missing: use {_either(_KINDS)}"
+        case "union_tag_invalid":
+            sentence = f"'{key}.kind' is '{context['tag']}': use {_either(_KINDS)}"
+        case _:
+            sentence = f"'{key}' is {_shown(item['input'])}: {_rule(item, context)}"
+    return sentence
+
+
+def _rule(item: dict[str, Any], context: dict[str, Any]) -> str:
+    """What a value of the wrong type or size should have been."""
+    if item["type"] in _TABLES:
+        return "it must be a table of keys and values"
+    rules = {
+        "tuple_type": "it must be a list",
+        "too_short": f"at least {context.get('min_length')} needed",
+        "string_pattern_mismatch": "use a-z, 0-9 and _, a letter first",
+    }
+    return rules.get(item["type"]) or str(item["msg"]).replace("Input", "it", 1)
+
+
+def _allowed_keys(location: tuple[str | int, ...], root: type[BaseModel]) -> list[str]:
+    """Keys of the table at `location`; a list's entries are known by the kind after the number."""
+    model = root
+    for part in location:
+        if part in _KINDS:
+            model = _KINDS[str(part)]
+        elif part in model.model_fields:
+            inner = model.model_fields[str(part)].annotation
+            model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else model
+    return list(model.model_fields)
+
+
+def _either(words: Iterable[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} or {last}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
