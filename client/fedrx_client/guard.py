@@ -32,6 +32,8 @@ class SqliteGuard:
             raise MisuseError(f"keep is {keep}: the guard needs at least its newest record.")
         self._store = store
         self._keep = keep
+        # What was saved last, with its bytes: most reads ask for it, and parsing is the slow part.
+        self._last: tuple[bytes, ContextRecord | None] = (b"", None)
 
     def load(self, context: bytes) -> ContextRecord | None:
         """The record of `context`, or None.
@@ -61,11 +63,12 @@ class SqliteGuard:
 
         It is on disk when this returns, or when the store's outermost transaction ends.
         """
+        blob = record.to_bytes()
         with self._store.transaction():
             self._store.write(
                 "INSERT OR REPLACE INTO guard_context "
                 "(context, session, round, epoch, attempt, record) VALUES (?, ?, ?, ?, ?, ?)",
-                (record.context, record.session, *record.order, record.to_bytes()),
+                (record.context, record.session, *record.order, blob),
             )
             if record.unmask_survivors is not None:
                 self._store.write(
@@ -73,13 +76,17 @@ class SqliteGuard:
                     (record.model_digest, record.context),
                 )
             self._store.write(_PRUNE, (record.session, self._keep))
+        self._last = (blob, record)
 
     def _first(self, statement: str, key: bytes) -> ContextRecord | None:
         rows = self._store.read(statement, (key,))
         if not rows:
             return None
+        blob = _blob(rows[0][0])
+        if blob == self._last[0]:
+            return self._last[1]
         try:
-            return ContextRecord.from_bytes(_blob(rows[0][0]))
+            return ContextRecord.from_bytes(blob)
         except PeerError as error:
             raise LedgerDamaged(
                 f"{self._store.path}: a guard record is damaged ({error}); restore the file from "

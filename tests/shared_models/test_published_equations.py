@@ -40,6 +40,8 @@ def cohort(study):
         "amiodarone": flag,
         "smoker": ~flag,
         "valve_replacement": flag,
+        "thromboembolism": flag,
+        "asian_population": codes("asian_population", None, "Chinese", None),
     }
     return Cohort("a", schema, ("x", "y", "z"), values, [30.0, 10.0, 20.0])
 

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum
 from fedrx_client.training.errors import TrainingInvalid
-from fedrx_client.training.parameters import Batch, trained
+from fedrx_client.training.parameters import Batch, pull, split, trained
 from fedrx_client.training.randomness import RoundRandomness
 from fedrx_client.training.sampling import poisson_sample
 
@@ -152,56 +151,6 @@ def local_epochs(
     return LocalUpdate(change, settings.steps, settings.sample_rate)
 
 
-class SiteOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
-    """Opacus's DP-SGD step on sums that are already clipped, with noise from our own stream."""
-
-    def __init__(
-        self, optimizer: torch.optim.Optimizer, settings: LocalSettings, noise: np.random.Generator
-    ) -> None:
-        super().__init__(
-            optimizer=optimizer,
-            noise_multiplier=settings.noise_multiplier,
-            max_grad_norm=settings.clipping_norm,
-            expected_batch_size=settings.divisor,
-            loss_reduction="mean",
-        )
-        self._stream = noise
-        self._proximal = settings.proximal
-        self._anchors = [p.detach().clone() for p in self.params]
-
-    @property
-    def grad_samples(self) -> list[Tensor]:
-        """Never held; Opacus only asks whether there is anything to train."""
-        return list(self.params)
-
-    @property
-    def accumulated_iterations(self) -> int:
-        """Always one clipped sum a step."""
-        return 1
-
-    def receive(self, clipped_sum: npt.NDArray[np.float64]) -> None:
-        """Take the step's clipped sum, `(d,)`."""
-        for p, piece in zip(self.params, _split(clipped_sum, self.params), strict=True):
-            p.summed_grad = piece
-
-    def clip_and_accumulate(self) -> None:
-        """Nothing to do: `receive` brought a clipped sum."""
-
-    def add_noise(self) -> None:
-        """Gaussian noise of standard deviation sigma*C, in float64, on every coordinate."""
-        sd = self.noise_multiplier * self.max_grad_norm
-        for p in self.params:
-            noisy = p.summed_grad + sd * torch.from_numpy(
-                self._stream.standard_normal(tuple(p.shape))
-            )
-            p.grad = noisy.to(p)
-
-    def scale_grad(self) -> None:
-        """Divide by the public sample size; then FedProx's pull, which no patient can change."""
-        super().scale_grad()
-        _pull(self.params, self._anchors, self._proximal)
-
-
 def _private_steps(
     model: nn.Module,
     batch: Batch,
@@ -209,6 +158,9 @@ def _private_steps(
     sampling: np.random.Generator,
     noise: np.random.Generator,
 ) -> None:
+    # Opacus takes seconds to import, and only this mode needs it.
+    from fedrx_client.training.site_optimizer import SiteOptimizer  # noqa: PLC0415
+
     optimizer = SiteOptimizer(_sgd(model, settings), settings, noise)
     for _ in range(settings.steps):
         sample = poisson_sample(len(batch), settings.sample_rate, sampling)
@@ -229,9 +181,9 @@ def _plain_steps(
     anchors = [p.detach().clone() for p in weights]
     for sample in _minibatches(len(batch), settings, shuffling):
         mean = gradient_sum(model, batch.select(torch.from_numpy(sample))) / len(sample)
-        for p, piece in zip(weights, _split(mean, weights), strict=True):
+        for p, piece in zip(weights, split(mean, weights), strict=True):
             p.grad = piece.to(p)
-        _pull(weights, anchors, settings.proximal)
+        pull(weights, anchors, settings.proximal)
         optimizer.step()
     optimizer.zero_grad()
 
@@ -250,19 +202,6 @@ def _minibatches(
 
 def _sgd(model: nn.Module, settings: LocalSettings) -> torch.optim.Optimizer:
     return torch.optim.SGD(list(trained(model).values()), lr=settings.learning_rate)
-
-
-def _pull(weights: list[nn.Parameter], anchors: list[Tensor], proximal: float) -> None:
-    """Add the gradient of mu/2 |w - w0|^2 (Li et al. 2020, arXiv:1812.06127, eq. 2)."""
-    for p, anchor in zip(weights, anchors, strict=True):
-        if proximal and p.grad is not None:
-            p.grad += proximal * (p.detach() - anchor)
-
-
-def _split(vector: npt.NDArray[np.float64], weights: list[nn.Parameter]) -> list[Tensor]:
-    """A flat vector as tensors of the weights' shapes, float64 on the CPU."""
-    pieces = torch.split(torch.from_numpy(vector), [p.numel() for p in weights])
-    return [piece.reshape(p.shape) for piece, p in zip(pieces, weights, strict=True)]
 
 
 def _joined(parts: list[Tensor]) -> npt.NDArray[np.float64]:

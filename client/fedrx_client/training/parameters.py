@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Protocol, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -90,3 +92,16 @@ def patient_tensors(batch: Batch) -> dict[str, Tensor]:
         and value.ndim > 0
         and getattr(longer, name).shape[0] == len(batch) + 1 != value.shape[0]
     }
+
+
+def pull(weights: list[nn.Parameter], anchors: list[Tensor], proximal: float) -> None:
+    """Add the gradient of mu/2 |w - w0|^2 (Li et al. 2020, arXiv:1812.06127, eq. 2)."""
+    for p, anchor in zip(weights, anchors, strict=True):
+        if proximal and p.grad is not None:
+            p.grad += proximal * (p.detach() - anchor)
+
+
+def split(vector: npt.NDArray[np.float64], weights: list[nn.Parameter]) -> list[Tensor]:
+    """A flat vector as tensors of the weights' shapes, float64 on the CPU."""
+    pieces = torch.split(torch.from_numpy(vector), [p.numel() for p in weights])
+    return [piece.reshape(p.shape) for piece, p in zip(pieces, weights, strict=True)]
