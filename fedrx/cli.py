@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 # Repeated from fedrx_simulation.simulate, whose import would make `--help` wait for torch.
 EngineName = Literal["inprocess", "flower"]
 
+# What a shell expects after Control-C; Typer turns the interrupt into this number.
+_INTERRUPTED = 130
+
 app = typer.Typer(
     name="fedrx",
     help="Federated pharmacogenomics for hospitals: patients stay, only masked sums leave.",
@@ -201,7 +204,7 @@ def _refuse_together(option: str, given: Set[str], *, allowed: Set[str]) -> None
     useless = sorted(given - allowed)
     if option in given and useless:
         raise MisuseError(
-            f"{' and '.join(useless)} cannot be given with {option}: leave out the one or the other."
+            f"{' and '.join(useless)} cannot be given with {option}: leave one of them out."
         )
 
 
@@ -235,7 +238,9 @@ def main() -> NoReturn:
     except FedRxError as error:
         _fail(str(error), 3)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted; a run that had begun can be continued with --resume FOLDER.", 130)
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:
+        _fail("interrupted; a run that had begun can be continued with --resume FOLDER.", code)
     sys.exit(code if isinstance(code, int) else 0)
 
 

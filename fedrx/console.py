@@ -26,10 +26,34 @@ _ROWS = {
 
 @contextmanager
 def progress(*, quiet: bool) -> Iterator[Observer]:
-    """Show a study's rounds live on standard error; `quiet` shows nothing."""
+    """Show a study's rounds live on standard error; `quiet` shows nothing.
+
+    Where standard error is no terminal, every evaluation is a line of its own.
+    """
+    console = Console(stderr=True)
     if quiet:
         yield lambda _: None
-        return
+    elif not console.is_terminal:
+        yield lambda step: _line(console, step)
+    else:
+        with _live(console) as observer:
+            yield observer
+
+
+def _line(console: Console, step: Step) -> None:
+    record = step.record
+    if record is None:
+        console.print(step.stage)
+    elif record.metrics:
+        console.print(
+            f"round {record.round}/{step.rounds}, {record.survivors} sites: "
+            f"reported MAE {record.metrics['mae']:.2f}",
+            highlight=False,
+        )
+
+
+@contextmanager
+def _live(console: Console) -> Iterator[Observer]:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -38,7 +62,7 @@ def progress(*, quiet: bool) -> Iterator[Observer]:
         TextColumn("{task.fields[metric]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task("preparing", total=None, metric="", done="")
 
         def observe(step: Step) -> None:
@@ -49,8 +73,7 @@ def progress(*, quiet: bool) -> Iterator[Observer]:
             done = f"{record.round}/{step.rounds} rounds"
             bar.update(task, completed=record.round, done=done)
             if record.metrics:
-                shown = f"reported MAE {record.metrics['mae']:.2f}"
-                bar.update(task, metric=shown)
+                bar.update(task, metric=f"reported MAE {record.metrics['mae']:.2f}")
             if record.dropped:
                 text = f"{record.survivors}/{record.participants} sites"
                 bar.update(task, description=f"{step.stage}, {text}")

@@ -7,7 +7,7 @@ simulation into a run folder that can be resumed.
 import re
 import secrets
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib import resources
@@ -19,13 +19,20 @@ from fedrx_client.data.load import load_split
 from fedrx_client.data.mapping import TableMapping
 from fedrx_models.cohort import Cohort
 from fedrx_models.files import load_model
-from fedrx_protocol.errors import FedRxError, MisuseError, RunError
+from fedrx_protocol.errors import DataError, FedRxError, MisuseError, RunError
+from fedrx_protocol.roster import SITE_ID
 from fedrx_protocol.schema import FeatureSchema
 from fedrx_protocol.study import Study
 from fedrx_server.run_folder import RunFolder
 from fedrx_simulation.cohorts.warfarin import WarfarinCohorts, generate
 from fedrx_simulation.result import SimulationResult
-from fedrx_simulation.simulate import EngineName, Observer, SimulationOptions, start
+from fedrx_simulation.simulate import (
+    EngineName,
+    Observer,
+    SimulationOptions,
+    start,
+    stored_options,
+)
 from fedrx_simulation.simulate import resume as continue_run
 from fedrx_simulation.sites import make_plan
 
@@ -125,7 +132,9 @@ def load_cohorts(source: Source, schema: FeatureSchema, seed: int) -> dict[str, 
     """The cohorts of a simulation, by site."""
     if isinstance(source, PatientFile):
         mapping = TableMapping.load(source.mapping)
-        return dict(load_split(source.data, mapping, schema, split_by=source.split_by).cohorts)
+        found = dict(load_split(source.data, mapping, schema, split_by=source.split_by).cohorts)
+        _check_site_ids(source, found)
+        return found
     return generate(
         WarfarinCohorts(
             schema=schema,
@@ -137,6 +146,15 @@ def load_cohorts(source: Source, schema: FeatureSchema, seed: int) -> dict[str, 
             seed=seed,
         )
     )
+
+
+def _check_site_ids(source: PatientFile, sites: Iterable[str]) -> None:
+    for site in sites:
+        if not SITE_ID.fullmatch(site):
+            raise DataError(
+                f"{source.data}, column '{source.split_by}': {site!r} is no site id; use 1 to 64 "
+                "letters, digits, '.', '_', '-', the first of them a letter or digit."
+            )
 
 
 def simulate(
@@ -221,9 +239,9 @@ def resume(
         _require_study(folder, study if isinstance(study, Study) else Study.load(study))
     if cohorts is None:
         with RunFolder.open(folder) as run:
-            meta, own = run.meta, run.study
-        source = _source(folder, meta.get("source", {}))
-        cohorts = load_cohorts(source, own.feature_schema, meta["options"]["seed"])
+            options, schema = stored_options(run), run.study.feature_schema
+            described = run.meta.get("source", {})
+        cohorts = load_cohorts(_source(folder, described), schema, options.seed)
     return continue_run(folder, cohorts, observer=observer)
 
 

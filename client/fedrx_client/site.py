@@ -7,7 +7,7 @@ plan and never from the request.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 
@@ -26,10 +26,10 @@ from fedrx_models.cohort import Cohort
 from fedrx_models.contract import DoseBatch, DoseModel, set_vector
 from fedrx_models.encoding import encode
 from fedrx_models.metrics import MetricPlan
-from fedrx_protocol.errors import DataError, PeerError
+from fedrx_protocol.errors import BudgetExhausted, DataError, PeerError
 from fedrx_protocol.fixed_point import FixedPoint, IntVector, ValueOutOfRange
-from fedrx_protocol.plan import Part, RoundPlan, StudyPlan
-from fedrx_protocol.privacy.calibration import local_noise_multiplier
+from fedrx_protocol.plan import LARGEST_UPDATE, Part, RoundPlan, StudyPlan
+from fedrx_protocol.privacy.accountant import Account
 from fedrx_protocol.privacy.events import Release
 from fedrx_protocol.secagg.messages import (
     Advert,
@@ -208,7 +208,7 @@ class Site:
 
     def _local_change(self, part: Part, plan: RoundPlan) -> "_Computed":
         """The change of the weights after epochs of this site's own."""
-        settings = self._local_settings
+        settings, private = self._local_settings, self._study.privacy.mode == "local"
         update = local_epochs(
             self._parts.model,
             self._training,
@@ -224,8 +224,12 @@ class Site:
             sample_rate=update.sample_rate,
             steps=update.steps,
         )
-        weight = 1.0 if self._study.privacy.mode == "local" else float(len(self._training))
-        grid = {"training": self._grid(part, weight * update.change, plan)}
+        if private:
+            # Cut, not refused: a refusal would say something of the patients and cost nothing.
+            total = np.clip(update.change, -LARGEST_UPDATE, LARGEST_UPDATE)
+        else:
+            total = len(self._training) * update.change
+        grid = {"training": self._grid(part, total, plan)}
         return _Computed(self._with_weight(grid, plan, self._training), event)
 
     def _metrics(self, part: Part, plan: RoundPlan) -> "_Computed":
@@ -293,36 +297,40 @@ class Site:
         A study that adds no noise, to its gradients or to its metrics, promises nothing for them;
         the site's own cap still holds, and refuses such a release.
         """
-        promise = self._promise if release.noise_multiplier else None
-        self._ledger.charge(release, cap=self._parts.policy.cap, study_cap=promise)
+        cap = self._parts.policy.cap
+        if not release.noise_multiplier:
+            self._ledger.charge(release, cap=cap)
+        elif self._study.opens_exact_sums:
+            self._hold_to_promise(release)
+            self._ledger.charge(release, cap=cap)
+        else:
+            self._ledger.charge(release, cap=cap, study_cap=self._promise)
+
+    def _hold_to_promise(self, release: Release) -> None:
+        """The study's promise where its metrics are exact: over what carries noise, alone."""
+        private = [one for one in self._ledger.releases(release.study) if one.noise_multiplier]
+        if Account.of(private).would_exceed([release], self._promise.epsilon, self._promise.delta):
+            raise BudgetExhausted(
+                f"run {release.run}, round {release.round}: this {release.purpose} release would "
+                f"spend more than the study's promise of epsilon {self._promise.epsilon:g} at "
+                f"delta {self._promise.delta:g}; it was not made."
+            )
 
     @cached_property
     def _local_settings(self) -> LocalSettings:
         """Epochs of this site, with noise that spends the promise over all its steps."""
-        study, local = self._study, self._study.training.local
-        private = study.privacy.mode == "local"
-        sites = self._parts.plan.parameters.n
-        # A private site counts in public numbers only: its own size would set rate and step.
-        agreed = round(study.cohort.patients * (1 - study.cohort.held_out) / sites)
-        settings = local_settings(
-            patients=max(1, agreed if private else len(self._training)),
+        plan, local = self._parts.plan, self._study.training.local
+        private = self._study.privacy.mode == "local"
+        return local_settings(
+            # A private site counts in public numbers only: its own size would set rate and step.
+            patients=plan.patients_per_site if private else max(1, len(self._training)),
             epochs=local.epochs,
             batch_size=local.batch_size,
             learning_rate=local.learning_rate,
-            clipping_norm=study.training.clipping_norm,
-            noise_multiplier=0.0,
+            clipping_norm=self._study.training.clipping_norm,
+            noise_multiplier=plan.local_noise,
             proximal=local.proximal,
         )
-        if not private:
-            return settings
-        noise = local_noise_multiplier(
-            study.privacy.epsilon,
-            study.privacy.delta,
-            sample_rate=settings.sample_rate,
-            rounds=study.rounds + study.privacy.reserve_rounds,
-            steps_per_round=settings.steps,
-        )
-        return replace(settings, noise_multiplier=noise)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""What is wrong with a study file, in one sentence a finding: the key, the value, what is allowed."""
+"""What is wrong with a study file: a sentence a finding, with key, value and what is allowed."""
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -28,7 +28,7 @@ def sentences(error: ValidationError, source: str, root: type[BaseModel]) -> lis
 
 
 def _sentence(item: dict[str, Any], root: type[BaseModel]) -> str:
-    key = ".".join(str(part) for part in item["loc"] if part not in _KINDS)
+    key = _key(item["loc"])
     context = item.get("ctx", {})
     match item["type"]:
         case "missing":
@@ -45,6 +45,13 @@ def _sentence(item: dict[str, Any], root: type[BaseModel]) -> str:
         case _:
             sentence = f"'{key}' is {_shown(item['input'])}: {_rule(item, context)}"
     return sentence
+
+
+def _key(location: tuple[str | int, ...]) -> str:
+    """The key as it stands in the file, without the kind that follows an entry's number."""
+    before = (None, *location)
+    parts = zip(before, location, strict=False)
+    return ".".join(str(part) for last, part in parts if not isinstance(last, int))
 
 
 def _rule(item: dict[str, Any], context: dict[str, Any]) -> str:

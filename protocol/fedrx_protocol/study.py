@@ -68,6 +68,13 @@ class OptimizerSection(_Section):
     decay: Literal["none", "linear"] = "linear"
 
 
+class LocalOptimizerSection(OptimizerSection):
+    """The coordinator's step on the sites' mean change: sgd is FedAvg, adam is FedAdam."""
+
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="sgd's momentum, adam's beta 1")
+    decay: Literal["none", "linear"] = "none"
+
+
 class LocalTrainingSection(_Section):
     """What a site does between two rounds when it trains epochs of its own."""
 
@@ -78,10 +85,7 @@ class LocalTrainingSection(_Section):
     batch_size: int = Field(default=32, ge=1, description="expected patients a step")
     learning_rate: float = Field(default=0.1, gt=0)
     proximal: float = Field(default=0.0, ge=0, description="FedProx's mu; 0 is FedAvg")
-    optimizer: OptimizerSection = Field(
-        default=OptimizerSection(momentum=0.0, decay="none"),
-        description="the coordinator's step on the mean change: sgd is FedAvg, adam is FedAdam",
-    )
+    optimizer: LocalOptimizerSection = LocalOptimizerSection()
 
 
 class TrainingSection(_Section):

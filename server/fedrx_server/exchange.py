@@ -5,6 +5,7 @@ number of sites. Waiting is ours: short at first, then longer, because Flower's 
 three seconds a turn.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 _SHORTEST_WAIT_S = 0.005
 _LONGEST_WAIT_S = 0.25
 _RECORD = "fedrx"
+# A refusal is the name of an error class; anything else a site writes there is not repeated.
+_REASON = re.compile(r"[A-Za-z]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,11 @@ class Exchange:
         ]
         size = 0 if payload is None else payload.nbytes
         self.traffic.down += sum(len(header) + size for header in headers.values())
-        waiting = dict(zip(self._grid.push_messages(messages), headers, strict=True))
+        ids = list(self._grid.push_messages(messages))
+        # Flower gives None for a message it could not push, and no list if all were too large.
+        pushed = dict(zip(headers, ids, strict=False))
+        yield from (Reply(node, lost=True) for node in headers if not pushed.get(node))
+        waiting = {message_id: node for node, message_id in pushed.items() if message_id}
         yield from self._collect(waiting, deadline_s)
 
     def _collect(self, waiting: dict[str, int], deadline_s: float) -> Iterator[Reply]:
@@ -123,6 +130,8 @@ class Exchange:
         payload = _payload(message.content)
         if not isinstance(header, bytes) or not isinstance(refusal, str):
             return Reply(node, lost=True)
+        if refusal and not _REASON.fullmatch(refusal):
+            refusal = "Unreadable"
         self.traffic.up += len(header) + len(payload)
         return Reply(node, header, payload, refusal)
 

@@ -49,7 +49,7 @@ class ServerOptimizer:
         """Momenta and step counts by name, for a checkpoint."""
         state = self._optimizer.state.get(self._parameter, {})
         return {
-            name: np.array(value, dtype=np.float32, ndmin=1)
+            name: np.array(value.numpy(), dtype=np.float32, ndmin=1)
             for name, value in state.items()
             if value is not None
         }

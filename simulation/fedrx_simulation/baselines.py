@@ -87,12 +87,15 @@ def fit(model: DoseModel, cohort: Cohort, seed: int) -> DoseModel:
     """A copy of `model`, trained on `cohort` without privacy as well as we know how.
 
     Full-batch L-BFGS. How many iterations is decided on a tenth of the patients, set aside; then
-    the model is trained anew on all of them for as many.
+    the model is trained anew on all of them for as many. A single patient cannot be both learned
+    from and set aside: the model then stays as it is.
     """
+    if len(cohort) < 2:
+        return copy.deepcopy(model)
     batch = encode(cohort, model.schema)
     aside = np.random.default_rng(seed).random(len(cohort)) < _VALIDATION
     if not aside.any() or aside.all():
-        aside[: max(1, len(cohort) // 10)] = True
+        aside = np.arange(len(cohort)) < max(1, len(cohort) // 10)
     watched = batch.select(torch.from_numpy(aside))
     trial = copy.deepcopy(model)
     losses = []
@@ -115,9 +118,9 @@ def _iterations(model: DoseModel, batch: DoseBatch) -> Iterator[None]:
     def loss() -> float:
         optimizer.zero_grad()
         value = model(batch).mean()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return float(value.detach())
 
     for _ in range(_LOOKS):
-        optimizer.step(loss)
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
         yield

@@ -27,6 +27,7 @@ from fedrx_server.report_data import (
     PrivacyStatement,
     ReportData,
     ResultRow,
+    RowKey,
     RunCost,
 )
 from fedrx_server.run_folder import RunFolder
@@ -34,7 +35,7 @@ from fedrx_simulation.baselines import compute_baselines, predict
 from fedrx_simulation.engines.setup import EngineSetup
 from fedrx_simulation.result import SimulationResult
 
-_LABELS = {
+_LABELS: Mapping[RowKey, tuple[str, str]] = {
     "pooled": ("Pooled", "all patients in one place, no privacy"),
     "federated": ("Federated", "patients stay at their sites"),
     "site_alone": ("Each site alone", "every site trains on its own patients only"),
@@ -164,11 +165,7 @@ def _collusion(
 
 
 def _split(setup: EngineSetup) -> tuple[dict[str, Cohort], dict[str, Cohort]]:
-    share = setup.consortium.study.cohort.held_out
-    parts = {
-        site: cohort.split(share, setup.consortium.split_salt(site))
-        for site, cohort in setup.cohorts.items()
-    }
+    parts = {site: setup.consortium.split(cohort) for site, cohort in setup.cohorts.items()}
     return (
         {site: part[0] for site, part in parts.items()},
         {site: part[1] for site, part in parts.items()},

@@ -7,7 +7,7 @@ with the error message that a SuperLink sends in the name of a node it has lost.
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import log
+from math import inf, log
 
 from flwr.app import Context, Error, Message
 from flwr.common.constant import ErrorCode
@@ -40,11 +40,10 @@ class Faults:
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
             raise MisuseError(f"dropout is {self.dropout:g}: give a chance from 0 to below 1.")
-        if self.delay_s < 0 or self.deadline_s <= 0:
-            raise MisuseError(
-                f"delay is {self.delay_s:g} s and the deadline {self.deadline_s:g} s: "
-                "neither can be negative."
-            )
+        if not 0 <= self.delay_s < inf:
+            raise MisuseError(f"delay is {self.delay_s:g} s: give 0 or a number of seconds.")
+        if not self.deadline_s > 0:
+            raise MisuseError(f"deadline is {self.deadline_s:g} s: it must lie above 0.")
 
     def loses(self, site: str, attempt: str, stage: str, *, before: bool) -> bool:
         """Whether `site` is lost in this attempt at this stage, before or after its work."""

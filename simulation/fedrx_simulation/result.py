@@ -52,10 +52,11 @@ class SimulationResult:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """The report's plots as plotly figures, by name."""
-        from fedrx_server.report_figures import figures  # noqa: PLC0415 - plotly is slow to import
+        """The report's plots as plotly figures, by name, e.g. `learning_curve`."""
+        from fedrx_server.report_figures import all_figures  # noqa: PLC0415 - plotly is slow
 
-        return figures(self.report)
+        figures = all_figures(self.report)
+        return {title.lower().replace(" ", "_"): figure for title, _, figure in figures}
 
     @property
     def bytes_up(self) -> int:

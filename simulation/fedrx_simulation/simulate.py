@@ -13,11 +13,10 @@ from typing import Any, Literal
 
 import torch
 
-from fedrx_client.site import check_cohort_size
 from fedrx_models.cohort import Cohort
 from fedrx_models.contract import get_vector
 from fedrx_models.files import save_model
-from fedrx_protocol.errors import MisuseError
+from fedrx_protocol.errors import MisuseError, RunError
 from fedrx_protocol.study import Study
 from fedrx_server.app import make_server_app
 from fedrx_server.checkpoints import RoundRecord
@@ -110,9 +109,7 @@ def start(
     """
     sites = by_site(cohorts)
     consortium = Consortium(study, tuple(sites), uuid.uuid4().hex, options.seed)
-    for cohort in sites.values():
-        check_cohort_size(study, cohort)
-    consortium.plan.check()
+    consortium.check(sites)
     meta = {
         "run_id": consortium.run_id,
         "options": {name: getattr(options, name) for name in options.__dataclass_fields__},
@@ -149,7 +146,7 @@ def resume(
     sites = by_site(cohorts)
     with RunFolder.open(folder, durability="process") as run:
         meta = run.meta
-        options = SimulationOptions(**meta["options"])
+        options = stored_options(run)
         for site in sorted(set(meta["cohorts"]) | set(sites)):
             found = sites[site].fingerprint if site in sites else None
             if meta["cohorts"].get(site) != found:
@@ -194,6 +191,20 @@ def _continue(
     run.write_result(result.to_json())
     write_report(run.report_path, result.report)
     return result
+
+
+def stored_options(run: RunFolder) -> SimulationOptions:
+    """The options that a run was started with.
+
+    Raises:
+        RunError: The folder is not one of a simulation.
+    """
+    try:
+        return SimulationOptions(**run.meta["options"])
+    except (KeyError, TypeError):
+        raise RunError(
+            f"{run.path}: holds no simulation of this version of FedRx; name another run folder."
+        ) from None
 
 
 def _kept_rounds(study: Study) -> set[int]:

@@ -16,14 +16,14 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from fedrx_client.guard import SqliteGuard
-from fedrx_client.site import Site, SiteParts
+from fedrx_client.site import Site, SiteParts, check_cohort_size
 from fedrx_client.store import SiteStore
 from fedrx_client.training.randomness import SeededRandomness
 from fedrx_models.build import build_model
 from fedrx_models.cohort import Cohort
 from fedrx_models.contract import DoseModel, get_vector
 from fedrx_models.metrics import MetricPlan
-from fedrx_protocol.errors import MisuseError
+from fedrx_protocol.errors import DataError, MisuseError
 from fedrx_protocol.plan import MetricShape, StudyPlan
 from fedrx_protocol.roster import Roster, SignedRoster, SiteEntry, sign_roster
 from fedrx_protocol.secagg.parameters import SecAggParameters, session_id
@@ -79,6 +79,27 @@ class Consortium:
     def split_salt(self, site: str) -> bytes:
         """The key that decides which of a site's patients are held out."""
         return self._secret("split", site)
+
+    def split(self, cohort: Cohort) -> tuple[Cohort, Cohort]:
+        """A site's training and held-out patients, as the site itself splits them."""
+        return cohort.split(self.study.cohort.held_out, self.split_salt(cohort.site))
+
+    def check(self, cohorts: Mapping[str, Cohort]) -> None:
+        """Hold the study against its sites before anything is made.
+
+        Raises:
+            FedRxError: The study cannot be run with these sites; says what to change.
+        """
+        for cohort in cohorts.values():
+            check_cohort_size(self.study, cohort)
+        self.plan.check()
+        parts = [self.split(cohort) for cohort in cohorts.values()]
+        for name, position in (("left to train on", 0), ("held out", 1)):
+            if not any(len(part[position]) for part in parts):
+                raise DataError(
+                    f"no patient is {name} at any site: give more patients, or another "
+                    "cohort.held_out."
+                )
 
     def open_site(self, cohort: Cohort, folder: Path) -> Site:
         """Open one site in its folder; its ledger survives a killed process, not a power cut."""

@@ -4,8 +4,9 @@ One patient, with all their records, moves the sum by at most the clipping norm.
 of the sensitivity argument, so nothing here may depend on how many patients there are, or on which.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from fedrx_client.training import bookkeeping, vmapped
 from fedrx_client.training.errors import TrainingInvalid
 from fedrx_client.training.parameters import Batch, dimension, flat, refuse_mixing, trained
+
+BatchT = TypeVar("BatchT", bound=Batch)
 
 Method = Literal["auto", "bookkeeping", "vmap"]
 
@@ -74,13 +77,21 @@ def clipped_gradient_sum(
     refuse_mixing(model)
     total = np.zeros(dimension(model))
     clipped = not_finite = 0
-    for start in range(0, len(batch), PATIENTS_AT_ONCE):
-        some = batch.select(torch.arange(start, min(start + PATIENTS_AT_ONCE, len(batch))))
+    for some in _passes(batch):
         vector, norms = _clip(model, some, clipping_norm / (1 + CLIPPING_MARGIN), method)
         total += vector.detach().cpu().double().numpy()
         clipped += int((norms.isfinite() & (norms > clipping_norm)).sum())
         not_finite += int((~norms.isfinite()).sum())
     return ClippedSum(total, len(batch), clipped, not_finite)
+
+
+def _passes(batch: BatchT) -> Iterator[BatchT]:
+    """The batch in parts of at most `PATIENTS_AT_ONCE`; nothing is copied where one will do."""
+    if 0 < len(batch) <= PATIENTS_AT_ONCE:
+        yield batch
+        return
+    for start in range(0, len(batch), PATIENTS_AT_ONCE):
+        yield batch.select(torch.arange(start, min(start + PATIENTS_AT_ONCE, len(batch))))
 
 
 def _clip(model: nn.Module, batch: Batch, bound: float, method: Method) -> tuple[Tensor, Tensor]:

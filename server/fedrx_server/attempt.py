@@ -1,0 +1,130 @@
+"""One attempt at one round: collect masked vectors, resolve dropouts, open the sum.
+
+The order of the steps is the protocol's; what is decided here is only whom to ask again. A sum
+whose unmasking has begun is stored, and asked for again rather than given up: sites that answered
+once take part in no second context of an exact sum.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrx_protocol import wire
+from fedrx_protocol.errors import FedRxError, PeerError
+from fedrx_protocol.plan import RoundPlan
+from fedrx_protocol.secagg.coordinator import CoordinatorRound
+from fedrx_protocol.secagg.messages import ResolveReply, UnmaskReply, UnmaskRequest
+from fedrx_server.exchange import Reply
+from fedrx_server.membership import Membership, Vector
+
+logger = logging.getLogger(__name__)
+
+
+class StudyStopped(FedRxError):  # noqa: N818 - named for what happened
+    """The study could not go on; every finished round is kept and the run can be resumed."""
+
+
+@dataclass(frozen=True)
+class OpenedSum:
+    """A sum that was opened.
+
+    Args:
+        plan: What its vector holds.
+        total: The integer sum, shape `(length,)`.
+        survivors: Sites in it.
+        participants: Sites that were asked.
+    """
+
+    plan: RoundPlan
+    total: NDArray[np.uint32]
+    survivors: int
+    participants: int
+
+
+class Attempt:
+    """Drives one `CoordinatorRound` over the wire.
+
+    Args:
+        members: The sites and how to ask them.
+        plan: What the round's vector holds.
+        current: The round's state.
+    """
+
+    def __init__(self, members: Membership, plan: RoundPlan, current: CoordinatorRound) -> None:
+        self._members = members
+        self._plan = plan
+        self._current = current
+        self._label = f"{plan.round}.{plan.attempt}"
+
+    def collect(self, weights: Vector) -> None:
+        """Ask all participants to train on `weights`; a lost or refusing one has dropped."""
+        request = self._current.request
+        headers = dict.fromkeys(request.participants, wire.encode(request))
+
+        def take(reply: Reply) -> None:
+            masked = wire.decode_masked(reply.header, reply.payload, self._plan.layout.length)
+            self._members.require_own(reply, masked.site)
+            self._current.add(masked)
+
+        self._members.ask("train.masked", headers, take, label=self._label, payload=weights)
+
+    def resolve(self) -> bool:
+        """Open the masks toward dropped sites until nobody else drops; False if too few remain."""
+
+        def take(reply: Reply) -> None:
+            resolved = wire.decode(reply.header, ResolveReply)
+            self._members.require_own(reply, resolved.site)
+            self._current.add_resolve(resolved)
+
+        while requests := self._current.close():
+            headers = {site: wire.encode(request) for site, request in requests.items()}
+            self._members.ask("query.resolve", headers, take, label=self._label)
+        return requests is not None
+
+    def unmask(self, tries: int) -> OpenedSum | None:
+        """Open the sum; `None` where the sites refuse and it can never be opened.
+
+        Args:
+            tries: How often a silent site is asked.
+
+        Raises:
+            StudyStopped: Sites that are needed stayed silent; the stored sum waits for them.
+        """
+        requests = self._current.unmask_requests()
+        silent = frozenset(requests)
+        for again in range(tries):
+            if again:
+                self._members.keys()  # a site that came back needs to be found first
+            silent = self._ask_shares({site: requests[site] for site in silent}, again)
+            if self._current.can_open:
+                return self._opened()
+            if not silent:
+                return None
+        raise StudyStopped(
+            f"round {self._plan.round}: {len(silent)} of the {len(requests)} sites in its sum do "
+            "not answer any more, so that it cannot be opened; resume the run when they are back."
+        )
+
+    def _ask_shares(self, requests: Mapping[str, UnmaskRequest], again: int) -> frozenset[str]:
+        headers = {site: wire.encode(request) for site, request in requests.items()}
+        label = f"{self._label} again {again}" if again else self._label
+
+        def take(reply: Reply) -> None:
+            unmasked = wire.decode(reply.header, UnmaskReply)
+            self._members.require_own(reply, unmasked.site)
+            self._current.add_unmask(unmasked)
+
+        return self._members.ask("query.unmask", headers, take, label=label)
+
+    def _opened(self) -> OpenedSum | None:
+        """The sum; `None` if a site's seed does not fit its commitment, so that it has none."""
+        try:
+            total, survivors = self._current.result()
+        except PeerError as error:
+            self._members.reasons[type(error).__name__] += 1
+            logger.warning("%s: %s", self._label, error)
+            return None
+        return OpenedSum(self._plan, total, len(survivors), len(self._current.request.participants))

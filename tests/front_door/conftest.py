@@ -1,0 +1,136 @@
+"""The command run in this process, in a folder of its own, with a small study beside it."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedrx import cli
+
+torch.set_num_threads(1)
+
+STUDY = """
+name = "small_dose"
+[cohort]
+patients = 60
+largest_site = 40
+minimum_per_site = 5
+held_out = 0.3
+[model]
+name = "linear"
+[training]
+rounds = 3
+[privacy]
+epsilon = 8.0
+[metrics]
+evaluations = 1
+[[features]]
+name = "weight_kg"
+kind = "number"
+unit = "kg"
+minimum = 30
+maximum = 200
+mean = 70
+scale = 15
+[[features]]
+name = "vkorc1"
+kind = "category"
+values = ["G/G", "A/G", "A/A"]
+[target]
+name = "dose"
+unit = "mg/week"
+minimum = 1
+maximum = 200
+mean = 35
+scale = 15
+"""
+
+MAPPING = """
+[table]
+patient = "id"
+[target]
+column = "dose"
+unit = "mg/week"
+[features.weight_kg]
+kind = "number"
+column = "weight"
+unit = "kg"
+[features.vkorc1]
+kind = "category"
+column = "snp"
+values = { CC = "G/G", CT = "A/G", TT = "A/A" }
+"""
+
+HEADER = "id,site,dose,weight,snp"
+
+
+def table(rows=45):
+    """Three sites whose dose follows weight and genotype."""
+    lines = [HEADER]
+    for i in range(rows):
+        snp, weight = ("CC", "CT", "TT")[i % 3], 50 + i
+        dose = 20 + 0.3 * weight - 5 * (i % 3)
+        lines.append(f"p{i},hospital-{'ABC'[i // 15]},{dose:g},{weight},{snp}")
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """The working folder, with study.toml, mapping.toml and patients.csv in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.toml").write_text(STUDY)
+    (tmp_path / "mapping.toml").write_text(MAPPING)
+    (tmp_path / "patients.csv").write_text(table())
+    return tmp_path
+
+
+@pytest.fixture
+def fedrx(place, monkeypatch, capsys):
+    """`fedrx("simulate", "--seed", "1")` runs the command line and says how it ended."""
+
+    def run(*argv):
+        monkeypatch.setattr(sys, "argv", ["fedrx", *map(str, argv)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return Ran(ended.value.code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def refused(fedrx, place):
+    """Runs a command that must be refused: one sentence, code 2, and nothing left behind."""
+
+    def run(*argv):
+        before = _files(place)
+        ran = fedrx(*argv)
+        assert ran.code == 2, ran
+        assert ran.out == ""
+        assert "Traceback" not in ran.err
+        assert ran.err.startswith("fedrx: ")
+        assert len(ran.err.strip().splitlines()) == 1, ran.err
+        assert _files(place) == before
+        return ran.err
+
+    return run
+
+
+def _files(folder: Path):
+    return sorted(folder.rglob("*"))

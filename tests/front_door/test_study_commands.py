@@ -1,0 +1,95 @@
+"""`fedrx study new|check`, the help of every command, and how little they import."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedrx import front_door
+from fedrx_protocol.study import Study
+
+
+def test_a_new_study_file_is_the_built_in_study(fedrx, place):
+    ran = fedrx("study", "new", "--output", "mine.toml")
+    assert ran.code == 0
+    assert "fedrx study check mine.toml" in ran.out
+    assert Study.load(place / "mine.toml") == front_door.default_study()[0]
+
+
+def test_the_example_is_the_built_in_study(repository):
+    example = Study.load(repository / "examples" / "warfarin" / "study.toml")
+    assert example == front_door.default_study()[0]
+
+
+def test_checking_says_what_privacy_and_rounds_cost(fedrx):
+    ran = fedrx("study", "check", "study.toml", "--sites", "5")
+    assert ran.code == 0
+    for part in ("fine", "3 rounds", "5 sites", "at least 4", "ε = 8", "noise multiplier"):
+        assert part in ran.out
+
+
+def test_checking_as_json(fedrx):
+    ran = fedrx("study", "check", "study.toml", "--sites", "5", "--json")
+    found = ran.json
+    assert ran.err == ""
+    assert (found["rounds"], found["sites"], found["threshold"]) == (3, 5, 4)
+    # Intercept, one number with its missing flag, three genotypes less the reference, missing.
+    assert found["weights"] * 4 == found["bytes_down_per_site_and_round"]
+    assert found["privacy"]["noise_multiplier"] > 0
+    assert found["bytes_up_per_site_and_round"] > found["bytes_down_per_site_and_round"]
+
+
+@pytest.mark.parametrize("mode", ["none", "local"])
+def test_other_modes_can_be_checked(fedrx, place, mode):
+    text = (place / "study.toml").read_text().replace("[privacy]", f'[privacy]\nmode = "{mode}"')
+    (place / "study.toml").write_text(text)
+    ran = fedrx("study", "check", "study.toml")
+    assert ran.code == 0
+    assert ("No differential privacy" in ran.out) == (mode == "none")
+
+
+@pytest.mark.parametrize(
+    "command", [("simulate",), ("study", "new"), ("study", "check")], ids=" ".join
+)
+def test_every_command_has_help_with_an_example(fedrx, command):
+    ran = fedrx(*command, "--help")
+    assert ran.code == 0
+    assert f"Example: fedrx {' '.join(command)}" in ran.out
+    assert "\\[" not in ran.out
+
+
+@pytest.mark.parametrize("group", [(), ("study",)], ids=" ".join)
+def test_a_group_without_a_command_shows_its_commands(fedrx, group):
+    ran = fedrx(*group)
+    assert ran.code == 2
+    assert "Commands" in ran.out + ran.err
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["simulate", "--help"], ["simulate", "--nonsense"]])
+def test_help_and_typing_mistakes_do_not_wait_for_torch(argv):
+    heavy = "{'torch', 'flwr', 'ray', 'pandas', 'plotly', 'dp_accounting', 'fedrx.front_door'}"
+    script = (
+        "import sys; from fedrx import cli; sys.argv = ['fedrx', *sys.argv[1:]]\n"
+        "try: cli.main()\n"
+        f"except SystemExit: sys.exit(' '.join({heavy} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *argv], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_importing_fedrx_is_light_and_complete():
+    script = (
+        "import sys, fedrx; assert 'torch' not in sys.modules\n"
+        "for name in fedrx.__all__: getattr(fedrx, name)\n"
+        "try: fedrx.nonsense\n"
+        "except AttributeError as error: assert 'nonsense' in str(error)\n"
+        "else: sys.exit('no error')"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_installed_command_is_this_one():
+    command = Path(sys.executable).with_name("fedrx")
+    done = subprocess.run([command, "--help"], capture_output=True, text=True, check=True)
+    assert "simulate" in done.stdout
