@@ -105,6 +105,8 @@ def print_result(result: SimulationResult) -> None:
                 f"{metrics.within_20_percent:.1f} %",
                 style="bold" if name == "federated" else None,
             )
+    if result.quality is not None:
+        out.print(result.quality.text())
     out.print(table)
     out.print(
         f"Exact, on {result.metrics['federated'].n:.0f} held-out patients, because a simulation "

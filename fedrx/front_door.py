@@ -15,7 +15,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from fedrx_client.data.load import load_split
+from fedrx_client.data.load import LoadResult, load_split
 from fedrx_client.data.mapping import TableMapping
 from fedrx_models.cohort import Cohort
 from fedrx_models.files import load_model
@@ -131,10 +131,7 @@ def override(
 def load_cohorts(source: Source, schema: FeatureSchema, seed: int) -> dict[str, Cohort]:
     """The cohorts of a simulation, by site."""
     if isinstance(source, PatientFile):
-        mapping = TableMapping.load(source.mapping)
-        found = dict(load_split(source.data, mapping, schema, split_by=source.split_by).cohorts)
-        _check_site_ids(source, found)
-        return found
+        return read_patients(source, schema).cohorts
     return generate(
         WarfarinCohorts(
             schema=schema,
@@ -146,6 +143,14 @@ def load_cohorts(source: Source, schema: FeatureSchema, seed: int) -> dict[str, 
             seed=seed,
         )
     )
+
+
+def read_patients(source: PatientFile, schema: FeatureSchema) -> LoadResult:
+    """A patient file's cohorts by site, and what happened to every row."""
+    mapping = TableMapping.load(source.mapping)
+    loaded = load_split(source.data, mapping, schema, split_by=source.split_by)
+    _check_site_ids(source, loaded.cohorts)
+    return loaded
 
 
 def _check_site_ids(source: PatientFile, sites: Iterable[str]) -> None:
@@ -199,8 +204,12 @@ def simulate(
     described: dict[str, Any] = {}
     if cohorts is None:
         source = source or SyntheticSites()
-        cohorts = load_cohorts(source, study.feature_schema, seed)
         described = _describe(source)
+        if isinstance(source, PatientFile):
+            loaded = read_patients(source, study.feature_schema)
+            cohorts, described["quality"] = loaded.cohorts, loaded.quality.to_dict()
+        else:
+            cohorts = load_cohorts(source, study.feature_schema, seed)
         if isinstance(source, SyntheticSites):
             study = _sized(study, cohorts)
     folder = Path(output) if output else Path(tempfile.mkdtemp(prefix="fedrx-")) / study.name
@@ -343,6 +352,7 @@ __all__ = [
     "new_run_folder",
     "override",
     "parse_range",
+    "read_patients",
     "read_study",
     "resume",
     "simulate",

@@ -193,10 +193,12 @@ class Site:
     def _gradient(self, part: Part, plan: RoundPlan) -> "_Computed":
         """One gradient sum over a Poisson sample, clipped per patient unless the mode is `none`."""
         training, private = self._study.training, self._study.privacy.mode != "none"
-        chosen = poisson_sample(
-            len(self._training), training.sample_rate, self._generator(plan, "sampling")
-        )
-        batch = self._training.select(torch.from_numpy(chosen))
+        batch = self._training
+        if training.sample_rate < 1:
+            chosen = poisson_sample(
+                len(batch), training.sample_rate, self._generator(plan, "sampling")
+            )
+            batch = batch.select(torch.from_numpy(chosen))
         if private:
             norm = training.clipping_norm
             total = clipped_gradient_sum(self._parts.model, batch, norm).vector

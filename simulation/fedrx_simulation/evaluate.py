@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from fedrx_client.data.quality import DataQuality
 from fedrx_client.ledger import Ledger
 from fedrx_client.store import SiteStore
 from fedrx_models.cohort import Cohort, concatenate
@@ -58,7 +59,7 @@ def evaluate(
     Raises:
         RunError: The run has not finished.
     """
-    consortium = setup.consortium
+    consortium, quality = setup.consortium, run.meta["source"].get("quality")
     model = consortium.model()
     checkpoint = run.latest_checkpoint()
     if checkpoint is None or checkpoint.record.round < run.study.final_round:
@@ -104,6 +105,7 @@ def evaluate(
             cost=_cost(run, seconds, len(setup.sites)),
         ),
         folder=run.path,
+        quality=DataQuality(**quality) if quality else None,
         seconds=seconds,
         sites=len(setup.sites),
     )

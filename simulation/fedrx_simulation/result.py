@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrx_client.data.quality import DataQuality
 from fedrx_models.contract import DoseModel
 from fedrx_models.metrics import DoseMetrics
 from fedrx_protocol.privacy.events import Release
@@ -33,6 +34,7 @@ class SimulationResult:
         rounds: One record for each round.
         report: What the report shows, for one's own plots.
         folder: The run folder.
+        quality: What happened to the rows of a patient file on their way in; `None` without one.
         seconds: Wall time of this call.
         sites: Number of sites.
     """
@@ -47,6 +49,7 @@ class SimulationResult:
     rounds: tuple[RoundRecord, ...]
     report: ReportData
     folder: Path
+    quality: DataQuality | None
     seconds: float
     sites: int
 
@@ -93,6 +96,7 @@ class SimulationResult:
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
             "run": str(self.folder),
+            "data": None if self.quality is None else self.quality.to_dict(),
         }
 
 

@@ -112,7 +112,7 @@ class Consortium:
             parameters=self.plan.parameters,
             session=session_id(self.run_id, self.study.digest, self.roster.digest),
             guard=SqliteGuard(store),
-            single_context_per_model=self.study.privacy.mode == "none",
+            single_context_per_model=self.study.opens_exact_sums,
         )
         return Site(
             SiteParts(

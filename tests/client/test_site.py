@@ -29,6 +29,7 @@ from fedrx_protocol.secagg.errors import (
     OutOfOrder,
     RoundWentBack,
     SessionMismatch,
+    ThresholdChanged,
 )
 from fedrx_protocol.weights import model_bytes, model_digest
 
@@ -348,6 +349,22 @@ class TestRefusals:
     def test_a_last_evaluation_tried_without_end(self, stage, attempt):
         with pytest.raises(StudyError, match=f"tried {attempt} times"):
             stage.site("site0").train(stage.request(5, attempt), stage.start)
+
+    def test_a_refused_round_is_refused_before_a_patient_is_looked_at(self, stage):
+        drawn = []
+
+        class Counting(SystemRandomness):
+            def generator(self, site, round_, purpose):
+                drawn.append(purpose)
+                return super().generator(site, round_, purpose)
+
+        stage.sites["site0"] = stage.open("site0", randomness=Counting())
+        stage.new_epoch(2)
+        with pytest.raises(ThresholdChanged):
+            stage.site("site0").train(stage.request(1, threshold=4), stage.start)
+        assert drawn == []
+        stage.total(1)
+        assert drawn == ["training noise"]
 
     def test_an_older_round(self, stage):
         stage.total(3)

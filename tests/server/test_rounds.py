@@ -13,6 +13,7 @@ from fedrx_client.site import SitePolicy
 from fedrx_client.training.clipping import gradient_sum
 from fedrx_models.contract import set_vector
 from fedrx_models.encoding import encode
+from fedrx_models.metrics import MetricPlan
 from fedrx_protocol import wire
 from fedrx_protocol.fixed_point import FixedPoint
 from fedrx_protocol.secagg.messages import MaskedInput, UnmaskReply
@@ -64,6 +65,12 @@ class TestWholeStudy:
         assert [record.round for record in records if record.metrics] == [2, 5]
         between, final = (record.metrics for record in records if record.metrics)
         assert "r2" not in between
+        part = Stage(tmp_path).plan.round(2, 0).by_name["metrics"]
+        plan = MetricPlan.for_study(small_study(), final=False)
+        sd = plan.mae_noise_sd(between["mae"], between["n"], part.site_noise_sd * 2 / part.scale)
+        assert between["mae_high"] - between["mae_low"] == pytest.approx(
+            min(between["mae"], 1.96 * sd) + min(60 - between["mae"], 1.96 * sd), rel=1e-3
+        )
         assert {"n", "mae", "r2", "mae_low", "mae_high", "mae <=21"} <= set(final)
 
     @pytest.mark.parametrize("steps", ["gradient", "local"])
@@ -249,6 +256,15 @@ class TestDropouts:
         _, records = stage.run()
         assert {record.attempt for record in records} == {0}
 
+    def test_sites_that_come_a_little_late_are_waited_for(self, tmp_path):
+        def act(*, site, kind, label, message, **_):
+            late = site in {"site0", "site1"} and label == "epoch.1"
+            return lost(message) if late else None
+
+        stage, _ = staged(tmp_path, act, small_study(**SHORT))
+        _, records = stage.run()
+        assert [record.participants for record in records] == [4, 4, 4]
+
 
 class TestBudget:
     def test_the_promise_stops_the_study_with_a_sentence(self, tmp_path):
@@ -340,13 +356,14 @@ class TestResume:
 
         killed: list = []
         fatal = (kind, "epoch.1" if kind == "query.keys" else "2.0")
-        stage, _ = staged(tmp_path, act)
+        study = small_study(training={"optimizer": {"learning_rate": 0.1, "momentum": 0.9}})
+        stage, _ = staged(tmp_path, act, study)
         with pytest.raises(Killed):
             stage.run()
         for name in stage.names:
             stage.restart(name)
         weights, records = stage.run()
-        expected, _ = uninterrupted(tmp_path)
+        expected, _ = uninterrupted(tmp_path, study)
         np.testing.assert_array_equal(weights, expected)
         assert [record.round for record in records] == [1, 2, 3, 4, 5]
         for name in stage.names:

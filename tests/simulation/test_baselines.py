@@ -71,7 +71,7 @@ def test_training_beats_the_start():
     start = model()
     untrained = exact(predict(start, everyone), everyone.target).mae
     trained = fit(start, concatenate(list(training.values())), seed=1)
-    assert exact(predict(trained, everyone), everyone.target).mae < 0.9 * untrained
+    assert exact(predict(trained, everyone), everyone.target).mae < 0.95 * untrained
 
 
 @pytest.mark.parametrize("patients", [0, 1, 2, 3])
@@ -94,7 +94,7 @@ def test_whoever_steers_the_stopping_is_trained_on_in_the_end():
 
 
 def test_predicting_changes_no_model():
-    training, held_out = planted()
+    _, held_out = planted()
     start = model()
     twin = copy.deepcopy(start)
     predict(start, next(iter(held_out.values())))

@@ -2,10 +2,12 @@
 
 import json
 from collections import Counter
+from itertools import combinations
 
 import numpy as np
 import pytest
 from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 import fedrx
 from fedrx_protocol.errors import MisuseError
 from fedrx_protocol.fixed_point import SumLayout
+from fedrx_simulation.engines.inprocess import InProcessGrid
 from fedrx_simulation.faults import Faults, faults_mod
 
 STAGES = ("train.masked", "query.resolve", "query.unmask")
@@ -115,6 +118,12 @@ def test_impossible_faults_are_refused(knobs, sentence):
         Faults(**knobs)
 
 
+@pytest.fixture
+def in_a_run():
+    """Flower's messages ask who is sending."""
+    InProcessGrid(ClientApp(), 1, 1)
+
+
 def _ask(faults, stage):
     """One message through the mod: the reply, and whether the site was asked."""
     asked = []
@@ -136,6 +145,7 @@ class _Always(Faults):
         return (stage, before) == ("train.masked", self.seed == 1)
 
 
+@pytest.mark.usefixtures("in_a_run")
 @pytest.mark.parametrize(("seed", "asked"), [(1, True), (0, False)])
 def test_a_lost_site_looks_like_a_node_that_cannot_be_reached(seed, asked):
     reply, was_asked = _ask(_Always(seed=seed), "train.masked")
@@ -185,8 +195,6 @@ def test_with_dropouts_every_opened_sum_is_exact(tmp_path, monkeypatch):
 
 
 def _is_sum_of_some(total, vectors, count):
-    from itertools import combinations
-
     return any(
         np.array_equal(total, np.sum(chosen, axis=0, dtype=np.uint32))
         for chosen in combinations(vectors, count)

@@ -113,8 +113,8 @@ def test_every_model_runs_in_every_mode(cohorts, tmp_path, mode, model):
 
 def test_sites_of_one_or_two_patients_take_part(tmp_path):
     study = fedrx.override(STUDY, rounds=2)
-    source = fedrx.SyntheticSites(sites=6, patients=(1, 2))
-    result = fedrx.simulate(study, source=source, seed=1, output=tmp_path / "run")
+    source = fedrx.SyntheticSites(sites=12, patients=(1, 2))
+    result = fedrx.simulate(study, source=source, seed=3, output=tmp_path / "run")
     assert len(result.rounds) == 3
 
 
