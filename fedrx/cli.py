@@ -22,6 +22,7 @@ import click
 import typer
 from click.core import ParameterSource
 
+from fedrx import cli_coordinator, cli_site
 from fedrx_protocol.errors import FedRxError, MisuseError
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ app = typer.Typer(
 )
 study_app = typer.Typer(help="Write and check study files.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
+app.add_typer(cli_coordinator.app, name="coordinator")
+app.add_typer(cli_site.app, name="site")
 
 
 # What shapes synthetic sites and says nothing about a file of real patients.

@@ -1,0 +1,226 @@
+"""`fedrx site`: a hospital's own keys, whom it believes, and its audit log.
+
+Private keys are made here and stay here; none is ever printed.
+"""
+
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedrx.passphrase import new_passphrase, passphrase_for
+from fedrx_protocol.errors import MisuseError
+
+if TYPE_CHECKING:
+    from fedrx_client.audit import AuditLog
+    from fedrx_client.identity import SiteIdentity
+
+DAY_S = 86_400
+
+app = typer.Typer(help="A site's keys, its consortium, and its audit log.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option(help="File with the passphrase in its first line; else FEDRX_PASSPHRASE."),
+]
+AskPassphrase = Annotated[
+    bool, typer.Option("--ask-passphrase", help="Ask for a passphrase at the terminal.")
+]
+ValidDays = Annotated[int, typer.Option(help="Days on the roster to ask for.", min=1)]
+
+
+@app.command(epilog='Example: fedrx site init charite --name "Charité" --site charite')
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder to make; it must not exist.")],
+    *,
+    name: Annotated[str, typer.Option(help="What people call the site.")],
+    site: Annotated[str, typer.Option(help="Its id on the roster: letters, digits, . _ -")],
+    valid_days: ValidDays = 730,
+    passphrase_file: PassphraseFile = None,
+    ask_passphrase: AskPassphrase = False,
+) -> None:
+    """Make this site's keys and the request to send to the coordinator."""
+    from fedrx_client.identity import SiteIdentity
+
+    made = SiteIdentity.create(
+        folder,
+        site=site,
+        name=name,
+        now=_now(),
+        passphrase=new_passphrase(passphrase_file, ask=ask_passphrase),
+        validity_s=valid_days * DAY_S,
+    )
+    _record(made, f"keys made, identity {made.fingerprint}")
+    typer.echo(f"{folder}: made. Keep a copy of it; nobody else has these keys.")
+    _echo_request(made)
+    if not made.needs_passphrase:
+        typer.echo("The keys are not encrypted: whoever reads this folder can act as this site.")
+
+
+@app.command(
+    epilog='Example: fedrx site join charite --roster roster.json --ca ca.crt --fingerprint "…"'
+)
+def join(
+    folder: Folder,
+    *,
+    roster: Annotated[Path, typer.Option(help="roster.json, as the coordinator handed it out.")],
+    ca: Annotated[
+        Path | None, typer.Option(help="ca.crt of the coordinator; needed the first time.")
+    ] = None,
+    fingerprint: Annotated[
+        str | None, typer.Option(help="The consortium's, heard by telephone; needed once.")
+    ] = None,
+) -> None:
+    """Check roster and CA against the fingerprint you were told, then believe them."""
+    from fedrx_client.identity import SiteIdentity
+
+    identity = SiteIdentity(folder)
+    before = identity.fingerprint
+    believed = identity.join(
+        _read(roster),
+        now=_now(),
+        fingerprint=fingerprint,
+        authority=None if ca is None else _read(ca),
+    )
+    text = f"roster {believed.serial} believed, sites: {', '.join(believed.ids)}"
+    if identity.fingerprint != before:
+        text += f"; keys rotated to {identity.fingerprint}"
+    _record(identity, text)
+    typer.echo(f"{identity.site}: {text}.")
+
+
+@app.command(epilog="Example: fedrx site rotate charite")
+def rotate(
+    folder: Folder,
+    *,
+    valid_days: ValidDays = 730,
+    passphrase_file: PassphraseFile = None,
+    ask_passphrase: AskPassphrase = False,
+) -> None:
+    """Make the next keys; the present ones stay in use until you join with the new roster."""
+    from fedrx_client.identity import SiteIdentity
+
+    identity = SiteIdentity(folder)
+    signed = identity.rotate(
+        now=_now(),
+        passphrase=new_passphrase(passphrase_file, ask=ask_passphrase),
+        validity_s=valid_days * DAY_S,
+    )
+    _record(identity, f"next keys made, identity {signed.request.fingerprint}")
+    _echo_request(identity)
+
+
+@app.command(epilog="Example: fedrx site request charite")
+def request(
+    folder: Folder,
+    *,
+    valid_days: ValidDays = 730,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Write the enrolment request anew, with the present time; an old one expires."""
+    from fedrx_client.identity import SiteIdentity
+
+    identity = SiteIdentity(folder)
+    passphrase = passphrase_for(needed=identity.request_needs_passphrase, file=passphrase_file)
+    identity.renew_request(now=_now(), passphrase=passphrase, validity_s=valid_days * DAY_S)
+    _echo_request(identity)
+
+
+@app.command(epilog="Example: fedrx site show charite --json")
+def show(
+    folder: Folder,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show this site's fingerprint, the consortium it believes, and the roster."""
+    from fedrx_client.identity import SiteIdentity
+
+    described = _described(SiteIdentity(folder))
+    if as_json:
+        sys.stdout.write(json.dumps(described) + "\n")
+        return
+    for key, value in described.items():
+        typer.echo(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
+
+
+@app.command(epilog="Example: fedrx site audit charite --verify")
+def audit(
+    folder: Folder,
+    *,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Only check the chain; print its head.")
+    ] = False,
+    head: Annotated[
+        str | None, typer.Option(help="A head noted earlier (COUNT:HASH) to check against.")
+    ] = None,
+) -> None:
+    """Show every request, answer, refusal and approval, after verifying the chain."""
+    from fedrx_client.identity import SiteIdentity
+    from fedrx_protocol.chain import ChainHead
+
+    log = _log(SiteIdentity(folder))
+    checked = log.verify(None if head is None else ChainHead.parse(head))
+    if not verify:
+        for line in log.lines():
+            typer.echo(f"{line.number:6d}  {line.entry}")
+    typer.echo(f"{checked.count} lines, unchanged; head {checked}", err=not verify)
+
+
+def _described(identity: "SiteIdentity") -> dict[str, Any]:
+    from fedrx_protocol.roster import fingerprint
+
+    described: dict[str, Any] = {
+        "site": identity.site,
+        "name": identity.name,
+        "identity": identity.fingerprint,
+        "encrypted": identity.needs_passphrase,
+        "joined": identity.joined,
+    }
+    newest = identity.request.request.fingerprint
+    if newest != identity.fingerprint:
+        described["next_identity"] = newest
+    if identity.joined:
+        roster = identity.roster(_now())
+        described |= {
+            "consortium": fingerprint(identity.pin.consortium),
+            "serial": roster.serial,
+            "sites": list(roster.ids),
+        }
+    return described
+
+
+def _echo_request(identity: "SiteIdentity") -> None:
+    signed = identity.request.request
+    until = datetime.fromtimestamp(signed.not_after, UTC)
+    typer.echo(
+        f"Send {identity.request_path} to the coordinator (validity until {until:%Y-%m-%d})."
+    )
+    typer.echo(f"Fingerprint, to read to the coordinator: {signed.fingerprint}")
+
+
+def _record(identity: "SiteIdentity", reason: str) -> None:
+    from fedrx_client.audit import AuditEntry
+
+    _log(identity).record(AuditEntry(time=_now(), kind="identity", reason=reason[:1000]))
+
+
+def _log(identity: "SiteIdentity") -> "AuditLog":
+    from fedrx_client.audit import AuditLog
+
+    return AuditLog(identity.audit_path)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise MisuseError(f"{path}: cannot be read ({error.strerror}); check the path.") from None
+
+
+def _now() -> int:
+    return int(time.time())
