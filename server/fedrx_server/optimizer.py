@@ -1,16 +1,19 @@
 """The coordinator's optimizer: one step on the aggregated direction, which is already private.
 
-The arithmetic is torch's own (`torch.optim.SGD`, `torch.optim.Adam`) on one flat parameter; what
-is ours is that its state is a dict of arrays, so that a checkpoint is safetensors and a resumed
-run continues to the last bit. FedAvg is SGD with learning rate 1 on the mean weight change,
-FedAdam (Reddi et al. 2021) is Adam on it.
+SGD with momentum and Adam on one flat vector, as torch defines them (the tests hold them to
+torch's own). FedAvg is SGD with learning rate 1 on the mean weight change, FedAdam (Reddi et al.
+2021) is Adam on it. The state is a dict of arrays, so that a checkpoint is safetensors and a
+resumed run continues to the last bit.
 """
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fedrx_protocol.study import OptimizerSection
+
+_ADAM_EPSILON = 1e-8
+
+Vector = NDArray[np.float64]
 
 
 class ServerOptimizer:
@@ -27,44 +30,48 @@ class ServerOptimizer:
     ) -> None:
         self._settings = settings
         self._rounds = rounds
-        self._parameter = torch.nn.Parameter(torch.from_numpy(weights.copy()))
-        self._optimizer = _build(settings, self._parameter)
+        self._weights = weights.astype(np.float32)
+        self._state: dict[str, Vector] = {}
 
     @property
     def weights(self) -> NDArray[np.float32]:
         """A copy of the current weights, shape `(d,)`."""
-        return self._parameter.detach().numpy().copy()
+        return self._weights.copy()
 
-    def step(self, direction: NDArray[np.float64], round_number: int) -> None:
+    def step(self, direction: Vector, round_number: int) -> None:
         """Step against `direction`, shape `(d,)`: a mean gradient, or minus a mean change."""
         rate = self._settings.learning_rate
         if self._settings.decay == "linear":
             rate *= 1.0 - (round_number - 1) / self._rounds
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._parameter.grad = torch.from_numpy(direction.astype(np.float32))
-        self._optimizer.step()
+        move = self._adam(direction) if self._settings.name == "adam" else self._sgd(direction)
+        self._weights = (self._weights - rate * move).astype(np.float32)
 
-    def state(self) -> dict[str, NDArray[np.float32]]:
+    def state(self) -> dict[str, Vector]:
         """Momenta and step counts by name, for a checkpoint."""
-        state = self._optimizer.state.get(self._parameter, {})
-        return {
-            name: np.array(value.numpy(), dtype=np.float32, ndmin=1)
-            for name, value in state.items()
-            if value is not None
-        }
+        return {name: value.copy() for name, value in self._state.items()}
 
-    def restore(self, state: dict[str, NDArray[np.float32]]) -> None:
+    def restore(self, state: dict[str, Vector]) -> None:
         """Continue from a checkpoint's state."""
-        tensors = {name: torch.from_numpy(value.copy()) for name, value in state.items()}
-        if "step" in tensors:
-            tensors["step"] = tensors["step"].reshape(())
-        self._optimizer.state[self._parameter] = tensors
+        self._state = {name: value.copy() for name, value in state.items()}
 
+    def _sgd(self, direction: Vector) -> Vector:
+        if not self._settings.momentum:
+            return direction
+        momentum = self._settings.momentum * self._past("momentum", direction) + direction
+        self._state = {"momentum": momentum}
+        return momentum
 
-def _build(settings: OptimizerSection, parameter: torch.nn.Parameter) -> torch.optim.Optimizer:
-    if settings.name == "adam":
-        return torch.optim.Adam(
-            [parameter], lr=settings.learning_rate, betas=(settings.momentum, settings.beta2)
-        )
-    return torch.optim.SGD([parameter], lr=settings.learning_rate, momentum=settings.momentum)
+    def _adam(self, direction: Vector) -> Vector:
+        """Kingma, Ba 2015, algorithm 1."""
+        beta1, beta2 = self._settings.momentum, self._settings.beta2
+        count = self._past("count", np.zeros(1)) + 1
+        mean = beta1 * self._past("mean", direction) + (1 - beta1) * direction
+        square = beta2 * self._past("square", direction) + (1 - beta2) * direction**2
+        self._state = {"count": count, "mean": mean, "square": square}
+        steps = float(count[0])
+        spread = np.sqrt(square / (1 - beta2**steps)) + _ADAM_EPSILON
+        move: Vector = mean / (1 - beta1**steps) / spread
+        return move
+
+    def _past(self, name: str, like: Vector) -> Vector:
+        return self._state.get(name, np.zeros_like(like))

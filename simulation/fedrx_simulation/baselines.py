@@ -5,13 +5,14 @@ of them is private.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from fedrx_models.cohort import Cohort, concatenate
 from fedrx_models.contract import DoseBatch, DoseModel
@@ -23,8 +24,9 @@ from fedrx_models.pharmacogenomic.published import (
     pharmacogenetic_dose,
 )
 
-_ITERATIONS_A_LOOK = 4
-_LOOKS = 25
+Vector = NDArray[np.float64]
+
+_ITERATIONS = 100
 _VALIDATION = 0.1
 
 
@@ -92,35 +94,50 @@ def fit(model: DoseModel, cohort: Cohort, seed: int) -> DoseModel:
     """
     if len(cohort) < 2:
         return copy.deepcopy(model)
-    batch = encode(cohort, model.schema)
+    batch = _double(encode(cohort, model.schema))
     aside = np.random.default_rng(seed).random(len(cohort)) < _VALIDATION
     if not aside.any() or aside.all():
         aside = np.arange(len(cohort)) < max(1, len(cohort) // 10)
     watched = batch.select(torch.from_numpy(aside))
-    trial = copy.deepcopy(model)
-    losses = []
-    for _ in _iterations(trial, batch.select(torch.from_numpy(~aside))):
-        with torch.no_grad():
-            losses.append(float(trial(watched).mean()))
-    best = int(np.argmin(losses)) + 1
-    final = copy.deepcopy(model)
-    for _ in islice(_iterations(final, batch), best):
-        pass
-    return final
+    trial = copy.deepcopy(model).double()
+    losses: list[float] = []
+
+    def watch(weights: Vector) -> None:
+        losses.append(_loss(trial, weights, watched)[0])
+
+    _minimise(trial, batch.select(torch.from_numpy(~aside)), _ITERATIONS, watch)
+    final = copy.deepcopy(model).double()
+    _minimise(final, batch, int(np.argmin(losses)) + 1 if losses else 1)
+    return final.float()
 
 
-def _iterations(model: DoseModel, batch: DoseBatch) -> Iterator[None]:
-    """Train in place, yielding after every few L-BFGS iterations."""
-    optimizer = torch.optim.LBFGS(
-        model.parameters(), max_iter=_ITERATIONS_A_LOOK, line_search_fn="strong_wolfe"
+def _minimise(
+    model: DoseModel,
+    batch: DoseBatch,
+    iterations: int,
+    watch: Callable[[Vector], None] = lambda _: None,
+) -> None:
+    """L-BFGS on the mean loss, in place, in double precision."""
+    start = parameters_to_vector(model.parameters()).detach().numpy()
+    found = minimize(
+        lambda weights: _loss(model, weights, batch),
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        callback=watch,
+        options={"maxiter": iterations},
     )
+    vector_to_parameters(torch.from_numpy(found.x), model.parameters())
 
-    def loss() -> float:
-        optimizer.zero_grad()
-        value = model(batch).mean()
-        value.backward()
-        return float(value.detach())
 
-    for _ in range(_LOOKS):
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
-        yield
+def _loss(model: DoseModel, weights: Vector, batch: DoseBatch) -> tuple[float, Vector]:
+    """Mean loss and its gradient, `(d,)`, at `weights`."""
+    # A copy: the parameters become views of what they are set from.
+    vector_to_parameters(torch.from_numpy(weights.copy()), model.parameters())
+    value = model(batch).mean()
+    gradient = torch.autograd.grad(value, list(model.parameters()))
+    return float(value.detach()), torch.cat([part.reshape(-1) for part in gradient]).numpy()
+
+
+def _double(batch: DoseBatch) -> DoseBatch:
+    return DoseBatch(x=batch.x.double(), y=batch.y.double())

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from fedrx_protocol.study import OptimizerSection
 from fedrx_server.optimizer import ServerOptimizer
@@ -97,5 +98,20 @@ def test_state_is_plain_arrays():
     chosen = optimizer(name="adam")
     chosen.step(DIRECTIONS[0], 1)
     state = chosen.state()
-    assert set(state) == {"step", "exp_avg", "exp_avg_sq"}
-    assert all(value.dtype == np.float32 and value.ndim == 1 for value in state.values())
+    assert set(state) == {"count", "mean", "square"}
+    assert all(value.dtype == np.float64 and value.ndim == 1 for value in state.values())
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_torch_steps_to_the_same_place(name, momentum):
+    parameter = torch.nn.Parameter(torch.from_numpy(START.astype(np.float64)))
+    if name == "adam":
+        oracle = torch.optim.Adam([parameter], lr=0.5, betas=(momentum, 0.99))
+    else:
+        oracle = torch.optim.SGD([parameter], lr=0.5, momentum=momentum)
+    for direction in DIRECTIONS:
+        parameter.grad = torch.from_numpy(direction)
+        oracle.step()
+    found = after(6, name=name, momentum=momentum)
+    np.testing.assert_allclose(found, parameter.detach().numpy(), rtol=1e-5)
