@@ -1,9 +1,13 @@
 """Shared by all tests: where the real patient tables are, and no calls home."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+# Helpers that tests of several rooms share; a folder of its own: no test is collected there.
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")

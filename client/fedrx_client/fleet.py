@@ -1,0 +1,370 @@
+"""The wire between a site and the SuperLink: all that the site's agent needs of Flower's internals.
+
+It only ever opens connections outwards. It never asks for a run's bundle, so no code can come over
+the wire. Flower is pinned to one version, because these names are not a public interface; nothing
+else at a site imports them.
+"""
+
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+import httpx
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    load_pem_private_key,
+    load_ssh_private_key,
+)
+from flwr.app import Message
+from flwr.app.message import remove_content_from_message
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    ObjectTree,
+    PullObjectResponse,
+)
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_pull_object_fn_protobuf,
+    make_push_object_fn_protobuf,
+)
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
+    inflate_object_from_contents,
+    pull_objects,
+    push_objects,
+)
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.version import package_version
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from fedrx_protocol.errors import FedRxError, MisuseError, PeerError
+
+FLOWER_VERSION: Final = "1.41.0"
+
+# Flower takes no less. A site counts as gone after two of them without a sign of life.
+HEARTBEAT_INTERVAL_S: Final = 10.0
+
+# A message is announced before its parts are there; Flower's own first wait is a whole second.
+_PART_WAIT_S: Final = 0.01
+_PART_WAIT_LONGEST_S: Final = 0.25
+_RETRY_WAIT_S: Final = 0.1
+_RETRY_WAIT_LONGEST_S: Final = 2.0
+_GATEWAY_CODES: Final = frozenset({500, 502, 503, 504})
+
+T = TypeVar("T")
+
+
+class FlowerVersionDiffers(MisuseError):  # noqa: N818 - named for what happened
+    """Another Flower than the one the agent was written for is installed."""
+
+
+class Unreachable(FedRxError):  # noqa: N818 - named for what happened
+    """The coordinator does not answer, or its certificate is not one the site trusts."""
+
+
+class NotAdmitted(PeerError):  # noqa: N818 - named for what happened
+    """The coordinator does not take this key: not enrolled, revoked, or the clocks differ."""
+
+
+class Undeliverable(PeerError):  # noqa: N818 - named for what happened
+    """A message could not be had or given: its run is over, or its parts do not fit."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where a site finds its coordinator, and how it shows who it is.
+
+    Args:
+        address: Host and port of the coordinator's proxy, e.g. `fedrx.example.org:8443`.
+        ca_certificate: PEM of the consortium's CA; nothing else is trusted.
+        key: The site's transport key, registered by the coordinator.
+    """
+
+    address: str
+    ca_certificate: bytes
+    key: ec.EllipticCurvePrivateKey
+
+    def __post_init__(self) -> None:
+        """Check the address and the certificate."""
+        host, _, port = self.address.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+            raise MisuseError(f"{self.address!r} is no HOST:PORT; ask your coordinator for it.")
+        try:
+            # Without one Python would fall back on the public CAs of the system.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(
+                cadata=self.ca_certificate.decode("ascii")
+            )
+        except (ssl.SSLError, ValueError):
+            raise MisuseError(
+                "the CA certificate is not in PEM form; fetch it from the coordinator again."
+            ) from None
+
+
+def load_transport_key(path: Path, password: bytes | None = None) -> ec.EllipticCurvePrivateKey:
+    """Read a site's transport key (PKCS 8 in PEM form, or as `ssh-keygen` writes it; a NIST curve).
+
+    Raises:
+        MisuseError: There is no such key in the file.
+    """
+    try:
+        content = path.read_bytes()
+        load = load_ssh_private_key if b"OPENSSH" in content else load_pem_private_key
+        key = load(content, password)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise MisuseError(f"{path}: cannot be read as a transport key ({error}).") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise MisuseError(f"{path}: is no elliptic-curve key, which Flower's fleet needs.")
+    return key
+
+
+def check_flower(installed: str = package_version) -> None:
+    """Refuse to run on another Flower than the one this module was tested with.
+
+    Raises:
+        FlowerVersionDiffers: Both versions are named.
+    """
+    if installed != FLOWER_VERSION:
+        raise FlowerVersionDiffers(
+            f"FedRx needs Flower {FLOWER_VERSION} and found {installed}: "
+            f"run `pip install flwr=={FLOWER_VERSION}`."
+        )
+
+
+class Fleet:
+    """One site's connection; calls of different threads do not disturb each other.
+
+    Args:
+        door: The coordinator.
+        longest_message_bytes: A longer request is not taken into memory.
+        clock: Seconds since the epoch.
+        sleep: Waits some seconds; a true answer means that the agent is to stop.
+    """
+
+    def __init__(
+        self,
+        door: Door,
+        *,
+        longest_message_bytes: int = 2**31,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        check_flower()
+        self._public_key = public_key_to_bytes(door.key.public_key())
+        self._limit = longest_message_bytes
+        self._clock = clock
+        self._sleep = sleep
+        self._node = Node()
+        self._client = FleetHttpClient.from_server_address(
+            door.address,
+            insecure=False,
+            root_certificates=door.ca_certificate,
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+                NodeAuthHttpInterceptor(door.key, door.key.public_key()),
+            ],
+        )
+
+    def connect(self, known_node: int = 0) -> int:
+        """Come online and return the node id.
+
+        Flower does not activate a node that still counts as online, as one does for twenty
+        seconds after its agent was killed. A heartbeat under the node id of last time helps.
+
+        Args:
+            known_node: The id of last time, 0 if there is none.
+
+        Raises:
+            Unreachable: Try again later.
+            NotAdmitted: The key is not known, or not yet free again.
+        """
+        if known_node:
+            self._node = Node(node_id=known_node)
+            try:
+                self.heartbeat()
+            except NotAdmitted:
+                pass  # the coordinator registered the key anew, under another id
+            else:
+                return known_node
+        request = ActivateNodeRequest(
+            public_key=self._public_key, heartbeat_interval=HEARTBEAT_INTERVAL_S
+        )
+        with _translated():
+            self._node = Node(node_id=self._client.ActivateNode(request).node_id)
+        return int(self._node.node_id)
+
+    def heartbeat(self) -> None:
+        """Say that the site is alive.
+
+        Raises:
+            Unreachable: The coordinator does not answer.
+            NotAdmitted: It does not know the node.
+        """
+        request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_INTERVAL_S)
+        with _translated():
+            if not self._client.SendNodeHeartbeat(request).success:
+                raise NotAdmitted("the coordinator has forgotten this node.")
+
+    def receive(self) -> Message | None:
+        """Take the next request, whole, or None if there is none.
+
+        Raises:
+            Unreachable: The coordinator does not answer.
+            NotAdmitted: It does not take the key any more.
+            Undeliverable: A request was there and could not be had; it is gone.
+        """
+        with _translated():
+            response = self._client.PullMessages(PullMessagesRequest(node=self._node))
+        if not response.messages_list:
+            return None
+        head = message_from_proto(response.messages_list[0])
+        return self._fetch(head, response.message_object_trees[0])
+
+    def reply(self, message: Message) -> None:
+        """Give an answer back, trying again until its time is over.
+
+        Raises:
+            Unreachable: No connection came in time.
+            NotAdmitted: The coordinator does not take the key any more.
+            Undeliverable: The run is over.
+        """
+        message.metadata.__dict__["_message_id"] = message.object_id
+        with no_object_id_recompute():
+            self._push(message)
+
+    def close(self) -> None:
+        """Say goodbye if anybody listens, and close the connection."""
+        try:
+            if self._node.node_id:
+                self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
+        except httpx.HTTPError:
+            pass  # the coordinator notices by itself
+        finally:
+            self._client.close()
+
+    def _fetch(self, head: Message, tree: ObjectTree) -> Message:
+        run, name, deadline = head.metadata.run_id, tree.object_id, _deadline(head)
+        pull = make_pull_object_fn_protobuf(self._pull_within(deadline), self._node, run)
+        budget = _Budget(self._limit)
+
+        def part(object_id: str) -> bytes:
+            return budget.spend(pull(object_id))
+
+        try:
+            contents = pull_objects(
+                [node.object_id for node in iterate_object_tree(tree)],
+                part,
+                max_time=max(deadline - self._clock(), 0.0),
+                max_tries_per_object=None,
+                initial_backoff=_PART_WAIT_S,
+                backoff_cap=_PART_WAIT_LONGEST_S,
+            )
+            message = inflate_object_from_contents(name, contents)
+        except (ObjectPullError, ValueError, KeyError, TypeError) as error:
+            raise Undeliverable(f"a request's parts do not fit ({type(error).__name__}).") from None
+        if not isinstance(message, Message):
+            raise Undeliverable("a request is no message.")
+        confirm = ConfirmMessageReceivedRequest(node=self._node, run_id=run, message_object_id=name)
+        self._persist(partial(self._client.ConfirmMessageReceived, confirm), deadline)
+        message.metadata.__dict__["_message_id"] = name
+        return message
+
+    def _pull_within(self, deadline: float) -> Callable[..., PullObjectResponse]:
+        return lambda request: self._persist(partial(self._client.PullObject, request), deadline)
+
+    def _push(self, message: Message) -> None:
+        run, deadline = message.metadata.run_id, _deadline(message)
+        request = PushMessagesRequest(
+            node=self._node,
+            messages_list=[message_to_proto(remove_content_from_message(message))],
+            message_object_trees=[get_object_tree(message)],
+            clientapp_runtime_list=[0.0],  # how long a hospital computes is its own affair
+        )
+        response = self._persist(partial(self._client.PushMessages, request), deadline)
+        push = make_push_object_fn_protobuf(
+            lambda part: self._persist(partial(self._client.PushObject, part), deadline),
+            self._node,
+            run,
+            response.session_id,
+        )
+        try:
+            push_objects(
+                get_all_nested_objects(message),
+                push,
+                object_ids_to_push=set(response.objects_to_push),
+            )
+        except ObjectPushError as error:
+            raise Undeliverable(f"the coordinator did not take an answer ({error}).") from None
+
+    def _persist(self, call: Callable[[], T], deadline: float) -> T:
+        """Call, and again while the coordinator is away, until the deadline (epoch seconds)."""
+        wait = _RETRY_WAIT_S
+        while True:
+            try:
+                with _translated():
+                    return call()
+            except Unreachable:
+                if self._clock() + wait > deadline or self._sleep(wait):
+                    raise
+            wait = min(2 * wait, _RETRY_WAIT_LONGEST_S)
+
+
+class _Budget:
+    """Counts the bytes of one message and refuses those beyond the limit."""
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+
+    def spend(self, content: bytes) -> bytes:
+        self._left -= len(content)
+        if self._left < 0:
+            raise Undeliverable("a request is longer than this site takes.")
+        return content
+
+
+def _deadline(message: Message) -> float:
+    return message.metadata.created_at + message.metadata.ttl
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn what HTTP says into what happened."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise Unreachable(f"no connection to the coordinator ({error}).") from None
+    except httpx.HTTPStatusError as error:
+        raise _meaning(error.response.status_code) from None
+
+
+def _meaning(code: int) -> FedRxError:
+    if code in _GATEWAY_CODES:
+        return Unreachable(f"the coordinator is not ready (HTTP {code}).")
+    if code in {401, 412}:
+        return NotAdmitted(
+            "the coordinator does not admit this key: it is not enrolled or was revoked, the "
+            "clocks differ by more than five seconds, or another agent of this site is online."
+        )
+    return Undeliverable(f"the coordinator refused (HTTP {code}); the run may be over.")

@@ -1,0 +1,189 @@
+"""The coordinator's own way to its SuperLink: on loopback, with the secret of the task queue.
+
+Admits sites and shuts them out. Flower is pinned to one version, because the names used here are
+not a public interface.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import httpx
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    RegisterNodeRequest,
+    UnregisterNodeRequest,
+)
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
+from flwr.supercore.retry import RetryInvoker, exponential
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.version import package_version
+
+from fedrx_protocol.errors import FedRxError, MisuseError
+
+FLOWER_VERSION: Final = "1.41.0"
+_ACQUIRE: Final = "/flwr.proto.Runtime/AcquireTask"
+_GATEWAY_CODES: Final = frozenset({500, 502, 503, 504})
+
+
+class SuperLinkRefused(FedRxError):  # noqa: N818 - named for what happened
+    """The SuperLink said no, or is not there; the run so far lies in the run folder."""
+
+
+@dataclass(frozen=True)
+class Backstage:
+    """The SuperLink's own address on the coordinator's host, which no site can reach.
+
+    Args:
+        address: Host and port on loopback.
+        ca_certificate: PEM of the consortium's CA.
+        secret: The shared secret without which the SuperLink gives no task away.
+    """
+
+    address: str
+    ca_certificate: bytes
+    secret: bytes
+
+    def __post_init__(self) -> None:
+        """Check the version, the address and the secret.
+
+        Raises:
+            MisuseError: Another Flower is installed, or the address is not on loopback.
+        """
+        if package_version != FLOWER_VERSION:
+            raise MisuseError(
+                f"FedRx needs Flower {FLOWER_VERSION} and found {package_version}: "
+                f"run `pip install flwr=={FLOWER_VERSION}`."
+            )
+        if self.address.rpartition(":")[0] not in {"127.0.0.1", "localhost"}:
+            raise MisuseError(f"{self.address}: the SuperLink itself may only be on loopback.")
+        if not self.secret:
+            raise MisuseError("the SuperLink's task secret is empty; start the coordinator anew.")
+
+
+@dataclass(frozen=True)
+class SiteNode:
+    """A site as the SuperLink knows it.
+
+    Args:
+        node: Flower's node id.
+        name: The name it was registered under.
+        public_key: PEM of its transport key.
+        online: Whether it has shown itself lately.
+    """
+
+    node: int
+    name: str
+    public_key: bytes
+    online: bool
+
+
+def register_site(backstage: Backstage, public_key: bytes, name: str) -> int:
+    """Admit a site's transport key (PEM) and return its node id.
+
+    Raises:
+        SuperLinkRefused: The key is not of a NIST curve, or is registered already.
+    """
+    request = RegisterNodeRequest(public_key=public_key, name=name)
+    with control_client(backstage) as control:
+        return int(control.RegisterNode(request).node_id)
+
+
+def unregister_site(backstage: Backstage, node: int) -> None:
+    """Shut a site out at once.
+
+    Raises:
+        SuperLinkRefused: There is no such node.
+    """
+    with control_client(backstage) as control:
+        control.UnregisterNode(UnregisterNodeRequest(node_id=node))
+
+
+def list_sites(backstage: Backstage) -> list[SiteNode]:
+    """The registered sites.
+
+    Raises:
+        SuperLinkRefused: The SuperLink is not there.
+    """
+    with control_client(backstage) as control:
+        nodes = control.ListNodes(ListNodesRequest()).nodes_info
+    return [
+        SiteNode(node.node_id, node.name, node.public_key, node.status == "online")
+        for node in nodes
+        if node.status != "unregistered"
+    ]
+
+
+@contextmanager
+def control_client(backstage: Backstage) -> Iterator[ControlHttpClient]:
+    """A client of the Control paths."""
+    client = ControlHttpClient.from_server_address(
+        backstage.address,
+        insecure=False,
+        root_certificates=backstage.ca_certificate,
+        interceptors=[],
+    )
+    with translated(), client:
+        yield client
+
+
+@contextmanager
+def task_queue(backstage: Backstage) -> Iterator[RuntimeHttpClient]:
+    """A client of the Runtime paths that may take tasks."""
+    client = RuntimeHttpClient.from_server_address(
+        backstage.address,
+        insecure=False,
+        root_certificates=backstage.ca_certificate,
+        interceptors=[
+            RuntimeVersionHttpInterceptor(component_name="SuperExec"),
+            SuperExecAuthHttpInterceptor(
+                master_secret=backstage.secret, protected_methods={_ACQUIRE}
+            ),
+        ],
+    )
+    with translated(), client:
+        yield client
+
+
+def retries(patience_s: float) -> RetryInvoker:
+    """Calls again while the SuperLink is away, e.g. restarts."""
+    return RetryInvoker(
+        partial(exponential, base_delay=0.1, max_delay=2),
+        (httpx.TransportError, httpx.HTTPStatusError),
+        max_tries=None,
+        max_time=patience_s,
+        should_giveup=_is_final,
+    )
+
+
+def _is_final(error: Exception) -> bool:
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code not in _GATEWAY_CODES
+    return "certificate" in str(error).lower()
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what HTTP says into one error of ours."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise SuperLinkRefused(
+            f"the SuperLink cannot be reached ({error}): is `fedrx coordinator start` running?"
+        ) from None
+    except httpx.HTTPStatusError as error:
+        raise SuperLinkRefused(
+            f"the SuperLink refused {error.request.url.path}: {_said(error.response)}"
+        ) from None
+
+
+def _said(response: httpx.Response) -> str:
+    try:
+        body = json.loads(response.text)
+        return str(body.get("message") or body.get("detail") or body)
+    except (ValueError, AttributeError):
+        return f"HTTP {response.status_code}"

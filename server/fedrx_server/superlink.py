@@ -1,0 +1,294 @@
+"""Starts Flower's SuperLink and the proxy before it, and keeps both running.
+
+The SuperLink listens on loopback only, with TLS, node authentication and its state in a file; it
+gives tasks only to who knows a secret in the coordinator's folder. Sites reach the proxy.
+"""
+
+import logging
+import os
+import secrets
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc  # type: ignore[import-untyped]  # ships no types
+import httpx
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+
+from fedrx_protocol.errors import FedRxError, MisuseError
+from fedrx_server.backstage import Backstage
+from fedrx_server.proxy import Tls, find_nginx, proxy_config
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY_S: Final = 0.1
+_STOP_WITHIN_S: Final = 10.0
+_RESTART_WAIT_S: Final = 0.5
+_RESTART_LONGEST_S: Final = 30.0
+_STEADY_AFTER_S: Final = 60.0
+
+# Flower's own switches: nothing is reported, nothing is installed.
+_QUIET: Final = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "FLWR_LOG_LEVEL": "WARNING",
+}
+
+
+class NotStarted(FedRxError):  # noqa: N818 - named for what happened
+    """The SuperLink or its proxy did not come up; the message names the log that says why."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where the coordinator listens.
+
+    Args:
+        public: The proxy, the only one that sites reach.
+        inner: The SuperLink, on loopback.
+        health: `grpc.health.v1`, on loopback.
+        host: The proxy's address; the default is every interface.
+    """
+
+    public: int = 8443
+    inner: int = 9443
+    health: int = 9444
+    host: str = "0.0.0.0"  # noqa: S104 - sites come from outside; the proxy is what they meet
+
+    def __post_init__(self) -> None:
+        """Check that there are three different ports."""
+        numbers = (self.public, self.inner, self.health)
+        if len(set(numbers)) < 3 or not all(0 < number < 2**16 for number in numbers):
+            raise MisuseError(f"ports {numbers}: choose three different ones from 1 to 65535.")
+
+
+class _Child:
+    """A process that is started again when it dies, sooner at first and later then."""
+
+    def __init__(self, name: str, command: list[str], log: Path, env: dict[str, str]) -> None:
+        self.name, self.log = name, log
+        self._command, self._env = command, env
+        self._process: subprocess.Popen[bytes] | None = None
+        self._wait = _RESTART_WAIT_S
+        self._started = self._due = 0.0
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process else 0
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        self._started = time.monotonic()
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own command
+                self._command,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C at the terminal is for the supervisor, which stops its children in order.
+                start_new_session=True,
+            )
+
+    def revive(self) -> None:
+        """Start again if dead and if it is time."""
+        now = time.monotonic()
+        if self.alive:
+            return
+        if not self._due:
+            steady = now - self._started > _STEADY_AFTER_S
+            self._wait = _RESTART_WAIT_S if steady else min(2 * self._wait, _RESTART_LONGEST_S)
+            self._due = now + self._wait
+            logger.error("%s died; see %s. Again in %.1f s", self.name, self.log, self._wait)
+        elif now >= self._due:
+            self._due = 0.0
+            self.start()
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class SuperLink:
+    """The SuperLink and its proxy as child processes.
+
+    Args:
+        folder: State, secret and logs; made with mode 0700. Belongs on an encrypted disk.
+        tls: The coordinator's certificates.
+        ports: Where to listen.
+
+    Raises:
+        MisuseError: nginx is missing or a port is taken.
+    """
+
+    def __init__(self, folder: Path, tls: Tls, ports: Ports) -> None:
+        self._folder, self._tls, self._ports = folder.resolve(), tls, ports
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._secret = _secret(self._folder / "tasks.secret")
+        self._superlink = self._make_superlink()
+        self._proxy = self._make_proxy()
+        self._health = health.HealthServicer()
+        self._tell(ready=False)
+
+    @property
+    def backstage(self) -> Backstage:
+        """The way to the Control and Runtime paths, for the coordinator's own commands."""
+        return Backstage(
+            f"127.0.0.1:{self._ports.inner}", self._tls.ca_certificate.read_bytes(), self._secret
+        )
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids of `superlink` and `proxy`."""
+        return {child.name: child.pid for child in (self._superlink, self._proxy)}
+
+    @contextmanager
+    def running(self, timeout_s: float = 60.0) -> Iterator["SuperLink"]:
+        """Both processes, from ready to stopped.
+
+        Raises:
+            MisuseError: A port is taken.
+            NotStarted: One of them does not come up in time.
+        """
+        with self._probes():
+            try:
+                self._start(timeout_s)
+                yield self
+            finally:
+                self._tell(ready=False)
+                self._proxy.stop()
+                self._superlink.stop()
+
+    def supervise(self, stop: threading.Event) -> None:
+        """Start again what dies, until told to stop."""
+        while not stop.wait(_LOOK_EVERY_S):
+            self.look()
+
+    def look(self) -> bool:
+        """Start again what has died, if it is time; whether both are alive."""
+        children = (self._superlink, self._proxy)
+        for child in children:
+            child.revive()
+        alive = all(child.alive for child in children)
+        self._tell(ready=alive)
+        return alive
+
+    def is_ready(self) -> bool:
+        """Whether a site's call passes the proxy and is answered by the SuperLink."""
+        inner = f"https://localhost:{self._ports.inner}/health"
+        # An empty call without a signature: the SuperLink says 401, the proxy alone 502.
+        door = f"https://localhost:{self._ports.public}/v1/fleet/pull-messages"
+        kind = {"content-type": PROTOBUF_MEDIA_TYPE}
+        try:
+            with httpx.Client(verify=self._trust(), trust_env=False, timeout=5.0) as client:
+                if client.get(inner).status_code != 200:
+                    return False
+                return client.post(door, headers=kind).status_code == 401
+        except httpx.HTTPError:
+            return False
+
+    def _start(self, timeout_s: float) -> None:
+        for port in (self._ports.public, self._ports.inner):
+            _check_free(port)
+        self._superlink.start()
+        self._proxy.start()
+        end = time.monotonic() + timeout_s
+        while not self.is_ready():
+            for child in (self._superlink, self._proxy):
+                if not child.alive or time.monotonic() > end:
+                    raise NotStarted(f"the {child.name} did not come up; see {child.log}.")
+            time.sleep(_LOOK_EVERY_S)
+        self._tell(ready=True)
+        logger.info("ready: sites reach port %d", self._ports.public)
+
+    def _trust(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self._tls.ca_certificate)
+
+    def _tell(self, *, ready: bool) -> None:
+        state = health_pb2.HealthCheckResponse
+        self._health.set("", state.SERVING if ready else state.NOT_SERVING)
+
+    @contextmanager
+    def _probes(self) -> Iterator[None]:
+        server = grpc.server(ThreadPoolExecutor(max_workers=2), options=[("grpc.so_reuseport", 0)])
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        try:
+            server.add_insecure_port(f"127.0.0.1:{self._ports.health}")
+        except RuntimeError:
+            raise MisuseError(f"port {self._ports.health} is taken; choose another.") from None
+        server.start()
+        try:
+            yield
+        finally:
+            server.stop(grace=None)
+
+    def _make_superlink(self) -> _Child:
+        tls = self._tls
+        command = [
+            str(Path(sys.executable).parent / "flower-superlink"),
+            *("--host", "127.0.0.1", "--port", str(self._ports.inner)),
+            *("--ssl-ca-certfile", str(tls.ca_certificate.resolve())),
+            *("--ssl-certfile", str(tls.certificate.resolve())),
+            *("--ssl-keyfile", str(tls.key.resolve())),
+            "--enable-supernode-auth",
+            *("--database", str(self._folder / "state.db")),
+            "--disable-runtime-dependency-installation",
+            *("--isolation", "process"),
+            *("--superexec-auth-secret-file", str(self._folder / "tasks.secret")),
+        ]
+        env = {"PATH": os.defpath, "FLWR_HOME": str(self._folder / "flower"), **_QUIET}
+        return _Child("superlink", command, self._folder / "superlink.log", env)
+
+    def _make_proxy(self) -> _Child:
+        folder = self._folder / "proxy"
+        folder.mkdir(exist_ok=True)
+        listen = f"{self._ports.host}:{self._ports.public}"
+        config = folder / "nginx.conf"
+        config.write_text(
+            proxy_config(folder, self._tls, listen=listen, inner_port=self._ports.inner),
+            encoding="utf-8",
+        )
+        command = [find_nginx(), "-e", "stderr", "-p", str(folder), "-c", str(config)]
+        return _Child("proxy", command, self._folder / "proxy.log", {"PATH": os.defpath})
+
+
+def _secret(path: Path) -> bytes:
+    """The secret of the task queue, made once; only this user may read it."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_bytes()
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secrets.token_bytes(32))
+    return path.read_bytes()
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise MisuseError(
+                f"port {port} is taken: another coordinator may run, or choose another port."
+            ) from None

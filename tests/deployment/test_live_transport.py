@@ -1,0 +1,404 @@
+"""The live transport as real processes: SuperLink, proxy and three agents, with TLS."""
+
+import os
+import secrets
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import Message, RecordDict
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+)
+from flwr.proto.fab_pb2 import Fab
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+    RegisterNodeFleetRequest,
+)
+from flwr.proto.message_pb2 import PullObjectRequest
+from flwr.proto.node_pb2 import Node
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.interceptors import SuperExecAuthHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from live_consortium import (
+    SiteProcess,
+    free_ports,
+    wait_until,
+    write_certificates,
+    write_site_key,
+)
+
+from fedrx_client.fleet import load_transport_key
+from fedrx_protocol.errors import MisuseError
+from fedrx_server.backstage import SuperLinkRefused, list_sites, register_site, unregister_site
+from fedrx_server.exchange import Exchange
+from fedrx_server.live import empty_bundle, live_run
+from fedrx_server.proxy import Tls, find_nginx
+from fedrx_server.superlink import Ports, SuperLink
+
+
+def nginx_is_here() -> bool:
+    try:
+        find_nginx()
+    except MisuseError:
+        return False
+    return True
+
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not nginx_is_here(),
+        reason="NGINX MISSING: live transport not tested; apt-get install nginx-light",
+    ),
+]
+
+SITES = 3
+
+
+@dataclass
+class Live:
+    """What the tests share."""
+
+    link: SuperLink
+    sites: list[SiteProcess]
+    nodes: list[int]
+    public: int
+    probe: int
+
+    @property
+    def door(self) -> str:
+        return f"localhost:{self.public}"
+
+    @property
+    def ca(self) -> bytes:
+        return self.link.backstage.ca_certificate
+
+    def key(self, site: int) -> ec.EllipticCurvePrivateKey:
+        return load_transport_key(self.sites[site].folder / "transport.key")
+
+    def online(self) -> set[int]:
+        return {site.node for site in list_sites(self.link.backstage) if site.online}
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("consortium")
+    write_certificates(folder / "tls")
+    tls = Tls(*(folder / "tls" / name for name in ("ca.crt", "server.crt", "server.key")))
+    public, inner, probe, *probes = free_ports(3 + SITES)
+    link = SuperLink(folder / "coordinator", tls, Ports(public, inner, probe, host="127.0.0.1"))
+    stop = threading.Event()
+    watch = threading.Thread(target=link.supervise, args=(stop,))
+    with link.running():
+        watch.start()
+        sites, nodes = [], []
+        for index, port in enumerate(probes):
+            home = folder / f"site{index}"
+            nodes.append(register_site(link.backstage, write_site_key(home), home.name))
+            (home / "ca.crt").write_bytes(tls.ca_certificate.read_bytes())
+            sites.append(SiteProcess(home, f"localhost:{public}", port))
+        for site in sites:
+            site.start()
+        shared = Live(link, sites, nodes, public, probe)
+        try:
+            wait_until(lambda: shared.online() == set(nodes), 40, "all sites online")
+            yield shared
+        finally:
+            for site in sites:
+                site.stop()
+            stop.set()
+            watch.join()
+
+
+def echo(exchange: Exchange, nodes, *, payload=None, deadline_s=20.0):
+    headers = {node: f"for {node}".encode() for node in nodes}
+    replies = exchange.send(
+        "query.echo", headers, attempt="1", deadline_s=deadline_s, payload=payload
+    )
+    return {reply.node: reply for reply in replies}
+
+
+def answered(replies) -> set[int]:
+    return {
+        node
+        for node, reply in replies.items()
+        if not reply.lost and reply.header == f"for {node}".encode()
+    }
+
+
+def probe_state(port: int) -> int:
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        request = health_pb2.HealthCheckRequest()
+        return health_pb2_grpc.HealthStub(channel).Check(request, timeout=5).status
+
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class TestExchange:
+    def test_every_site_gets_its_own_message_and_a_large_model(self, live):
+        model = np.random.default_rng(1).standard_normal(1_600_000, dtype=np.float32)
+        with live_run(live.link.backstage, "echo") as exchange:
+            assert set(exchange.nodes()) == set(live.nodes)
+            assert answered(echo(exchange, live.nodes)) == set(live.nodes)
+            replies = echo(exchange, live.nodes, payload=model)
+        assert answered(replies) == set(live.nodes)
+        assert {reply.payload for reply in replies.values()} == {model.tobytes()}
+
+    def test_a_broken_app_tells_the_class_of_its_error_and_no_more(self, live):
+        with live_run(live.link.backstage, "broken") as exchange:
+            grid, content = exchange._grid, RecordDict()
+            [sent] = grid.push_messages([Message(content, live.nodes[0], "query.fail", ttl=20.0)])
+            got = []
+            wait_until(lambda: got.extend(grid.pull_messages([sent])) or got, 20, "a reply")
+        assert got[0].error.reason == "ValueError"
+        assert "patient 4711" in live.sites[0].log
+
+    def test_an_error_in_a_run_ends_it_as_failed_and_the_next_begins(self, live):
+        runs = []
+
+        def fail():
+            with live_run(live.link.backstage, "bad") as exchange:
+                runs.append(exchange._grid.run.run_id)
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        [failed] = runs
+        with backstage_control(live) as control:
+            status = control.ListRuns(ListRunsRequest(run_id=failed)).run_dict[failed].status
+        assert (status.status, status.sub_status) == ("finished", "failed")
+
+    def test_probes_see_both_sides_serving(self, live):
+        assert [probe_state(live.probe), *(probe_state(s.health_port) for s in live.sites)] == [
+            SERVING
+        ] * (1 + SITES)
+
+    def test_a_run_that_nobody_began_does_not_block_the_next(self, live):
+        with backstage_control(live) as control:
+            bundle = empty_bundle()
+            control.StartRun(StartRunRequest(fab=Fab(hash_str="", content=bundle)))
+        with live_run(live.link.backstage, "after a crash") as exchange:
+            assert answered(echo(exchange, live.nodes)) == set(live.nodes)
+
+    def test_ports_in_use_are_named(self, live, tmp_path):
+        ports = Ports(live.public, *free_ports(2), host="127.0.0.1")
+        second = SuperLink(tmp_path, live.link._tls, ports)
+        with pytest.raises(MisuseError, match=f"port {live.public} is taken"), second.running():
+            pass
+
+
+@contextmanager
+def backstage_control(live: Live):
+    stage = live.link.backstage
+    with ControlHttpClient.from_server_address(
+        stage.address, insecure=False, root_certificates=live.ca, interceptors=[]
+    ) as client:
+        yield client
+
+
+def refused_with(call) -> int:
+    with pytest.raises(httpx.HTTPStatusError) as caught:
+        call()
+    return caught.value.response.status_code
+
+
+class TestAttackThroughTheProxy:
+    """Somebody with the CA certificate and the key of site 0."""
+
+    @pytest.fixture
+    def fleet(self, live):
+        key = live.key(0)
+        with FleetHttpClient.from_server_address(
+            live.door,
+            insecure=False,
+            root_certificates=live.ca,
+            interceptors=[NodeAuthHttpInterceptor(key, key.public_key())],
+        ) as client:
+            yield client
+
+    def test_registering_a_node_listing_nodes_and_submitting_a_run(self, live):
+        public = public_key_to_bytes(ec.generate_private_key(ec.SECP256R1()).public_key())
+        before = live.online()
+        with ControlHttpClient.from_server_address(
+            live.door, insecure=False, root_certificates=live.ca, interceptors=[]
+        ) as control:
+            run = StartRunRequest(fab=Fab(hash_str="", content=empty_bundle()))
+            tries = [
+                lambda: control.RegisterNode(RegisterNodeRequest(public_key=public)),
+                lambda: control.ListNodes(ListNodesRequest()),
+                lambda: control.StartRun(run),
+            ]
+            assert [refused_with(attempt) for attempt in tries] == [404] * 3
+        assert live.online() == before
+
+    def test_taking_a_task(self, live):
+        request = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
+        with RuntimeHttpClient.from_server_address(
+            live.door, insecure=False, root_certificates=live.ca, interceptors=[]
+        ) as client:
+            assert refused_with(lambda: client.AcquireTask(request)) == 404
+
+    def test_taking_a_task_from_the_coordinators_own_host_without_the_secret(self, live):
+        request = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
+        guess = SuperExecAuthHttpInterceptor(
+            master_secret=secrets.token_bytes(32),
+            protected_methods={"/flwr.proto.Runtime/AcquireTask"},
+        )
+        for interceptors in ([], [guess]):
+            with RuntimeHttpClient.from_server_address(
+                live.link.backstage.address,
+                insecure=False,
+                root_certificates=live.ca,
+                interceptors=interceptors,
+            ) as client:
+                assert refused_with(lambda c=client: c.AcquireTask(request)) == 401
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/v1/control/start-run",
+            "/v1/runtime/acquire-task",
+            "/v1/fleet/register-node",
+            "/v1/fleet/unregister-node",
+            "/v1/fleet/../control/start-run",
+            "/v1/fleet/%2e%2e/control/start-run",
+            "/v1/fleet/pull-messages/../../control/start-run",
+            "/v1/fleet/pull-messages%0a/v1/control/start-run",
+            "/v1//control/start-run",
+            "//v1/control/start-run",
+            "/v1/fleet/pull-messages/",
+            "/docs",
+            "/openapi.json",
+            "/health",
+            "/",
+        ],
+    )
+    def test_no_other_path_passes(self, live, path):
+        status = raw_post(live, path)
+        assert status in {400, 404}
+
+    def test_a_path_that_folds_into_a_fleet_call_stays_one(self, live):
+        # nginx compares the folded path and must not send the other one on.
+        assert raw_post(live, "/v1/control/start-run/../../fleet/pull-messages") == 401
+
+    def test_only_post_passes(self, live):
+        with httpx.Client(verify=live.link._trust(), trust_env=False) as client:
+            url = f"https://{live.door}/v1/fleet/pull-messages"
+            assert client.get(url).status_code == 403
+
+    def test_speaking_for_another_site(self, live, fleet):
+        other = Node(node_id=live.nodes[1])
+        tries = [
+            lambda: fleet.PullMessages(PullMessagesRequest(node=other)),
+            lambda: fleet.PushMessages(PushMessagesRequest(node=other)),
+            lambda: fleet.PullObject(
+                PullObjectRequest(node=other, run_id=1, object_id=secrets.token_hex(32))
+            ),
+        ]
+        assert [refused_with(attempt) for attempt in tries] == [401] * 3
+
+    def test_guessing_objects_of_other_sites(self, live, fleet):
+        own = Node(node_id=live.nodes[0])
+        with live_run(live.link.backstage, "guess") as exchange:
+            run = exchange._grid.run.run_id
+            request = PullObjectRequest(node=own, run_id=run, object_id=secrets.token_hex(32))
+            assert not fleet.PullObject(request).object_found
+
+    def test_admitting_oneself_by_the_fleet_api(self, live, fleet):
+        stranger = ec.generate_private_key(ec.SECP256R1())
+        public = public_key_to_bytes(stranger.public_key())
+        with FleetHttpClient.from_server_address(
+            live.door,
+            insecure=False,
+            root_certificates=live.ca,
+            interceptors=[NodeAuthHttpInterceptor(stranger, stranger.public_key())],
+        ) as client:
+            register = RegisterNodeFleetRequest(public_key=public)
+            activate = ActivateNodeRequest(public_key=public, heartbeat_interval=30)
+            assert refused_with(lambda: client.RegisterNode(register)) == 404
+            assert refused_with(lambda: client.ActivateNode(activate)) == 412
+
+    def test_the_same_key_twice(self, live):
+        public = public_key_to_bytes(live.key(0).public_key())
+        with pytest.raises(SuperLinkRefused, match="register-node"):
+            register_site(live.link.backstage, public, "twice")
+
+
+def raw_post(live: Live, path: str) -> int:
+    """A POST whose path no client library has tidied up."""
+    with httpx.Client(verify=live.link._trust(), trust_env=False) as client:
+        url = httpx.URL(f"https://{live.door}").copy_with(raw_path=path.encode())
+        headers = {"content-type": "application/protobuf"}
+        return client.post(url, headers=headers).status_code
+
+
+class TestFaults:
+    def test_a_killed_agent_is_lost_and_comes_back_as_the_same_node(self, live):
+        with live_run(live.link.backstage, "killed") as exchange:
+            live.sites[0].kill()
+            replies = echo(exchange, live.nodes, deadline_s=3.0)
+            assert answered(replies) == set(live.nodes[1:])
+            assert replies[live.nodes[0]].lost
+            live.sites[0].start()
+            wait_until(lambda: serves(live.sites[0]), 15, "the agent is back")
+            assert answered(echo(exchange, live.nodes)) == set(live.nodes)
+
+    def test_sigterm_ends_an_agent_cleanly_and_at_once(self, live):
+        start = time.monotonic()
+        assert live.sites[1].stop() == 0
+        assert time.monotonic() - start < 5
+        assert live.nodes[1] not in live.online()
+        live.sites[1].start()
+        wait_until(lambda: live.nodes[1] in live.online(), 15, "the agent is back")
+
+    def test_superlink_killed_in_a_run(self, live):
+        with live_run(live.link.backstage, "superlink") as exchange:
+            before = live.link.pids["superlink"]
+            os.kill(before, signal.SIGKILL)
+            replies = echo(exchange, live.nodes, deadline_s=40.0)
+            assert answered(replies) == set(live.nodes)
+        assert live.link.pids["superlink"] != before
+
+    def test_proxy_killed_in_a_run(self, live):
+        with live_run(live.link.backstage, "proxy") as exchange:
+            before = live.link.pids["proxy"]
+            os.kill(before, signal.SIGTERM)
+            assert answered(echo(exchange, live.nodes, deadline_s=30.0)) == set(live.nodes)
+        assert live.link.pids["proxy"] != before
+
+    def test_a_revoked_site_is_shut_out_and_says_so(self, live):
+        unregister_site(live.link.backstage, live.nodes[2])
+        site = live.sites[2]
+        wait_until(lambda: probe_state(site.health_port) == NOT_SERVING, 15, "site 2 is out")
+        assert "does not admit this key" in site.log
+        with live_run(live.link.backstage, "revoked") as exchange:
+            assert set(exchange.nodes()) == set(live.nodes[:2])
+            assert answered(echo(exchange, live.nodes[:2])) == set(live.nodes[:2])
+
+
+def serves(site: SiteProcess) -> bool:
+    try:
+        return probe_state(site.health_port) == SERVING
+    except grpc.RpcError:
+        return False
