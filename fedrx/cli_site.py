@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedrx import cli_site_study
 from fedrx.passphrase import new_passphrase, passphrase_for
 from fedrx_protocol.errors import MisuseError
 
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 
 DAY_S = 86_400
 
-app = typer.Typer(help="A site's keys, its consortium, and its audit log.", no_args_is_help=True)
+app = typer.Typer(
+    help="A site's keys, its consortium, its approvals, its ledger and its audit log.",
+    no_args_is_help=True,
+)
+cli_site_study.register(app)
 
 Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
 PassphraseFile = Annotated[

@@ -110,9 +110,14 @@ class SiteIdentity:
         return self.folder / REQUEST
 
     @property
+    def public_key(self) -> bytes:
+        """The identity key in use, its public half: raw Ed25519, 32 bytes."""
+        return self._in_use.request().request.identity
+
+    @property
     def fingerprint(self) -> str:
         """The fingerprint of the identity key in use."""
-        return fingerprint(self._in_use.request().request.identity)
+        return fingerprint(self.public_key)
 
     @property
     def needs_passphrase(self) -> bool:

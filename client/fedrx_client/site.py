@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from importlib.metadata import version
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedrx_client.approval import Approval
 from fedrx_client.ledger import Ledger, PrivacyCap
 from fedrx_client.store import SiteStore
 from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum
@@ -26,7 +28,7 @@ from fedrx_models.cohort import Cohort
 from fedrx_models.contract import DoseBatch, DoseModel, set_vector
 from fedrx_models.encoding import encode
 from fedrx_models.metrics import MetricPlan
-from fedrx_protocol.errors import BudgetExhausted, DataError, PeerError
+from fedrx_protocol.errors import BudgetExhausted, DataError, MisuseError, PeerError
 from fedrx_protocol.fixed_point import FixedPoint, IntVector, ValueOutOfRange
 from fedrx_protocol.plan import LARGEST_UPDATE, Part, RoundPlan, StudyPlan
 from fedrx_protocol.privacy.accountant import Account
@@ -51,6 +53,10 @@ class ModelMismatch(PeerError):  # noqa: N818 - named for what happened
     """The broadcast model is not the one that the request names; the masks would not cancel."""
 
 
+class NotForLiveSites(MisuseError):  # noqa: N818
+    """A site with real patients was given something that only a simulation may use."""
+
+
 @dataclass(frozen=True)
 class SitePolicy:
     """What the site itself allows, whatever a study says.
@@ -58,9 +64,18 @@ class SitePolicy:
     Args:
         cap: The most that may be spent on this cohort over all studies; `None` for no cap beside
             the study's own promise.
+        approval: Finds the approval in force, or raises; asked before every answer, so that
+            revoking works at once. A site that has it is a live one: the approval's cap holds
+            instead of `cap`, and nothing simulated is accepted. `None` for simulated sites.
     """
 
     cap: PrivacyCap | None = None
+    approval: Callable[[], Approval] | None = None
+
+    def __post_init__(self) -> None:
+        """Let one cap alone decide."""
+        if self.cap is not None and self.approval is not None:
+            raise MisuseError("an approval brings its own cap: give one of them.")
 
 
 @dataclass(frozen=True)
@@ -99,6 +114,8 @@ class Site:
 
     Raises:
         DataError: The cohort is smaller than the study asks for, or larger than it allows.
+        NotForLiveSites: A live site was given a seed, or a ledger that a power cut can harm.
+        MisuseError: A live site's approval does not cover this study, cohort or release.
     """
 
     def __init__(
@@ -112,6 +129,9 @@ class Site:
         self._now = now
         self._study_digest = study.digest
         self._fingerprint = parts.cohort.fingerprint
+        if parts.policy.approval is not None:
+            _require_live(parts)
+        self._permitted_cap()
         training, held_out = parts.cohort.split(study.cohort.held_out, parts.split_salt)
         self._training = encode(training, study.feature_schema)
         self._held_out = encode(held_out, study.feature_schema)
@@ -138,10 +158,12 @@ class Site:
 
     def advertise(self, request: AdvertRequest) -> Advert:
         """Make this epoch's keys and sign them."""
+        self._permitted_cap()
         return self._parts.party.advertise(request)
 
     def accept(self, adverts: AdvertList) -> None:
         """Check everybody's keys and remember them."""
+        self._permitted_cap()
         self._parts.party.accept(adverts)
 
     def train(self, request: RoundRequest, weights: NDArray[np.float32]) -> MaskedInput:
@@ -154,7 +176,9 @@ class Site:
         Raises:
             PeerError: The request breaks the protocol.
             BudgetExhausted: The release would spend too much.
+            MisuseError: A live site's approval is not in force any more.
         """
+        cap = self._permitted_cap()
         party = self._parts.party
         if model_digest(model_bytes(weights)) != request.model_digest:
             raise ModelMismatch("the model that came is not the one that the request names.")
@@ -166,16 +190,18 @@ class Site:
         vector = plan.layout.encode(grids)
         with self._parts.store.transaction():
             for one in computed:
-                self._charge(one.release)
+                self._charge(one.release, cap)
             return party.mask(request, vector)
 
     def resolve(self, request: ResolveRequest) -> ResolveReply:
         """Reveal this context's pairwise seeds toward dropped sites."""
+        self._permitted_cap()
         with self._parts.store.transaction():
             return self._parts.party.resolve(request)
 
     def unmask(self, request: UnmaskRequest) -> UnmaskReply:
         """Return shares of the survivors' self masks."""
+        self._permitted_cap()
         with self._parts.store.transaction():
             return self._parts.party.unmask(request)
 
@@ -293,13 +319,24 @@ class Site:
             grid_slack=part.slack,
         )
 
-    def _charge(self, release: Release) -> None:
+    def _permitted_cap(self) -> PrivacyCap | None:
+        """The cap that holds now; a live site without an approval in force gets no further."""
+        policy = self._parts.policy
+        if policy.approval is None:
+            return policy.cap
+        approval = policy.approval()
+        approval.require_study(self._study_digest)
+        approval.require_cohort(self._fingerprint, len(self._parts.cohort))
+        approval.require_version(version("fedrx"))
+        approval.require_time(int(self._now().timestamp()))
+        return approval.cap
+
+    def _charge(self, release: Release, cap: PrivacyCap | None) -> None:
         """Write a ledger line, unless it breaks the site's cap or the study's promise.
 
         A study that adds no noise, to its gradients or to its metrics, promises nothing for them;
         the site's own cap still holds, and refuses such a release.
         """
-        cap = self._parts.policy.cap
         if not release.noise_multiplier:
             self._ledger.charge(release, cap=cap)
         elif self._study.opens_exact_sums:
@@ -341,6 +378,13 @@ class _Computed:
 
     grids: dict[str, IntVector]
     release: Release
+
+
+def _require_live(parts: SiteParts) -> None:
+    if parts.randomness.simulated:
+        raise NotForLiveSites("noise from a seed protects nobody: use SystemRandomness.")
+    if parts.store.durability != "power":
+        raise NotForLiveSites("a ledger must survive a power cut: open it with durability 'power'.")
 
 
 def check_cohort_size(study: Study, cohort: Cohort) -> None:

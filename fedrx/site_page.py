@@ -1,0 +1,143 @@
+"""What a hospital's person reads before saying yes, and afterwards: plain words, no decoration."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fedrx_client.approval import day
+from fedrx_client.approvals import KeptApproval
+from fedrx_client.check import CheckLine
+from fedrx_protocol.plan import StudyPlan
+from fedrx_protocol.privacy.accountant import PrivacySpent
+from fedrx_protocol.study import Study
+
+NEVER_LEAVES = (
+    "Never leaves: a patient's record, name or id; this site's own gradient, weights or metrics "
+    "in the clear; its keys; how many patients it brings."
+)
+LEDGER_ASSUMPTION = (
+    "Epsilon is counted from this site's own ledger, for adding or removing one patient with all "
+    "their records. Where the study's mode is 'distributed' it holds if at least as many sites as "
+    "the study requires are honest and add their share of the noise; in mode 'local' it holds "
+    "whatever the others do. A patient who was in every cohort can have lost what 'in all' says."
+)
+
+
+def study_page(plan: StudyPlan, patients: int) -> str:
+    """What a study would do with a site's patients.
+
+    Args:
+        plan: the study for the roster's sites.
+        patients: size of the cohort.
+    """
+    study = plan.study
+    read = ", ".join(feature.name for feature in study.features)
+    target = f"{study.target.name} ({study.target.unit})"
+    lines = [
+        f"Study '{study.name}'" + (f": {study.title}" if study.title else ""),
+        f"Digest: {study.digest}",
+        f"Patients: {patients} of this site, {study.cohort.held_out:.0%} of them held out to test.",
+        f"Reads: {read}; and the target {target}.",
+        f"Model: {study.model.name} with {plan.dimension:,} weights, {study.rounds} rounds.",
+        f"Privacy: {privacy_in_words(plan)}",
+        f"Metrics: {_metrics(study)}",
+        f"Leaves the building: {_leaves(plan)}",
+        NEVER_LEAVES,
+    ]
+    return "\n".join(lines)
+
+
+def privacy_in_words(plan: StudyPlan) -> str:
+    """What a patient is promised, with its assumption."""
+    study, parameters = plan.study, plan.parameters
+    mode, privacy = study.privacy.mode, study.privacy
+    if mode == "none":
+        return "mode 'none': no differential privacy; secure aggregation alone hides this site."
+    promise = f"mode '{mode}', epsilon {privacy.epsilon:g} at delta {privacy.delta:g}, "
+    if mode == "local":
+        held = "whatever the other sites do"
+    else:
+        held = (
+            f"if at least {parameters.min_honest} of {parameters.n} sites are honest and take part"
+        )
+    exact = "" if study.metrics_are_private else "; the metrics lie outside this promise"
+    return f"{promise}{held}{exact}."
+
+
+def check_page(lines: Iterable[CheckLine]) -> str:
+    """Green and red lines, each red one with its remedy."""
+    page = []
+    for line in lines:
+        page.append(f"{'ok ' if line.ok else 'NOT'}  {line.name}: {line.text}")
+        if line.remedy:
+            page.append(f"     -> {line.remedy}")
+    return "\n".join(page)
+
+
+def approvals_page(kept: Sequence[KeptApproval], now: int) -> str:
+    """A line for each approval."""
+    return "\n".join(
+        f"{one.state(now):9}  {one.approval.study[:12]}  {one.approval.name}  "
+        f"{day(one.approval.approved_at)} to {day(one.approval.expires_at)}  "
+        f"{_cap(one)}  by {one.approval.by}"
+        for one in kept
+    )
+
+
+def ledger_page(document: dict[str, Any]) -> str:
+    """Spent and left, per study and in all."""
+    lines = [_spent_line(study) for study in document["studies"]]
+    total = document["in_all"]
+    lines.append(f"in all: epsilon {_number(total['total'])} at delta {total['delta']:g}.")
+    lines.append(document["assumption"])
+    return "\n".join(lines)
+
+
+def spent_document(spent: PrivacySpent) -> dict[str, float | None]:
+    """A spent budget as JSON values; None where no noise was added."""
+    return {
+        "training": _finite(spent.training),
+        "metrics": _finite(spent.metrics),
+        "total": _finite(spent.total),
+        "delta": spent.delta,
+    }
+
+
+def _spent_line(study: dict[str, Any]) -> str:
+    name = study["name"] or "no longer approved"
+    spent, left = study["spent"], study["left"]
+    text = (
+        f"{study['study'][:12]} ({name}): {study['releases']} releases, "
+        f"epsilon {_number(spent['total'])} at delta {spent['delta']:g}"
+    )
+    if study["cap"] is None:
+        return f"{text}; no cap."
+    return f"{text}; cap {study['cap']:g}, left for its patients {_number(left)}."
+
+
+def _leaves(plan: StudyPlan) -> str:
+    what = "change of the weights" if plan.study.steps == "local" else "sum of gradients"
+    noise = "" if plan.study.privacy.mode == "none" else ", with noise added here"
+    return (
+        f"each round a masked {what} over this site's patients{noise}; only the sum over at least "
+        f"{plan.parameters.threshold} sites can be opened. Also public keys and key shares."
+    )
+
+
+def _metrics(study: Study) -> str:
+    rounds = ", ".join(str(number - 1) for number in study.evaluation_rounds)
+    how = "with noise" if study.metrics_are_private else "without noise"
+    return f"sums of errors over held-out patients, {how}, after rounds {rounds}."
+
+
+def _cap(kept: KeptApproval) -> str:
+    cap = kept.approval.cap
+    return "no cap" if cap is None else f"cap {cap.epsilon:g}"
+
+
+def _number(value: float | None) -> str:
+    return "without bound (no noise)" if value is None else f"{value:.3f}"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,198 @@
+"""`fedrx site check, approve, approvals, ledger`: what a hospital types before it takes part."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fedrx_client.check import planned_releases
+from fedrx_client.ledger import Ledger
+from fedrx_client.store import SiteStore
+from fedrx_protocol.study import Study
+from fedrx_simulation.sites import make_plan
+
+FILES = ("study.toml", "--data", "patients.csv", "--mapping", "mapping.toml")
+SITES = ("a", "b", "d")
+
+
+@pytest.fixture
+def joined(fedrx, place):
+    """Three enrolled sites, of which `a` has joined, with 40 patients that the study allows."""
+    lines = (place / "patients.csv").read_text().splitlines()
+    (place / "patients.csv").write_text("\n".join(lines[:41]) + "\n")
+
+    def done(*argv):
+        ran = fedrx(*argv)
+        assert ran.code == 0, ran.err
+        return ran
+
+    done("coordinator", "init", "c", "--host", "x.example.org", "--name", "W")
+    for site in SITES:
+        done("site", "init", site, "--site", site, "--name", site)
+    done("coordinator", "enroll", "c", *(f"{s}/enrolment-request.json" for s in SITES), "--yes")
+    heard = done("coordinator", "roster", "c", "--json").json["fingerprint"]
+    given = ("--roster", "c/roster.json", "--ca", "c/ca.crt", "--fingerprint", heard)
+    done("site", "join", "a", *given)
+    return done
+
+
+@pytest.fixture
+def approved(joined):
+    ran = joined("site", "approve", "a", *FILES, "--max-epsilon", "9", "--by", "DPO", "--yes")
+    return ran.out
+
+
+def refusal(fedrx, *argv):
+    ran = fedrx(*argv)
+    assert (ran.code, ran.out) == (2, ""), ran
+    assert ran.err.startswith("fedrx: ")
+    assert len(ran.err.strip().splitlines()) == 1
+    return ran.err
+
+
+def test_the_page_says_what_the_study_would_do(approved):
+    for words in (
+        "Patients: 40 of this site, 30% of them held out",
+        "Reads: weight_kg, vkorc1; and the target dose (mg/week).",
+        "Model: linear with 7 weights, 3 rounds.",
+        "epsilon 8 at delta 1e-05, if at least 3 of 3 sites are honest and take part.",
+        "Metrics: sums of errors",
+        "Leaves the building: each round a masked sum of gradients",
+        "Never leaves: a patient's record",
+        "Approved;",
+    ):
+        assert words in approved
+
+
+def test_check_before_and_after_an_approval(fedrx, joined):
+    before = fedrx("site", "check", "a", *FILES)
+    assert before.code == 2
+    assert re.findall(r"^NOT  (.*?):", before.out, re.MULTILINE) == ["approval"]
+    assert "-> Run `fedrx site approve`" in before.out
+    joined("site", "approve", "a", *FILES, "--max-epsilon", "9", "--yes")
+    after = joined("site", "check", "a", *FILES, "--json").json
+    assert after["ok"]
+    assert [line["name"] for line in after["lines"]] == [
+        "keys and roster",
+        "disk",
+        "data",
+        "cohort size",
+        "training",
+        "approval",
+        "privacy budget",
+    ]
+
+
+def test_a_changed_table_is_red(fedrx, approved, place):
+    lines = (place / "patients.csv").read_text().splitlines()
+    (place / "patients.csv").write_text("\n".join(lines[:-1]) + "\n")
+    ran = fedrx("site", "check", "a", *FILES, "--json")
+    red = [line["name"] for line in ran.json["lines"] if not line["ok"]]
+    assert (ran.code, red) == (2, ["approval"])
+
+
+def test_a_table_that_cannot_be_read_is_red(fedrx, approved, place):
+    (place / "patients.csv").write_text("id,dose\n")
+    ran = fedrx("site", "check", "a", *FILES)
+    assert ran.code == 2
+    assert "NOT  data:" in ran.out
+
+
+def test_approvals_are_listed_and_taken_back(fedrx, approved, joined):
+    assert "in force" in joined("site", "approvals", "a").out
+    joined("site", "approve", "a", "--revoke", "study.toml", "--by", "DPO")
+    (one,) = joined("site", "approvals", "a", "--json").json["approvals"]
+    assert (one["state"], one["name"], one["by"]) == ("revoked", "small_dose", "DPO")
+    assert one["cap"]["epsilon"] == 9
+    log = joined("site", "audit", "a").out
+    assert "approval" in log
+    assert "taken back by DPO" in log
+    ran = fedrx("site", "check", "a", *FILES)
+    assert ran.code == 2
+    assert "was taken back" in ran.out
+
+
+def test_a_site_without_approvals_says_so(joined):
+    assert joined("site", "approvals", "a").out == "This site has approved no study.\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ((*FILES, "--max-epsilon", "2", "--yes"), "the cap is epsilon 2"),
+        ((*FILES, "--max-epsilon", "-1", "--yes"), "positive number"),
+        ((*FILES, "--max-epsilon", "9", "--min-patients", "41", "--yes"), "more patients"),
+        ((*FILES, "--max-epsilon", "9", "--no-cap", "--yes"), "--max-epsilon"),
+        ((*FILES, "--yes"), "--max-epsilon"),
+        ((*FILES, "--no-cap", "--yes"), "--max-epsilon"),
+        ((*FILES, "--max-epsilon", "9", "--days", "9999", "--yes"), "between 1 and"),
+        (("study.toml", "--max-epsilon", "9"), "--data"),
+        (("--revoke", "small_dose"), "no approval is called"),
+        (("study.toml", "--revoke", "small_dose"), "--revoke takes only"),
+    ],
+)
+def test_what_cannot_be_approved(fedrx, joined, more, says):
+    assert says in refusal(fedrx, "site", "approve", "a", *more)
+    assert not Path("a/approvals").exists()
+
+
+def test_a_site_that_never_joined_approves_nothing(fedrx, joined):
+    said = refusal(fedrx, "site", "approve", "b", *FILES, "--max-epsilon", "9", "--yes")
+    assert "joined no consortium" in said
+
+
+def test_a_no_at_the_question_approves_nothing(fedrx, joined, monkeypatch):
+    monkeypatch.setattr("typer.confirm", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert fedrx("site", "approve", "a", *FILES, "--max-epsilon", "9").code != 0
+    assert not Path("a/approvals").exists()
+
+
+def test_sums_without_noise_need_a_plain_yes(fedrx, joined, place):
+    text = (place / "study.toml").read_text().replace("epsilon = 8.0", 'mode = "none"')
+    (place / "study.toml").write_text(text)
+    said = refusal(fedrx, "site", "approve", "a", *FILES, "--max-epsilon", "9", "--yes")
+    assert "without noise" in said
+    page = joined("site", "approve", "a", *FILES, "--no-cap", "--yes").out
+    assert "no differential privacy" in page
+    assert "no cap" in joined("site", "approvals", "a").out
+
+
+def released(place, study=None):
+    agreed = Study.load(place / "study.toml")
+    approval = json.loads(next(Path("a/approvals").iterdir()).read_text())["approval"]
+    with SiteStore(place / "a" / "site.db") as store:
+        for one in planned_releases(make_plan(agreed, 3), approval["cohort"]):
+            Ledger(store).append(replace(one, study=study or agreed.digest))
+
+
+def test_the_ledger_tells_what_was_spent_and_what_is_left(approved, joined, place):
+    assert joined("site", "ledger", "a").out == "Nothing was released.\n"
+    released(place)
+    told = joined("site", "ledger", "a", "--json").json
+    (study,) = told["studies"]
+    assert (study["name"], study["cap"], study["releases"]) == ("small_dose", 9, told["lines"])
+    assert 0 < study["spent"]["total"] <= 8
+    assert study["left"] == pytest.approx(9 - study["spent"]["total"])
+    assert told["in_all"]["total"] == study["spent"]["total"]
+    out = joined("site", "ledger", "a").out
+    assert "(small_dose)" in out
+    assert "honest" in out
+
+
+def test_another_study_spends_from_the_same_cap(approved, joined, place):
+    released(place)
+    released(place, study="cd" * 32)
+    first, other = joined("site", "ledger", "a", "--json").json["studies"]
+    assert first["left"] < 9 - first["spent"]["total"]
+    assert (other["name"], other["cap"], other["left"]) == (None, None, None)
+
+
+def test_a_changed_ledger_is_found(fedrx, approved, joined, place):
+    released(place)
+    ran = joined("site", "ledger", "a", "--verify")
+    assert re.fullmatch(r"\d+ lines, unchanged; head \d+:[0-9a-f]{64}\n", ran.out)
+    with SiteStore(place / "a" / "site.db") as store:
+        store.write("DELETE FROM ledger WHERE sequence = 2")
+    assert "line 2 was removed" in refusal(fedrx, "site", "ledger", "a", "--verify")
