@@ -12,6 +12,7 @@ made good when the folder is opened again. Nothing in here knows rounds, models 
     result.json  report.html                           at the end
 """
 
+import fcntl
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -193,6 +194,8 @@ class RunFolder:
     def close(self) -> None:
         """Let go of the lock; a second call does nothing."""
         if self._lock is not None:
+            # Unlocked first: a process forked meanwhile may hold a copy of the descriptor.
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
             os.close(self._lock)
             self._lock = None
 

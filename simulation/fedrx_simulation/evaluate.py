@@ -7,6 +7,7 @@ what a real coordinator would have seen.
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from fedrx_client.data.quality import DataQuality
 from fedrx_client.ledger import Ledger
@@ -73,7 +74,8 @@ def evaluate(
         found = compute_baselines(consortium.model(), training, held_out, consortium.seed)
         metrics = {**found.by_name(), **metrics}
     ledger = _ledgers(setup)
-    privacy = privacy_statement(consortium.plan, ledger, run.rounds[-1].survivors)
+    # The round with the fewest sites in it has the least noise to spare for colluders.
+    privacy = privacy_statement(consortium.plan, ledger, min(r.survivors for r in run.rounds))
     seconds = time.monotonic() - began
     return SimulationResult(
         study=run.study,
@@ -85,15 +87,7 @@ def evaluate(
         ledger=ledger,
         rounds=run.rounds,
         report=ReportData(
-            title=run.study.title or run.study.name,
-            study=run.study.name,
-            study_digest=run.study.digest,
-            run=consortium.run_id,
-            finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            simulation=True,
-            description=run.study.description,
-            target=run.study.target.name,
-            unit=run.study.target.unit,
+            **_heading(run, consortium.run_id),
             rows=_rows(metrics),
             reported=_reported_row(run),
             reported_noise=_reported_noise(run),
@@ -109,6 +103,22 @@ def evaluate(
         seconds=seconds,
         sites=len(setup.sites),
     )
+
+
+def _heading(run: RunFolder, run_id: str) -> dict[str, Any]:
+    """What a report says before its first figure."""
+    study = run.study
+    return {
+        "title": study.title or study.name,
+        "study": study.name,
+        "study_digest": study.digest,
+        "run": run_id,
+        "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "simulation": True,
+        "description": study.description,
+        "target": study.target.name,
+        "unit": study.target.unit,
+    }
 
 
 def privacy_statement(

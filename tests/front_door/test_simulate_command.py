@@ -137,7 +137,14 @@ def test_the_file_of_the_run_is_the_same_study_whatever_options_changed(fedrx, p
 def test_an_interrupted_study_says_how_to_go_on(place):
     """Control-C in a real process: code 130, one sentence, and the run goes on from there."""
     argv = [Path(sys.executable).with_name("fedrx"), "simulate", *SMALL[:4], "--output", "run"]
-    process = subprocess.Popen(argv, cwd=place, stderr=subprocess.PIPE, text=True)
+    # A test run in the background of a shell ignores SIGINT, and its children inherit that.
+    process = subprocess.Popen(
+        argv,
+        cwd=place,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
+    )
     while process.poll() is None and not (place / "run" / "rounds.jsonl").exists():
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGINT)

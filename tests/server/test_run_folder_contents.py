@@ -1,6 +1,7 @@
 """The run folder: made in one step, bound to its study, refused wherever it cannot be trusted."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -160,6 +161,20 @@ def test_a_folder_in_use_is_refused(path, folder):
     folder.close()
     folder.close()
     reopened(path).close()
+
+
+def test_a_closed_folder_is_free_though_a_forked_process_kept_its_descriptors(path, folder):
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(reader, 1)
+        os._exit(0)
+    try:
+        folder.close()
+        reopened(path).close()
+    finally:
+        os.write(writer, b"x")
+        os.waitpid(child, 0)
 
 
 def test_the_lock_of_a_killed_process_is_gone(path, folder):
