@@ -7,6 +7,8 @@ out: the result survives a killed process, not a power cut (simulations ask for 
 import os
 from pathlib import Path
 
+from fedrx_protocol.private_files import sync_folder, write_all
+
 PARTIAL_SUFFIX = ".partial"
 
 
@@ -15,7 +17,7 @@ def write_file(path: Path, data: bytes, *, sync: bool = True) -> None:
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     descriptor = os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
     try:
-        _write_all(descriptor, data)
+        write_all(descriptor, data)
         if sync:
             os.fsync(descriptor)
     finally:
@@ -29,7 +31,7 @@ def append_line(path: Path, line: bytes, *, sync: bool = True) -> None:
     """Append one line; a crash may leave a torn last line, which `whole_lines` finds."""
     descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
     try:
-        _write_all(descriptor, line + b"\n")
+        write_all(descriptor, line + b"\n")
         if sync:
             os.fsync(descriptor)
     finally:
@@ -54,18 +56,3 @@ def remove_partial_files(folder: Path) -> None:
     """Remove what an interrupted `write_file` left behind."""
     for partial in folder.rglob(f"*{PARTIAL_SUFFIX}"):
         partial.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's names, without which a new file may be lost in a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]

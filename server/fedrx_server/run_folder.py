@@ -24,13 +24,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fedrx_protocol.errors import RunError
+from fedrx_protocol.private_files import sync_folder
 from fedrx_protocol.study import Study
 from fedrx_server.checkpoints import Checkpoint, Checkpoints, RoundRecord
 from fedrx_server.durable import (
     append_line,
     remove_file,
     remove_partial_files,
-    sync_folder,
     whole_lines,
     write_file,
 )
