@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fedrx_client.training import bookkeeping, vmapped
 from fedrx_client.training.errors import TrainingInvalid
-from fedrx_client.training.parameters import Batch, dimension, flat, refuse_mixing, trained
+from fedrx_client.training.parameters import Batch, dimension, flat, refuse_mixing
 
 BatchT = TypeVar("BatchT", bound=Batch)
 
@@ -165,8 +165,3 @@ def leave_one_out_sensitivity(
         for left_out in range(len(batch))
     ]
     return float(max(moves, default=0.0))
-
-
-def trained_names(model: nn.Module) -> tuple[str, ...]:
-    """Names of the trained parameters, in the order of every vector here."""
-    return tuple(trained(model))

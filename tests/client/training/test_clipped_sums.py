@@ -24,7 +24,8 @@ from fedrx_client.training import (
     leave_one_out_sensitivity,
     supports_bookkeeping,
 )
-from fedrx_client.training.clipping import PATIENTS_AT_ONCE, trained_names
+from fedrx_client.training.clipping import PATIENTS_AT_ONCE
+from fedrx_client.training.parameters import trained
 
 _spec = importlib.util.spec_from_file_location(
     "models_for_training", Path(__file__).with_name("models_for_training.py")
@@ -162,7 +163,7 @@ def test_frozen_parameters_are_left_out_of_vector_and_norm():
     for method in ("auto", "vmap"):
         part = clipped_gradient_sum(model, batch, CLIP, method=method).vector
         assert part.shape == (8 + 16,)
-    assert trained_names(model) == ("network.0.bias", "network.2.weight", "network.2.bias")
+    assert tuple(trained(model)) == ("network.0.bias", "network.2.weight", "network.2.bias")
     assert len(full) > len(part)
     assert leave_one_out_sensitivity(model, batch, CLIP) <= CLIP
 
