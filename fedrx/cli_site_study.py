@@ -105,7 +105,7 @@ def check(
     """Try a study here without sending anything: green and red lines, each red with its remedy."""
     from fedrx.site_page import check_page
     from fedrx_client.check import DryRun
-    from fedrx_simulation.sites import make_plan
+    from fedrx_models.planning import make_plan
 
     identity, agreed = _identity(folder), _study(study)
     lines = DryRun(
@@ -279,7 +279,7 @@ def _load(identity: "SiteIdentity", study: "Study", data: Path, mapping: Path) -
 
 
 def _plan(identity: "SiteIdentity", study: "Study") -> "StudyPlan":
-    from fedrx_simulation.sites import make_plan
+    from fedrx_models.planning import make_plan
 
     plan = make_plan(study, len(identity.roster(_now()).ids))
     plan.check()

@@ -19,6 +19,7 @@ from fedrx_client.data.load import LoadResult, load_split
 from fedrx_client.data.mapping import TableMapping
 from fedrx_models.cohort import Cohort
 from fedrx_models.files import load_model
+from fedrx_models.planning import make_plan
 from fedrx_protocol.errors import DataError, FedRxError, MisuseError, RunError
 from fedrx_protocol.roster import SITE_ID
 from fedrx_protocol.schema import FeatureSchema
@@ -34,7 +35,6 @@ from fedrx_simulation.simulate import (
     stored_options,
 )
 from fedrx_simulation.simulate import resume as continue_run
-from fedrx_simulation.sites import make_plan
 
 _TEMPLATE = "warfarin.toml"
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")

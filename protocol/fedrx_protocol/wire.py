@@ -19,6 +19,7 @@ from fedrx_protocol.canonical import (
     to_base64,
     to_json,
 )
+from fedrx_protocol.offer import OfferReply, RunOffer
 from fedrx_protocol.secagg.messages import (
     Advert,
     AdvertList,
@@ -35,6 +36,7 @@ from fedrx_protocol.secagg.messages import (
 __all__ = [
     "Limits",
     "MalformedMessage",
+    "WireMessage",
     "decode",
     "decode_masked",
     "encode",
@@ -44,7 +46,8 @@ __all__ = [
 VERSION = 1
 _VECTOR_TYPE = np.dtype("<u4")
 
-Message = TypeVar("Message", bound=SecAggMessage)
+WireMessage = SecAggMessage | RunOffer | OfferReply
+Message = TypeVar("Message", bound=WireMessage)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class _Kind:
     read: Callable[[Any, str, Limits], Any]
 
 
-def encode(message: SecAggMessage) -> bytes:
+def encode(message: WireMessage) -> bytes:
     """The header of `message`; for a masked input it lacks the vector, see `encode_masked`."""
     name, fields = _FIELDS[type(message)]
     document = {field: kind.write(getattr(message, field)) for field, kind in fields.items()}
@@ -208,6 +211,17 @@ _ADVERTS = _Kind(lambda value: [_write_advert(advert) for advert in value], _rea
 
 _FIELDS: Mapping[type, tuple[str, Mapping[str, _Kind]]] = MappingProxyType(
     {
+        RunOffer: (
+            "run_offer",
+            {
+                "run": _TEXT,
+                "study": _BYTES,
+                "roster": _BYTES,
+                "version": _TEXT,
+                "time": _INTEGER,
+            },
+        ),
+        OfferReply: ("offer_reply", {"version": _TEXT}),
         AdvertRequest: ("advert_request", {"session": _BYTES, "epoch": _INTEGER}),
         Advert: ("advert", _ADVERT),
         AdvertList: (

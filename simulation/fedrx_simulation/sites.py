@@ -21,12 +21,12 @@ from fedrx_client.store import SiteStore
 from fedrx_client.training.randomness import SeededRandomness
 from fedrx_models.build import build_model
 from fedrx_models.cohort import Cohort
-from fedrx_models.contract import DoseModel, get_vector
-from fedrx_models.metrics import MetricPlan
+from fedrx_models.contract import DoseModel
+from fedrx_models.planning import make_plan
 from fedrx_protocol.errors import DataError, MisuseError
-from fedrx_protocol.plan import MetricShape, StudyPlan
+from fedrx_protocol.plan import StudyPlan
 from fedrx_protocol.roster import Roster, SignedRoster, SiteEntry, sign_roster
-from fedrx_protocol.secagg.parameters import SecAggParameters, session_id
+from fedrx_protocol.secagg.parameters import session_id
 from fedrx_protocol.secagg.site import SiteParty
 from fedrx_protocol.study import Study
 
@@ -134,30 +134,6 @@ class Consortium:
         info = f"fedrx/1 simulation {purpose}\x00{site}".encode()
         derive = HKDF(algorithm=SHA256(), length=32, salt=None, info=info)
         return derive.derive(str(self.seed).encode())
-
-
-def make_plan(study: Study, sites: int) -> StudyPlan:
-    """Build the study's plan for a number of sites.
-
-    Raises:
-        StudyError: The model or the secure aggregation cannot be built as the study asks.
-    """
-    section = study.secure_aggregation
-    parameters = SecAggParameters.for_roster(
-        sites,
-        threshold=section.threshold,
-        max_colluding=section.max_colluding_sites,
-        min_honest=section.min_honest_sites,
-    )
-    model = build_model(study.model, study.feature_schema, seed=0)
-    between, final = (MetricPlan.for_study(study, final=last) for last in (False, True))
-    return StudyPlan(
-        study=study,
-        parameters=parameters,
-        dimension=len(get_vector(model)),
-        between=MetricShape(between.size, between.sensitivity),
-        final=MetricShape(final.size, final.sensitivity),
-    )
 
 
 def by_site(cohorts: Mapping[str, Cohort] | Sequence[Cohort]) -> dict[str, Cohort]:

@@ -18,9 +18,9 @@ from fedrx_client.data.quality import DataQuality
 from fedrx_client.identity import SiteIdentity
 from fedrx_client.ledger import Ledger, PrivacyCap
 from fedrx_client.store import LedgerDamaged, SiteStore
+from fedrx_models.planning import make_plan
 from fedrx_protocol.errors import DataError, MisuseError
 from fedrx_protocol.privacy.accountant import Account
-from fedrx_simulation.sites import make_plan
 
 NOW = 1_800_000_000
 STUDY = small_study()

@@ -10,8 +10,8 @@ import pytest
 from fedrx_client.check import planned_releases
 from fedrx_client.ledger import Ledger
 from fedrx_client.store import SiteStore
+from fedrx_models.planning import make_plan
 from fedrx_protocol.study import Study
-from fedrx_simulation.sites import make_plan
 
 FILES = ("study.toml", "--data", "patients.csv", "--mapping", "mapping.toml")
 SITES = ("a", "b", "d")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrx_protocol.offer import OfferReply, RunOffer
 from fedrx_protocol.secagg.messages import (
     Advert,
     AdvertList,
@@ -46,7 +47,10 @@ ADVERTS = st.builds(
     channel_public=DIGESTS,
     signature=st.binary(min_size=64, max_size=64),
 )
+NAME = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", fullmatch=True)
 MESSAGES = st.one_of(
+    st.builds(RunOffer, NAME, DIGESTS, st.binary(min_size=1, max_size=99), NAME, COUNTERS),
+    st.builds(OfferReply, NAME),
     st.builds(AdvertRequest, DIGESTS, COUNTERS),
     ADVERTS,
     st.builds(
@@ -232,3 +236,29 @@ def test_limits_hold():
 def test_a_malformed_message_cannot_be_built(kind, values):
     with pytest.raises(MalformedMessage):
         kind(*values)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("run", "../other"),
+        ("run", ""),
+        ("version", "0.1 or so"),
+        ("study", b"short"),
+        ("roster", b""),
+        ("roster", bytes(2**20 + 1)),
+        ("time", -1),
+    ],
+)
+def test_an_offer_that_names_nothing_usable_is_malformed(field, value):
+    fields = {"run": "r", "study": b"s" * 32, "roster": b"{}", "version": "1", "time": 1}
+    with pytest.raises(MalformedMessage):
+        RunOffer(**{**fields, field: value})
+
+
+def test_the_bytes_of_an_offer_are_frozen():
+    assert encode(RunOffer("run-1", b"s" * 32, b"{}", "0.1.0", 7)) == (
+        b'{"roster":"e30=","run":"run-1","study":"c3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3M=",'
+        b'"time":7,"type":"run_offer","v":1,"version":"0.1.0"}'
+    )
+    assert encode(OfferReply("0.1.0")) == b'{"type":"offer_reply","v":1,"version":"0.1.0"}'

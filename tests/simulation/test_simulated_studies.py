@@ -8,11 +8,12 @@ import pytest
 
 import fedrx
 from fedrx_models.metrics import exact
+from fedrx_models.planning import make_plan
 from fedrx_protocol.errors import MisuseError, RunError
 from fedrx_server.run_folder import RunFolder
 from fedrx_simulation.baselines import predict
 from fedrx_simulation.simulate import SimulationOptions, resume, start
-from fedrx_simulation.sites import Consortium, by_site, make_plan
+from fedrx_simulation.sites import Consortium, by_site
 
 SOURCE = fedrx.SyntheticSites(sites=4, patients=(40, 50))
 STUDY = fedrx.override(fedrx.default_study()[0], rounds=6)
