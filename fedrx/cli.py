@@ -193,6 +193,26 @@ def study_check(
         console.print_cost(study, cost)
 
 
+@study_app.command(
+    "patients", epilog="Example: fedrx study patients study.toml --sites 3 --output rehearsal"
+)
+def study_patients(
+    study: Annotated[Path, typer.Argument(help="Study file.")],
+    *,
+    output: Annotated[Path, typer.Option(help="Folder to make.")],
+    sites: Annotated[int, typer.Option(help="Number of sites.", min=1)] = 3,
+    patients: Annotated[
+        str | None, typer.Option(help="Patients a site, e.g. 80..200; else what the study expects.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Fixes what is drawn.", min=0)] = 0,
+) -> None:
+    """Draw synthetic patients as tables, to rehearse a live study with its own commands."""
+    from fedrx import front_door
+
+    tables = front_door.write_patients(study, output, sites=sites, patients=patients, seed=seed)
+    typer.echo(f"{output}: {', '.join(path.name for path in tables)}, and their mapping.toml.")
+
+
 def _given(context: typer.Context) -> frozenset[str]:
     """What stands on the command line: options by their names, arguments by theirs."""
     return frozenset(

@@ -25,6 +25,7 @@ from fedrx_protocol.roster import SITE_ID
 from fedrx_protocol.schema import FeatureSchema
 from fedrx_protocol.study import Study
 from fedrx_server.run_folder import RunFolder
+from fedrx_simulation.cohorts.tables import write_tables
 from fedrx_simulation.cohorts.warfarin import WarfarinCohorts, generate
 from fedrx_simulation.result import SimulationResult
 from fedrx_simulation.simulate import (
@@ -303,6 +304,26 @@ def study_cost(study: Study, sites: int) -> dict[str, Any]:
 def new_run_folder(study: Study, now: datetime) -> Path:
     """Where `fedrx simulate` keeps a run if it is not told: `runs/NAME-TIME`."""
     return Path("runs") / f"{study.name}-{now:%Y%m%d-%H%M%S-%f}"
+
+
+def write_patients(
+    study: Path, folder: Path, *, sites: int, patients: str | None, seed: int
+) -> tuple[Path, ...]:
+    """Draw synthetic patients for a study and write them as tables with their mapping.
+
+    Args:
+        study: Study file.
+        folder: To make; must not exist, or be empty.
+        sites: Number of sites.
+        patients: Range a site, as `parse_range` reads it; else about what the study expects.
+        seed: Fixes what is drawn.
+    """
+    agreed, _ = read_study(study)
+    size = min(agreed.cohort.patients // sites, agreed.cohort.largest_site)
+    most = max(size, agreed.cohort.minimum_per_site)
+    expected = (max(3 * most // 4, agreed.cohort.minimum_per_site), most)
+    source = SyntheticSites(sites, parse_range(patients) if patients else expected)
+    return write_tables(load_cohorts(source, agreed.feature_schema, seed), folder)
 
 
 def _sized(study: Study, cohorts: Mapping[str, Cohort]) -> Study:

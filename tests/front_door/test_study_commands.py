@@ -93,3 +93,17 @@ def test_the_installed_command_is_this_one():
     command = Path(sys.executable).with_name("fedrx")
     done = subprocess.run([command, "--help"], capture_output=True, text=True, check=True)
     assert "simulate" in done.stdout
+
+
+def test_patients_for_a_rehearsal_are_checked_by_the_same_study(fedrx, place):
+    (place / "study.toml").unlink()
+    assert fedrx("study", "new", "--output", "study.toml").code == 0
+    argv = ("study", "patients", "study.toml", "--sites", "2", "--patients", "25..30")
+    assert fedrx(*argv, "--output", "drawn").code == 0
+    assert sorted(path.name for path in (place / "drawn").iterdir()) == [
+        "mapping.toml",
+        "site-1.csv",
+        "site-2.csv",
+    ]
+    again = fedrx(*argv, "--output", "drawn")
+    assert (again.code, "is not empty" in again.err) == (2, True)
