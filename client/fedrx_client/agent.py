@@ -174,6 +174,7 @@ class Agent:
         """Answer requests until the coordinator does not admit the site any more."""
         wait, away, last = self.pace.shortest_s, self.pace.retry_s, self.clock()
         while not self.stop.is_set():
+            asked = self.clock()
             try:
                 served = self._turn()
             except Unreachable as error:
@@ -191,6 +192,8 @@ class Agent:
             if served:
                 wait, last = self.pace.shortest_s, self.clock()
                 continue
+            if self.clock() - asked > self.pace.idle_s:
+                continue  # the coordinator has waited for us
             self.stop.wait(wait)
             active = self.clock() - last < self.pace.quiet_s
             wait = min(wait * self.pace.growth, self.pace.active_s if active else self.pace.idle_s)
@@ -264,13 +267,19 @@ def run_agent(
         MisuseError: The health port is taken.
     """
     stop, state = threading.Event(), Health()
+    wire = Fleet(door, sleep=stop.wait)
+
+    def end(*_: object) -> None:
+        stop.set()
+        wire.interrupt()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, end)
     # Each request would be a line of the log otherwise.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     agent = Agent(
-        wire=Fleet(door, sleep=stop.wait),
+        wire=wire,
         app=app,
         stop=stop,
         node_file=folder / "node",

@@ -7,12 +7,13 @@ else at a site imports them.
 
 import ssl
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 import httpx
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -21,60 +22,58 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_ssh_private_key,
 )
-from flwr.app import Message
+from flwr.app import Array, Message
 from flwr.app.message import remove_content_from_message
-from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     DeactivateNodeRequest,
     PullMessagesRequest,
+    PullMessagesResponse,
     PushMessagesRequest,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import (
-    ConfirmMessageReceivedRequest,
-    ObjectTree,
-    PullObjectResponse,
-)
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
     get_all_nested_objects,
     get_object_tree,
     iterate_object_tree,
     no_object_id_recompute,
 )
-from flwr.supercore.inflatable.inflatable_protobuf_utils import (
-    make_pull_object_fn_protobuf,
-    make_push_object_fn_protobuf,
-)
-from flwr.supercore.inflatable.inflatable_utils import (
-    ObjectPullError,
-    ObjectPushError,
-    inflate_object_from_contents,
-    pull_objects,
-    push_objects,
-)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufRequestContext
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.version import package_version
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
+from google.protobuf.message import Message as ProtobufMessage
 
+from fedrx_protocol import frames
 from fedrx_protocol.errors import FedRxError, MisuseError, PeerError
+from fedrx_protocol.parts import assemble, is_array
 
 FLOWER_VERSION: Final = "1.41.0"
 
 # Flower takes no less. A site counts as gone after two of them without a sign of life.
 HEARTBEAT_INTERVAL_S: Final = 10.0
 
-# A message is announced before its parts are there; Flower's own first wait is a whole second.
-_PART_WAIT_S: Final = 0.01
-_PART_WAIT_LONGEST_S: Final = 0.25
+# The coordinator keeps `take` open for twenty seconds while it has nothing to ask.
+_TAKE_WITHIN_S: Final = 60.0
+_CALL_WITHIN_S: Final = 60.0
+_KEEP_S: Final = 100.0
+_LONGEST_FRAME_BYTES: Final = 2**24
+_FRAMES: Final = "application/vnd.fedrx.frames"
+
 _RETRY_WAIT_S: Final = 0.1
 _RETRY_WAIT_LONGEST_S: Final = 2.0
 _GATEWAY_CODES: Final = frozenset({500, 502, 503, 504})
 
 T = TypeVar("T")
+P = TypeVar("P", bound=ProtobufMessage)
 
 
 class FlowerVersionDiffers(MisuseError):  # noqa: N818 - named for what happened
@@ -87,6 +86,10 @@ class Unreachable(FedRxError):  # noqa: N818 - named for what happened
 
 class NotAdmitted(PeerError):  # noqa: N818 - named for what happened
     """The coordinator does not take this key: not enrolled, revoked, or the clocks differ."""
+
+
+class Interrupted(BaseException):
+    """Breaks off the wait for a request when the agent is to stop; no message is lost by it."""
 
 
 class Undeliverable(PeerError):  # noqa: N818 - named for what happened
@@ -177,15 +180,17 @@ class Fleet:
         self._clock = clock
         self._sleep = sleep
         self._node = Node()
+        self._aside: list[str] = []
+        self._listening = False
+        signature = NodeAuthHttpInterceptor(door.key, door.key.public_key())
+        self._sign = signature.intercept
         self._client = FleetHttpClient.from_server_address(
             door.address,
             insecure=False,
             root_certificates=door.ca_certificate,
-            interceptors=[
-                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-                NodeAuthHttpInterceptor(door.key, door.key.public_key()),
-            ],
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperNode"), signature],
         )
+        self._fused = _fused_client(door)
 
     def connect(self, known_node: int = 0) -> int:
         """Come online and return the node id.
@@ -228,19 +233,30 @@ class Fleet:
                 raise NotAdmitted("the coordinator has forgotten this node.")
 
     def receive(self) -> Message | None:
-        """Take the next request, whole, or None if there is none.
+        """Take the next request, whole, or None if there is none for a while.
+
+        The same request comes again until it is answered or was found `Undeliverable`.
 
         Raises:
             Unreachable: The coordinator does not answer.
             NotAdmitted: It does not take the key any more.
-            Undeliverable: A request was there and could not be had; it is gone.
+            Undeliverable: A request was there and cannot be used; it will not come again.
         """
-        with _translated():
-            response = self._client.PullMessages(PullMessagesRequest(node=self._node))
-        if not response.messages_list:
+        try:
+            with _translated():
+                return self._take()
+        except Interrupted:
             return None
-        head = message_from_proto(response.messages_list[0])
-        return self._fetch(head, response.message_object_trees[0])
+
+    def interrupt(self) -> None:
+        """From a signal handler of the thread that receives: end its wait for a request.
+
+        Raises:
+            Interrupted: It waits; `receive` turns it into None.
+        """
+        if self._listening:
+            self._listening = False
+            raise Interrupted
 
     def reply(self, message: Message) -> None:
         """Give an answer back, trying again until its time is over.
@@ -248,11 +264,23 @@ class Fleet:
         Raises:
             Unreachable: No connection came in time.
             NotAdmitted: The coordinator does not take the key any more.
-            Undeliverable: The run is over.
+            Undeliverable: The run is over, or the answer came already.
         """
         message.metadata.__dict__["_message_id"] = message.object_id
         with no_object_id_recompute():
-            self._push(message)
+            request = PushMessagesRequest(
+                node=self._node,
+                messages_list=[message_to_proto(remove_content_from_message(message))],
+                message_object_trees=[get_object_tree(message)],
+                clientapp_runtime_list=[0.0],  # how long a hospital computes is its own affair
+            )
+            objects = get_all_nested_objects(message)
+        try:
+            self._persist(partial(self._give, request, objects), _deadline(message))
+        except Undeliverable:
+            # Else the coordinator would offer the request again, and again.
+            self._aside.append(message.metadata.reply_to_message_id)
+            raise
 
     def close(self) -> None:
         """Say goodbye if anybody listens, and close the connection."""
@@ -263,60 +291,72 @@ class Fleet:
             pass  # the coordinator notices by itself
         finally:
             self._client.close()
+            self._fused.close()
 
-    def _fetch(self, head: Message, tree: ObjectTree) -> Message:
-        run, name, deadline = head.metadata.run_id, tree.object_id, _deadline(head)
-        pull = make_pull_object_fn_protobuf(self._pull_within(deadline), self._node, run)
-        budget = _Budget(self._limit)
+    def _take(self) -> Message | None:
+        request = PullMessagesRequest(node=self._node, message_ids=self._aside)
+        with self._opened("take", PROTOBUF_MEDIA_TYPE, [request.SerializeToString()]) as response:
+            self._aside = []
+            bodies = self._bodies(response)
+            head = _parsed(PullMessagesResponse, _next(bodies))
+            if not head.messages_list:
+                return None
+            try:
+                return self._whole(head, bodies)
+            except PeerError:
+                # The coordinator need not offer again what this site cannot use.
+                self._aside.append(head.messages_list[0].metadata.message_id)
+                raise
 
-        def part(object_id: str) -> bytes:
-            return budget.spend(pull(object_id))
-
+    def _whole(self, head: PullMessagesResponse, bodies: Iterator[bytes]) -> Message:
+        tree, budget = head.message_object_trees[0], _Budget(self._limit)
+        names = dict.fromkeys(node.object_id for node in iterate_object_tree(tree))
+        contents = {name: budget.spend(_next(bodies)) for name in names}
         try:
-            contents = pull_objects(
-                [node.object_id for node in iterate_object_tree(tree)],
-                part,
-                max_time=max(deadline - self._clock(), 0.0),
-                max_tries_per_object=None,
-                initial_backoff=_PART_WAIT_S,
-                backoff_cap=_PART_WAIT_LONGEST_S,
-            )
-            message = inflate_object_from_contents(name, contents)
-        except (ObjectPullError, ValueError, KeyError, TypeError) as error:
+            arrays: dict[str, InflatableObject] = {
+                name: Array(*assemble(contents[name], contents, self._limit))
+                for name in [name for name, content in contents.items() if is_array(content)]
+            }
+            message = inflate_object_from_contents(tree.object_id, contents, objects=arrays)
+        except (PeerError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise Undeliverable(f"a request's parts do not fit ({type(error).__name__}).") from None
         if not isinstance(message, Message):
             raise Undeliverable("a request is no message.")
-        confirm = ConfirmMessageReceivedRequest(node=self._node, run_id=run, message_object_id=name)
-        self._persist(partial(self._client.ConfirmMessageReceived, confirm), deadline)
-        message.metadata.__dict__["_message_id"] = name
+        message.metadata.__dict__["_message_id"] = tree.object_id
         return message
 
-    def _pull_within(self, deadline: float) -> Callable[..., PullObjectResponse]:
-        return lambda request: self._persist(partial(self._client.PullObject, request), deadline)
+    def _give(self, request: PushMessagesRequest, objects: Mapping[str, InflatableObject]) -> None:
+        contents = (item.deflate() for item in objects.values())
+        body = frames.pieces(chain([request.SerializeToString()], contents))
+        with self._opened("give", _FRAMES, body):
+            pass
 
-    def _push(self, message: Message) -> None:
-        run, deadline = message.metadata.run_id, _deadline(message)
-        request = PushMessagesRequest(
-            node=self._node,
-            messages_list=[message_to_proto(remove_content_from_message(message))],
-            message_object_trees=[get_object_tree(message)],
-            clientapp_runtime_list=[0.0],  # how long a hospital computes is its own affair
+    @contextmanager
+    def _opened(self, call: str, kind: str, body: Iterable[bytes]) -> Iterator[httpx.Response]:
+        """A signed call's answer, of which the body has still to come."""
+        request = self._fused.build_request(
+            "POST", call, content=iter(body), headers={"content-type": kind}
         )
-        response = self._persist(partial(self._client.PushMessages, request), deadline)
-        push = make_push_object_fn_protobuf(
-            lambda part: self._persist(partial(self._client.PushObject, part), deadline),
-            self._node,
-            run,
-            response.session_id,
-        )
+        context = ProtobufRequestContext(call, Node(), request)
+        self._listening = call == "take"
         try:
-            push_objects(
-                get_all_nested_objects(message),
-                push,
-                object_ids_to_push=set(response.objects_to_push),
-            )
-        except ObjectPushError as error:
-            raise Undeliverable(f"the coordinator did not take an answer ({error}).") from None
+            response = self._sign(context, lambda signed: self._sent(signed.request))
+        finally:
+            self._listening = False
+        with closing(response):
+            if response.is_error:
+                response.read()
+                response.raise_for_status()
+            yield response
+
+    def _sent(self, request: httpx.Request) -> httpx.Response:
+        return self._fused.send(request, stream=True)
+
+    def _bodies(self, response: httpx.Response) -> Iterator[bytes]:
+        reader = frames.FrameReader(_LONGEST_FRAME_BYTES)
+        for part in response.iter_raw():
+            yield from reader.feed(part)
+        reader.close()
 
     def _persist(self, call: Callable[[], T], deadline: float) -> T:
         """Call, and again while the coordinator is away, until the deadline (epoch seconds)."""
@@ -344,6 +384,32 @@ class _Budget:
         return content
 
 
+def _fused_client(door: Door) -> httpx.Client:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=door.ca_certificate.decode("ascii"))
+    return httpx.Client(
+        base_url=f"https://{door.address}/v1/fleet/",
+        verify=context,
+        timeout=httpx.Timeout(_CALL_WITHIN_S, read=_TAKE_WITHIN_S),
+        trust_env=False,
+        limits=httpx.Limits(keepalive_expiry=_KEEP_S),
+    )
+
+
+def _parsed(kind: type[P], data: bytes) -> P:
+    try:
+        return cast("P", kind.FromString(data))
+    except DecodeError:
+        raise Undeliverable("the coordinator sent something that is no message.") from None
+
+
+def _next(bodies: Iterator[bytes]) -> bytes:
+    try:
+        return next(bodies)
+    except StopIteration:
+        raise Undeliverable("a request has objects missing.") from None
+
+
 def _deadline(message: Message) -> float:
     return message.metadata.created_at + message.metadata.ttl
 
@@ -353,6 +419,8 @@ def _translated() -> Iterator[None]:
     """Turn what HTTP says into what happened."""
     try:
         yield
+    except frames.FrameInvalid as error:
+        raise Undeliverable(f"a request cannot be read: {error}") from None
     except httpx.TransportError as error:
         raise Unreachable(f"no connection to the coordinator ({error}).") from None
     except httpx.HTTPStatusError as error:

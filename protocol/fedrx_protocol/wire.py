@@ -103,7 +103,7 @@ def decode(data: bytes, expected: type[Message], limits: Limits = DEFAULT_LIMITS
 def decode_masked(
     header: bytes, payload: bytes, length: int | None = None, limits: Limits = DEFAULT_LIMITS
 ) -> MaskedInput:
-    """Read a masked input; its vector is a new, writable array.
+    """Read a masked input; its vector is a read-only view of the payload, where bytes allow it.
 
     Args:
         header: what `encode_masked` gave first.
@@ -121,7 +121,7 @@ def decode_masked(
         raise MalformedMessage(
             f"A payload of {count} values was sent; expected: {length or limits.vector_length}."
         )
-    vector = np.frombuffer(payload, dtype=_VECTOR_TYPE).astype(np.uint32)
+    vector = np.frombuffer(payload, dtype=_VECTOR_TYPE).astype(np.uint32, copy=False)
     return MaskedInput(vector=vector, **_fields(header, MaskedInput, limits))
 
 

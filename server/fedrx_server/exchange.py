@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 _SHORTEST_WAIT_S = 0.005
 _LONGEST_WAIT_S = 0.25
+_LOOK_EVERY_S = 3.0
 _RECORD = "fedrx"
 # A refusal is the name of an error class; anything else a site writes there is not repeated.
 _REASON = re.compile(r"[A-Za-z]{1,64}")
@@ -68,6 +70,8 @@ class Exchange:
         self._grid = grid
         self._clock = clock
         self._sleep = sleep
+        self._posted: dict[str, tuple[int, float]] = {}
+        self._come: list[Reply] = []
         self.traffic = Traffic()
 
     def nodes(self) -> list[int]:
@@ -100,32 +104,93 @@ class Exchange:
         size = 0 if payload is None else payload.nbytes
         self.traffic.down += sum(len(header) + size for header in headers.values())
         ids = list(self._grid.push_messages(messages))
+        # While this generator waits for replies it keeps no copy of what was sent.
+        del messages, record, payload
         # Flower gives None for a message it could not push, and no list if all were too large.
         pushed = dict(zip(headers, ids, strict=False))
         yield from (Reply(node, lost=True) for node in headers if not pushed.get(node))
         waiting = {message_id: node for node, message_id in pushed.items() if message_id}
         yield from self._collect(waiting, deadline_s)
 
+    def post(
+        self, kind: str, headers: Mapping[int, bytes], *, attempt: str, deadline_s: float
+    ) -> None:
+        """Send requests that nobody waits for; their replies come in beside those of `send`.
+
+        Args:
+            kind: Flower message type.
+            headers: Encoded request for each node id.
+            attempt: For Flower's `group_id`.
+            deadline_s: A node that has not answered by then is lost.
+        """
+        messages = [
+            Message(_content(header, None), node, kind, group_id=attempt, ttl=deadline_s)
+            for node, header in headers.items()
+        ]
+        self.traffic.down += sum(len(header) for header in headers.values())
+        ids = list(self._grid.push_messages(messages))
+        end = self._clock() + deadline_s
+        for node, message_id in zip_longest(headers, ids[: len(headers)]):
+            if message_id:
+                self._posted[message_id] = (node, end)
+            else:
+                self._come.append(Reply(node, lost=True))
+
+    def posted(self, *, ask: bool) -> list[Reply]:
+        """Replies to `post` that have come, and nodes whose time is over.
+
+        Args:
+            ask: Whether to ask the grid now; otherwise only what came beside other replies.
+        """
+        if ask and self._posted:
+            self._arrived({})
+        now = self._clock()
+        for message_id in [m for m, (_, end) in self._posted.items() if end <= now]:
+            self._come.append(Reply(self._posted.pop(message_id)[0], lost=True))
+        come, self._come = self._come, []
+        return come
+
     def _collect(self, waiting: dict[str, int], deadline_s: float) -> Iterator[Reply]:
         end, wait = self._clock() + deadline_s, _SHORTEST_WAIT_S
+        look, gone = self._clock() + _LOOK_EVERY_S, frozenset[int]()
         while waiting and self._clock() < end:
-            arrived = list(self._grid.pull_messages(list(waiting)))
-            for message in arrived:
-                node = waiting.pop(message.metadata.reply_to_message_id, None)
-                if node is not None:
-                    yield self._reply(node, message)
-            if arrived:
+            arrived = self._arrived(waiting)
+            idle = not arrived
+            while arrived:
+                yield arrived.pop(0)  # nothing here refers to it while the next one comes
+            if not idle:
                 wait = _SHORTEST_WAIT_S
             elif waiting:
                 self._sleep(wait)
                 wait = min(2 * wait, _LONGEST_WAIT_S)
+            if waiting and self._clock() >= look:
+                look = self._clock() + _LOOK_EVERY_S
+                # One that is away at two looks in a row has not merely been restarted.
+                away = frozenset(waiting.values()).difference(self.nodes())
+                for message_id in [m for m, node in waiting.items() if node in away & gone]:
+                    yield Reply(waiting.pop(message_id), lost=True)
+                gone = away
         for node in waiting.values():
             yield Reply(node, lost=True)
+
+    def _arrived(self, waiting: dict[str, int]) -> list[Reply]:
+        """Replies that have come; takes their requests out of `waiting`."""
+        come = []
+        for message in self._grid.pull_messages([*self._posted, *waiting]):
+            request = message.metadata.reply_to_message_id
+            if request in waiting:
+                come.append(self._reply(waiting.pop(request), message))
+            elif request in self._posted:
+                self._come.append(self._reply(self._posted.pop(request)[0], message))
+        return come
 
     def _reply(self, node: int, message: Message) -> Reply:
         if message.has_error():
             return Reply(node, lost=True)
-        config = message.content.config_records.get(_RECORD) or ConfigRecord()
+        # Flower's typed views (`config_records` and the like) refer to themselves, and so would
+        # keep the vector until Python's next search for cycles.
+        record = message.content.get(_RECORD)
+        config = record if isinstance(record, ConfigRecord) else ConfigRecord()
         header, refusal = config.get("header", b""), config.get("refusal", "")
         payload = _payload(message.content)
         if not isinstance(header, bytes) or not isinstance(refusal, str):
@@ -150,5 +215,7 @@ def _array_record(vector: NDArray[np.float32]) -> ArrayRecord:
 
 
 def _payload(content: RecordDict) -> bytes:
-    record = content.array_records.get("payload")
-    return record["vector"].data if record is not None and "vector" in record else b""
+    record = content.get("payload")
+    if isinstance(record, ArrayRecord) and "vector" in record:
+        return record["vector"].data
+    return b""

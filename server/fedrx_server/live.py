@@ -11,41 +11,40 @@ import hashlib
 import io
 import logging
 import threading
+import time
 import zipfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Final, cast
+from typing import Final
 
 import httpx
 from flwr.app import Message
+from flwr.app.message import remove_content_from_message
 from flwr.common.constant import SubStatus
-from flwr.common.serde import run_from_proto
+from flwr.common.serde import message_from_proto, message_to_proto, run_from_proto
 from flwr.proto.control_pb2 import (
     StartRunRequest,
 )
 from flwr.proto.fab_pb2 import Fab
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
-from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
-    PullAppMessagesRequest,
     PullTaskInputRequest,
+    PushAppMessagesRequest,
     PushTaskOutputRequest,
     SendTaskHeartbeatRequest,
 )
 from flwr.supercore.constant import TaskType
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
-from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
-from flwr.supercore.inflatable.inflatable_utils import (
-    ObjectPullError,
-    inflate_object_from_contents,
-    pull_objects,
+from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
+    get_all_nested_objects,
+    get_object_tree,
 )
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 
+from fedrx_protocol.errors import PeerError
 from fedrx_server.backstage import (
     Backstage,
     SuperLinkRefused,
@@ -55,16 +54,17 @@ from fedrx_server.backstage import (
     translated,
 )
 from fedrx_server.exchange import Exchange
+from fedrx_server.link.calls import ordered
+from fedrx_server.link.client import Arrived, LinkClient
+from fedrx_server.link.inflate import inflate_reply
+from fedrx_server.link.limits import DEFAULT_LIMITS
+from fedrx_server.link.memory import give_back_large_blocks
 
 logger = logging.getLogger(__name__)
 
 # Flower gives a task up after 60 s without a heartbeat.
 _HEARTBEAT_S: Final = 10.0
 _PATIENCE_S: Final = 50.0
-
-# A reply is announced before its parts are there; Flower's own first wait is a whole second.
-_PART_WAIT_S: Final = 0.01
-_PART_WAIT_LONGEST_S: Final = 0.25
 
 
 @contextmanager
@@ -81,6 +81,7 @@ def live_run(backstage: Backstage, study: str) -> Iterator[Exchange]:
     Raises:
         SuperLinkRefused: The SuperLink is not there, or gave the run up.
     """
+    give_back_large_blocks()
     run, token = _open_run(backstage, study)
     grid = LiveGrid(backstage, token)
     over = threading.Event()
@@ -102,7 +103,7 @@ def live_run(backstage: Backstage, study: str) -> Iterator[Exchange]:
 
 
 class LiveGrid(HttpGrid):
-    """Flower's grid of our own task, without its sleeps and with one reply in memory at a time.
+    """Flower's grid of our own task, on the fused calls, with one large reply in memory at a time.
 
     Args:
         backstage: The SuperLink.
@@ -116,7 +117,10 @@ class LiveGrid(HttpGrid):
             token=token,
         )
         self._retry_invoker = retries(_PATIENCE_S)
-        self._announced: deque[tuple[ProtoMessage, ObjectTree]] = deque()
+        self._link = LinkClient(backstage, token, self._retry_invoker)
+        self._arrived: deque[Arrived] = deque()
+        self._had: list[str] = []
+        self._answers_until = 0.0
 
     def take_task(self) -> None:
         """Tell the SuperLink that the task runs, and learn what run it belongs to."""
@@ -141,43 +145,51 @@ class LiveGrid(HttpGrid):
         except httpx.HTTPError as error:
             logger.warning("the SuperLink did not hear that the run is over (%s)", error)
         finally:
+            self._link.close()
             self.close()
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The next reply that has arrived, if any: at most one, so that memory stays flat."""
-        if not self._announced:
-            request = PullAppMessagesRequest(message_ids=message_ids)
-            response = self._runtime_client.PullMessages(request)
-            trees = response.message_object_trees
-            self._announced.extend(zip(response.messages_list, trees, strict=True))
-        while self._announced:
-            reply = self._fetch(*self._announced.popleft())
+        """The next reply, at most one, so that memory stays flat; waits for it for a while."""
+        waiting = list(message_ids)
+        if not self._arrived and waiting:
+            wait_s = min(max(self._answers_until - time.time(), 0.0), DEFAULT_LIMITS.wait_s)
+            self._arrived.extend(self._link.collect(waiting, self._had, wait_s))
+            self._had.clear()
+        while self._arrived:
+            reply = self._read(self._arrived.popleft())
             if reply is not None:
                 return [reply]
         return []
 
-    def _fetch(self, head: ProtoMessage, tree: ObjectTree) -> Message | None:
-        """Take a reply's parts; a reply that stays incomplete is dropped, and so its node lost."""
-        meta = head.metadata
-        pull = make_pull_object_fn_protobuf(self._runtime_client.PullObject, self.node, meta.run_id)
-        try:
-            contents = pull_objects(
-                [node.object_id for node in iterate_object_tree(tree)],
-                pull,
-                max_time=_PATIENCE_S,
-                max_tries_per_object=None,
-                initial_backoff=_PART_WAIT_S,
-                backoff_cap=_PART_WAIT_LONGEST_S,
-            )
-            reply = inflate_object_from_contents(tree.object_id, contents)
-        except (ObjectPullError, ValueError, KeyError, TypeError) as error:
-            logger.warning("a reply cannot be read (%s)", error)
-            return None
-        request = ConfirmMessageReceivedRequest(
-            node=self.node, run_id=meta.run_id, message_object_id=meta.message_id
+    def _try_push_messages(self, run_id: int, messages: Iterable[Message]) -> list[str]:
+        """Send all messages and their objects in one call; called by Flower's `push_messages`."""
+        objects: dict[str, InflatableObject] = {}
+        request = PushAppMessagesRequest()
+        for message in messages:
+            request.messages_list.append(message_to_proto(remove_content_from_message(message)))
+            request.message_object_trees.append(get_object_tree(message))
+            objects.update(get_all_nested_objects(message))
+            until = message.metadata.created_at + message.metadata.ttl
+            self._answers_until = max(self._answers_until, until)
+        names = dict.fromkeys(
+            name for tree in request.message_object_trees for name in ordered(tree)
         )
-        self._runtime_client.ConfirmMessageReceived(request)
-        return cast("Message", reply)
+        known = self._link.send(request, lambda: (objects[n].deflate() for n in names), self._had)
+        self._had.clear()
+        logger.debug("run %d: %d messages", run_id, len(known))
+        return known
+
+    def _read(self, arrived: Arrived) -> Message | None:
+        """A reply as Flower's message; None, and so its node lost, if it cannot be read."""
+        if not arrived.root:
+            return message_from_proto(arrived.head)
+        self._had.append(arrived.root)
+        try:
+            longest = DEFAULT_LIMITS.reply_bytes
+            return inflate_reply(arrived.head, arrived.root, arrived.contents, longest)
+        except PeerError as error:
+            logger.warning("a reply cannot be read: %s", error)
+            return None
 
 
 def _open_run(backstage: Backstage, study: str) -> tuple[int, str]:

@@ -12,6 +12,7 @@ from string import Template
 from typing import Final
 
 from fedrx_protocol.errors import MisuseError
+from fedrx_server.link.limits import DEFAULT_LIMITS
 
 # All that a site's agent, or Flower's own SuperNode, calls. Registering is the coordinator's.
 FLEET_CALLS: Final = (
@@ -27,16 +28,27 @@ FLEET_CALLS: Final = (
     "confirm-message-received",
 )
 
+# Ours, which hand over a whole message in one call; its parts stream through.
+FUSED_CALLS: Final = ("take", "give")
+
 # Flower cuts arrays into parts of 5 MiB; a part and its frame fit, and stay in memory.
 _BODY_LIMIT: Final = "16m"
 
+# A reply's objects, their lengths and its head.
+_REPLY_LIMIT: Final = DEFAULT_LIMITS.reply_bytes + DEFAULT_LIMITS.head_bytes + 2**20
+
+# Beside the wait for a message.
+_ANSWER_WITHIN_S: Final = 40.0
+
+# A site that waits holds two connections, and hundreds wait.
 _CONFIG: Final = Template("""\
 # Written by `fedrx coordinator start`, and again at every start.
 daemon off;
 worker_processes auto;
+worker_rlimit_nofile 16384;
 pid "$folder/nginx.pid";
 error_log stderr warn;
-events { worker_connections 1024; }
+events { worker_connections 8192; }
 http {
     access_log off;
     server_tokens off;
@@ -71,17 +83,25 @@ http {
         ssl_protocols TLSv1.2 TLSv1.3;
         ssl_session_cache shared:fedrx:4m;
 
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        proxy_ssl_verify on;
+        proxy_ssl_trusted_certificate "$ca_certificate";
+        proxy_ssl_name localhost;
+        proxy_ssl_session_reuse on;
+        proxy_next_upstream off;
+        proxy_read_timeout ${read_timeout_s}s;
+
         location ~ ^/v1/fleet/(?<call>$calls)$$ {
             limit_except POST { deny all; }
             proxy_pass https://superlink/v1/fleet/$$call;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_ssl_verify on;
-            proxy_ssl_trusted_certificate "$ca_certificate";
-            proxy_ssl_name localhost;
-            proxy_ssl_session_reuse on;
-            proxy_next_upstream off;
-            proxy_read_timeout 60s;
+        }
+        location ~ ^/v1/fleet/(?<call>$fused)$$ {
+            limit_except POST { deny all; }
+            client_max_body_size $reply_limit;
+            client_body_buffer_size 256k;
+            proxy_request_buffering off;
+            proxy_pass https://superlink/v1/fleet/$$call;
         }
         location / { return 404; }
     }
@@ -142,6 +162,9 @@ def proxy_config(folder: Path, tls: Tls, *, listen: str, inner_port: int) -> str
         listen=listen,
         inner_port=inner_port,
         calls="|".join(FLEET_CALLS),
+        fused="|".join(FUSED_CALLS),
+        reply_limit=_REPLY_LIMIT,
+        read_timeout_s=round(DEFAULT_LIMITS.wait_s + _ANSWER_WITHIN_S),
     )
 
 

@@ -1,15 +1,16 @@
 """Starts Flower's SuperLink and the proxy before it, and keeps both running.
 
 The SuperLink listens on loopback only, with TLS, node authentication and its state in a file; it
-gives tasks only to who knows a secret in the coordinator's folder. Sites reach the proxy.
+gives tasks only to who knows a secret in the coordinator's folder. Sites reach the proxy. Neither
+outlives the process that supervises them.
 """
 
 import logging
 import os
 import secrets
+import signal
 import socket
 import ssl
-import subprocess
 import sys
 import threading
 import time
@@ -27,15 +28,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[i
 
 from fedrx_protocol.errors import FedRxError, MisuseError
 from fedrx_server.backstage import Backstage
+from fedrx_server.link.child import Child
+from fedrx_server.link.memory import SETTING
 from fedrx_server.proxy import Tls, find_nginx, proxy_config
 
 logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S: Final = 0.1
-_STOP_WITHIN_S: Final = 10.0
-_RESTART_WAIT_S: Final = 0.5
-_RESTART_LONGEST_S: Final = 30.0
-_STEADY_AFTER_S: Final = 60.0
 
 # Flower's own switches: nothing is reported, nothing is installed.
 _QUIET: Final = {
@@ -71,62 +70,6 @@ class Ports:
         numbers = (self.public, self.inner, self.health)
         if len(set(numbers)) < 3 or not all(0 < number < 2**16 for number in numbers):
             raise MisuseError(f"ports {numbers}: choose three different ones from 1 to 65535.")
-
-
-class _Child:
-    """A process that is started again when it dies, sooner at first and later then."""
-
-    def __init__(self, name: str, command: list[str], log: Path, env: dict[str, str]) -> None:
-        self.name, self.log = name, log
-        self._command, self._env = command, env
-        self._process: subprocess.Popen[bytes] | None = None
-        self._wait = _RESTART_WAIT_S
-        self._started = self._due = 0.0
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid if self._process else 0
-
-    @property
-    def alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    def start(self) -> None:
-        self._started = time.monotonic()
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own command
-                self._command,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                # Ctrl-C at the terminal is for the supervisor, which stops its children in order.
-                start_new_session=True,
-            )
-
-    def revive(self) -> None:
-        """Start again if dead and if it is time."""
-        now = time.monotonic()
-        if self.alive:
-            return
-        if not self._due:
-            steady = now - self._started > _STEADY_AFTER_S
-            self._wait = _RESTART_WAIT_S if steady else min(2 * self._wait, _RESTART_LONGEST_S)
-            self._due = now + self._wait
-            logger.error("%s died; see %s. Again in %.1f s", self.name, self.log, self._wait)
-        elif now >= self._due:
-            self._due = 0.0
-            self.start()
-
-    def stop(self) -> None:
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(_STOP_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
 
 class SuperLink:
@@ -184,10 +127,24 @@ class SuperLink:
         while not stop.wait(_LOOK_EVERY_S):
             self.look()
 
+    def serve(self, timeout_s: float = 60.0) -> None:
+        """Run until SIGTERM or SIGINT, then stop the proxy first and the SuperLink after it.
+
+        Raises:
+            MisuseError: A port is taken.
+            NotStarted: One of them does not come up in time.
+        """
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        with self.running(timeout_s):
+            self.supervise(stop)
+
     def look(self) -> bool:
         """Start again what has died, if it is time; whether both are alive."""
         children = (self._superlink, self._proxy)
         for child in children:
+            child.trim_log()
             child.revive()
         alive = all(child.alive for child in children)
         self._tell(ready=alive)
@@ -210,8 +167,9 @@ class SuperLink:
     def _start(self, timeout_s: float) -> None:
         for port in (self._ports.public, self._ports.inner):
             _check_free(port)
-        self._superlink.start()
-        self._proxy.start()
+        for child in (self._superlink, self._proxy):
+            child.begin_log()
+            child.start()
         end = time.monotonic() + timeout_s
         while not self.is_ready():
             for child in (self._superlink, self._proxy):
@@ -242,10 +200,10 @@ class SuperLink:
         finally:
             server.stop(grace=None)
 
-    def _make_superlink(self) -> _Child:
+    def _make_superlink(self) -> Child:
         tls = self._tls
         command = [
-            str(Path(sys.executable).parent / "flower-superlink"),
+            *(sys.executable, "-m", "fedrx_server.link"),
             *("--host", "127.0.0.1", "--port", str(self._ports.inner)),
             *("--ssl-ca-certfile", str(tls.ca_certificate.resolve())),
             *("--ssl-certfile", str(tls.certificate.resolve())),
@@ -256,10 +214,11 @@ class SuperLink:
             *("--isolation", "process"),
             *("--superexec-auth-secret-file", str(self._folder / "tasks.secret")),
         ]
-        env = {"PATH": os.defpath, "FLWR_HOME": str(self._folder / "flower"), **_QUIET}
-        return _Child("superlink", command, self._folder / "superlink.log", env)
+        home = {"PATH": os.defpath, "FLWR_HOME": str(self._folder / "flower")}
+        env = {**home, **_QUIET, **SETTING}
+        return Child("superlink", command, self._folder / "superlink.log", env)
 
-    def _make_proxy(self) -> _Child:
+    def _make_proxy(self) -> Child:
         folder = self._folder / "proxy"
         folder.mkdir(exist_ok=True)
         listen = f"{self._ports.host}:{self._ports.public}"
@@ -269,7 +228,7 @@ class SuperLink:
             encoding="utf-8",
         )
         command = [find_nginx(), "-e", "stderr", "-p", str(folder), "-c", str(config)]
-        return _Child("proxy", command, self._folder / "proxy.log", {"PATH": os.defpath})
+        return Child("proxy", command, self._folder / "proxy.log", {"PATH": os.defpath})
 
 
 def _secret(path: Path) -> bytes:

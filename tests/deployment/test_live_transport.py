@@ -1,11 +1,14 @@
 """The live transport as real processes: SuperLink, proxy and three agents, with TLS."""
 
+import datetime as dt
+import hashlib
 import os
 import secrets
 import signal
+import sqlite3
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import grpc
@@ -13,7 +16,9 @@ import httpx
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, Metadata, RecordDict
+from flwr.app.message import make_message, remove_content_from_message
+from flwr.common.serde import message_to_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
     ListRunsRequest,
@@ -27,13 +32,24 @@ from flwr.proto.fleet_pb2 import (
     PushMessagesRequest,
     RegisterNodeFleetRequest,
 )
-from flwr.proto.message_pb2 import PullObjectRequest
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    PullObjectRequest,
+    PushObjectRequest,
+)
 from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.date import now
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+)
 from flwr.supercore.interceptors import SuperExecAuthHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufRequestContext
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
@@ -47,9 +63,11 @@ from live_consortium import (
 )
 
 from fedrx_client.fleet import load_transport_key
+from fedrx_protocol import frames
 from fedrx_protocol.errors import MisuseError
 from fedrx_server.backstage import SuperLinkRefused, list_sites, register_site, unregister_site
 from fedrx_server.exchange import Exchange
+from fedrx_server.link.limits import DEFAULT_LIMITS
 from fedrx_server.live import empty_bundle, live_run
 from fedrx_server.proxy import Tls, find_nginx
 from fedrx_server.superlink import Ports, SuperLink
@@ -318,12 +336,12 @@ class TestAttackThroughTheProxy:
         ]
         assert [refused_with(attempt) for attempt in tries] == [401] * 3
 
-    def test_guessing_objects_of_other_sites(self, live, fleet):
+    def test_guessing_objects(self, live, fleet):
         own = Node(node_id=live.nodes[0])
         with live_run(live.link.backstage, "guess") as exchange:
             run = exchange._grid.run.run_id
             request = PullObjectRequest(node=own, run_id=run, object_id=secrets.token_hex(32))
-            assert not fleet.PullObject(request).object_found
+            assert refused_with(lambda: fleet.PullObject(request)) == 403
 
     def test_admitting_oneself_by_the_fleet_api(self, live, fleet):
         stranger = ec.generate_private_key(ec.SECP256R1())
@@ -351,6 +369,234 @@ def raw_post(live: Live, path: str) -> int:
         url = httpx.URL(f"https://{live.door}").copy_with(raw_path=path.encode())
         headers = {"content-type": "application/protobuf"}
         return client.post(url, headers=headers).status_code
+
+
+@dataclass
+class Letters:
+    """A request that waits for site 1, whose agent is away, and what site 0 can know of it."""
+
+    run: int
+    request: str
+    objects: list[str]
+
+
+class TestAttackOnAnotherSitesObjects:
+    """Site 0 with its own valid key, and the ids of site 1's objects."""
+
+    @pytest.fixture
+    def waiting(self, live):
+        """A request to site 1, whose agent is away; at the end it must still be answered."""
+        live.sites[1].stop()
+        with live_run(live.link.backstage, "waiting") as exchange:
+            grid = exchange._grid
+            content = RecordDict({"secret": ConfigRecord({"header": b"for site 1 alone"})})
+            message = Message(content, live.nodes[1], "query.echo", ttl=60.0)
+            [sent] = grid.push_messages([message])
+            tree = get_object_tree(message)
+            names = [node.object_id for node in iterate_object_tree(tree)]
+            yield Letters(grid.run.run_id, sent, names)
+            live.sites[1].start()
+            got = []
+            wait_until(lambda: got.extend(grid.pull_messages([sent])) or got, 20, "site 1 answers")
+            assert got[0].content["secret"]["header"] == b"for site 1 alone"
+            assert got[0].metadata.src_node_id == live.nodes[1]
+
+    @pytest.fixture
+    def fleet(self, live):
+        with fleet_of(live, 0) as client:
+            yield client
+
+    def test_reading_the_request(self, live, waiting, fleet):
+        own = Node(node_id=live.nodes[0])
+        for name in waiting.objects:
+            request = PullObjectRequest(node=own, run_id=waiting.run, object_id=name)
+            assert refused_with(lambda r=request: fleet.PullObject(r)) == 403
+
+    def test_confirming_it_so_that_it_is_deleted(self, live, waiting, fleet):
+        own = Node(node_id=live.nodes[0])
+        for name in waiting.objects:
+            confirm = ConfirmMessageReceivedRequest(
+                node=own, run_id=waiting.run, message_object_id=name
+            )
+            assert refused_with(lambda c=confirm: fleet.ConfirmMessageReceived(c)) == 403
+
+    def test_putting_it_aside_by_the_fused_call(self, live, waiting):
+        own = Node(node_id=live.nodes[0])
+        request = PullMessagesRequest(node=own, message_ids=waiting.objects)
+        response = fused(live, 0, "take", request.SerializeToString(), {"fedrx-wait-s": "0"})
+        assert response.status_code == 200
+        assert response.content == bytes(4)  # nothing for site 0
+
+    def test_taking_the_mail_of_another_site(self, live):
+        request = PullMessagesRequest(node=Node(node_id=live.nodes[1]))
+        assert fused(live, 0, "take", request.SerializeToString()).status_code == 401
+
+    @pytest.mark.parametrize("call", ["take", "give"])
+    def test_a_fused_call_without_a_signature(self, live, call):
+        assert raw_post(live, f"/v1/fleet/{call}") in {400, 401}
+
+    def test_a_signature_of_yesterday(self, live, monkeypatch):
+        late = now() - dt.timedelta(days=1)
+        monkeypatch.setattr("flwr.supernode.node_auth_http_interceptor.now", lambda: late)
+        request = PullMessagesRequest(node=Node(node_id=live.nodes[0]))
+        assert fused(live, 0, "take", request.SerializeToString()).status_code == 401
+
+    def test_answering_in_its_name(self, live, waiting, fleet):
+        forged = reply_of(live.nodes[1], waiting)
+        assert refused_with(lambda: fleet.PushMessages(announced(live.nodes[0], forged))) == 403
+        assert give(live, 0, announced(live.nodes[0], forged), forged).status_code == 403
+
+    def test_answering_in_its_place(self, live, waiting):
+        own = reply_of(live.nodes[0], waiting)
+        assert give(live, 0, announced(live.nodes[0], own), own).status_code == 409
+
+    def test_asking_it_as_if_it_were_the_coordinator(self, live, waiting, fleet):
+        order = message_of(waiting.run, 1, live.nodes[1], reply_to="")
+        assert refused_with(lambda: fleet.PushMessages(announced(live.nodes[0], order))) == 403
+
+    def test_reading_its_reply(self, live, fleet):
+        with live_run(live.link.backstage, "reply") as exchange:
+            grid = exchange._grid
+            content = RecordDict({"secret": ConfigRecord({"header": b"an answer of site 1"})})
+            [sent] = grid.push_messages([Message(content, live.nodes[1], "query.echo", ttl=60.0)])
+            names = []
+            wait_until(lambda: names.extend(reply_objects(live, sent)) or names, 10, "a reply")
+            for name in names:
+                request = PullObjectRequest(
+                    node=Node(node_id=live.nodes[0]), run_id=grid.run.run_id, object_id=name
+                )
+                assert refused_with(lambda r=request: fleet.PullObject(r)) == 403
+            [reply] = grid.pull_messages([sent])
+            assert reply.content["secret"]["header"] == b"an answer of site 1"
+
+
+class TestFillingTheSuperLink:
+    """Site 0, whose agent is away, answers its request with what nobody asked for."""
+
+    @pytest.fixture
+    def open_request(self, live):
+        live.sites[0].stop()
+        with live_run(live.link.backstage, "flood") as exchange:
+            content = RecordDict({"question": ConfigRecord({"header": secrets.token_bytes(8)})})
+            message = Message(content, live.nodes[0], "query.echo", ttl=60.0)
+            [sent] = exchange._grid.push_messages([message])
+            yield Letters(exchange._grid.run.run_id, sent, [])
+        live.sites[0].start()
+        wait_until(lambda: serves(live.sites[0]), 15, "site 0 is back")
+
+    def test_objects_that_nobody_announced(self, live, open_request):
+        content = b"ArrayChunk  5\x00abcde"
+        request = PushObjectRequest(
+            node=Node(node_id=live.nodes[0]),
+            run_id=open_request.run,
+            object_id=hashlib.sha256(content).hexdigest(),
+            object_content=content,
+        )
+        with fleet_of(live, 0) as fleet:
+            assert refused_with(lambda: fleet.PushObject(request)) == 403
+
+    def test_more_objects_than_announced(self, live, open_request):
+        own = reply_of(live.nodes[0], open_request)
+        more = give(live, 0, announced(live.nodes[0], own), own, extra=[b"one more"])
+        assert more.status_code == 400
+
+    def test_fewer_objects_than_announced(self, live, open_request):
+        own = reply_of(live.nodes[0], open_request)
+        body = frames.body([announced(live.nodes[0], own).SerializeToString()])
+        assert fused(live, 0, "give", body).status_code == 400
+
+    def test_an_object_that_is_another_than_announced(self, live, open_request):
+        own = reply_of(live.nodes[0], open_request)
+        contents = [item.deflate() for item in get_all_nested_objects(own).values()]
+        head = announced(live.nodes[0], own).SerializeToString()
+        body = frames.body([head, *contents[1:], contents[0]])
+        assert fused(live, 0, "give", body).status_code == 400
+
+    def test_an_object_that_is_too_long(self, live, open_request):
+        head = announced(live.nodes[0], reply_of(live.nodes[0], open_request)).SerializeToString()
+        body = frames.body([head, bytes(DEFAULT_LIMITS.object_bytes + 1)])
+        assert fused(live, 0, "give", body).status_code == 400
+
+    def test_a_head_that_is_too_long(self, live, open_request):
+        body = frames.body([bytes(DEFAULT_LIMITS.head_bytes + 1)])
+        assert fused(live, 0, "give", body).status_code == 400
+
+    def test_too_many_objects(self, live, open_request):
+        request = announced(live.nodes[0], reply_of(live.nodes[0], open_request))
+        tree = request.message_object_trees[0]
+        for _ in range(DEFAULT_LIMITS.objects):
+            tree.children.add(object_id=secrets.token_hex(32))
+        assert fused(live, 0, "give", frames.body([request.SerializeToString()])).status_code == 413
+        with fleet_of(live, 0) as fleet:
+            assert refused_with(lambda: fleet.PushMessages(request)) == 413
+
+
+@contextmanager
+def fleet_of(live: Live, site: int):
+    """Flower's own client with the key of a site."""
+    key = live.key(site)
+    with FleetHttpClient.from_server_address(
+        live.door,
+        insecure=False,
+        root_certificates=live.ca,
+        interceptors=[NodeAuthHttpInterceptor(key, key.public_key())],
+    ) as client:
+        yield client
+
+
+def fused(live: Live, site: int, call: str, content: bytes, headers=None) -> httpx.Response:
+    """A fused call, signed with the key of a site."""
+    key = live.key(site)
+    kind = "application/protobuf" if call == "take" else "application/vnd.fedrx.frames"
+    with httpx.Client(verify=live.link._trust(), trust_env=False) as client:
+        url = f"https://{live.door}/v1/fleet/{call}"
+        request = client.build_request(
+            "POST", url, content=content, headers={"content-type": kind, **(headers or {})}
+        )
+        context = ProtobufRequestContext(call, Node(), request)
+        sign = NodeAuthHttpInterceptor(key, key.public_key())
+        return sign.intercept(context, lambda signed: client.send(signed.request))
+
+
+def message_of(run: int, source: int, target: int, reply_to: str) -> Message:
+    meta = Metadata(run, "", source, target, reply_to, "", time.time(), 30.0, "query.echo")
+    content = RecordDict({"fedrx": ConfigRecord({"header": secrets.token_bytes(8)})})
+    message = make_message(metadata=meta, content=content)
+    message.metadata.__dict__["_message_id"] = message.object_id
+    return message
+
+
+def reply_of(node: int, letters: Letters) -> Message:
+    return message_of(letters.run, node, 1, letters.request)
+
+
+def announced(node: int, message: Message) -> PushMessagesRequest:
+    return PushMessagesRequest(
+        node=Node(node_id=node),
+        messages_list=[message_to_proto(remove_content_from_message(message))],
+        message_object_trees=[get_object_tree(message)],
+    )
+
+
+def give(live: Live, site: int, request, message: Message, extra=()) -> httpx.Response:
+    contents = [item.deflate() for item in get_all_nested_objects(message).values()]
+    body = frames.body([request.SerializeToString(), *contents, *extra])
+    return fused(live, site, "give", body)
+
+
+def reply_objects(live: Live, request: str) -> list[str]:
+    """Ids of all objects of the reply to a request, read from the SuperLink's own file."""
+    with closing(sqlite3.connect(live.link._folder / "state.db")) as state:
+        rows = state.execute(
+            """
+            WITH RECURSIVE tree(id) AS (
+                SELECT message_id FROM message_res WHERE reply_to_message_id = ?
+                UNION SELECT child_id FROM object_children JOIN tree ON parent_id = tree.id
+            ) SELECT id FROM tree JOIN objects ON object_id = id WHERE is_available
+            """,
+            [request],
+        )
+        return [name for (name,) in rows]
 
 
 class TestFaults:

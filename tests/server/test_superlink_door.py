@@ -1,6 +1,7 @@
 """What the proxy lets through, and the checks before anything is started; no Flower process."""
 
 import io
+import subprocess
 import sys
 import zipfile
 
@@ -11,9 +12,12 @@ from live_consortium import free_ports, wait_until, write_certificates
 
 from fedrx_protocol.errors import MisuseError
 from fedrx_server.backstage import Backstage, SuperLinkRefused
+from fedrx_server.link import leash
+from fedrx_server.link.child import Child
+from fedrx_server.link.limits import Limits
 from fedrx_server.live import empty_bundle, live_run
-from fedrx_server.proxy import FLEET_CALLS, Tls, proxy_config
-from fedrx_server.superlink import NotStarted, Ports, SuperLink, _Child
+from fedrx_server.proxy import FLEET_CALLS, FUSED_CALLS, Tls, proxy_config
+from fedrx_server.superlink import NotStarted, Ports, SuperLink
 
 
 @pytest.fixture
@@ -28,10 +32,12 @@ class TestProxy:
         calls = {path.rpartition("/")[2] for path in paths}
         assert set(FLEET_CALLS) == calls - {"register-node", "unregister-node"}
 
-    def test_one_location_passes_and_all_else_is_refused(self, tls, tmp_path):
+    def test_two_locations_pass_and_all_else_is_refused(self, tls, tmp_path):
         config = proxy_config(tmp_path, tls, listen="127.0.0.1:8443", inner_port=9443)
-        assert config.count("proxy_pass") == 1
-        assert "proxy_pass https://superlink/v1/fleet/$call;" in config
+        assert config.count("proxy_pass ") == 2
+        assert config.count("proxy_pass https://superlink/v1/fleet/$call;") == 2
+        assert config.count("location ") == 3
+        assert f"(?<call>{'|'.join(FUSED_CALLS)})$" in config
         assert "location / { return 404; }" in config
         assert "control" not in config
         assert "runtime" not in config
@@ -92,8 +98,8 @@ class TestPorts:
 
 
 class TestChild:
-    def child(self, tmp_path, code) -> _Child:
-        return _Child("child", [sys.executable, "-c", code], tmp_path / "log", {})
+    def child(self, tmp_path, code) -> Child:
+        return Child("child", [sys.executable, "-c", code], tmp_path / "log", {})
 
     def test_a_dead_child_is_started_again_but_not_at_once(self, tmp_path):
         child = self.child(tmp_path, "import sys; sys.exit('out of order')")
@@ -120,3 +126,61 @@ class TestChild:
         link._superlink = self.child(tmp_path, "raise SystemExit('no')")
         with pytest.raises(NotStarted, match=f"see {tmp_path}/log"), link.running(10):
             pass
+
+
+class TestLogs:
+    def test_a_log_does_not_grow_without_end(self, tmp_path):
+        code = "import sys, time; sys.stdout.write('x' * 5_000_000); sys.stdout.flush()\n"
+        child = Child(
+            "child", [sys.executable, "-c", code + "time.sleep(60)"], tmp_path / "log", {}
+        )
+        child.start()
+        wait_until(lambda: child.log.stat().st_size == 5_000_000, 10, "a long log")
+        child.trim_log()
+        assert child.log.stat().st_size == 0
+        assert (tmp_path / "log.1").stat().st_size == 5_000_000
+        child.stop()
+
+    def test_what_the_child_writes_next_begins_the_new_log(self, tmp_path):
+        code = (
+            "import sys\nfor line in ('x' * 5_000_000, 'after'):\n"
+            "    print(line, flush=True)\n    input()\n"
+        )
+        log = tmp_path / "log"
+        with log.open("ab") as output:
+            child = subprocess.Popen(
+                [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=output
+            )
+        wait_until(lambda: log.stat().st_size > 5_000_000, 10, "a long log")
+        Child("child", [], log, {}).trim_log()
+        child.communicate(b"\n\n", timeout=10)
+        assert log.read_text() == "after\n"
+
+    def test_the_log_of_last_time_is_kept(self, tmp_path):
+        child = Child("child", [], tmp_path / "log", {})
+        child.begin_log()
+        child.log.write_text("last time")
+        child.begin_log()
+        assert not child.log.exists()
+        assert (tmp_path / "log.1").read_text() == "last time"
+
+
+class TestLeash:
+    def test_it_becomes_the_program(self, tmp_path):
+        child = Child("child", ["/bin/echo", "here"], tmp_path / "log", {})
+        child.start()
+        wait_until(lambda: not child.alive, 10, "done")
+        assert child.log.read_text() == "here\n"
+
+    def test_without_its_parent_it_does_not_start(self):
+        command = [sys.executable, leash.__file__, "1", "/bin/echo", "here"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert "supervisor is gone" in done.stderr
+
+
+@pytest.mark.parametrize("wrong", [{"objects": 0}, {"wait_s": -1.0}, {"object_bytes": 2**31}])
+def test_limits_that_make_no_sense(wrong):
+    with pytest.raises(MisuseError, match="limits"):
+        Limits(**wrong)

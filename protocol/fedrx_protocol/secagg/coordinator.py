@@ -76,7 +76,8 @@ class CoordinatorRound:
         length: values of the summed vector.
         inputs: where the vectors are kept until nobody can drop any more, since a site that drops
             in RESOLVE must be taken out again; in memory by default, on disk where n * length is
-            large. Emptied as soon as the list of survivors stands.
+            large. Emptied as soon as the list of survivors stands. The round itself keeps one
+            vector, whatever the number of sites.
 
     Raises:
         SessionMismatch: the request is of another session or epoch than the keys.
@@ -130,8 +131,9 @@ class CoordinatorRound:
             )
         if tuple(sorted(message.shares)) != self._graph.peers(site, self.request.participants):
             raise ParticipantsInvalid(f"'{site}' did not send one share to each of its neighbours.")
-        np.add(self._sum, message.vector, out=self._sum)
+        # First kept, then added: where the disk is full the sum stays as it was.
         self._inputs[site] = message.vector
+        np.add(self._sum, message.vector, out=self._sum)
         self._commitments[site] = message.commitment
         self._shares[site] = message.shares
 

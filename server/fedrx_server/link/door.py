@@ -1,0 +1,369 @@
+"""The SuperLink's fleet paths and our fused ones, before Flower's own application.
+
+Flower's handlers answer Flower's calls, behind Flower's own check of who asks; each object is
+compared with its owner first. The fused calls do the same work in one call: `take` and `give` for
+sites, `send` and `collect` for the coordinator's process. All other paths go to Flower unchanged;
+no fleet path does.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, TypeVar, cast
+
+from fastapi import FastAPI
+from flwr.proto.fleet_pb2 import (
+    PullMessagesRequest,
+    PullMessagesResponse,
+    PushMessagesRequest,
+)
+from flwr.proto.message_pb2 import (
+    PushObjectRequest,
+)
+from flwr.proto.runtime_pb2 import (
+    PullAppMessagesRequest,
+    PullAppMessagesResponse,
+    PushAppMessagesRequest,
+    PushAppMessagesResponse,
+)
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from flwr.supercore.constant import TASK_TOKEN_HEADER
+from flwr.supercore.dependencies.task import authenticate_task
+from flwr.supercore.error import http_error_translator
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+from flwr.supercore.protobuf.translation import (
+    PROTOBUF_REQUEST_TYPES,
+    ProtobufTranslationMiddleware,
+)
+from flwr.superlink.routers.fleet.node_auth import authenticate_node
+from flwr.superlink.servicer.fleet import fleet_handlers
+from google.protobuf.message import Message  # type: ignore[import-untyped]  # ships no types
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from fedrx_protocol import frames
+from fedrx_server.link.bell import Bell
+from fedrx_server.link.calls import FLEET, FRAMES_MEDIA_TYPE, RUNTIME, WAIT_HEADER
+from fedrx_server.link.limits import Limits
+from fedrx_server.link.mailbox import Intake, Mailbox, Parcel
+from fedrx_server.link.owners import Owners, refuse, require_announcement
+
+_THREADS: Final = 4
+_LOOK_AGAIN_S: Final = 2.0
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+Handler = Callable[..., Message]
+Check = Callable[..., None]
+Fused = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Stock:
+    """One of Flower's fleet calls.
+
+    Args:
+        answer: Flower's handler.
+        needs_store: Whether it wants the object store besides the state.
+        check: Refuses what is not the node's own.
+    """
+
+    answer: Handler
+    needs_store: bool = False
+    check: Check | None = None
+
+
+class Link:
+    """The ASGI application that the SuperLink's process serves.
+
+    Args:
+        app: Flower's own application.
+        state: Its state.
+        limits: Sizes and waits.
+    """
+
+    def __init__(self, app: FastAPI, state: SqlLinkState, limits: Limits) -> None:
+        self._app = app
+        self._state = state
+        self._limits = limits
+        self._mailbox = Mailbox(state, limits)
+        self._bell = Bell()
+        self._stopping = False
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="link")
+        self._stock = _stock_calls(Owners(state, limits))
+        self._fused: Mapping[str, Fused] = {
+            f"{FLEET}take": self._take,
+            f"{FLEET}give": self._give,
+            f"{RUNTIME}send": self._send,
+            f"{RUNTIME}collect": self._collect,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection, as ASGI has it."""
+        path = scope.get("path", "")
+        if scope["type"] == "http" and (path.startswith(FLEET) or path in self._fused):
+            request = Request({**scope, "app": self._app, "state": {}}, receive, send)
+            response = await http_error_translator(request, self._answer)
+            await response(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+        if path == "/v1/control/unregister-node":
+            self._bell.ring_all()  # whoever was shut out hears it now
+
+    def stop(self) -> None:
+        """Let open questions end."""
+        self._stopping = True
+        self._bell.ring_all()
+
+    async def _answer(self, request: Request) -> Response:
+        path = request.url.path
+        if request.method != "POST":
+            raise refuse("only POST", 405)
+        if path in self._fused:
+            return await self._fused[path](request)
+        call = self._stock.get(path)
+        if call is None:
+            raise refuse("no such call", 404)
+        parsed = await self._parsed(request, PROTOBUF_REQUEST_TYPES["POST", path])
+        response = await self._run(self._serve_stock, request, call, parsed)
+        if isinstance(parsed, PushMessagesRequest):
+            self._bell.ring(("run", parsed.messages_list[0].metadata.run_id))
+        elif isinstance(parsed, PushObjectRequest):
+            self._bell.ring(("run", parsed.run_id))
+        return Response(response.SerializeToString(), media_type=PROTOBUF_MEDIA_TYPE)
+
+    def _serve_stock(self, request: Request, call: Stock, parsed: Message) -> Message:
+        authenticate_node(request)
+        if call.check is not None:
+            call.check(parsed)
+        if call.needs_store:
+            return call.answer(parsed, self._state, self._state.object_store)
+        return call.answer(parsed, self._state)
+
+    # Sites.
+
+    async def _take(self, request: Request) -> Response:
+        """Hand a node its next request, whole; wait for one if there is none."""
+        parsed = await self._parsed(request, PullMessagesRequest)
+        node, aside = parsed.node.node_id, list(parsed.message_ids)
+
+        def look() -> list[Parcel]:
+            authenticate_node(request)  # each time: it may have been shut out in between
+            self._mailbox.put_aside(node, aside)
+            aside.clear()
+            parcel = self._mailbox.next_request(node)
+            return [parcel] if parcel else []
+
+        found = await self._wait_for(("node", node), look, request)
+        answer = PullMessagesResponse(
+            messages_list=[parcel.head for parcel in found],
+            message_object_trees=[parcel.tree for parcel in found],
+        )
+        return self._parcels(answer, found)
+
+    async def _give(self, request: Request) -> Response:
+        """Take a node's reply with all its objects; its request is then done."""
+        bodies = self._frames(request, self._limits.head_bytes)
+        parsed = _parse(PushMessagesRequest, await _first(bodies))
+        request.state.protobuf_request = parsed
+        await self._run(authenticate_node, request)
+        reply = require_announcement(parsed.node.node_id, parsed, self._limits)
+        tree = parsed.message_object_trees[0]
+        await self._store(bodies, lambda: self._mailbox.announce_reply(reply, tree))
+        self._bell.ring(("run", reply.metadata.run_id))
+        return Response(status_code=204)
+
+    # The coordinator's own process.
+
+    async def _send(self, request: Request) -> Response:
+        """Take requests to sites with all their objects."""
+        run = await self._run(self._task_run, request)
+        bodies = self._frames(request, self._limits.own_head_bytes)
+        parsed = _parse(PushAppMessagesRequest, await _first(bodies))
+        done = _parse(PullAppMessagesRequest, await _first(bodies))
+        ids: list[str] = []
+
+        def announce() -> Intake:
+            self._mailbox.forget(run, done.message_ids)
+            heads, trees = parsed.messages_list, parsed.message_object_trees
+            known, intake = self._mailbox.announce_requests(run, heads, trees)
+            ids[:] = known
+            return intake
+
+        await self._store(bodies, announce)
+        for head in parsed.messages_list:
+            self._bell.ring(("node", head.metadata.dst_node_id))
+        answer = PushAppMessagesResponse(message_ids=ids)
+        return Response(answer.SerializeToString(), media_type=PROTOBUF_MEDIA_TYPE)
+
+    async def _collect(self, request: Request) -> Response:
+        """Hand out replies to some requests; wait for one if there is none."""
+        run = await self._run(self._task_run, request)
+        bodies = self._frames(request, self._limits.own_head_bytes)
+        waiting = _parse(PullAppMessagesRequest, await _first(bodies))
+        done = _parse(PullAppMessagesRequest, await _first(bodies))
+        finished = list(done.message_ids)
+
+        def look() -> list[Parcel]:
+            with self._mailbox.writing():
+                self._mailbox.forget(run, finished)
+            finished.clear()
+            return self._mailbox.next_replies(run, waiting.message_ids)
+
+        found = await self._wait_for(("run", run), look, request)
+        answer = PullAppMessagesResponse(
+            messages_list=[parcel.head for parcel in found],
+            message_object_trees=[parcel.tree for parcel in found],
+        )
+        return self._parcels(answer, found)
+
+    def _task_run(self, request: Request) -> int:
+        token = request.headers.get(TASK_TOKEN_HEADER)
+        return int(authenticate_task(request, token, self._state).run_id)
+
+    # What they share.
+
+    async def _run(self, work: Callable[..., T], *arguments: object) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, partial(work, *arguments))
+
+    async def _parsed(self, request: Request, kind: type[M]) -> M:
+        """The request's one Protobuf message, where Flower's checks look for it."""
+        ProtobufTranslationMiddleware._check_request_media_type(request)  # noqa: SLF001 - the same
+        parsed = _parse(kind, await self._body(request))
+        request.state.protobuf_request = parsed
+        return parsed
+
+    async def _body(self, request: Request) -> bytes:
+        parts, held = [], 0
+        async for part in request.stream():
+            held += len(part)
+            if held > self._limits.object_bytes + self._limits.head_bytes:
+                raise refuse("the request is too long", 413)
+            parts.append(part)
+        return b"".join(parts)
+
+    async def _frames(self, request: Request, head_bytes: int) -> AsyncIterator[bytes]:
+        reader = frames.FrameReader(head_bytes)
+        try:
+            async for part in request.stream():
+                for frame in reader.feed(part):
+                    yield frame
+                    # Not before the head has shown who it is.
+                    reader.longest = max(self._limits.object_bytes, head_bytes)
+            reader.close()
+        except frames.FrameInvalid as error:
+            raise refuse(str(error), 400) from error
+
+    async def _store(self, bodies: AsyncIterator[bytes], announce: Callable[[], Intake]) -> None:
+        """Store objects as they come; a small message is one transaction."""
+        intake: Intake | None = None
+
+        def step(batch: list[bytes], *, last: bool) -> Intake:
+            with self._mailbox.writing():
+                at = intake or announce()
+                self._mailbox.put(at, batch)
+                if last:
+                    self._mailbox.finish(at)
+            return at
+
+        batch: list[bytes] = []
+        async for frame in bodies:
+            batch.append(frame)
+            if sum(map(len, batch)) >= self._limits.batch_bytes:
+                intake = await self._run(partial(step, batch, last=False))
+                batch = []
+        await self._run(partial(step, batch, last=True))
+
+    async def _wait_for(
+        self, key: Hashable, look: Callable[[], list[Parcel]], request: Request
+    ) -> list[Parcel]:
+        end = time.monotonic() + _wait_s(request, self._limits.wait_s)
+        while True:
+            ticket = self._bell.ticket(key)
+            found = await self._run(look)
+            left = end - time.monotonic()
+            if found or left <= 0 or self._stopping:
+                return found
+            await self._bell.wait(ticket, min(left, self._look_again_s(key)))
+
+    def _look_again_s(self, key: Hashable) -> float:
+        """A run also waits for sites to be gone, of which no bell tells."""
+        is_run = isinstance(key, tuple) and key[0] == "run"
+        return _LOOK_AGAIN_S if is_run else self._limits.wait_s
+
+    def _parcels(self, answer: Message, found: list[Parcel]) -> Response:
+        """A head, and after it each parcel's objects."""
+        head = answer.SerializeToString()
+        sizes = [size for parcel in found for size in parcel.sizes.values()]
+        length = frames.body_bytes([len(head), *sizes])
+        return StreamingResponse(
+            self._contents(head, found),
+            media_type=FRAMES_MEDIA_TYPE,
+            headers={"content-length": str(length)},
+        )
+
+    async def _contents(self, head: bytes, found: list[Parcel]) -> AsyncIterator[bytes]:
+        waiting = [head]
+        for parcel in found:
+            for batch in self._batches(parcel.sizes):
+                for piece in frames.pieces([*waiting, *await self._run(self._mailbox.read, batch)]):
+                    yield piece
+                waiting = []
+        for piece in frames.pieces(waiting):
+            yield piece
+
+    def _batches(self, sizes: Mapping[str, int]) -> list[list[str]]:
+        batches: list[list[str]] = [[]]
+        held = 0
+        for name, size in sizes.items():
+            if batches[-1] and held + size > self._limits.batch_bytes:
+                batches.append([])
+                held = 0
+            batches[-1].append(name)
+            held += size
+        return [batch for batch in batches if batch]
+
+
+def _stock_calls(owners: Owners) -> Mapping[str, Stock]:
+    """Flower's fleet calls; registering is the coordinator's, and so is not among them."""
+    handlers = fleet_handlers
+    calls = {
+        "activate-node": Stock(handlers.activate_node),
+        "deactivate-node": Stock(handlers.deactivate_node),
+        "send-node-heartbeat": Stock(handlers.send_node_heartbeat),
+        "pull-messages": Stock(handlers.pull_messages, needs_store=True),
+        "push-messages": Stock(handlers.push_messages, check=owners.check_push_messages),
+        "get-run": Stock(handlers.get_run),
+        "get-fab": Stock(handlers.get_fab),
+        "push-object": Stock(handlers.push_object, check=owners.check_push_object),
+        "pull-object": Stock(handlers.pull_object, check=owners.check_pull_object),
+        "confirm-message-received": Stock(
+            handlers.confirm_message_received, needs_store=True, check=owners.check_confirm
+        ),
+    }
+    return {f"{FLEET}{name}": call for name, call in calls.items()}
+
+
+def _parse(kind: type[M], data: bytes) -> M:
+    """Read Protobuf as Flower does, with the same refusal."""
+    return cast("M", ProtobufTranslationMiddleware._parse_request(data, kind))  # noqa: SLF001 - same
+
+
+async def _first(bodies: AsyncIterator[bytes]) -> bytes:
+    try:
+        return await anext(bodies)
+    except StopAsyncIteration:
+        raise refuse("the request has no head", 400) from None
+
+
+def _wait_s(request: Request, longest: float) -> float:
+    try:
+        asked = float(request.headers.get(WAIT_HEADER, longest))
+    except ValueError:
+        return longest
+    return min(max(asked, 0.0), longest)

@@ -1,0 +1,162 @@
+"""Runs many `fedrx` commands at a time, each in a process of its own that a test can kill.
+
+Torch and Flower are imported once; a command is a forked child. What a test wants to go wrong
+inside the child is arranged here, never in the product.
+
+One JSON object a line in, one line out:
+    {"argv": [...], "output": path, "fault": {...}?, "netns": name?, "file_limit": bytes?}  ->  pid
+    {"wait": pid, "timeout_s": x}                                     ->  exit status, or "alive"
+
+Faults; a site that died of one is well when it is started again:
+    {"die": "before reply" | "after reply" | "in unmask", "round": n, "done": path}
+    {"slow_s": x, "rounds": [first, last]}
+    {"clock_s": x}
+"""
+
+import ctypes
+import datetime as dt
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import fedrx_server.rounds  # noqa: F401 - imported once for all children
+from fedrx import cli, front_door  # noqa: F401
+from fedrx_client import fleet
+from fedrx_client.site import Site
+
+torch.set_num_threads(1)
+
+_CLONE_NEWNET = 0x40000000
+
+
+def die(when: str, round_: int, done: str) -> None:
+    """Kill this process at a moment of a round, unless that was done before."""
+    train, unmask, reply = Site.train, Site.unmask, fleet.Fleet.reply
+    current = [0]
+
+    def kill() -> None:
+        if not Path(done).exists():
+            Path(done).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def trained(site, request, weights):
+        answer = train(site, request, weights)
+        current[0] = request.round
+        if when == "before reply" and request.round == round_:
+            kill()
+        return answer
+
+    def replied(self, message):
+        reply(self, message)
+        is_train = message.metadata.message_type.startswith("train")
+        if when == "after reply" and is_train and current[0] == round_:
+            kill()
+
+    def unmasked(site, request):
+        answer = unmask(site, request)
+        if when == "in unmask" and current[0] == round_:
+            kill()
+        return answer
+
+    Site.train, Site.unmask, fleet.Fleet.reply = trained, unmasked, replied
+
+
+def slow(seconds: float, rounds: list[int]) -> None:
+    """Take so much longer to train, in some rounds."""
+    train, (first, last) = Site.train, rounds
+
+    def slowly(site, request, weights):
+        if first <= request.round <= last:
+            time.sleep(seconds)
+        return train(site, request, weights)
+
+    Site.train = slowly
+
+
+def shift_clock(seconds: float) -> None:
+    """Let this process's clock be off."""
+    real, signed = time.time, node_auth_http_interceptor.now
+    time.time = lambda: real() + seconds
+    node_auth_http_interceptor.now = lambda: signed() + dt.timedelta(seconds=seconds)
+
+
+def install(fault: dict) -> None:
+    """Arrange what is to go wrong in this process."""
+    if "clock_s" in fault:
+        shift_clock(fault["clock_s"])
+    if "die" in fault:
+        die(fault["die"], fault["round"], fault["done"])
+    if "slow_s" in fault:
+        slow(fault["slow_s"], fault["rounds"])
+
+
+def enter(netns: str) -> None:
+    """Move this process into a network namespace."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = os.open(f"/run/netns/{netns}", os.O_RDONLY)
+    if libc.setns(descriptor, _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), f"cannot enter {netns}")
+    os.close(descriptor)
+
+
+def run_child(task: dict) -> None:
+    """Be one `fedrx` command."""
+    os.setsid()
+    output = os.open(task["output"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    if task.get("netns"):
+        enter(task["netns"])
+    if task.get("file_limit"):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (task["file_limit"], resource.RLIM_INFINITY))
+    install(task.get("fault") or {})
+    sys.argv = ["fedrx", *task["argv"]]
+    code: object = 70
+    try:
+        cli.main()
+    except SystemExit as done:
+        code = done.code
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 0)
+
+
+def wait(pid: int, timeout_s: float) -> str:
+    """The exit status of a child, or that it is alive."""
+    end = time.monotonic() + timeout_s
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return str(os.waitstatus_to_exitcode(status))
+        if time.monotonic() > end:
+            return "alive"
+        time.sleep(0.02)
+
+
+def main() -> None:
+    """Serve until the input ends."""
+    for line in sys.stdin:
+        task = json.loads(line)
+        if "wait" in task:
+            answer = wait(task["wait"], task["timeout_s"])
+        else:
+            pid = os.fork()
+            if pid == 0:
+                run_child(task)
+            answer = str(pid)
+        sys.stdout.write(answer + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
