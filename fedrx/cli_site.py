@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedrx import cli_site_study
+from fedrx import cli_site_live, cli_site_study
 from fedrx.passphrase import new_passphrase, passphrase_for
 from fedrx_protocol.errors import MisuseError
 
@@ -27,6 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 cli_site_study.register(app)
+cli_site_live.register(app)
 
 Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
 PassphraseFile = Annotated[
@@ -73,21 +74,36 @@ def init(
 def join(
     folder: Folder,
     *,
-    roster: Annotated[Path, typer.Option(help="roster.json, as the coordinator handed it out.")],
+    roster: Annotated[
+        Path | None, typer.Option(help="roster.json, as the coordinator handed it out.")
+    ] = None,
     ca: Annotated[
         Path | None, typer.Option(help="ca.crt of the coordinator; needed the first time.")
     ] = None,
     fingerprint: Annotated[
         str | None, typer.Option(help="The consortium's, heard by telephone; needed once.")
     ] = None,
+    offered: Annotated[
+        bool, typer.Option("--offered", help="The newer roster that the coordinator offered.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Who comes and goes was looked at; do not ask.")
+    ] = False,
 ) -> None:
     """Check roster and CA against the fingerprint you were told, then believe them."""
     from fedrx_client.identity import SiteIdentity
 
     identity = SiteIdentity(folder)
+    if offered == (roster is not None):
+        raise MisuseError("join needs --roster with the coordinator's roster.json, or --offered.")
+    if offered and not identity.offered_path.is_file():
+        raise MisuseError(f"{folder}: no newer roster was offered; there is nothing to join.")
     before = identity.fingerprint
+    data = _read(identity.offered_path if roster is None else roster)
+    if offered:
+        _compare(identity, data, yes=yes)
     believed = identity.join(
-        _read(roster),
+        data,
         now=_now(),
         fingerprint=fingerprint,
         authority=None if ca is None else _read(ca),
@@ -163,6 +179,7 @@ def audit(
     head: Annotated[
         str | None, typer.Option(help="A head noted earlier (COUNT:HASH) to check against.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show every request, answer, refusal and approval, after verifying the chain."""
     from fedrx_client.identity import SiteIdentity
@@ -170,10 +187,27 @@ def audit(
 
     log = _log(SiteIdentity(folder))
     checked = log.verify(None if head is None else ChainHead.parse(head))
-    if not verify:
-        for line in log.lines():
-            typer.echo(f"{line.number:6d}  {line.entry}")
+    lines = () if verify else log.lines()
+    if as_json:
+        found = [{"number": line.number, **line.entry.to_document()} for line in lines]
+        document = {"count": checked.count, "head": str(checked), "lines": found}
+        sys.stdout.write(json.dumps(document) + "\n")
+        return
+    for line in lines:
+        typer.echo(f"{line.number:6d}  {line.entry}")
     typer.echo(f"{checked.count} lines, unchanged; head {checked}", err=not verify)
+
+
+def _compare(identity: "SiteIdentity", data: bytes, *, yes: bool) -> None:
+    """Show who comes and who goes with an offered roster, and ask."""
+    from fedrx.site_page import roster_page
+    from fedrx_client.pins import verified_roster
+
+    now = _now()
+    offered = verified_roster(data, identity.pin.consortium, now)
+    typer.echo(roster_page(identity.roster(now), offered))
+    if not yes:
+        typer.confirm("Believe this roster from now on?", abort=True)
 
 
 def _described(identity: "SiteIdentity") -> dict[str, Any]:

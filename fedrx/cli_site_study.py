@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from fedrx_client.approval import Approval
     from fedrx_client.approvals import Approvals
+    from fedrx_client.check import Check
     from fedrx_client.data.load import LoadResult
     from fedrx_client.identity import SiteIdentity
     from fedrx_client.ledger import Ledger
@@ -33,6 +34,8 @@ PassphraseFile = Annotated[
     Path | None,
     typer.Option(help="File with the passphrase in its first line; else FEDRX_PASSPHRASE."),
 ]
+# Repeated from fedrx_client.approval, which `--help` need not wait for.
+DEFAULT_COHORT = "patients"
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -52,6 +55,10 @@ def approve(
         int | None, typer.Option(help="With fewer the site stays out.", min=1)
     ] = None,
     days: Annotated[int, typer.Option(help="How long the approval holds.", min=1)] = 180,
+    cohort: Annotated[
+        str,
+        typer.Option(help="What this site calls these patients; the cap counts by that name."),
+    ] = DEFAULT_COHORT,
     by: Annotated[str | None, typer.Option(help="Who approves; else the account's name.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     revoke: Annotated[
@@ -70,7 +77,7 @@ def approve(
         raise MisuseError("approve needs a study file, --data and --mapping (or --revoke STUDY).")
     if no_cap == (max_epsilon is not None):
         raise MisuseError("give --max-epsilon with the site's cap, or else --no-cap.")
-    wish = _Wish(max_epsilon, min_patients, days, by)
+    wish = _Wish(max_epsilon, min_patients, days, by, cohort)
     _approve(folder, _Files(study, data, mapping), wish, yes=yes, passphrase_file=passphrase_file)
 
 
@@ -99,6 +106,9 @@ def check(
     *,
     data: Data,
     mapping: Mapping,
+    coordinator: Annotated[
+        str | None, typer.Option(help="HOST:PORT, to look at the network too.")
+    ] = None,
     passphrase_file: PassphraseFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -108,14 +118,15 @@ def check(
     from fedrx_models.planning import make_plan
 
     identity, agreed = _identity(folder), _study(study)
+    passphrase = passphrase_for(needed=identity.needs_passphrase, file=passphrase_file)
     lines = DryRun(
         folder=folder,
         study=agreed,
         load=lambda: _load(identity, agreed, data, mapping),
         plan_of=make_plan,
         now=_now(),
-        passphrase=passphrase_for(needed=identity.needs_passphrase, file=passphrase_file),
-    ).lines()
+        passphrase=passphrase,
+    ).lines(_network(identity, coordinator, passphrase))
     ok = all(line.ok for line in lines)
     if as_json:
         found = [asdict(line) for line in lines]
@@ -140,9 +151,8 @@ def ledger(
 ) -> None:
     """Show what was spent and what is left, per study and in all, after verifying the chain."""
     from fedrx.site_page import ledger_page
-    from fedrx_client.check import LEDGER
     from fedrx_client.ledger import Ledger
-    from fedrx_client.store import SiteStore
+    from fedrx_client.store import LEDGER, SiteStore
 
     kept = _approvals(folder)
     if not (folder / LEDGER).is_file():
@@ -190,13 +200,16 @@ class _Wish:
     min_patients: int | None
     days: int
     by: str
+    cohort: str
 
 
 def _approve(
     folder: Path, files: _Files, wish: _Wish, *, yes: bool, passphrase_file: Path | None
 ) -> None:
-    from fedrx.site_page import study_page
+    from fedrx.site_page import counted_page, study_page
+    from fedrx_client.check import read_releases
     from fedrx_client.site import check_cohort_size
+    from fedrx_client.study_files import StudyFiles
 
     identity, agreed = _identity(folder), _study(files.study)
     cohort = _load(identity, agreed, files.data, files.mapping).cohort
@@ -204,9 +217,14 @@ def _approve(
     approval = _approval(agreed, cohort.fingerprint, wish)
     approval.require_cohort(cohort.fingerprint, len(cohort))
     typer.echo(study_page(_plan(identity, agreed), len(cohort)))
+    typer.echo(counted_page(approval, read_releases(folder)))
     if not yes:
         typer.confirm(f"Approve this as {wish.by} for {wish.days} days?", abort=True)
-    _approvals(folder).add(approval, _key(identity, passphrase_file))
+    key = _key(identity, passphrase_file)
+    # Kept first: what is kept without an approval is never used, the other way round cannot start.
+    mapping = files.mapping.read_text(encoding="utf-8")
+    StudyFiles(folder).keep(agreed, mapping, files.data)
+    _approvals(folder).add(approval, key)
     typer.echo(f"Approved; take it back with `fedrx site approve {folder} --revoke {agreed.name}`.")
 
 
@@ -223,6 +241,7 @@ def _approval(study: "Study", cohort: str, wish: _Wish) -> "Approval":
         now=_now(),
         days=wish.days,
         by=wish.by,
+        cohort_name=wish.cohort,
     )
 
 
@@ -259,7 +278,7 @@ def _study_spending(book: "Ledger", kept: "Approvals", study: str, delta: float)
     left = None
     if approval and cap:
         # The cap is for these patients over all studies, so others' spending counts here too.
-        left = max(0.0, cap.epsilon - book.spent(delta, cohort=approval.cohort).total)
+        left = max(0.0, cap.epsilon - book.spent(delta, cohort=approval.cohort_key).total)
     return {
         "study": study,
         "name": approval.name if approval else None,
@@ -268,6 +287,21 @@ def _study_spending(book: "Ledger", kept: "Approvals", study: str, delta: float)
         "cap": cap.epsilon if cap else None,
         "left": left,
     }
+
+
+def _network(
+    identity: "SiteIdentity", coordinator: str | None, passphrase: str | None
+) -> "tuple[Check, ...]":
+    """Checks of the way to the coordinator, if one was named and this site has joined it."""
+    from fedrx_client.fleet import Door
+    from fedrx_client.network_check import Network
+    from fedrx_client.pins import read_file
+
+    if coordinator is None or not identity.joined:
+        return ()
+    ca = read_file(identity.authority_path)
+    door = Door(coordinator, ca, identity.keys(passphrase).authentication)
+    return Network(door, identity.folder).checks()
 
 
 def _load(identity: "SiteIdentity", study: "Study", data: Path, mapping: Path) -> "LoadResult":

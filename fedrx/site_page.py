@@ -2,13 +2,17 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from fedrx_client.approval import day
-from fedrx_client.approvals import KeptApproval
-from fedrx_client.check import CheckLine
+from fedrx_client.approval import Approval, day
+from fedrx_client.approvals import Approvals, KeptApproval
+from fedrx_client.check import CheckLine, read_releases
+from fedrx_client.identity import SiteIdentity
 from fedrx_protocol.plan import StudyPlan
-from fedrx_protocol.privacy.accountant import PrivacySpent
+from fedrx_protocol.privacy.accountant import Account, PrivacySpent
+from fedrx_protocol.privacy.events import Release
+from fedrx_protocol.roster import Roster, fingerprint
 from fedrx_protocol.study import Study
 
 NEVER_LEAVES = (
@@ -47,6 +51,24 @@ def study_page(plan: StudyPlan, patients: int) -> str:
     return "\n".join(lines)
 
 
+def counted_page(approval: Approval, releases: Sequence[Release]) -> str:
+    """Under which name these patients' spending is counted, and what it says so far.
+
+    Args:
+        approval: what is about to be signed.
+        releases: everything in the ledger.
+    """
+    name = approval.cohort_name
+    before = [one for one in releases if one.cohort == approval.cohort_key]
+    if before or not releases:
+        spent = Account.of(before).spent(approval.cap.delta if approval.cap else 1e-5).total
+        return f"Counted as: '{name}', of which epsilon {spent:.3f} is spent so far."
+    return (
+        f"Counted as: '{name}', a new count. If these are patients of an earlier study here, give "
+        "its name with --cohort instead."
+    )
+
+
 def privacy_in_words(plan: StudyPlan) -> str:
     """What a patient is promised, with its assumption."""
     study, parameters = plan.study, plan.parameters
@@ -81,6 +103,70 @@ def approvals_page(kept: Sequence[KeptApproval], now: int) -> str:
         f"{day(one.approval.approved_at)} to {day(one.approval.expires_at)}  "
         f"{_cap(one)}  by {one.approval.by}"
         for one in kept
+    )
+
+
+def roster_page(before: Roster, after: Roster) -> str:
+    """Who comes, who goes and whose keys change between two rosters."""
+    lines = [f"Roster {before.serial} -> {after.serial}"]
+    for site in sorted({*before.ids, *after.ids}):
+        old, new = before.entry(site), after.entry(site)
+        if new is not None and old is None:
+            lines.append(f"comes: {site} ({new.name}), identity {fingerprint(new.identity)}")
+        elif old is not None and new is None:
+            lines.append(f"goes:  {site} ({old.name})")
+        elif old is not None and new is not None and old.identity != new.identity:
+            lines.append(f"new keys: {site} ({new.name}), identity {fingerprint(new.identity)}")
+    if len(lines) == 1:
+        lines.append("the same sites with the same keys; only their validity changes.")
+    return "\n".join(lines)
+
+
+def start_page(folder: Path, coordinator: str, device: str, now: int) -> str:
+    """What a person should see when the site's agent starts.
+
+    Args:
+        folder: the site's folder.
+        coordinator: its HOST:PORT.
+        device: where the site computes.
+        now: unix seconds.
+    """
+    identity = SiteIdentity(folder)
+    roster = identity.roster(now)
+    lines = [
+        f"Site '{identity.site}' ({identity.name}), identity {identity.fingerprint}",
+        (
+            f"Believes consortium {fingerprint(identity.pin.consortium)}, roster {roster.serial}: "
+            f"{', '.join(roster.ids)}"
+        ),
+        f"Coordinator: {coordinator}; connections go out only. Computes on {device}.",
+    ]
+    kept, releases = Approvals(folder).all(), read_releases(folder)
+    in_force = [one.approval for one in kept if one.state(now) == "in force"]
+    lines += [_approved_line(approval, releases, now) for approval in in_force]
+    if not in_force:
+        lines.append("No study is approved: every request will be refused (`fedrx site approve`).")
+    lines += [
+        (
+            "Can leave: for approved studies a masked vector a round, public keys and key shares; "
+            "else the name of a refusal's reason."
+        ),
+        NEVER_LEAVES,
+        "Stop with Ctrl-C or SIGTERM. Every request, answer and refusal: `fedrx site audit`.",
+    ]
+    return "\n".join(lines)
+
+
+def _approved_line(approval: Approval, releases: Sequence[Release], now: int) -> str:
+    left = max(0, approval.expires_at - now) // 86_400
+    text = f"Approved: '{approval.name}' until {day(approval.expires_at)} ({left} days), "
+    if approval.cap is None:
+        return f"{text}no cap (sums without noise)."
+    counted = [one for one in releases if one.cohort == approval.cohort_key]
+    spent = Account.of(counted).spent(approval.cap.delta).total
+    return (
+        f"{text}cap epsilon {approval.cap.epsilon:g} for '{approval.cohort_name}', "
+        f"{_number(_finite(spent))} of it spent."
     )
 
 

@@ -2,112 +2,218 @@
 
 It decides nothing. A request goes to the `Site`, its answer goes back; a refusal goes back as the
 name of its reason and nothing else, because its sentence may hold numbers that belong to the
-hospital. The sentence is logged at the site.
+hospital. The sentence is logged at the site. `app` is what Flower's own SuperNode loads.
 """
 
+import functools
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
+from fedrx_client.journal import Request
 from fedrx_client.site import Site
 from fedrx_protocol import wire
-from fedrx_protocol.errors import FedRxError
+from fedrx_protocol.errors import FedRxError, MisuseError, PeerError
+from fedrx_protocol.offer import OfferReply, RunOffer
 from fedrx_protocol.secagg.messages import (
     AdvertList,
     AdvertRequest,
     ResolveRequest,
     RoundRequest,
-    SecAggMessage,
     UnmaskRequest,
 )
 
+if TYPE_CHECKING:
+    from fedrx_client.live_site import LiveSite
+
 logger = logging.getLogger(__name__)
 
+FOLDER = "fedrx-folder"
+FOLDER_VARIABLE = "FEDRX_SITE_FOLDER"
+PASSPHRASE_VARIABLE = "FEDRX_PASSPHRASE"  # noqa: S105 - the name of a variable
+OPEN = "query.open"
 _RECORD = "fedrx"
 _KEYS = "fedrx.keys"
 
 Handler = Callable[[Message, Context], Message]
+OpenSite = Callable[[Context], Site]
 
 
-def make_client_app(open_site: Callable[[Context], Site], mods: Sequence[Any] = ()) -> ClientApp:
+class UnknownRequest(PeerError):  # noqa: N818 - named for what happened
+    """A message of a kind that no FedRx coordinator sends."""
+
+
+class Desk(Protocol):
+    """What a live site has beside its `Site`s: it opens runs, and writes everything down.
+
+    See `fedrx_client.live_site.LiveSite` for what each raises; an error makes a refusal.
+    """
+
+    def open(self, run: int, offer: RunOffer) -> OfferReply: ...  # noqa: D102 - see LiveSite
+
+    def asked(self, run: int, kind: str, request: Request) -> None: ...  # noqa: D102 - see LiveSite
+
+    def answered(self, run: int, kind: str, request: Request, what: str) -> None: ...  # noqa: D102 - see LiveSite
+
+    def refused(  # noqa: D102 - see LiveSite
+        self, run: int, kind: str, request: Request | None, error: Exception
+    ) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Action:
+    """One kind of request: how it is read, what answers it, and that answer in words."""
+
+    reads: type[Any]
+    work: Callable[[Site, Any, RecordDict], RecordDict]
+    answer: str
+
+
+def make_client_app(
+    open_site: OpenSite, mods: Sequence[Any] = (), *, desk: Desk | None = None
+) -> ClientApp:
     """Build the ClientApp of one or many sites.
 
     Args:
         open_site: Finds the site that a node is, from Flower's context; may keep it warm.
         mods: Flower mods around every handler, e.g. a simulator's faults.
+        desk: Opens offered runs and writes an audit log; simulated sites have none.
     """
-    app = ClientApp(mods=list(mods))
-
-    def handler(work: Callable[[Site, RecordDict], RecordDict]) -> Handler:
-        return lambda message, context: _answer(open_site, work, message, context)
-
-    app.query("advertise")(handler(_advertise))
-    app.query("keys")(handler(_accept))
-    app.train("masked")(handler(_train))
-    app.query("resolve")(handler(_resolve))
-    app.query("unmask")(handler(_unmask))
+    app = _SiteApp(desk, mods)
+    for kind, action in _ACTIONS.items():
+        category, _, name = kind.partition(".")
+        getattr(app, category)(name)(_handler(open_site, action, desk))
+    if desk is not None:
+        app.query(OPEN.partition(".")[2])(functools.partial(_open, desk))
     return app
 
 
+def live_client_app(live: "LiveSite") -> ClientApp:
+    """The ClientApp of a hospital that takes part for real."""
+    return make_client_app(live.site, desk=live)
+
+
+class _SiteApp(ClientApp):
+    """A ClientApp that refuses, and writes down, kinds of messages it does not know."""
+
+    def __init__(self, desk: Desk | None, mods: Sequence[Any]) -> None:
+        super().__init__(mods=list(mods))
+        self._desk = desk
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        kind = message.metadata.message_type
+        if kind in _ACTIONS or kind == OPEN:
+            return super().__call__(message, context)
+        return _refusal(self._desk, message, None, UnknownRequest(f"there is no {kind!r} here."))
+
+
+def _handler(open_site: OpenSite, action: _Action, desk: Desk | None) -> Handler:
+    return lambda message, context: _answer(open_site, action, desk, message, context)
+
+
 def _answer(
-    open_site: Callable[[Context], Site],
-    work: Callable[[Site, RecordDict], RecordDict],
-    message: Message,
-    context: Context,
+    open_site: OpenSite, action: _Action, desk: Desk | None, message: Message, context: Context
 ) -> Message:
+    request, kind = None, message.metadata.message_type
     try:
+        request = wire.decode(_header(message.content), action.reads)
         site = open_site(context)
+        if desk is not None:
+            desk.asked(context.run_id, kind, request)
         # Round keys live in memory. Where each message may meet another process of the same
         # node (Flower's own SuperNode, a Ray actor), they travel in the node's own context.
         saved = context.state.config_records.get(_KEYS)
         if saved is not None:
             site.restore_keys(cast("bytes", saved["keys"]))
-        content = work(site, message.content)
+        content = action.work(site, request, message.content)
         context.state[_KEYS] = ConfigRecord({"keys": site.export_keys()})
-    except FedRxError as error:
-        logger.warning("refused %s: %s", message.metadata.message_type, error)
-        content = RecordDict({_RECORD: ConfigRecord({"refusal": type(error).__name__})})
-    except Exception:
-        # An unforeseen error's text may quote a patient: it stays here, in the site's log.
-        logger.exception("could not answer %s", message.metadata.message_type)
-        content = RecordDict({_RECORD: ConfigRecord({"refusal": "InternalError"})})
+        if desk is not None:
+            desk.answered(context.run_id, kind, request, action.answer)
+    except Exception as error:  # noqa: BLE001 - its text may quote a patient: it stays here
+        return _refusal(desk, message, request, error)
     return Message(content, reply_to=message)
 
 
-def _advertise(site: Site, content: RecordDict) -> RecordDict:
-    return _reply(site.advertise(wire.decode(_header(content), AdvertRequest)))
+def _open(desk: Desk, message: Message, context: Context) -> Message:
+    offer, kind = None, message.metadata.message_type
+    try:
+        offer = wire.decode(_header(message.content), RunOffer)
+        desk.asked(context.run_id, kind, offer)
+        reply = desk.open(context.run_id, offer)
+        opened = "run opened" if reply.version == offer.version else "another release, not opened"
+        desk.answered(context.run_id, kind, offer, f"{opened}; FedRx {reply.version} is here")
+    except Exception as error:  # noqa: BLE001 - its text may quote a patient: it stays here
+        return _refusal(desk, message, offer, error)
+    return Message(_header_record(wire.encode(reply)), reply_to=message)
 
 
-def _accept(site: Site, content: RecordDict) -> RecordDict:
-    site.accept(wire.decode(_header(content), AdvertList))
-    return RecordDict({_RECORD: ConfigRecord({"header": b""})})
+def _refusal(
+    desk: Desk | None, message: Message, request: Request | None, error: Exception
+) -> Message:
+    """The name of the reason, after the reason itself was written down here."""
+    kind = message.metadata.message_type
+    name = type(error).__name__ if isinstance(error, FedRxError) else "InternalError"
+    if not isinstance(error, FedRxError):
+        logger.error("could not answer %s", kind, exc_info=error)
+    elif desk is None:
+        logger.warning("refused %s: %s", kind, error)
+    if desk is not None:
+        try:
+            desk.refused(message.metadata.run_id, kind, request, error)
+        except FedRxError as worse:
+            logger.error("a refusal could not be written down: %s", worse)  # noqa: TRY400 - no trace needed
+            name = type(worse).__name__
+    return Message(RecordDict({_RECORD: ConfigRecord({"refusal": name})}), reply_to=message)
 
 
-def _train(site: Site, content: RecordDict) -> RecordDict:
-    request = wire.decode(_header(content), RoundRequest)
+def _advertise(site: Site, request: AdvertRequest, _: RecordDict) -> RecordDict:
+    return _header_record(wire.encode(site.advertise(request)))
+
+
+def _accept(site: Site, request: AdvertList, _: RecordDict) -> RecordDict:
+    site.accept(request)
+    return _header_record(b"")
+
+
+def _train(site: Site, request: RoundRequest, content: RecordDict) -> RecordDict:
     masked = site.train(request, _vector(content))
     header, payload = wire.encode_masked(masked)
-    reply = RecordDict({_RECORD: ConfigRecord({"header": header})})
+    reply = _header_record(header)
     array = Array("uint32", (len(payload) // 4,), "fedrx.raw", payload)
     reply["payload"] = ArrayRecord({"vector": array})
     return reply
 
 
-def _resolve(site: Site, content: RecordDict) -> RecordDict:
-    return _reply(site.resolve(wire.decode(_header(content), ResolveRequest)))
+def _resolve(site: Site, request: ResolveRequest, _: RecordDict) -> RecordDict:
+    return _header_record(wire.encode(site.resolve(request)))
 
 
-def _unmask(site: Site, content: RecordDict) -> RecordDict:
-    return _reply(site.unmask(wire.decode(_header(content), UnmaskRequest)))
+def _unmask(site: Site, request: UnmaskRequest, _: RecordDict) -> RecordDict:
+    return _header_record(wire.encode(site.unmask(request)))
 
 
-def _reply(message: SecAggMessage) -> RecordDict:
-    return RecordDict({_RECORD: ConfigRecord({"header": wire.encode(message)})})
+_ACTIONS: Mapping[str, _Action] = MappingProxyType(
+    {
+        "query.advertise": _Action(AdvertRequest, _advertise, "public keys sent"),
+        "query.keys": _Action(AdvertList, _accept, "the others' keys accepted"),
+        "train.masked": _Action(RoundRequest, _train, "masked vector sent"),
+        "query.resolve": _Action(ResolveRequest, _resolve, "mask seeds sent"),
+        "query.unmask": _Action(UnmaskRequest, _unmask, "key shares sent"),
+    }
+)
+
+
+def _header_record(header: bytes) -> RecordDict:
+    return RecordDict({_RECORD: ConfigRecord({"header": header})})
 
 
 def _header(content: RecordDict) -> bytes:
@@ -126,3 +232,43 @@ def _vector(content: RecordDict) -> NDArray[np.float32]:
     if len(data) % 4:
         raise wire.MalformedMessage(f"a model of {len(data)} bytes is no vector of float32.")
     return np.frombuffer(data, dtype="<f4")
+
+
+class _StockApp(ClientApp):
+    """The app of whatever process Flower's own SuperNode starts for a message.
+
+    The site's folder is named by the node config `fedrx-folder`, or by the environment; the
+    passphrase of encrypted keys by the environment alone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._app: ClientApp | None = None
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        try:
+            if self._app is None:
+                self._app = live_client_app(_stock_site(context))
+        except Exception as error:  # noqa: BLE001 - its text stays at the site
+            return _refusal(None, message, None, error)
+        return self._app(message, context)
+
+
+def _stock_site(context: Context) -> "LiveSite":
+    # Loaded on the first message: a simulation imports this module without needing it.
+    from fedrx_client.device import pick_device  # noqa: PLC0415
+    from fedrx_client.identity import SiteIdentity  # noqa: PLC0415
+    from fedrx_client.live_site import LiveSite  # noqa: PLC0415
+    from fedrx_client.site_settings import SiteSettings  # noqa: PLC0415
+
+    named = context.node_config.get(FOLDER) or os.environ.get(FOLDER_VARIABLE)
+    if not named:
+        raise MisuseError(
+            f"name the site's folder: --node-config '{FOLDER}=\"/path\"', or {FOLDER_VARIABLE}."
+        )
+    folder = Path(str(named))
+    keys = SiteIdentity(folder).keys(os.environ.get(PASSPHRASE_VARIABLE))
+    return LiveSite(folder, keys, device=pick_device(SiteSettings.load(folder).device))
+
+
+app = _StockApp()

@@ -4,6 +4,7 @@ An approval names the exact study, cohort and FedRx release, so that none of the
 behind the person who gave it. `approvals` keeps it, signed.
 """
 
+import hashlib
 import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -11,12 +12,15 @@ from importlib.metadata import version
 from typing import Any, get_args
 
 from fedrx_client.ledger import PrivacyCap
+from fedrx_protocol.canonical import packed
 from fedrx_protocol.errors import MisuseError
 from fedrx_protocol.study import PrivacyMode, Study
 
 DAY_S = 86_400
 MAX_DAYS = 5 * 366
 DIGEST = re.compile(r"[0-9a-f]{64}")
+DEFAULT_COHORT = "patients"
+_COHORT_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,62}[A-Za-z0-9])?")
 _MAX_TEXT = 200
 
 
@@ -65,6 +69,8 @@ class Approval:
         approved_at: unix seconds.
         expires_at: last unix second.
         by: who gave it.
+        cohort_name: what the site calls these patients. Cap and ledger count by this name, so
+            that a table with one row more does not begin a new count.
     """
 
     study: str
@@ -78,9 +84,11 @@ class Approval:
     approved_at: int
     expires_at: int
     by: str
+    cohort_name: str = DEFAULT_COHORT
 
     def __post_init__(self) -> None:
         _require_texts(self)
+        cohort_key(self.cohort_name)
         if self.minimum_patients < 1:
             raise ApprovalInvalid("the least number of patients must be 1 or more.")
         if not 0 <= self.approved_at < self.expires_at <= self.approved_at + MAX_DAYS * DAY_S:
@@ -97,6 +105,7 @@ class Approval:
         now: int,
         days: int,
         by: str,
+        cohort_name: str = DEFAULT_COHORT,
     ) -> "Approval":
         """An approval of this study with the FedRx installed here.
 
@@ -108,6 +117,7 @@ class Approval:
             now: unix seconds.
             days: how long it holds.
             by: who gives it.
+            cohort_name: what the site calls these patients.
 
         Raises:
             ApprovalInvalid: a value is impossible, or the cap cannot hold this study.
@@ -125,7 +135,13 @@ class Approval:
             approved_at=now,
             expires_at=now + days * DAY_S,
             by=by,
+            cohort_name=cohort_name,
         )
+
+    @property
+    def cohort_key(self) -> str:
+        """What the ledger counts by, see `cohort_key`."""
+        return cohort_key(self.cohort_name)
 
     def require_time(self, now: int) -> None:
         """Refuse outside its time.
@@ -213,6 +229,20 @@ def require_cap(study: Study, cap: PrivacyCap | None) -> None:
             f"{cap.delta:g}: it would stop half-way. Raise the cap, or ask for a study that "
             "spends less."
         )
+
+
+def cohort_key(name: str) -> str:
+    """The name under which releases on some patients are counted, as a ledger writes it.
+
+    Raises:
+        ApprovalInvalid: not 1 to 64 letters, digits, blanks, '.', '_' and '-'.
+    """
+    if not _COHORT_NAME.fullmatch(name):
+        raise ApprovalInvalid(
+            f"{name[:80]!r} cannot name a cohort: use 1 to 64 letters, digits, blanks, '.', '_' "
+            "and '-'."
+        )
+    return hashlib.sha256(packed("fedrx/1 cohort name", name)).hexdigest()
 
 
 def day(time: int) -> str:

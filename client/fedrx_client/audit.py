@@ -2,17 +2,23 @@
 
 Hash-chained and on disk before `record` returns, so the site's agent writes it before an answer
 leaves. It says who asked for what and what became of it; it must never hold a value, a count or a
-name of a patient.
+name of a patient. A file that has grown long is put aside (`NAME.0001`) and the next one continues
+its chain.
 """
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fedrx_protocol.chain import ChainBroken, ChainHead, ChainLine
-from fedrx_protocol.chain_file import ChainFile
+from fedrx_protocol.chain_file import ChainFile, LogUnwritable
 from fedrx_protocol.errors import MisuseError
+from fedrx_protocol.private_files import sync_folder
 
 AuditKind = Literal[
     "start", "stop", "request", "answer", "refusal", "approval", "revocation", "identity"
@@ -20,6 +26,7 @@ AuditKind = Literal[
 LABEL = "site audit"
 MAX_REASON_CHARACTERS = 1000
 MAX_ID_CHARACTERS = 200
+LONGEST_FILE_BYTES = 8_000_000
 
 
 class AuditEntryInvalid(MisuseError):  # noqa: N818 - named for what happened
@@ -99,22 +106,24 @@ class AuditLine:
 
 
 class AuditLog:
-    """The audit log of one site; verified when opened.
+    """The audit log of one site; its newest file is verified when opened.
 
     Args:
-        path: a file of JSON lines, made by the first `record`; `PATH.head` stands beside it.
+        path: a file of JSON lines, made by the first `record`; `PATH.head` stands beside it, and
+            `PATH.0001`, `PATH.0002`, ... are the files before it.
+        longest_bytes: a file that has grown longer is put aside.
 
     Raises:
         AuditDamaged: a line was changed, removed or reordered; the text names it.
         LogUnwritable: it cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, longest_bytes: int = LONGEST_FILE_BYTES) -> None:
         self.path = path
-        try:
-            self._chain = ChainFile(path, LABEL)
-        except ChainBroken as error:
-            raise AuditDamaged(str(error)) from None
+        self._longest = longest_bytes
+        self._finish_turning()
+        self._turned = _archives(path)
+        self._open()
 
     def record(self, entry: AuditEntry) -> AuditLine:
         """Write one line; it is on disk when this returns. Safe from threads and processes.
@@ -123,21 +132,38 @@ class AuditLog:
             LogUnwritable: it could not be written; then whatever it records must not happen.
             AuditDamaged: another process changed the file.
         """
-        try:
-            return _line(self._chain.append(entry.to_document()))
-        except ChainBroken as error:
-            raise AuditDamaged(str(error)) from None
+        with self._alone():
+            if _archives(self.path) != self._turned:  # another process put a file aside
+                self._turned = _archives(self.path)
+                self._open()
+            with _named_damage():
+                line = _line(self._chain.append(entry.to_document()), self._before.count)
+            with _writable(self.path):
+                full = self.path.stat().st_size > self._longest
+            if full:
+                self._turn()
+        return line
 
     def lines(self) -> tuple[AuditLine, ...]:
-        """All lines, oldest first, verified.
+        """All lines of all files, oldest first, verified.
 
         Raises:
             AuditDamaged: names the first line that was changed, removed or reordered.
         """
-        try:
-            return tuple(map(_line, self._chain.lines()))
-        except ChainBroken as error:
-            raise AuditDamaged(str(error)) from None
+        found: list[AuditLine] = []
+        before = ChainHead(0, b"")
+        with _named_damage():
+            for path in (*_archives(self.path), self.path):
+                part = ChainFile(path, _label(before)).lines()
+                found += [_line(line, before.count) for line in part]
+                if part:
+                    before = ChainHead(before.count + len(part), part[-1].hash)
+        return tuple(found)
+
+    def newest(self) -> tuple[AuditLine, ...]:
+        """The lines of the newest file, verified; those before are not looked at."""
+        with _named_damage():
+            return tuple(_line(line, self._before.count) for line in self._chain.lines())
 
     def verify(self, noted: ChainHead | None = None) -> ChainHead:
         """Read every line from disk anew, check the chain, and return its head.
@@ -160,14 +186,97 @@ class AuditLog:
             return self._chain.verify()
         return ChainHead(lines[-1].number, lines[-1].hash)
 
+    def _open(self) -> None:
+        """Take up the newest file, whose chain continues that of the files before it."""
+        self._before = ChainHead(0, b"")
+        for path in self._turned:
+            head = _noted(path)
+            self._before = ChainHead(self._before.count + head.count, head.hash)
+        with _named_damage():
+            self._chain = ChainFile(self.path, _label(self._before))
 
-def _line(line: ChainLine) -> AuditLine:
+    def _turn(self) -> None:
+        """Put the full file aside; the next line begins a new one."""
+        aside = self.path.with_name(f"{self.path.name}.{len(self._turned) + 1:04d}")
+        with _writable(self.path):
+            self.path.rename(aside)
+            _head(self.path).rename(_head(aside))
+            sync_folder(self.path.parent)
+        self._turned = _archives(self.path)
+        self._open()
+
+    def _finish_turning(self) -> None:
+        """Complete what a crash cut off between the two renames of `_turn`."""
+        for path in _archives(self.path)[-1:]:
+            if not _head(path).exists() and not self.path.exists() and _head(self.path).exists():
+                with _writable(path):
+                    _head(self.path).rename(_head(path))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other writers out while a line is added and the file perhaps put aside."""
+        with _writable(self.path):
+            descriptor = os.open(
+                self.path.with_name(f"{self.path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o600
+            )
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _archives(path: Path) -> tuple[Path, ...]:
+    """The files put aside, oldest first."""
+    return tuple(sorted(path.parent.glob(f"{path.name}.[0-9][0-9][0-9][0-9]")))
+
+
+def _head(path: Path) -> Path:
+    return path.with_name(f"{path.name}.head")
+
+
+def _noted(path: Path) -> ChainHead:
+    """The head that stands beside a file put aside."""
     try:
-        return AuditLine(line.number, AuditEntry(**line.entry), line.hash)
+        count, digest = _head(path).read_text(encoding="ascii").split()
+        return ChainHead(int(count), bytes.fromhex(digest))
+    except (OSError, ValueError):
+        raise AuditDamaged(
+            f"{_head(path)}: is missing or unreadable; restore the audit log from a backup."
+        ) from None
+
+
+def _label(before: ChainHead) -> str:
+    """Each file's chain begins with the head of the one before it, so none can be exchanged."""
+    return f"{LABEL} after {before}" if before.count else LABEL
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LogUnwritable(
+            f"{path}: the log cannot be read or written ({error.strerror}); free disk space or "
+            "repair the permissions, then try again."
+        ) from None
+
+
+@contextmanager
+def _named_damage() -> Iterator[None]:
+    try:
+        yield
+    except ChainBroken as error:
+        raise AuditDamaged(str(error)) from None
+
+
+def _line(line: ChainLine, before: int) -> AuditLine:
+    try:
+        return AuditLine(before + line.number, AuditEntry(**line.entry), line.hash)
     except (TypeError, AuditEntryInvalid):
         raise AuditDamaged(
-            f"line {line.number} of the audit log is none that this release writes; read it with "
-            "the release that wrote it."
+            f"line {before + line.number} of the audit log is none that this release writes; read "
+            "it with the release that wrote it."
         ) from None
 
 

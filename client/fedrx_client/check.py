@@ -8,20 +8,28 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from math import ceil
 from pathlib import Path
 
 import torch
 
-from fedrx_client.approval import ApprovalExpired, ApprovalForged, ApprovalRevoked, NotApproved
+from fedrx_client.approval import (
+    DEFAULT_COHORT,
+    ApprovalExpired,
+    ApprovalForged,
+    ApprovalRevoked,
+    NotApproved,
+    cohort_key,
+)
 from fedrx_client.approvals import Approvals
 from fedrx_client.data.load import LoadResult
+from fedrx_client.device import devices, named_failures, pick_device
 from fedrx_client.identity import SiteIdentity
 from fedrx_client.ledger import Ledger, PrivacyCap
 from fedrx_client.site import check_cohort_size
-from fedrx_client.store import SiteStore
+from fedrx_client.store import LEDGER, SiteStore
 from fedrx_client.training.clipping import clipped_gradient_sum
 from fedrx_models.build import build_model
 from fedrx_models.cohort import Cohort
@@ -30,10 +38,10 @@ from fedrx_protocol.errors import DataError, FedRxError, MisuseError
 from fedrx_protocol.plan import StudyPlan
 from fedrx_protocol.privacy.accountant import Account
 from fedrx_protocol.privacy.events import Purpose, Release
+from fedrx_protocol.schema import NumberFeature
 from fedrx_protocol.study import Study
 
 LEAST_DISK_BYTES = 100_000_000
-LEDGER = "site.db"
 _MOST_MISSING = 0.5
 _TIME = "1970-01-01T00:00:00+00:00"  # of a planned release; the account does not read it
 
@@ -125,8 +133,9 @@ class DryRun:
         study, cohort = self.study, loaded.cohort
         checks = (
             Check("training", lambda: training_step(study, cohort), "Correct the study's model."),
+            *(_training_on(device, study, cohort) for device in devices()[1:]),
             Check("approval", lambda: self._approval(cohort), "Run `fedrx site approve`."),
-            Check("privacy budget", lambda: self._budget(cohort), "Repair what is named first."),
+            Check("privacy budget", self._budget, "Repair what is named first."),
         )
         return (
             data_quality(loaded),
@@ -140,19 +149,29 @@ class DryRun:
     def _approval(self, cohort: Cohort) -> CheckLine:
         return approval(self.study, cohort, self.folder, installed=self.installed, now=self.now)
 
-    def _budget(self, cohort: Cohort) -> CheckLine:
+    def _budget(self) -> CheckLine:
         sites = len(SiteIdentity(self.folder).roster(self.now).ids)
         plan = self.plan_of(self.study, sites)
-        return privacy_budget(plan, cohort.fingerprint, self.folder, self.now)
+        return privacy_budget(plan, self._cohort_key(), self.folder, self.now)
+
+    def _cohort_key(self) -> str:
+        """What the ledger counts these patients by: as approved, else by the usual name."""
+        try:
+            return Approvals(self.folder).kept(self.study.digest).approval.cohort_key
+        except (NotApproved, ApprovalForged):
+            return cohort_key(DEFAULT_COHORT)
 
 
 def data_quality(loaded: LoadResult) -> CheckLine:
-    """Green unless a feature is missing for more than half of the patients."""
-    quality = loaded.quality
+    """Green unless a number is missing for more than half of the patients.
+
+    A missing category is a level of its own, which may be the usual one: it is only shown.
+    """
+    quality, numbers = loaded.quality, _numbers(loaded.cohort)
     empty = [
         name
         for name, count in quality.missing.items()
-        if count > _MOST_MISSING * max(1, quality.rows_kept)
+        if name in numbers and count > _MOST_MISSING * max(1, quality.rows_kept)
     ]
     return CheckLine(
         "data",
@@ -162,6 +181,11 @@ def data_quality(loaded: LoadResult) -> CheckLine:
         if empty
         else "",
     )
+
+
+def _numbers(cohort: Cohort) -> frozenset[str]:
+    features = cohort.schema.features
+    return frozenset(one.name for one in features if isinstance(one, NumberFeature))
 
 
 def cohort_size(study: Study, cohort: Cohort) -> CheckLine:
@@ -176,11 +200,14 @@ def cohort_size(study: Study, cohort: Cohort) -> CheckLine:
     return CheckLine("cohort size", ok=True, text=f"{len(cohort)} patients; allowed are {allowed}.")
 
 
-def best_device() -> torch.device:
-    """The fastest device of this machine: cuda, mps or cpu."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+def _training_on(device: torch.device, study: Study, cohort: Cohort) -> Check:
+    """The same step on one of this machine's slower devices, under a name of its own."""
+    name = f"training on {device.type}"
+    return Check(
+        name,
+        lambda: replace(training_step(study, cohort, device=device), name=name),
+        "Correct the study's model, or start the site with another --device.",
+    )
 
 
 def training_step(
@@ -198,15 +225,16 @@ def training_step(
         device: where; the best one if left out.
         clock: seconds.
     """
-    device = device or best_device()
-    model = build_model(study.model, study.feature_schema, seed=0).to(device)
-    batch = encode(cohort, study.feature_schema).to(device)
+    device = device or pick_device()
     norm = study.training.clipping_norm
-    clipped_gradient_sum(model, batch, norm)  # the first one also warms up
-    start = clock()
-    step = clipped_gradient_sum(model, batch, norm)
-    passes = study.training.local.epochs if study.steps == "local" else 1
-    seconds = passes * (clock() - start)
+    with named_failures(device):
+        model = build_model(study.model, study.feature_schema, seed=0).to(device)
+        batch = encode(cohort, study.feature_schema).to(device)
+        clipped_gradient_sum(model, batch, norm)  # the first one also warms up
+        start = clock()
+        step = clipped_gradient_sum(model, batch, norm)
+        passed = clock() - start
+    seconds = passed * (study.training.local.epochs if study.steps == "local" else 1)
     limit = study.schedule.round_deadline_s
     text = (
         f"{study.model.name} on {device.type}: about {seconds:.3g} s of computation a round, "
@@ -226,7 +254,7 @@ def planned_releases(plan: StudyPlan, cohort: str) -> tuple[Release, ...]:
 
     Args:
         plan: the study for the roster's number of sites.
-        cohort: fingerprint of the patients.
+        cohort: what the ledger counts these patients by.
     """
     study, local = plan.study, plan.study.training.local
     private_local = study.privacy.mode == "local"
@@ -268,7 +296,7 @@ def privacy_budget(plan: StudyPlan, cohort: str, folder: Path, now: int) -> Chec
 
     Args:
         plan: the study for the roster's number of sites.
-        cohort: fingerprint of the patients.
+        cohort: what the ledger counts these patients by.
         folder: the site's folder.
         now: unix seconds.
 

@@ -21,7 +21,7 @@ from fedrx_client.pins import (
 )
 from fedrx_client.site_keys import REQUEST, Keys, KeysFolder, Wish, request_of
 from fedrx_protocol.enrolment import SignedEnrolmentRequest
-from fedrx_protocol.errors import MisuseError
+from fedrx_protocol.errors import FedRxError, MisuseError
 from fedrx_protocol.private_files import (
     is_encrypted,
     locked,
@@ -140,6 +140,11 @@ class SiteIdentity:
         return self.folder / "ca.crt"
 
     @property
+    def offered_path(self) -> Path:
+        """A newer roster that a coordinator offered and nobody here has accepted yet."""
+        return self.folder / "roster.offered.json"
+
+    @property
     def audit_path(self) -> Path:
         """Where the site's audit log stands (`fedrx_client.audit.AuditLog`)."""
         return self.folder / "audit.log"
@@ -234,6 +239,7 @@ class SiteIdentity:
             write_public(self._roster_path, roster)
             pin = Pin(consortium, believed.serial, believed.digest)
             self._commit(SiteState(self.site, self.name, generation, pin))
+            self._forget_offered(believed)
         return believed
 
     def rotate(
@@ -325,6 +331,15 @@ class SiteIdentity:
         if self._state.pin is None:
             raise NotJoined("The first time, give --ca with the coordinator's ca.crt.")
         return read_file(self.authority_path)
+
+    def _forget_offered(self, believed: Roster) -> None:
+        """Remove an offered roster that is not newer than the one now believed."""
+        try:
+            offered = SignedRoster.from_json(self.offered_path.read_bytes()).roster
+        except (OSError, FedRxError):
+            return
+        if offered.serial <= believed.serial:
+            self.offered_path.unlink(missing_ok=True)
 
     def _commit(self, state: SiteState) -> None:
         """Take a state into force, then remove private keys that it gave up."""

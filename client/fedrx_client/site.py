@@ -7,7 +7,7 @@ plan and never from the request.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedrx_client.approval import Approval
+from fedrx_client.device import CPU, named_failures
 from fedrx_client.ledger import Ledger, PrivacyCap
 from fedrx_client.store import SiteStore
 from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum
@@ -92,6 +93,7 @@ class SiteParts:
         randomness: Where noise and sampling come from.
         split_salt: Key that decides which patients are held out; equal through a study.
         policy: What the site allows.
+        device: Where the site computes; weights come from the CPU and sums go back to it.
     """
 
     plan: StudyPlan
@@ -103,6 +105,7 @@ class SiteParts:
     randomness: RoundRandomness
     split_salt: bytes
     policy: SitePolicy = SitePolicy()
+    device: torch.device = CPU
 
 
 class Site:
@@ -116,6 +119,7 @@ class Site:
         DataError: The cohort is smaller than the study asks for, or larger than it allows.
         NotForLiveSites: A live site was given a seed, or a ledger that a power cut can harm.
         MisuseError: A live site's approval does not cover this study, cohort or release.
+        DeviceFailed: The device has no room for the patients.
     """
 
     def __init__(
@@ -131,10 +135,12 @@ class Site:
         self._fingerprint = parts.cohort.fingerprint
         if parts.policy.approval is not None:
             _require_live(parts)
-        self._permitted_cap()
+        self._permit()
         training, held_out = parts.cohort.split(study.cohort.held_out, parts.split_salt)
-        self._training = encode(training, study.feature_schema)
-        self._held_out = encode(held_out, study.feature_schema)
+        with named_failures(parts.device):
+            parts.model.to(parts.device)
+            self._training = encode(training, study.feature_schema).to(parts.device)
+            self._held_out = encode(held_out, study.feature_schema).to(parts.device)
         self._held_out_target = held_out.target
         self._promise = PrivacyCap(study.privacy.epsilon, study.privacy.delta)
 
@@ -158,12 +164,12 @@ class Site:
 
     def advertise(self, request: AdvertRequest) -> Advert:
         """Make this epoch's keys and sign them."""
-        self._permitted_cap()
+        self._permit()
         return self._parts.party.advertise(request)
 
     def accept(self, adverts: AdvertList) -> None:
         """Check everybody's keys and remember them."""
-        self._permitted_cap()
+        self._permit()
         self._parts.party.accept(adverts)
 
     def train(self, request: RoundRequest, weights: NDArray[np.float32]) -> MaskedInput:
@@ -177,31 +183,33 @@ class Site:
             PeerError: The request breaks the protocol.
             BudgetExhausted: The release would spend too much.
             MisuseError: A live site's approval is not in force any more.
+            DeviceFailed: The device failed; nothing was charged.
         """
-        cap = self._permitted_cap()
+        permit = self._permit()
         party = self._parts.party
         if model_digest(model_bytes(weights)) != request.model_digest:
             raise ModelMismatch("the model that came is not the one that the request names.")
         party.check(request)
         plan = self._parts.plan.round(request.round, request.attempt)
-        set_vector(self._parts.model, weights)
-        computed = [self._compute(part, plan) for part in plan.parts if part.name != "weight"]
+        with named_failures(self._parts.device):
+            set_vector(self._parts.model, weights)
+            computed = [self._compute(part, plan) for part in plan.parts if part.name != "weight"]
         grids = {name: grid for one in computed for name, grid in one.grids.items()}
         vector = plan.layout.encode(grids)
         with self._parts.store.transaction():
             for one in computed:
-                self._charge(one.release, cap)
+                self._charge(replace(one.release, cohort=permit.cohort), permit.cap)
             return party.mask(request, vector)
 
     def resolve(self, request: ResolveRequest) -> ResolveReply:
         """Reveal this context's pairwise seeds toward dropped sites."""
-        self._permitted_cap()
+        self._permit()
         with self._parts.store.transaction():
             return self._parts.party.resolve(request)
 
     def unmask(self, request: UnmaskRequest) -> UnmaskReply:
         """Return shares of the survivors' self masks."""
-        self._permitted_cap()
+        self._permit()
         with self._parts.store.transaction():
             return self._parts.party.unmask(request)
 
@@ -319,17 +327,17 @@ class Site:
             grid_slack=part.slack,
         )
 
-    def _permitted_cap(self) -> PrivacyCap | None:
-        """The cap that holds now; a live site without an approval in force gets no further."""
+    def _permit(self) -> "_Permit":
+        """What holds now; a live site without an approval in force gets no further."""
         policy = self._parts.policy
         if policy.approval is None:
-            return policy.cap
+            return _Permit(policy.cap, self._fingerprint)
         approval = policy.approval()
         approval.require_study(self._study_digest)
         approval.require_cohort(self._fingerprint, len(self._parts.cohort))
         approval.require_version(version("fedrx"))
         approval.require_time(int(self._now().timestamp()))
-        return approval.cap
+        return _Permit(approval.cap, approval.cohort_key)
 
     def _charge(self, release: Release, cap: PrivacyCap | None) -> None:
         """Write a ledger line, unless it breaks the site's cap or the study's promise.
@@ -370,6 +378,14 @@ class Site:
             noise_multiplier=plan.local_noise,
             proximal=local.proximal,
         )
+
+
+@dataclass(frozen=True)
+class _Permit:
+    """The cap that holds for the next release, and the name its patients are counted under."""
+
+    cap: PrivacyCap | None
+    cohort: str
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,8 @@ Value = str | bytes | int | float | None
 
 APPLICATION_ID = 0x46645278  # "FdRx": tells our files from any other SQLite file
 SCHEMA_VERSION = 1
+LEDGER = "site.db"
+"""The file's name in a site's folder."""
 
 _SYNCHRONOUS: dict[Durability, str] = {"power": "FULL", "process": "OFF"}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}

@@ -172,3 +172,73 @@ def test_threads_write_one_chain(path):
     for thread in threads:
         thread.join()
     assert AuditLog(path).verify().count == 60
+
+
+# --- files put aside ---
+
+
+@pytest.fixture
+def turned(path):
+    """A log of twelve lines in several files."""
+    log = AuditLog(path, longest_bytes=800)
+    for number in range(12):
+        log.record(entry(round=number))
+    assert len(list(path.parent.glob("audit.log.000?"))) >= 3
+    return log
+
+
+def test_a_long_file_is_put_aside_and_the_chain_goes_on(turned, path):
+    for log in (turned, AuditLog(path), AuditLog(path, longest_bytes=800)):
+        assert [line.entry.round for line in log.lines()] == list(range(12))
+        assert [line.number for line in log.lines()] == list(range(1, 13))
+        head = log.verify()
+        assert head.count == 12
+    seventh = turned.lines()[6]
+    AuditLog(path).record(entry(round=12))
+    assert AuditLog(path).verify(ChainHead(7, seventh.hash)).count == 13
+    with pytest.raises(AuditDamaged, match="line 7 is not the one"):
+        AuditLog(path).verify(ChainHead(7, head.hash))
+
+
+def test_a_changed_lost_or_exchanged_file_is_found(turned, path):
+    aside = sorted(path.parent.glob("audit.log.000?"))
+    kept = {one: one.read_bytes() for one in path.parent.iterdir()}
+    aside[0].write_bytes(kept[aside[0]].replace(b"run-7", b"run-8"))
+    with pytest.raises(AuditDamaged, match="changed"):
+        AuditLog(path).lines()
+    aside[0].write_bytes(kept[aside[0]])
+    for first, second in ((aside[0], aside[1]), (aside[1], aside[0])):
+        first.write_bytes(kept[second])
+        head = second.with_name(second.name + ".head")
+        first.with_name(first.name + ".head").write_bytes(kept[head])
+    with pytest.raises(AuditDamaged):
+        AuditLog(path).lines()
+    for one, data in kept.items():
+        one.write_bytes(data)
+    assert AuditLog(path).verify().count == 12
+    aside[1].unlink()
+    with pytest.raises(AuditDamaged):
+        AuditLog(path).lines()
+
+
+def test_a_head_that_is_missing_is_named(turned, path):
+    path.with_name("audit.log.0001.head").unlink()
+    with pytest.raises(AuditDamaged, match=r"audit.log.0001.head: is missing"):
+        AuditLog(path)
+
+
+def test_a_crash_while_a_file_is_put_aside(turned, path):
+    while path.exists():  # until the last line has filled a file
+        turned.record(entry(round=99))
+    aside = max(path.parent.glob("audit.log.000?"))
+    aside.with_name(aside.name + ".head").rename(path.with_name("audit.log.head"))
+    count = AuditLog(path).verify().count
+    AuditLog(path).record(entry(round=100))
+    assert AuditLog(path).verify().count == count + 1
+
+
+def test_two_writers_put_files_aside_together(path):
+    writers = [AuditLog(path, longest_bytes=800), AuditLog(path, longest_bytes=800)]
+    for number in range(20):
+        writers[number % 2].record(entry(round=number))
+    assert [line.entry.round for line in AuditLog(path).lines()] == list(range(20))

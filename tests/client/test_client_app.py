@@ -9,7 +9,7 @@ from small_consortium import Stage, small_cohort, small_study, staged
 
 from fedrx_client.app import make_client_app
 from fedrx_protocol import wire
-from fedrx_protocol.secagg.messages import AdvertRequest
+from fedrx_protocol.secagg.messages import AdvertList, AdvertRequest
 from fedrx_simulation.engines.inprocess import InProcessGrid
 
 
@@ -178,5 +178,6 @@ class TestKeysBetweenProcesses:
         content = header(wire.encode(AdvertRequest(stage.session, 1)))
         grid = stage.grid()
         ask(grid, content, "query.advertise", node=1001)
-        reply = ask(grid, header(b"{}"), "query.keys", node=1001)
+        listed = AdvertList(stage.session, 1, ())
+        reply = ask(grid, header(wire.encode(listed)), "query.keys", node=1001)
         assert refusal(reply) == "SessionMismatch"

@@ -15,6 +15,7 @@ from fedrx_client.approvals import Approvals
 from fedrx_client.check import Check, CheckLine, DryRun
 from fedrx_client.data.load import LoadResult
 from fedrx_client.data.quality import DataQuality
+from fedrx_client.device import pick_device
 from fedrx_client.identity import SiteIdentity
 from fedrx_client.ledger import Ledger, PrivacyCap
 from fedrx_client.store import LedgerDamaged, SiteStore
@@ -112,7 +113,7 @@ def test_local_epochs_count_each():
 def test_the_best_device_is_picked(monkeypatch, cuda, mps, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    assert check.best_device().type == expected
+    assert pick_device().type == expected
 
 
 @pytest.mark.parametrize("mode", ["distributed", "local"])

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from fedrx_client.approval import cohort_key
 from fedrx_client.check import planned_releases
+from fedrx_client.data.mapping import TableMapping
 from fedrx_client.ledger import Ledger
+from fedrx_client.site_settings import only_agent
 from fedrx_client.store import SiteStore
+from fedrx_client.study_files import StudyFiles
 from fedrx_models.planning import make_plan
 from fedrx_protocol.study import Study
 
@@ -163,7 +167,7 @@ def released(place, study=None):
     agreed = Study.load(place / "study.toml")
     approval = json.loads(next(Path("a/approvals").iterdir()).read_text())["approval"]
     with SiteStore(place / "a" / "site.db") as store:
-        for one in planned_releases(make_plan(agreed, 3), approval["cohort"]):
+        for one in planned_releases(make_plan(agreed, 3), cohort_key(approval["cohort_name"])):
             Ledger(store).append(replace(one, study=study or agreed.digest))
 
 
@@ -187,6 +191,74 @@ def test_another_study_spends_from_the_same_cap(approved, joined, place):
     first, other = joined("site", "ledger", "a", "--json").json["studies"]
     assert first["left"] < 9 - first["spent"]["total"]
     assert (other["name"], other["cap"], other["left"]) == (None, None, None)
+
+
+def test_a_table_with_a_row_less_does_not_begin_a_new_count(approved, joined, place):
+    released(place)
+    lines = (place / "patients.csv").read_text().splitlines()
+    (place / "patients.csv").write_text("\n".join(lines[:-1]) + "\n")
+    page = joined("site", "approve", "a", *FILES, "--max-epsilon", "9", "--yes").out
+    assert re.search(r"Counted as: 'patients', of which epsilon [5-7]\.\d+ is spent so far", page)
+    (study,) = joined("site", "ledger", "a", "--json").json["studies"]
+    assert study["left"] == pytest.approx(9 - study["spent"]["total"])
+    other = ("--max-epsilon", "9", "--cohort", "children", "--yes")
+    assert "a new count" in joined("site", "approve", "a", *FILES, *other).out
+    assert joined("site", "ledger", "a", "--json").json["studies"][0]["left"] == 9
+
+
+def test_a_cohort_needs_a_plain_name(fedrx, joined):
+    said = refusal(
+        fedrx, "site", "approve", "a", *FILES, "--max-epsilon", "9", "--cohort", "a/b", "--yes"
+    )
+    assert "cannot name a cohort" in said
+
+
+def test_what_start_needs_is_kept_with_the_approval(approved, place):
+    kept = StudyFiles(place / "a").load(Study.load(place / "study.toml").digest)
+    assert kept.study == Study.load(place / "study.toml")
+    assert kept.table == place / "patients.csv"
+    assert kept.mapping == TableMapping.load(place / "mapping.toml")
+
+
+def test_a_site_starts_only_when_it_knows_where_to(fedrx, joined):
+    assert "--coordinator" in refusal(fedrx, "site", "start", "a")
+    assert "joined no consortium" in refusal(fedrx, "site", "start", "b", "--coordinator", "x:1")
+    assert "HOST:PORT" in refusal(fedrx, "site", "start", "a", "--coordinator", "x")
+
+
+def test_one_agent_a_folder(fedrx, joined, place):
+    with only_agent(place / "a"):
+        said = refusal(fedrx, "site", "start", "a", "--coordinator", "localhost:1")
+    assert "running already" in said
+
+
+def test_an_offered_roster_is_shown_and_then_believed(fedrx, joined, place):
+    joined("site", "init", "e", "--site", "e", "--name", "Hospital E")
+    joined("coordinator", "enroll", "c", "e/enrolment-request.json", "--yes")
+    joined("coordinator", "revoke", "c", "b", "--reason", "moved")
+    aside = place / "a" / "roster.offered.json"
+    assert "nothing to join" in refusal(fedrx, "site", "join", "a", "--offered")
+    aside.write_bytes((place / "c" / "roster.json").read_bytes())
+    page = joined("site", "join", "a", "--offered", "--yes").out
+    assert "goes:  b (b)" in page
+    assert "comes: e (Hospital E)" in page
+    assert not aside.exists()
+    assert joined("site", "show", "a", "--json").json["sites"] == ["a", "d", "e"]
+    for given in (("--offered", "--roster", "c/roster.json"), ()):
+        assert "--roster" in refusal(fedrx, "site", "join", "a", *given)
+
+
+def test_the_audit_log_as_json(approved, joined):
+    told = joined("site", "audit", "a", "--json").json
+    assert told["count"] == len(told["lines"])
+    assert told["lines"][-1]["kind"] == "approval"
+    assert joined("site", "audit", "a", "--verify", "--json").json["head"] == told["head"]
+
+
+def test_check_looks_at_the_network_where_a_coordinator_is_named(fedrx, approved):
+    ran = fedrx("site", "check", "a", *FILES, "--coordinator", "localhost:1", "--json")
+    red = [line["name"] for line in ran.json["lines"] if not line["ok"]]
+    assert (ran.code, red) == (2, ["coordinator", "certificate", "clock", "admitted"])
 
 
 def test_a_changed_ledger_is_found(fedrx, approved, joined, place):

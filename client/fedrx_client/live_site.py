@@ -1,0 +1,297 @@
+"""A hospital that takes part for real: opens runs that it approved, and keeps account of them all.
+
+One of these lives in the site's agent. It believes nothing that a coordinator offers: study, roster
+and release are compared with what lies in the site's own folder, before a run is opened and again
+before every answer. Whatever is wrong there (disk full, ledger locked, patients changed) is a
+refusal by name; when it is repaired, the next request is answered without a restart.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from flwr.app import Context
+
+from fedrx_client.approvals import Approvals
+from fedrx_client.audit import AuditLog
+from fedrx_client.device import CPU
+from fedrx_client.guard import SqliteGuard
+from fedrx_client.identity import Keys, NotEnrolled, SiteIdentity
+from fedrx_client.journal import About, Journal, Request
+from fedrx_client.ledger_file import LedgerFile
+from fedrx_client.offers import TakenOffers, check_clock, pinned_roster, require_pin
+from fedrx_client.patients import Patients
+from fedrx_client.site import Site, SiteParts, SitePolicy
+from fedrx_client.site_settings import split_salt
+from fedrx_client.study_files import StudyFiles
+from fedrx_client.training.randomness import SystemRandomness
+from fedrx_models.build import build_model
+from fedrx_models.planning import make_plan
+from fedrx_protocol.offer import OfferReply, RunOffer
+from fedrx_protocol.plan import StudyPlan
+from fedrx_protocol.roster import Roster
+from fedrx_protocol.secagg.messages import (
+    ResolveRequest,
+    RoundRequest,
+    UnmaskRequest,
+)
+from fedrx_protocol.secagg.parameters import session_id
+from fedrx_protocol.secagg.site import SiteParty
+
+RUNS_IN_MEMORY = 4
+
+
+@dataclass
+class OpenRun:
+    """A run that this site takes part in.
+
+    Attributes:
+        offer: what opened it.
+        roster: digest of its roster, 32 bytes.
+        patients: the cohort, and the watch over its file.
+        site: what answers.
+        context: the last round's context, 32 bytes.
+        about: what lines of the audit log say of that round.
+    """
+
+    offer: RunOffer
+    roster: bytes
+    patients: Patients
+    site: Site
+    context: bytes = b""
+    about: About = field(default_factory=About)
+
+    def same_as(self, offer: RunOffer) -> bool:
+        """Whether an offer names the very run that is open."""
+        mine = self.offer.run, self.offer.study, self.offer.roster
+        return mine == (offer.run, offer.study, offer.roster)
+
+
+class LiveSite:
+    """Opens runs by offer, finds the site that answers a request, and writes everything down.
+
+    Args:
+        folder: the site's folder.
+        keys: its private keys.
+        device: where to compute.
+        clock: unix seconds.
+        installed: FedRx release installed here.
+
+    Raises:
+        MisuseError: the folder cannot be used; the text says what to do.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        keys: Keys,
+        *,
+        device: torch.device | None = None,
+        clock: Callable[[], float] = time.time,
+        installed: str = version("fedrx"),
+    ) -> None:
+        self.identity = SiteIdentity(folder)
+        self._folder, self._keys, self._clock = folder, keys, clock
+        self._device = device or CPU
+        self._installed = installed
+        self._approvals, self._files = Approvals(folder), StudyFiles(folder)
+        log = AuditLog(self.identity.audit_path)
+        self._journal = Journal(log, clock)
+        self._ledger = LedgerFile(folder, log)
+        self._offers = TakenOffers(folder)
+        self._runs: OrderedDict[int, OpenRun] = OrderedDict()
+
+    def started(self) -> None:
+        """Write down that the agent begins, after a look at the ledger.
+
+        Raises:
+            MisuseError: log or ledger cannot be used; the text says what to do.
+        """
+        head = self._ledger.head()
+        self._journal.event(
+            "start",
+            f"agent started, FedRx {self._installed}, computing on {self._device.type}; "
+            f"ledger {head.count}:{head.hash.hex()}",
+        )
+
+    def stopped(self) -> None:
+        """Write down that the agent ends, and close the ledger.
+
+        Raises:
+            LogUnwritable: it could not be written.
+        """
+        try:
+            self._journal.close()
+            self._journal.event("stop", "agent stopped")
+        finally:
+            self._ledger.close()
+
+    def open(self, run: int, offer: RunOffer) -> OfferReply:
+        """Take up an offered run, if it is what this site approved.
+
+        Args:
+            run: Flower's run id.
+            offer: the offer.
+
+        Raises:
+            FedRxError: it is not; nothing was opened.
+        """
+        reply = OfferReply(self._installed)
+        if offer.version != self._installed:
+            return reply
+        now = int(self._clock())
+        check_clock(offer, now)
+        roster = pinned_roster(offer, self._present_identity(), now)
+        known = self._runs.get(run)
+        if known is None or not known.same_as(offer):
+            self._hold(run, self._open(offer, roster, now))
+            self._offers.keep(run, offer)
+            return reply
+        self._approvals.find(offer.study.hex(), now).require_version(self._installed)
+        known.patients.require_unchanged(thorough=True)
+        self._ledger.verify()
+        return reply
+
+    def site(self, context: Context) -> Site:
+        """The site that answers a request of a run.
+
+        Raises:
+            RunUnknown: it was not opened.
+            FedRxError: something changed since; the text says what.
+        """
+        run = context.run_id
+        opened = self._runs.get(run)
+        if opened is not None and self._is_past(opened):
+            del self._runs[run]
+            opened = None
+        if opened is None:
+            opened = self._reopen(run)
+        require_pin(opened.roster, self._folder)
+        opened.patients.require_unchanged(thorough=False)
+        self._runs.move_to_end(run)
+        return opened.site
+
+    def asked(self, run: int, kind: str, request: Request) -> None:
+        """Write a request down before it is worked on.
+
+        Raises:
+            LogUnwritable: it could not be written.
+        """
+        opened = self._runs.get(run)
+        if opened is not None and isinstance(request, RoundRequest):
+            opened.context = request.context
+            opened.about = About(
+                opened.offer.run, opened.offer.study.hex(), request.round, request.attempt
+            )
+        self._journal.asked(self._about(run, request), kind, request)
+
+    def answered(self, run: int, kind: str, request: Request, what: str) -> None:
+        """Write an answer down before it leaves.
+
+        Raises:
+            LogUnwritable: it could not be written; the answer must not leave.
+        """
+        head = self._ledger.head() if isinstance(request, RoundRequest) else None
+        self._journal.answered(self._about(run, request), kind, what, head)
+
+    def refused(self, run: int, kind: str, request: Request | None, error: Exception) -> None:
+        """Write a refusal down, and let go of what a repair will replace.
+
+        Raises:
+            LogUnwritable: it could not be written.
+        """
+        about = self._about(run, request)
+        if self._ledger.let_go(error):
+            self._runs.clear()
+        self._journal.refused(about, kind, error)
+
+    def _open(self, offer: RunOffer, roster: Roster, now: int) -> OpenRun:
+        """Everything that answers requests of a run, from the site's own folder."""
+        study_digest = offer.study.hex()
+        self._approvals.find(study_digest, now).require_version(self._installed)
+        kept = self._files.load(study_digest)
+        patients = self._patients(study_digest) or Patients(kept, self.identity.site)
+        patients.require_unchanged(thorough=True)
+        self._ledger.verify()
+        plan = make_plan(kept.study, len(roster.ids))
+        parts = SiteParts(
+            plan=plan,
+            run=offer.run,
+            cohort=patients.cohort,
+            model=build_model(kept.study.model, kept.study.feature_schema, seed=0),
+            store=self._ledger.store(),
+            party=self._party(offer, roster, plan),
+            randomness=SystemRandomness(),
+            split_salt=split_salt(self._folder, study_digest),
+            policy=SitePolicy(
+                approval=lambda: self._approvals.find(study_digest, int(self._clock()))
+            ),
+            device=self._device,
+        )
+        site = Site(parts, now=lambda: datetime.fromtimestamp(self._clock(), UTC))
+        about = About(offer.run, study_digest)
+        return OpenRun(offer, roster.digest, patients, site, about=about)
+
+    def _party(self, offer: RunOffer, roster: Roster, plan: StudyPlan) -> SiteParty:
+        """This site's side of secure aggregation in the run."""
+        return SiteParty(
+            site=self.identity.site,
+            identity=self._keys.identity,
+            roster=roster,
+            parameters=plan.parameters,
+            session=session_id(offer.run, offer.study.hex(), roster.digest),
+            guard=SqliteGuard(self._ledger.store()),
+            single_context_per_model=plan.study.opens_exact_sums,
+        )
+
+    def _reopen(self, run: int) -> OpenRun:
+        """Go on with a run that this process did not open, or let go of."""
+        offer, now = self._offers.find(run), int(self._clock())
+        roster = pinned_roster(offer, self._present_identity(), now)
+        opened = self._open(offer, roster, now)
+        self._hold(run, opened)
+        return opened
+
+    def _hold(self, run: int, opened: OpenRun) -> None:
+        self._runs[run] = opened
+        self._runs.move_to_end(run)
+        while len(self._runs) > RUNS_IN_MEMORY:
+            self._runs.popitem(last=False)
+
+    def _patients(self, study: str) -> Patients | None:
+        """Patients that another open run of the study has in memory, if they are still approved."""
+        for opened in self._runs.values():
+            if opened.offer.study.hex() == study and not self._is_past(opened):
+                return opened.patients
+        return None
+
+    def _is_past(self, opened: OpenRun) -> bool:
+        """Whether other patients were approved since, or the ledger's file was exchanged."""
+        approved = self._approvals.kept(opened.offer.study.hex()).approval
+        return (
+            approved.cohort != opened.patients.cohort.fingerprint or not self._ledger.is_in_place()
+        )
+
+    def _present_identity(self) -> SiteIdentity:
+        """The folder of trust as it is now; another process may have joined anew."""
+        identity = SiteIdentity(self._folder)
+        if identity.public_key != self._keys.identity.public_key().public_bytes_raw():
+            raise NotEnrolled("this site's keys were rotated: stop the agent and start it again.")
+        return identity
+
+    def _about(self, run: int, request: Request | None) -> About:
+        if isinstance(request, RunOffer):
+            return About(request.run, request.study.hex())
+        opened = self._runs.get(run)
+        if opened is None:
+            return About()
+        if isinstance(request, RoundRequest | ResolveRequest | UnmaskRequest) and (
+            request.context == opened.context
+        ):
+            return opened.about
+        return About(opened.offer.run, opened.offer.study.hex())

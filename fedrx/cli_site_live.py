@@ -1,0 +1,110 @@
+"""`fedrx site start`: the hospital's agent, in the foreground, until it is told to stop."""
+
+import logging
+import sys
+import time
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from fedrx.passphrase import passphrase_for
+from fedrx_protocol.errors import MisuseError
+
+if TYPE_CHECKING:
+    from fedrx_client.fleet import Door
+    from fedrx_client.identity import Keys, SiteIdentity
+    from fedrx_client.live_site import LiveSite
+
+LOG_BYTES = 5_000_000
+LOG_FILES = 3
+
+Level = Literal["debug", "info", "warning"]
+Device = Literal["auto", "cuda", "mps", "cpu"]
+
+
+def start(
+    folder: Annotated[Path, typer.Argument(help="The site's folder.")],
+    *,
+    coordinator: Annotated[
+        str | None, typer.Option(help="HOST:PORT of the coordinator; remembered.")
+    ] = None,
+    device: Annotated[
+        Device | None, typer.Option(help="Where to compute: auto, cuda, mps, cpu; remembered.")
+    ] = None,
+    health_port: Annotated[
+        int, typer.Option(help="Port on loopback for probes (grpc.health.v1); 0: any.", min=0)
+    ] = 0,
+    log_level: Annotated[Level, typer.Option(help="debug, info or warning.")] = "info",
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the passphrase in its first line; else FEDRX_PASSPHRASE."),
+    ] = None,
+) -> None:
+    """Connect to the coordinator and answer for the studies that this site approved."""
+    from fedrx.site_page import start_page
+    from fedrx_client.agent import run_agent
+    from fedrx_client.app import live_client_app
+    from fedrx_client.device import pick_device
+    from fedrx_client.identity import SiteIdentity
+    from fedrx_client.live_site import LiveSite
+    from fedrx_client.site_settings import SiteSettings, only_agent
+
+    identity = SiteIdentity(folder)
+    settings = SiteSettings.load(folder).changed(coordinator, device)
+    if not settings.coordinator:
+        raise MisuseError("The first time, give --coordinator with its HOST:PORT.")
+    passphrase = passphrase_for(needed=identity.needs_passphrase, file=passphrase_file)
+    keys = identity.keys(passphrase)
+    door = _door(identity, settings.coordinator, keys)
+    chosen = pick_device(settings.device)
+    with only_agent(folder):
+        live = LiveSite(folder, keys, device=chosen)
+        live.started()
+        try:
+            settings.keep(folder)
+            _log_to(folder / "agent.log", log_level)
+            typer.echo(start_page(folder, settings.coordinator, chosen.type, _now()))
+            run_agent(door, live_client_app(live), folder=folder, health_port=health_port)
+        finally:
+            _finish(live)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to `fedrx site`."""
+    app.command(epilog="Example: fedrx site start charite --coordinator fl.example.org:8443")(start)
+
+
+def _door(identity: "SiteIdentity", address: str, keys: "Keys") -> "Door":
+    """The coordinator's address and the site's own key, after all that is pinned was verified."""
+    from fedrx_client.fleet import Door
+
+    now = _now()
+    identity.roster(now)
+    return Door(address, identity.authority(now), keys.authentication)
+
+
+def _finish(live: "LiveSite") -> None:
+    """Write down that the agent ends; a full disk must not hide why it ends."""
+    try:
+        live.stopped()
+    except MisuseError as error:
+        logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 - the sentence says it all
+
+
+def _log_to(path: Path, level: Level) -> None:
+    """Lines as things happen: to standard error, and to a file of bounded size."""
+    path.touch(mode=0o600)
+    form = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
+    kept = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
+    for handler in (kept, logging.StreamHandler(sys.stderr)):
+        handler.setFormatter(form)
+        logging.getLogger().addHandler(handler)
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("fedrx_client").setLevel(level.upper())
+    logging.raiseExceptions = False  # a full disk must not print a trace for every line
+
+
+def _now() -> int:
+    return int(time.time())
