@@ -1,6 +1,7 @@
 """`fedrx coordinator`: found a consortium, and say who belongs to it.
 
-Keys and rosters only; every command can be repeated by a script, and none prints a secret.
+Keys and rosters here, runs in `cli_coordinator_runs`; every command can be repeated by a script,
+and none prints a secret.
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedrx import cli_coordinator_runs
 from fedrx.passphrase import new_passphrase, passphrase_for
 from fedrx_protocol.errors import FedRxError, MisuseError
 
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
 
 EXPIRY_WARNING_S = 30 * 86_400
 
-app = typer.Typer(help="Found a consortium and enrol its sites.", no_args_is_help=True)
+app = typer.Typer(
+    help="Found a consortium, enrol its sites, and run studies with them.", no_args_is_help=True
+)
+cli_coordinator_runs.register(app)
 
 Folder = Annotated[Path, typer.Argument(help="The consortium folder.")]
 PassphraseFile = Annotated[
@@ -128,7 +133,7 @@ def renew(
     typer.echo(
         f"TLS certificate for {', '.join(hosts) or 'loopback only'}, until {_until(consortium)}."
     )
-    typer.echo("Restart the coordinator so that it is used.")
+    typer.echo("A coordinator that is running takes it within seconds.")
 
 
 @app.command(epilog="Example: fedrx coordinator roster consortium --json")

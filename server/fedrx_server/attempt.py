@@ -8,23 +8,21 @@ once take part in no second context of an exact sum.
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedrx_protocol import wire
-from fedrx_protocol.errors import FedRxError, PeerError
+from fedrx_protocol.errors import PeerError
 from fedrx_protocol.plan import RoundPlan
 from fedrx_protocol.secagg.coordinator import CoordinatorRound
 from fedrx_protocol.secagg.messages import ResolveReply, UnmaskReply, UnmaskRequest
 from fedrx_server.exchange import Reply
 from fedrx_server.membership import Membership, Vector
+from fedrx_server.patience import Patience, Silence
 
 logger = logging.getLogger(__name__)
-
-
-class StudyStopped(FedRxError):  # noqa: N818 - named for what happened
-    """The study could not go on; every finished round is kept and the run can be resumed."""
 
 
 @dataclass(frozen=True)
@@ -84,29 +82,30 @@ class Attempt:
             self._members.ask("query.resolve", headers, take, label=self._label)
         return requests is not None
 
-    def unmask(self, tries: int) -> OpenedSum | None:
+    def unmask(self, patience: Patience) -> OpenedSum | None:
         """Open the sum; `None` where the sites refuse and it can never be opened.
 
         Args:
-            tries: How often a silent site is asked.
+            patience: Decides how often, and when, a silent site is asked again.
 
         Raises:
             StudyStopped: Sites that are needed stayed silent; the stored sum waits for them.
         """
         requests = self._current.unmask_requests()
         silent = frozenset(requests)
-        for again in range(tries):
-            if again:
+        for tries in count():
+            if tries:
+                silence = Silence(
+                    self._plan.round, tries, len(silent), len(requests), self._members.missing()
+                )
+                patience.next_asking(silence)
                 self._members.keys()  # a site that came back needs to be found first
-            silent = self._ask_shares({site: requests[site] for site in silent}, again)
+            silent = self._ask_shares({site: requests[site] for site in silent}, tries)
             if self._current.can_open:
                 return self._opened()
             if not silent:
-                return None
-        raise StudyStopped(
-            f"round {self._plan.round}: {len(silent)} of the {len(requests)} sites in its sum do "
-            "not answer any more, so that it cannot be opened; resume the run when they are back."
-        )
+                break
+        return None
 
     def _ask_shares(self, requests: Mapping[str, UnmaskRequest], again: int) -> frozenset[str]:
         headers = {site: wire.encode(request) for site, request in requests.items()}

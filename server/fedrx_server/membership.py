@@ -2,9 +2,13 @@
 
 Nodes are Flower's numbers and sites the roster's names; the only bridge between them is an advert
 that the site signed. A refusal is counted and logged by the name of its reason, never by more.
+
+In a live run a site is offered the run first, and one that fails is left out until it answers
+again; who takes part changes between two attempts only.
 """
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,19 +18,24 @@ from numpy.typing import NDArray
 
 from fedrx_protocol import wire
 from fedrx_protocol.errors import PeerError
+from fedrx_protocol.offer import OfferReply
 from fedrx_protocol.plan import StudyPlan
 from fedrx_protocol.roster import Roster
 from fedrx_protocol.secagg.coordinator import CoordinatorKeys
 from fedrx_protocol.secagg.errors import ParticipantsInvalid
 from fedrx_protocol.secagg.messages import Advert
 from fedrx_protocol.secagg.parameters import session_id
+from fedrx_server.admission import FORGOTTEN, LOST, Admission, Offers
 from fedrx_server.exchange import Exchange, Reply
 from fedrx_server.run_folder import RunFolder
+from fedrx_server.watch import Watch
 
 logger = logging.getLogger(__name__)
 
-# What a site answers that has restarted and so lost its keys: it takes part again in a new epoch.
-_KEYS_LOST = frozenset({"OutOfOrder", "SessionMismatch"})
+# Only training computes for long; whoever needs more than this for anything else is not there.
+STAGE_DEADLINE_S = 30.0
+# A site that is asked whether it takes part while the run could go on without it.
+KNOCK_DEADLINE_S = 5.0
 
 Vector = NDArray[np.float32]
 
@@ -39,11 +48,13 @@ class RunParties:
         run_id: Name of the run, part of every key derivation.
         plan: The study made concrete.
         roster: The verified roster.
+        offers: How live sites are asked to take part; simulated ones are built for their run.
     """
 
     run_id: str
     plan: StudyPlan
     roster: Roster
+    offers: Offers | None = None
 
     @property
     def session(self) -> bytes:
@@ -58,12 +69,17 @@ class Membership:
         parties: Who and what.
         exchange: Requests and replies.
         folder: Keeps the count of key epochs.
+        watch: Told what happens.
     """
 
-    def __init__(self, parties: RunParties, exchange: Exchange, folder: RunFolder) -> None:
+    def __init__(
+        self, parties: RunParties, exchange: Exchange, folder: RunFolder, watch: Watch
+    ) -> None:
         self._parties = parties
         self._exchange = exchange
         self._folder = folder
+        self._watch = watch
+        self._admission = None if parties.offers is None else Admission(parties.offers)
         self._keys: CoordinatorKeys | None = None
         self._nodes: dict[str, int] = {}
         self._names: dict[int, str] = {}
@@ -72,13 +88,34 @@ class Membership:
         self.reasons: Counter[str] = Counter()
         """Why sites did not answer, since the caller last cleared it."""
 
-    def keys(self) -> CoordinatorKeys:
-        """Keys of the present epoch; a new one where a site came, came back or lost its keys."""
+    def keys(self) -> CoordinatorKeys | None:
+        """Keys of the present epoch; a new one where a site came, came back or lost its keys.
+
+        `None` while too few live sites are there for any epoch.
+        """
         before, self._connected = self._connected, frozenset(self._exchange.nodes())
-        if self._keys is None or self._stale or self._connected - before:
-            self._stale = False
-            self._keys = self._advertise()
+        arrived = self._connected - before
+        if self._admission is not None:
+            self._admission.look(self._connected)
+            return self._live_keys(self._admission)
+        if self._keys is None or self._stale or arrived:
+            self._advertise(self._connected)
         return self._keys
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """Sites with keys of this epoch that can be asked now, sorted."""
+        members = self._keys.members if self._keys is not None else ()
+        if self._admission is None:
+            return members
+        willing = self._admission.willing
+        return tuple(site for site in members if self._nodes.get(site) in willing)
+
+    def missing(self) -> dict[str, str]:
+        """Why each site of the roster that is not present is not; empty in a simulation."""
+        if self._admission is None:
+            return {}
+        return self._admission.missing(set(self._parties.roster.ids).difference(self.present))
 
     def renew(self) -> None:
         """Ask for new keys before the next attempt, whoever is there then."""
@@ -111,8 +148,10 @@ class Membership:
         return frozenset(headers) - {known[node] for node in answered}
 
     def name(self, node: int) -> str:
-        """The site that a node has proved to be."""
-        return self._names.get(node, f"node {node}")
+        """The site that a node has proved to be, or else the one it was registered for."""
+        if node in self._names or self._admission is None:
+            return self._names.get(node, f"node {node}")
+        return self._admission.name(node)
 
     def require_own(self, reply: Reply, site: str) -> None:
         """Refuse a message that names another site than the one whose node sent it.
@@ -120,31 +159,71 @@ class Membership:
         Raises:
             ParticipantsInvalid: it does; accepting it would let one site silence another.
         """
-        if self.name(reply.node) != site:
+        if self._names.get(reply.node) != site:
             raise ParticipantsInvalid(f"'{self.name(reply.node)}' answered in another's name.")
 
-    def _advertise(self) -> CoordinatorKeys:
+    def _live_keys(self, admission: Admission) -> CoordinatorKeys | None:
+        """Offer the run to whoever is due, and renew the keys if that, or a loss, asks for it."""
+        enough = self._enough(len(self.present))
+        for reply in self._exchange.posted(ask=not enough):
+            self._note("query.open", reply.node, self._read(reply, self._opened, "open"), 0.0)
+        due = admission.due()
+        offers = dict.fromkeys(due, admission.offers.message()) if due else {}
+        known = {node for node in offers if enough and not admission.fresh(node)}
+        self._knock(admission, {node: offers.pop(node) for node in known})
+        if offers:
+            longest = KNOCK_DEADLINE_S if enough else STAGE_DEADLINE_S
+            self._ask_nodes("query.open", offers, self._opened, label="open", longest_s=longest)
+        willing = admission.willing
+        newcomers = willing.difference(self._nodes.values())
+        if self._enough(len(willing)) and (self._keys is None or self._stale or newcomers):
+            self._advertise(willing)
+        return self._keys
+
+    def _knock(self, admission: Admission, offers: Mapping[int, bytes]) -> None:
+        """Ask sites whether they are back, while the run goes on without them."""
+        for node in offers:
+            admission.asked(node)
+        if offers:
+            deadline_s = self._deadline_s("query.open", KNOCK_DEADLINE_S)
+            self._exchange.post("query.open", offers, attempt="open", deadline_s=deadline_s)
+
+    def _opened(self, reply: Reply) -> None:
+        answer = wire.decode(reply.header, OfferReply)
+        if self._admission is not None:
+            if answer.version != self._admission.offers.version:
+                self._watch.differing(self.name(reply.node), answer.version)
+            self._admission.accept(reply.node, answer)
+
+    def _enough(self, sites: int) -> bool:
+        return sites >= self._parties.plan.parameters.threshold
+
+    def _advertise(self, nodes: frozenset[int]) -> None:
         keys = CoordinatorKeys(
             session=self._parties.session,
             epoch=self._folder.reserve_epoch(),
             roster=self._parties.roster,
             parameters=self._parties.plan.parameters,
         )
-        label, self._nodes = f"epoch.{keys.epoch}", {}
+        self._keys, self._nodes, self._stale = keys, {}, False
+        label = f"epoch.{keys.epoch}"
 
         def add(reply: Reply) -> None:
             advert = wire.decode(reply.header, Advert)
             keys.add(advert)
             self._nodes[advert.site], self._names[reply.node] = reply.node, advert.site
 
-        everybody = dict.fromkeys(sorted(self._connected), wire.encode(keys.request()))
-        self._ask_nodes("query.advertise", everybody, add, label=label)
+        self._ask_nodes(
+            "query.advertise",
+            dict.fromkeys(sorted(nodes), wire.encode(keys.request())),
+            add,
+            label=label,
+        )
         accepted: set[str] = set()
         lists = {site: wire.encode(keys.adverts(site)) for site in keys.members}
         self.ask("query.keys", lists, lambda r: accepted.add(self.name(r.node)), label=label)
         for site in set(lists) - accepted:
             keys.remove(site)
-        return keys
 
     def _ask_nodes(
         self,
@@ -154,29 +233,54 @@ class Membership:
         *,
         label: str,
         payload: Vector | None = None,
+        longest_s: float = STAGE_DEADLINE_S,
     ) -> set[int]:
         """Ask nodes, and return those that answered, be it with a refusal."""
-        deadline_s = self._parties.plan.study.schedule.round_deadline_s
         answered: set[int] = set()
+        self._watch.asking(kind, [self.name(node) for node in headers])
+        now = time.monotonic if self._admission is None else self._admission.offers.now
+        began = now()
         for reply in self._exchange.send(
-            kind, headers, attempt=label, deadline_s=deadline_s, payload=payload
+            kind,
+            headers,
+            attempt=label,
+            deadline_s=self._deadline_s(kind, longest_s),
+            payload=payload,
         ):
             if not reply.lost:
                 answered.add(reply.node)
-            try:
-                if not self._refused(reply, label):
-                    take(reply)
-            except PeerError as error:
-                self.reasons[type(error).__name__] += 1
-                logger.warning("%s: %s: %s", label, self.name(reply.node), error)
+            reason = self._read(reply, take, label)
+            self._note(kind, reply.node, reason, now() - began)
+            del reply  # its vector makes room for the next one's
         return answered
 
-    def _refused(self, reply: Reply, label: str) -> bool:
-        """Whether a reply holds no message; counts and logs why."""
-        reason = "lost" if reply.lost else reply.refusal
-        if reason in _KEYS_LOST:
-            self._stale = True
+    def _read(self, reply: Reply, take: Callable[[Reply], object], label: str) -> str:
+        """Hand a reply on; the name of what is wrong with it, or nothing."""
+        reason = LOST if reply.lost else reply.refusal
+        if not reason:
+            try:
+                take(reply)
+            except PeerError as error:
+                reason = type(error).__name__
+                logger.warning("%s: %s: %s", label, self.name(reply.node), error)
+        else:
+            logger.info("%s: %s: %s", label, self.name(reply.node), reason)
+            self._stale = self._stale or reason in FORGOTTEN
         if reason:
             self.reasons[reason] += 1
-            logger.info("%s: %s: %s", label, self.name(reply.node), reason)
-        return bool(reason)
+        return reason
+
+    def _note(self, kind: str, node: int, reason: str, cost_s: float) -> None:
+        """Leave a live site out that failed, until it answers again."""
+        self._watch.heard(self.name(node), reason)
+        if self._admission is None:
+            return
+        if reason:
+            self._admission.failed(node, reason, cost_s)
+            self._nodes.pop(self._names.get(node, ""), None)
+        elif kind == "train.masked":
+            self._admission.proved(node)
+
+    def _deadline_s(self, kind: str, longest_s: float) -> float:
+        deadline_s = self._parties.plan.study.schedule.round_deadline_s
+        return deadline_s if kind == "train.masked" else min(deadline_s, longest_s)

@@ -15,12 +15,15 @@ from fedrx_models.metrics import DoseMetrics, MetricPlan
 from fedrx_protocol.secagg.coordinator import CoordinatorKeys, CoordinatorRound
 from fedrx_protocol.secagg.messages import RoundRequest
 from fedrx_protocol.weights import model_bytes, model_digest
-from fedrx_server.attempt import Attempt, OpenedSum, StudyStopped
+from fedrx_server.attempt import Attempt, OpenedSum
 from fedrx_server.checkpoints import RoundRecord
 from fedrx_server.exchange import Exchange
 from fedrx_server.membership import Membership, RunParties, Vector
 from fedrx_server.optimizer import ServerOptimizer
+from fedrx_server.patience import GiveUp, Patience, Setback, StudyStopped
 from fedrx_server.run_folder import RunFolder
+from fedrx_server.spill import SpilledVectors
+from fedrx_server.watch import Watch
 
 __all__ = ["RunParties", "StudyRun", "StudyStopped", "flat_metrics"]
 
@@ -36,6 +39,9 @@ class StudyRun:
         folder: The open run folder.
         initial: Start weights, shape `(d,)`; a folder with rounds in it has its own.
         observer: Called after every finished round.
+        patience: What to do when a round cannot be completed; by default the study's number of
+            attempts is made, and then the run stops.
+        watch: Told what happens meanwhile.
     """
 
     def __init__(
@@ -45,11 +51,16 @@ class StudyRun:
         folder: RunFolder,
         initial: Vector,
         observer: Observer = lambda _: None,
+        *,
+        patience: Patience | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._parties = parties
         self._study = parties.plan.study
         self._traffic = exchange.traffic
-        self._members = Membership(parties, exchange, folder)
+        self._patience = patience or GiveUp(self._study.schedule.attempts)
+        self._watch = watch or Watch()
+        self._members = Membership(parties, exchange, folder, self._watch)
         self._folder = folder
         self._observer = observer
         self._round = 1
@@ -95,29 +106,34 @@ class StudyRun:
         self._observer(record)
 
     def _attempts(self) -> OpenedSum:
-        reasons = self._members.reasons
-        for _ in range(self._study.schedule.attempts):
-            reasons.clear()
+        tries = failures = 0
+        while True:
+            self._members.reasons.clear()
             keys = self._members.keys()
+            present = self._members.present
             # No number is used up while too few are there: repeated evaluations get more noise.
-            opened = self._attempt(keys) if len(keys.members) >= self._threshold else None
-            if opened is not None:
-                return opened
-            spent = reasons["BudgetExhausted"]
-            if spent and len(keys.members) - spent < self._threshold:
-                raise StudyStopped(
-                    f"stopped before round {self._round}: the sites' privacy budget is spent "
-                    f"after {self._round - 1} rounds; the model up to here is kept."
-                )
+            if keys is not None and len(present) >= self._threshold:
+                opened = self._attempt(keys, present)
+                if opened is not None:
+                    return opened
+                failures += 1
+            tries += 1
+            self._patience.next_attempt(self._setback(tries, failures, len(present)))
             self._members.renew()
-        why = ", ".join(f"{count} × {name}" for name, count in reasons.most_common()) or "no answer"
-        raise StudyStopped(
-            f"round {self._round} could not be completed in {self._study.schedule.attempts} "
-            f"attempts: at least {self._threshold} sites must take part ({why}); resume the run "
-            "when they are back."
+
+    def _setback(self, tries: int, failures: int, members: int) -> Setback:
+        return Setback(
+            round=self._round,
+            tries=tries,
+            failures=failures,
+            members=members,
+            threshold=self._threshold,
+            reasons=dict(self._members.reasons),
+            missing=self._members.missing(),
+            sites=len(self._parties.roster.sites),
         )
 
-    def _attempt(self, keys: CoordinatorKeys) -> OpenedSum | None:
+    def _attempt(self, keys: CoordinatorKeys, present: tuple[str, ...]) -> OpenedSum | None:
         """One try; `None` if too few sites remained for the sum to be opened."""
         plan = self._parties.plan.round(self._round, self._folder.reserve_attempt(self._round))
         weights = self.weights
@@ -126,12 +142,14 @@ class StudyRun:
             epoch=keys.epoch,
             round=self._round,
             attempt=plan.attempt,
-            participants=keys.members,
+            participants=present,
             threshold=self._threshold,
             model_digest=model_digest(model_bytes(weights)),
         )
-        current = CoordinatorRound(keys, request, length=plan.layout.length)
+        kept = SpilledVectors(self._folder.path)
+        current = CoordinatorRound(keys, request, length=plan.layout.length, inputs=kept)
         attempt = Attempt(self._members, plan, current)
+        self._watch.attempting(plan.round, plan.attempt, present, self._members.missing())
         attempt.collect(weights)
         if not attempt.resolve():
             return None
@@ -149,7 +167,7 @@ class StudyRun:
         return self._unmask(Attempt(self._members, plan, current))
 
     def _unmask(self, attempt: Attempt) -> OpenedSum | None:
-        opened = attempt.unmask(self._study.schedule.attempts)
+        opened = attempt.unmask(self._patience)
         if opened is None:
             self._folder.clear_pending()
         return opened

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ from fedrx_protocol.errors import MisuseError, RunError
 from fedrx_protocol.study import Study
 
 FORMAT = 1
+
+
+class RunInUse(RunError):  # noqa: N818 - named for what happened
+    """Another process drives the run; two at once would use the same numbers twice."""
 
 
 def first_files(
@@ -31,6 +36,21 @@ def first_files(
     if study_text is not None:
         files["study.toml"] = study_text
     return files
+
+
+@dataclass(frozen=True)
+class Era:
+    """Attempts under one roster that was replaced.
+
+    Args:
+        round: round of the first attempt that is no longer under it.
+        attempt: number of that attempt.
+        sites: sites on that roster.
+    """
+
+    round: int
+    attempt: int
+    sites: int
 
 
 @contextmanager
@@ -64,7 +84,7 @@ def lock_folder(path: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
-        raise RunError(
+        raise RunInUse(
             f"{path}: another process is using this run folder; wait for it to end."
         ) from None
     return descriptor
@@ -117,3 +137,18 @@ def read_json(path: Path) -> dict[str, Any]:
 def to_json(document: Mapping[str, Any]) -> str:
     """JSON that a person can read and a diff can follow."""
     return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def read_eras(path: Path) -> tuple[Era, ...]:
+    """The rosters that a run's present one replaced, oldest first.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    file = path / "eras.json"
+    if not file.exists():
+        return ()
+    try:
+        return tuple(Era(**era) for era in read_json(file)["eras"])
+    except (KeyError, TypeError):
+        raise RunError(f"{file}: is damaged; restore it from a backup.") from None

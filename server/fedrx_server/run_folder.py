@@ -8,6 +8,7 @@ made good when the folder is opened again. Nothing in here knows rounds, models 
     checkpoints/round-0007.safetensors                 weights and optimizer after round 7
     rounds.jsonl                                       one line for each finished round
     counters.json                                      last key epoch and attempt that were used
+    eras.json                                          earlier rosters' sizes, if it was replaced
     pending.bin                                        masked sum that waits for its unmasking
     result.json  report.html                           at the end
 """
@@ -36,8 +37,10 @@ from fedrx_server.durable import (
 )
 from fedrx_server.pending import pack_pending, unpack_pending
 from fedrx_server.run_files import (
+    Era,
     first_files,
     lock_folder,
+    read_eras,
     read_json,
     sibling_folder,
     stored_study,
@@ -203,6 +206,26 @@ class RunFolder:
     def roster_json(self) -> str:
         """The signed roster, as stored."""
         return (self.path / "roster.json").read_text(encoding="utf-8")
+
+    def replace_roster(self, roster_json: str, sites_before: int) -> None:
+        """Go on under another roster; how many sites the attempts so far had stays on record.
+
+        Args:
+            roster_json: the new signed roster, as text.
+            sites_before: sites on the old one.
+
+        Raises:
+            RunError: a sum of the old roster still waits to be opened.
+        """
+        if self.load_pending() is not None:
+            raise RunError(
+                f"{self.path}: a round's sum waits to be opened under the old roster; resume the "
+                "run without a new roster until that round is finished, then stop it again."
+            )
+        ended = Era(self._counters.round, self._counters.attempt + 1, sites_before)
+        eras = {"eras": [asdict(era) for era in (*read_eras(self.path), ended)]}
+        write_file(self.path / "eras.json", to_json(eras).encode(), sync=self._sync)
+        write_file(self.path / "roster.json", roster_json.encode(), sync=self._sync)
 
     @property
     def meta(self) -> dict[str, Any]:

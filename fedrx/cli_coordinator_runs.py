@@ -1,0 +1,324 @@
+"""`fedrx coordinator start`, and the life of a run: run, status, stop, resume, report.
+
+Only `start` serves; the other commands write down what is wanted, or read what is there, so that
+they work whether or not a coordinator is running.
+"""
+
+import json
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedrx_protocol.errors import FedRxError, MisuseError, RunError
+
+if TYPE_CHECKING:
+    from fedrx_server.consortium import Consortium
+
+_LOG_BYTES, _LOG_FILES = 1_000_000, 5
+_STOP_PATIENCE_S = 30.0
+_EXPIRY_WARNING_S = 30 * 86_400
+
+Folder = Annotated[Path, typer.Argument(help="The consortium folder.")]
+RunName = Annotated[str, typer.Argument(help="Name of the run, e.g. warfarin_dose-1.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+class RunNotFinished(FedRxError):  # noqa: N818 - named for what happened
+    """The run that was followed stopped or failed; its folder is kept."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to `fedrx coordinator`."""
+    examples: dict[Callable[..., None], str] = {
+        start: "fedrx coordinator start consortium --port 8443",
+        run: "fedrx coordinator run consortium study.toml",
+        status: "fedrx coordinator status consortium warfarin_dose-1",
+        stop: "fedrx coordinator stop consortium warfarin_dose-1",
+        resume: "fedrx coordinator resume consortium warfarin_dose-1",
+        report: "fedrx coordinator report consortium warfarin_dose-1 --output report.html",
+    }
+    for command, example in examples.items():
+        app.command(epilog=f"Example: {example}")(command)
+
+
+def start(
+    folder: Folder,
+    *,
+    port: Annotated[int, typer.Option(help="Where sites connect.")] = 8443,
+    inner_port: Annotated[int, typer.Option(help="Flower's SuperLink, on loopback only.")] = 9443,
+    health_port: Annotated[
+        int, typer.Option(help="Health probes (grpc.health.v1), on loopback only.")
+    ] = 9444,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; every interface by default.")
+    ] = "0.0.0.0",  # noqa: S104 - sites come from outside; the proxy is what they meet
+) -> None:
+    """Open the door for sites and drive the runs, until interrupted; for a service manager."""
+    from fedrx_server.consortium import Consortium
+    from fedrx_server.coordinator import Coordinator
+    from fedrx_server.superlink import Ports
+
+    consortium = Consortium(folder)
+    ports = Ports(port, inner_port, health_port, host)
+    _log_to(folder / "service.log")
+    over = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: over.set())
+    _warn(consortium)
+    typer.echo("Starting; this takes some seconds.")
+    Coordinator(consortium, ports).serve(over, lambda: _tell_ready(consortium, port))
+    typer.echo("Stopped: runs, proxy and SuperLink have ended.")
+
+
+def run(
+    folder: Folder,
+    study: Annotated[Path, typer.Argument(help="Study file.")],
+    *,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Do not follow the run; say its name and return.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Begin a run of a study and follow it; Ctrl-C leaves it to the coordinator."""
+    from fedrx.front_door import read_study
+    from fedrx_server.consortium import Consortium
+    from fedrx_server.runs import Runs, runs_folder
+    from fedrx_server.serving import is_serving
+
+    agreed, text = read_study(study)
+    signed = Consortium(folder).roster
+    if not signed.roster.sites:
+        raise MisuseError(f"{folder}: no site is enrolled; `fedrx coordinator enroll` does that.")
+    path = Runs(runs_folder(folder)).create(agreed, signed, text)
+    serving = is_serving(folder)
+    if not as_json:
+        sites = ", ".join(signed.roster.ids)
+        typer.echo(f"Run {path.name} of study {agreed.name} ({agreed.digest[:16]}…), for {sites}.")
+    if not serving:
+        typer.echo(f"It begins when `fedrx coordinator start {folder}` is running.", err=True)
+    if detach:
+        if as_json:
+            _print({"run": path.name, "folder": str(path), "serving": serving})
+        return
+    _follow(folder, path, as_json=as_json)
+
+
+def status(
+    folder: Folder,
+    name: Annotated[str | None, typer.Argument(help="Name of a run; all if left out.")] = None,
+    *,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Show the run live until it ends.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say how the runs stand: round, who is in, who is not and why, error, privacy, time left."""
+    from fedrx import run_page
+    from fedrx_server.serving import is_serving, processes_of
+
+    runs = _runs(folder)
+    names = runs.names() if name is None else (runs.path(name).name,)
+    if follow:
+        if name is None:
+            raise MisuseError("--follow shows one run: give its name too.")
+        _follow(folder, runs.path(name), as_json=as_json)
+        return
+    serving = is_serving(folder)
+    if as_json:
+        described = [_described(runs.folder / one) for one in names]
+        every = {"serving": serving, "processes": processes_of(folder), "runs": described}
+        _print(described[0] if name else every)
+        return
+    for one in names:
+        typer.echo("\n".join(run_page.status_lines(runs.folder / one, serving=serving)))
+    if not names:
+        typer.echo("There is no run yet; `fedrx coordinator run` begins one.")
+
+
+def stop(folder: Folder, name: RunName) -> None:
+    """Stop a run after what it has finished; `resume` goes on from there."""
+    from fedrx_server.runs import Wanted, read_wanted, write_wanted
+    from fedrx_server.serving import is_serving
+
+    path = _runs(folder).path(name)
+    goal = read_wanted(path).goal
+    if goal != "running":
+        raise MisuseError(f"Run {name} is {goal} already; nothing is to be stopped.")
+    write_wanted(path, Wanted("stopped", "stopped by the coordinator; it can be resumed."))
+    end = time.monotonic() + _STOP_PATIENCE_S
+    while is_serving(folder) and _in_use(path):
+        if time.monotonic() > end:
+            raise RunError(f"{path}: its process has not ended yet; see {path / 'worker.log'}.")
+        time.sleep(0.1)
+    typer.echo(f"{name} is stopped. `fedrx coordinator resume {folder} {name}` goes on.")
+
+
+def resume(
+    folder: Folder,
+    name: RunName,
+    *,
+    new_roster: Annotated[
+        bool,
+        typer.Option("--new-roster", help="Go on with the roster in force; the run must stand."),
+    ] = False,
+) -> None:
+    """Go on with a run that stopped or failed, from its last finished round."""
+    from fedrx_server.consortium import Consortium
+    from fedrx_server.runs import Wanted, read_wanted, write_wanted
+    from fedrx_server.serving import is_serving
+
+    path = _runs(folder).path(name)
+    goal = read_wanted(path).goal
+    if goal == "finished":
+        raise MisuseError(f"Run {name} is finished; its report is {path / 'report.html'}.")
+    if new_roster:
+        _change_roster(path, Consortium(folder))
+    elif goal == "running":
+        raise MisuseError(f"Run {name} is running already.")
+    write_wanted(path, Wanted("running"))
+    typer.echo(f"{name} goes on.")
+    if not is_serving(folder):
+        typer.echo(f"It does when `fedrx coordinator start {folder}` is running.", err=True)
+
+
+def report(
+    folder: Folder,
+    name: RunName,
+    *,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write; report.html in the run's folder.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's report as it stands, at any time."""
+    from fedrx_server.report import write_report
+    from fedrx_server.report_run import run_report, run_result
+    from fedrx_server.runs import RunView
+
+    view = RunView.read(_runs(folder).path(name))
+    written = write_report(output or view.path / "report.html", run_report(view))
+    if as_json:
+        _print({**run_result(view), "report": str(written)})
+    else:
+        typer.echo(f"{written}: {len(view.rounds)} of {view.study.final_round} rounds.")
+
+
+def _follow(folder: Path, path: Path, *, as_json: bool) -> None:
+    from fedrx import run_page
+
+    try:
+        word, sentence = run_page.follow(path)
+    except KeyboardInterrupt:
+        typer.echo(
+            f"The run goes on without you; `fedrx coordinator status {folder} {path.name}` "
+            "says how it stands.",
+            err=True,
+        )
+        return
+    if word != "finished":
+        raise RunNotFinished(f"run {path.name} {word}: {sentence}")
+    if as_json:
+        sys.stdout.write(json.dumps(json.loads((path / "result.json").read_bytes())) + "\n")
+        return
+    typer.echo("\n".join(run_page.status_lines(path, serving=True)))
+    typer.echo(f"Model: {path / 'model.safetensors'}")
+    typer.echo(f"Report: {path / 'report.html'}")
+
+
+def _change_roster(path: Path, consortium: "Consortium") -> None:
+    """Put the roster in force into a run that stands still; its keys are made anew."""
+    from fedrx_protocol.roster import SignedRoster
+    from fedrx_server.run_folder import RunFolder
+    from fedrx_server.runs import require_plan
+
+    signed = consortium.roster
+    with RunFolder.open(path) as opened:
+        before = SignedRoster.from_json(opened.roster_json.encode())
+        if before.roster.digest == signed.roster.digest:
+            raise MisuseError(
+                f"{path}: has the roster in force already; resume without --new-roster."
+            )
+        require_plan(opened.study, signed)
+        opened.replace_roster(signed.to_json().decode(), len(before.roster.sites))
+    gone = sorted(set(before.roster.ids) - set(signed.roster.ids))
+    new = sorted(set(signed.roster.ids) - set(before.roster.ids))
+    for what, sites in (("Out", gone), ("New", new)):
+        if sites:
+            typer.echo(f"{what}: {', '.join(sites)}")
+
+
+def _described(path: Path) -> dict[str, Any]:
+    from fedrx import run_page
+
+    word, live, wanted = run_page.state_of(path)
+    return {
+        "run": path.name,
+        "state": word,
+        "wanted": wanted.goal,
+        "sentence": wanted.sentence or (live.sentence if live is not None else ""),
+        "live": None if live is None else asdict(live),
+    }
+
+
+def _in_use(path: Path) -> bool:
+    from fedrx_server.run_files import RunInUse
+    from fedrx_server.run_folder import RunFolder
+
+    try:
+        RunFolder.open(path).close()
+    except RunInUse:
+        return True
+    return False
+
+
+def _runs(folder: Path) -> Any:  # noqa: ANN401 - Runs, imported on use
+    from fedrx_server.runs import Runs, runs_folder
+
+    if not (folder / "consortium.json").is_file():
+        raise MisuseError(f"{folder}: is no consortium folder; `fedrx coordinator init` makes one.")
+    return Runs(runs_folder(folder))
+
+
+def _tell_ready(consortium: "Consortium", port: int) -> None:
+    hosts = consortium.hosts or ("localhost",)
+    for name in hosts:
+        typer.echo(
+            f"Ready: sites reach {name}:{port} (fedrx site start … --coordinator {name}:{port})."
+        )
+    typer.echo(f"Fingerprint of the consortium: {consortium.fingerprint}")
+    sys.stdout.flush()
+
+
+def _warn(consortium: "Consortium") -> None:
+    """Say a month ahead what will close the door."""
+    certificate = consortium.certificate.not_valid_after_utc
+    if certificate.timestamp() < time.time() + _EXPIRY_WARNING_S:
+        typer.echo(
+            f"The TLS certificate ends {certificate:%Y-%m-%d}: run `fedrx coordinator renew`.",
+            err=True,
+        )
+
+
+def _log_to(path: Path) -> None:
+    """Log to the terminal, and to a file that cannot grow without end."""
+    try:
+        file = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
+    except OSError as error:
+        raise MisuseError(f"{path}: cannot be written ({error.strerror}).") from None
+    form = "%(asctime)s %(levelname)s %(message)s"
+    handlers: list[logging.Handler] = [file, logging.StreamHandler()]
+    logging.basicConfig(level=logging.INFO, format=form, handlers=handlers, force=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def _print(document: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(document) + "\n")

@@ -1,0 +1,173 @@
+"""What a person sees of a live run: who is in, who is not and why, what was learned and spent.
+
+Nothing here is about one site but whether it is there; the coordinator knows no more.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from fedrx_server.live_state import LiveState, read_live
+from fedrx_server.report_text import duration, size
+from fedrx_server.runs import Wanted, read_wanted
+
+LOOK_EVERY_S: Final = 0.5
+# Reasons that a person must do something about; every other name is a site's own word.
+_REMEDIES: Final = {
+    "lost": "did not answer in time",
+    "RunUnknown": "has restarted",
+    "VersionDiffers": "runs another release of FedRx",
+    "RosterOutdated": "holds a newer roster: stop the run and resume it with --new-roster",
+    "RosterChanged": "has not accepted this roster yet (`fedrx site join FOLDER --offered`)",
+    "ClockSkewed": "its clock and ours differ",
+    "NotApproved": "has not approved this study",
+    "ApprovalExpired": "its approval has ended",
+    "ApprovalRevoked": "has revoked its approval",
+    "BudgetExhausted": "would spend more privacy than it allows",
+    "CohortChanged": "its patients' file has changed since it approved",
+}
+
+
+def state_of(folder: Path) -> tuple[str, LiveState | None, Wanted]:
+    """How a run stands: one word, what its process last said, and what is wanted of it."""
+    wanted, live = read_wanted(folder), read_live(folder)
+    if wanted.goal != "running":
+        return wanted.goal, live, wanted
+    return ("waiting" if live is None or live.pid == 0 else live.state), live, wanted
+
+
+def status_lines(folder: Path, *, serving: bool) -> list[str]:
+    """One run in words."""
+    word, live, wanted = state_of(folder)
+    lines = [f"{folder.name}: {word}{_where(live)}"]
+    sentence = wanted.sentence or (live.sentence if live is not None else "")
+    if sentence:
+        lines.append(f"  {sentence}")
+    if wanted.goal == "running" and not serving:
+        lines.append(
+            "  No coordinator is running: `fedrx coordinator start` goes on with this run."
+        )
+    if live is not None:
+        lines += [f"  {line}" for line in _people(live, ended=wanted.goal != "running")]
+        lines += [f"  {line}" for line in figures(live)]
+    return lines
+
+
+def figures(live: LiveState) -> list[str]:
+    """Metric, privacy, bytes and time, as far as they are known."""
+    lines = []
+    if live.metrics is not None:
+        lines.append(f"error after round {live.metrics_round}: {_metric(live)}")
+    if live.epsilon_promised is not None:
+        spent = "unknown" if live.epsilon_spent is None else f"{live.epsilon_spent:.3g}"
+        lines.append(
+            f"privacy: ε {spent} spent of {live.epsilon_promised:g} promised at δ {live.delta:g}"
+        )
+    else:
+        lines.append("privacy: none promised; secure aggregation alone")
+    lines.append(f"sent: {size(live.bytes_up)} up, {size(live.bytes_down)} down")
+    if live.seconds_per_round is not None and live.seconds_left:
+        left = duration(live.seconds_left)
+        lines.append(f"pace: {live.seconds_per_round:.1f} s a round, about {left} left")
+    return lines
+
+
+def follow(folder: Path) -> tuple[str, str]:
+    """Show a run until it ends; gives how it ended, and why."""
+    console = Console(stderr=True, highlight=False)
+    show = _live if console.is_terminal else _plain
+    return show(console, folder)
+
+
+def _moments(folder: Path) -> Iterator[tuple[str, LiveState | None, Wanted]]:
+    """How the run stands, again and again; the last one is its end."""
+    while True:
+        moment = state_of(folder)
+        yield moment
+        if moment[2].goal != "running":
+            return
+        time.sleep(LOOK_EVERY_S)
+
+
+def _live(console: Console, folder: Path) -> tuple[str, str]:
+    with Live(console=console, auto_refresh=False) as screen:
+        for moment in _moments(folder):
+            screen.update(_panel(folder.name, moment[0], moment[1]), refresh=True)
+    return moment[0], moment[2].sentence
+
+
+def _plain(console: Console, folder: Path) -> tuple[str, str]:
+    """A line whenever there is something new to say."""
+    before = ""
+    for moment in _moments(folder):
+        line = _line(moment[0], moment[1])
+        if line != before:
+            console.print(f"{folder.name}: {line}", soft_wrap=True, markup=False)
+        before = line
+    return moment[0], moment[2].sentence
+
+
+def _line(word: str, live: LiveState | None) -> str:
+    if live is None:
+        return word
+    if word in {"waiting", "failed", "stopped"}:
+        missing = ", ".join(f"{site} ({why})" for site, why in live.absent.items())
+        return f"{word}: {live.sentence}" + (f"; not there: {missing}" if missing else "")
+    text = f"round {live.round}/{live.of}, {len(live.present)} sites"
+    if live.metrics is not None:
+        text += f", error {_metric(live)}"
+    return text
+
+
+def _panel(name: str, word: str, live: LiveState | None) -> Group:
+    if live is None:
+        return Group(Text(f"{name}: {word}"))
+    head = Table.grid(padding=(0, 2))
+    head.add_row(
+        Text(f"{name}: {word}", style="bold"),
+        ProgressBar(total=live.of, completed=_finished(live), width=40),
+        Text(f"round {live.round}/{live.of}"),
+    )
+    rows = [*_people(live, ended=False), *figures(live)]
+    sentence = [Text(live.sentence, style="yellow")] if live.sentence else []
+    note = Text("Ctrl-C leaves the run to the coordinator.", style="dim")
+    return Group(head, *sentence, *(Text(row) for row in rows), note)
+
+
+def _finished(live: LiveState) -> int:
+    return live.of if live.state == "finished" else max(0, live.round - 1)
+
+
+def _people(live: LiveState, *, ended: bool) -> list[str]:
+    lines = []
+    if live.present and not ended:
+        lines.append(f"in: {', '.join(live.present)}")
+    if live.asked and not ended:
+        lines.append(f"asked, not answered yet: {', '.join(live.asked)}")
+    for site, why in live.absent.items() if not ended else ():
+        version = live.versions.get(site)
+        told = f" ({version}, here {live.version})" if version else ""
+        words = _REMEDIES.get(why)
+        lines.append(f"not in: {site}: {why}{f', {words}' if words else ''}{told}")
+    return lines
+
+
+def _where(live: LiveState | None) -> str:
+    return "" if live is None else f", round {live.round} of {live.of}"
+
+
+def _metric(live: LiveState) -> str:
+    metrics = live.metrics or {}
+    if "mae" not in metrics:
+        return "unknown"
+    text = f"MAE {metrics['mae']:.2f}"
+    if "mae_low" in metrics:
+        text += f" ({metrics['mae_low']:.2f} to {metrics['mae_high']:.2f} by its noise)"
+    return f"{text} {live.unit}"

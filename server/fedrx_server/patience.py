@@ -1,0 +1,165 @@
+"""What a run does when it cannot go on: a simulation gives up, a live run waits and says for whom.
+
+Waiting costs nothing: no attempt is counted and no sum is opened while too few sites are there.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from fedrx_protocol.errors import FedRxError
+from fedrx_server.watch import Watch
+
+_EXHAUSTED = "BudgetExhausted"
+
+
+class StudyStopped(FedRxError):  # noqa: N818 - named for what happened
+    """The study could not go on; every finished round is kept and the run can be resumed."""
+
+
+@dataclass(frozen=True)
+class Setback:
+    """A try at a round that did not open a sum.
+
+    Args:
+        round: The round.
+        tries: Tries at it so far, this one included.
+        failures: Those of them that began, and so used an attempt's number up.
+        members: Sites that could be asked.
+        threshold: Sites that must take part.
+        reasons: Why sites did not answer in this try, counted.
+        missing: Why each site of the roster that is not there is not; empty in a simulation.
+        sites: Sites on the roster.
+    """
+
+    round: int
+    tries: int
+    failures: int
+    members: int
+    threshold: int
+    reasons: Mapping[str, int]
+    missing: Mapping[str, str]
+    sites: int
+
+
+@dataclass(frozen=True)
+class Silence:
+    """A masked sum that waits for shares of some of its sites.
+
+    Args:
+        round: The round.
+        tries: How often they were asked.
+        silent: Sites that did not answer.
+        asked: Sites in the sum.
+        missing: As in `Setback`.
+    """
+
+    round: int
+    tries: int
+    silent: int
+    asked: int
+    missing: Mapping[str, str]
+
+
+class Patience(Protocol):
+    """Decides whether to go on; each method returns when the time has come to try again."""
+
+    def next_attempt(self, setback: Setback) -> None:
+        """After a try that did not open a sum; raises `StudyStopped` to end the run."""
+
+    def next_asking(self, silence: Silence) -> None:
+        """After too few shares came; raises `StudyStopped` to end the run."""
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """Tries again at once, so many times, and then stops: for simulations, where nobody waits.
+
+    Args:
+        attempts: Tries at one round.
+    """
+
+    attempts: int
+
+    def next_attempt(self, setback: Setback) -> None:
+        """Return at once, unless the tries or the sites' budgets are used up."""
+        spent = setback.reasons.get(_EXHAUSTED, 0)
+        if spent and setback.members - spent < setback.threshold:
+            raise StudyStopped(budget_spent(setback.round))
+        if setback.tries < self.attempts:
+            return
+        counted = sorted(setback.reasons.items(), key=lambda item: -item[1])
+        why = ", ".join(f"{count} × {name}" for name, count in counted) or "no answer"
+        raise StudyStopped(
+            f"round {setback.round} could not be completed in {self.attempts} attempts: at least "
+            f"{setback.threshold} sites must take part ({why}); resume the run when they are back."
+        )
+
+    def next_asking(self, silence: Silence) -> None:
+        """Return at once, unless the tries are used up."""
+        if silence.tries >= self.attempts:
+            raise StudyStopped(
+                f"round {silence.round}: {silence.silent} of the {silence.asked} sites in its sum "
+                "do not answer any more, so that it cannot be opened; resume the run when they "
+                "are back."
+            )
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Waits for sites as long as it takes; only budgets that are spent end the run.
+
+    Args:
+        watch: Told for whom it waits.
+        look_s: Between two looks at who is there.
+        pause_s: After the first failed attempt; doubles with each.
+        longest_s: The longest pause.
+        sleep: Waits some seconds; an exception raised in it, as by SIGTERM, ends the run.
+    """
+
+    watch: Watch
+    look_s: float = 1.0
+    pause_s: float = 2.0
+    longest_s: float = 60.0
+    sleep: Callable[[float], None] = time.sleep
+
+    def next_attempt(self, setback: Setback) -> None:
+        """Wait a moment for sites to come, or longer after an attempt that failed."""
+        spent = [site for site, why in setback.missing.items() if why == _EXHAUSTED]
+        if spent and setback.sites - len(spent) < setback.threshold:
+            raise StudyStopped(budget_spent(setback.round))
+        if setback.members < setback.threshold:
+            self.watch.waiting(
+                f"round {setback.round} needs {setback.threshold} sites and "
+                f"{setback.members} can take part",
+                setback.missing,
+            )
+            self.sleep(self.look_s)
+            return
+        pause = self._pause(setback.failures)
+        self.watch.waiting(
+            f"round {setback.round} was not completed; it is tried again in {pause:.0f} s",
+            setback.missing,
+        )
+        self.sleep(pause)
+
+    def next_asking(self, silence: Silence) -> None:
+        """Wait for the sites whose shares are needed."""
+        self.watch.waiting(
+            f"round {silence.round} waits for shares: {silence.silent} of the {silence.asked} "
+            "sites in its sum have not answered",
+            silence.missing,
+        )
+        self.sleep(self._pause(silence.tries))
+
+    def _pause(self, times: int) -> float:
+        return float(min(self.longest_s, self.pause_s * 2.0 ** min(times - 1, 30)))
+
+
+def budget_spent(round_number: int) -> str:
+    """Why a run ends where too many sites would spend more than they may."""
+    return (
+        f"stopped before round {round_number}: the sites' privacy budget is spent after "
+        f"{round_number - 1} rounds; the model up to here is kept."
+    )

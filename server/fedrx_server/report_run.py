@@ -1,0 +1,166 @@
+"""From a run's folder to its report and its result: what a coordinator has seen, and no more."""
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from fedrx_protocol.study import Study
+from fedrx_server.account import epsilon_curve, plan_for, planned_releases, privacy_statement
+from fedrx_server.checkpoints import RoundRecord
+from fedrx_server.report_data import (
+    LearningCurve,
+    PrivacyStatement,
+    ReportData,
+    ResultRow,
+    RunCost,
+)
+from fedrx_server.report_text import number
+from fedrx_server.runs import RunView
+
+
+def heading(study: Study, run: str, *, simulation: bool) -> dict[str, Any]:
+    """What a report says before its first figure."""
+    return {
+        "title": study.title or study.name,
+        "study": study.name,
+        "study_digest": study.digest,
+        "run": run,
+        "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "simulation": simulation,
+        "description": study.description,
+        "target": study.target.name,
+        "unit": study.target.unit,
+    }
+
+
+def last_metrics(rounds: Sequence[RoundRecord]) -> Mapping[str, float]:
+    """The metrics that were released last; empty before the first."""
+    return next((record.metrics for record in reversed(rounds) if record.metrics), {})
+
+
+def reported_row(reported: Mapping[str, float]) -> ResultRow | None:
+    """Released metrics as a line of the report."""
+    if not reported:
+        return None
+    return ResultRow(
+        key="other",
+        label="Federated, as reported",
+        mae=reported["mae"],
+        r2=reported.get("r2"),
+        within_20_percent=reported.get("within_20_percent"),
+    )
+
+
+def half_width(metrics: Mapping[str, float]) -> float:
+    """Half of the interval of a reported error's noise; 0 without noise."""
+    return (metrics.get("mae_high", 0.0) - metrics.get("mae_low", 0.0)) / 2
+
+
+def reported_curve(
+    rounds: Sequence[RoundRecord],
+    exact_rounds: Sequence[int] = (),
+    exact: Sequence[float] = (),
+) -> LearningCurve:
+    """Reported errors by round, and exact ones where a simulation has them.
+
+    A round's metrics speak of the model it was given, so they stand at the round before.
+    """
+    reported = [(record.round - 1, record.metrics) for record in rounds if record.metrics]
+    return LearningCurve(
+        rounds=[at for at, _ in reported],
+        reported=[metrics["mae"] for _, metrics in reported],
+        noise=[half_width(metrics) for _, metrics in reported],
+        exact_rounds=exact_rounds,
+        exact=exact,
+    )
+
+
+def run_cost(rounds: Sequence[RoundRecord], seconds: float, sites: int) -> RunCost:
+    """What the rounds took."""
+    return RunCost(
+        rounds=len(rounds),
+        sites=sites,
+        seconds=seconds,
+        bytes_up=sum(record.bytes_up for record in rounds),
+        bytes_down=sum(record.bytes_down for record in rounds),
+        dropped_by_round=[record.dropped for record in rounds],
+        repeated_attempts=sum(record.attempt for record in rounds),
+    )
+
+
+def run_privacy(view: RunView) -> PrivacyStatement:
+    """What a live run has spent so far, by its plan and its attempts."""
+    sites = len(view.signed.roster.sites)
+    plan = plan_for(view.study, sites)
+    releases = planned_releases(view.study, view.run_id, view.attempts())
+    fewest = min((record.survivors for record in view.rounds), default=sites)
+    return privacy_statement(plan, {"any site": releases}, fewest)
+
+
+def run_report(view: RunView) -> ReportData:
+    """The report of a live run, finished or under way."""
+    reported = last_metrics(view.rounds)
+    privacy = run_privacy(view)
+    releases = planned_releases(view.study, view.run_id, view.attempts())
+    seconds = sum(record.seconds for record in view.rounds)
+    return ReportData(
+        **heading(view.study, view.run_id, simulation=False),
+        outcome="" if view.finished else _under_way(view, privacy),
+        reported=reported_row(reported),
+        reported_noise=half_width(reported) or None,
+        privacy=privacy,
+        curve=reported_curve(view.rounds),
+        epsilon_curve=epsilon_curve(releases, view.study.privacy.delta),
+        cost=run_cost(view.rounds, seconds, len(view.signed.roster.sites)),
+        details=[
+            ("Roster", f"serial {view.signed.roster.serial}"),
+            ("Rounds", f"{len(view.rounds)} of {view.study.final_round}"),
+            ("Known to the coordinator", "sums over sites, their noise included; no site's own"),
+        ],
+    )
+
+
+def run_result(view: RunView) -> dict[str, Any]:
+    """The object that `result.json` holds: as a simulation's, without what only that can know."""
+    privacy = run_privacy(view)
+    return {
+        "study": view.study.name,
+        "study_digest": view.study.digest,
+        "model": view.study.model.name,
+        "run": view.name,
+        "run_id": view.run_id,
+        "finished": view.finished,
+        "reported": dict(last_metrics(view.rounds)),
+        "privacy": {
+            "mode": privacy.mode,
+            "epsilon": _finite(privacy.epsilon),
+            "delta": privacy.delta,
+            "promised_epsilon": privacy.promised_epsilon,
+            "training_epsilon": _finite(privacy.training_epsilon),
+            "metrics_epsilon": _finite(privacy.metrics_epsilon),
+            "assumption": privacy.assumption,
+            "collusion": [[count, _finite(epsilon)] for count, epsilon in privacy.collusion],
+        },
+        "rounds": len(view.rounds),
+        "rounds_planned": view.study.final_round,
+        "sites": len(view.signed.roster.sites),
+        "seconds": round(sum(record.seconds for record in view.rounds), 3),
+        "bytes_up": sum(record.bytes_up for record in view.rounds),
+        "bytes_down": sum(record.bytes_down for record in view.rounds),
+        "repeated_attempts": sum(record.attempt for record in view.rounds),
+        "dropouts": sum(record.dropped for record in view.rounds),
+    }
+
+
+def _under_way(view: RunView, privacy: PrivacyStatement) -> str:
+    told = f"This run is not finished: {len(view.rounds)} of {view.study.final_round} rounds."
+    if privacy.bounded:
+        told += f" So far it spent ε = {number(privacy.epsilon)} for each patient"
+        told += f", {privacy.assumption}."
+    return told
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON knows no infinity; an unbounded epsilon is null, and the mode says why."""
+    return value if value is not None and math.isfinite(value) else None

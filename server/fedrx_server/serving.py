@@ -1,0 +1,83 @@
+"""Whether somebody serves a consortium's folder: one process at a time, seen by all others."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from fedrx_protocol.errors import MisuseError
+from fedrx_server.durable import write_file
+
+_LOCK_PATIENCE_S: Final = 1.0
+_PROCESSES: Final = "serving.json"
+
+
+class CoordinatorRunning(MisuseError):  # noqa: N818 - named for what happened
+    """Two coordinators on one folder would drive every run twice."""
+
+
+def is_serving(consortium: Path) -> bool:
+    """Whether a coordinator serves this folder now."""
+    descriptor = os.open(_lock_path(consortium), os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def tell_processes(consortium: Path, processes: Mapping[str, int]) -> None:
+    """Write down which processes serve, by name, for whoever asks for the status."""
+    document = json.dumps({"processes": dict(processes)}, sort_keys=True)
+    write_file(consortium / _PROCESSES, document.encode(), sync=False)
+
+
+def processes_of(consortium: Path) -> dict[str, int]:
+    """Process ids of what serves this folder now, by name; none if nobody does."""
+    if not is_serving(consortium):
+        return {}
+    try:
+        told = json.loads((consortium / _PROCESSES).read_bytes())["processes"]
+        return {str(name): int(pid) for name, pid in told.items()}
+    except (OSError, ValueError, KeyError, AttributeError):
+        return {}
+
+
+@contextmanager
+def alone(consortium: Path) -> Iterator[None]:
+    """Be the only coordinator of a folder; the lock ends with the process, however it ends.
+
+    Raises:
+        CoordinatorRunning: Another process serves this folder.
+    """
+    descriptor = os.open(_lock_path(consortium), os.O_CREAT | os.O_RDWR, 0o600)
+    end = time.monotonic() + _LOCK_PATIENCE_S
+    try:
+        while not _locked(descriptor):
+            # Somebody may only be looking whether anybody serves.
+            if time.monotonic() > end:
+                raise CoordinatorRunning(
+                    f"{consortium}: a coordinator is running in this folder already; stop it first."
+                )
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _lock_path(consortium: Path) -> Path:
+    return consortium / "lock"
