@@ -11,6 +11,7 @@ import pytest
 from live_consortium import free_ports
 from live_town import Running, Town, founded
 
+from fedrx_server.backstage import list_sites
 from fedrx_server.consortium import Consortium
 
 pytestmark = pytest.mark.slow
@@ -26,8 +27,7 @@ def town(nursery, tmp_path_factory):
 
 
 def online(town: Town) -> set[str]:
-    sites = town.json("coordinator", "status", town.folder / "consortium")["sites"]
-    return {site["site"] for site in sites if site["online"]}
+    return {site.name for site in list_sites(town.backstage) if site.online}
 
 
 def says(town: Town, running: Running, words: str) -> None:

@@ -99,7 +99,7 @@ def test_sites_killed_at_every_stage_of_a_round(town, begin):
 def test_superlink_worker_and_coordinator_killed(town, begin):
     run = begin("killed_coordinator", rounds=14)
     run.round(2)
-    os.kill(processes(town, "superlink"), signal.SIGKILL)
+    os.kill(town.child("fedrx_server.link"), signal.SIGKILL)
     run.round(run.rounds[-1]["round"] + 2, 90)
     os.kill(run.live["pid"], signal.SIGKILL)
     run.round(run.rounds[-1]["round"] + 2, 90)
@@ -107,11 +107,6 @@ def test_superlink_worker_and_coordinator_killed(town, begin):
     town.open()
     run.state("finished", 120)
     nothing_lost(town, run)
-
-
-def processes(town, what):
-    """Pid of a child of the coordinator."""
-    return town.json("coordinator", "status", town.folder / "consortium")["processes"][what]
 
 
 def test_a_slow_site_is_skipped_and_comes_back(town, begin):
@@ -177,7 +172,7 @@ def test_ledger_locked_cohort_changed_approval_revoked(town, begin):
 
 def until_dropped(town, run, name, reason):
     """Wait until a site's refusal is known to the coordinator by its name, and rounds go on."""
-    town.until(lambda: run.live.get("missing", {}).get(name) == reason, 60, f"{name}: {reason}")
+    town.until(lambda: run.live.get("absent", {}).get(name) == reason, 60, f"{name}: {reason}")
     number = run.rounds[-1]["round"]
     assert run.round(number + 2)["survivors"] == THRESHOLD
 
@@ -258,7 +253,7 @@ def test_a_cable_cut_for_a_minute(town, begin, cable):
     number = run.rounds[-1]["round"]
     time.sleep(max(0.0, 60 - (time.monotonic() - began)))
     assert run.rounds[-1]["round"] > number + 2
-    assert run.live["missing"].keys() == {"site2"}
+    assert run.live["absent"].keys() == {"site2"}
     cut("up")
     until_back(town, run)
     run.command("stop")

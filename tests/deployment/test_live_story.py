@@ -1,10 +1,12 @@
 """The whole story once, each step the command that a person types: three hospitals, warfarin.
 
-With three sites the threshold is three, so the run waits whenever one is missing.
+With three sites the threshold is three, so the run waits whenever one is missing. What stays
+running is started as a person would; what ends at once is forked, to spare imports.
 """
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +15,9 @@ from pathlib import Path
 
 import pytest
 from live_consortium import free_ports, wait_until
+from live_town import Nursery
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nginx")]
+pytestmark = pytest.mark.slow
 
 SITES = ("charite", "mayo", "karolinska")
 FEDRX = Path(sys.executable).with_name("fedrx")
@@ -24,23 +27,17 @@ ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "120", "OMP_NUM
 class Person:
     """Somebody at a keyboard in one folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, nursery: Nursery) -> None:
+        self.folder, self.nursery = folder, nursery
         self.started: dict[str, subprocess.Popen] = {}
 
     def types(self, line: str, code: int = 0) -> str:
         """Type a command and read what it says."""
-        ran = subprocess.run(
-            [FEDRX, *line.split()],
-            check=False,
-            cwd=self.folder,
-            env=ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert ran.returncode == code, f"fedrx {line}: {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
-        return ran.stdout
+        output = self.folder / f"typed-{time.monotonic_ns()}.out"
+        pid = self.nursery.start(line.split(), output, cwd=str(self.folder))
+        status, said = self.nursery.wait(pid, 120), output.read_text()
+        assert status == code, f"fedrx {line}: {status}\n{said}"
+        return said
 
     def reads(self, line: str) -> dict:
         """Type a command with --json."""
@@ -78,8 +75,8 @@ class Person:
 
 
 @pytest.fixture
-def person(tmp_path):
-    person = Person(tmp_path)
+def person(tmp_path, nursery):
+    person = Person(tmp_path, nursery)
     yield person
     person.leaves()
 
@@ -105,7 +102,7 @@ def test_three_hospitals_from_keys_to_report(person):
     # The study, and patients to rehearse it with.
     person.types("study new --output study.toml")
     text = (folder / "study.toml").read_text()
-    text = text.replace("patients = 5410", "patients = 240").replace("rounds = 100", "rounds = 8")
+    text = text.replace("patients = 5410", "patients = 240").replace("rounds = 100", "rounds = 60")
     (folder / "study.toml").write_text(text)
     person.types("study patients study.toml --sites 3 --patients 70..90 --output patients")
 
@@ -119,7 +116,7 @@ def test_three_hospitals_from_keys_to_report(person):
     for number, site in enumerate(SITES, 1):
         files = f"study.toml --data patients/site-{number}.csv --mapping patients/mapping.toml"
         before = person.types(f"site check {site} {files} {door}", code=2)
-        assert before.count("NOT  ") == 1  # only the approval is missing
+        assert re.findall(r"^NOT  (.*?):", before, re.MULTILINE) == ["approval"], before
         person.types(f"site approve {site} {files} --max-epsilon 2 --by DPO --yes")
         person.types(f"site check {site} {files} {door}")
     for site, probe in zip(SITES[:2], probes, strict=False):
@@ -146,11 +143,11 @@ def test_three_hospitals_from_keys_to_report(person):
     # Stop and resume; the rest by itself.
     person.types(f"coordinator stop consortium {run}")
     state_is(person, run, "stopped")
-    person.types(f"coordinator resume consortium {run} --detach")
+    person.types(f"coordinator resume consortium {run}")
     state_is(person, run, "finished")
 
     finished = rounds(person, run)
-    assert [record["round"] for record in finished] == list(range(1, 10))
+    assert [record["round"] for record in finished] == list(range(1, 62))
     assert {record["survivors"] for record in finished} == {3}
     home = folder / "consortium" / "runs" / run
     for name in ("report.html", "result.json", "model.safetensors"):
@@ -166,7 +163,7 @@ def test_three_hospitals_from_keys_to_report(person):
         [spent] = ledger["studies"]
         assert 0 < spent["spent"]["total"] <= 1.0
         assert spent["left"] > 0
-    log = folder / "charite" / "audit.jsonl"
+    log = folder / "charite" / "audit.log"
     changed = log.read_text().replace("warfarin_dose", "warfarin_dosf", 1)
     log.write_text(changed)
     person.types("site audit charite --verify", code=2)

@@ -1,12 +1,15 @@
 """A consortium of real processes on loopback: certificates, SuperLink, proxy, and echoing sites.
 
-Run as a script it is one site's agent, with a ClientApp that gives back what it gets:
+Run as a script it is one site's agent, with a ClientApp that gives back what it gets, or the
+supervisor of SuperLink and proxy. With a number of sites the agent masks vectors as one of them:
 
-    python live_consortium.py FOLDER ADDRESS HEALTH_PORT
+    python live_consortium.py FOLDER ADDRESS HEALTH_PORT [SITES]
+    python live_consortium.py supervise FOLDER TLS_FOLDER PUBLIC_PORT INNER_PORT HEALTH_PORT
 """
 
 import datetime as dt
 import ipaddress
+import json
 import logging
 import os
 import signal
@@ -14,8 +17,10 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -23,9 +28,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from live_masking import masking_app
 
 from fedrx_client.agent import run_agent
-from fedrx_client.fleet import Door, load_transport_key
+from fedrx_client.fleet import Door, Fleet, load_transport_key
 
 _PEM = serialization.Encoding.PEM
 
@@ -93,18 +99,23 @@ class SiteProcess:
         folder: The site's folder, with its key and the CA's certificate.
         address: The coordinator's proxy.
         health_port: Where it answers probes.
+        masks_among: It masks vectors, as one of so many sites; 0: it echoes.
     """
 
     folder: Path
     address: str
     health_port: int
+    masks_among: int = 0
     process: subprocess.Popen | None = field(default=None, init=False)
 
     def start(self) -> None:
         """Start it; it connects by itself."""
         with (self.folder / "agent.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, __file__, self.folder, self.address, str(self.health_port)],
+                [
+                    *(sys.executable, __file__, self.folder, self.address),
+                    *(str(self.health_port), str(self.masks_among)),
+                ],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
@@ -159,14 +170,49 @@ def _certificate(subject, key, issuer, issuer_key, *, is_ca):
     return builder.sign(issuer_key, hashes.SHA256())
 
 
-def main(folder: Path, address: str, health_port: int) -> None:
+def main(folder: Path, address: str, health_port: int, masks_among: int = 0) -> None:
     """Be one site's agent."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     door = Door(
         address, (folder / "ca.crt").read_bytes(), load_transport_key(folder / "transport.key")
     )
-    run_agent(door, echo_app(), folder=folder, health_port=health_port)
+    app = masking_app(folder.name, masks_among) if masks_among else echo_app()
+    with traced(folder / "trace.jsonl"):
+        run_agent(door, app, folder=folder, health_port=health_port)
+
+
+@contextmanager
+def traced(path: Path):
+    """Write when each request came, was answered and was given back, in epoch seconds."""
+    with path.open("a") as trace, ExitStack() as stack:
+        for name in ("_take", "_give"):
+            call = vars(Fleet)[name]
+
+            def timed(fleet, *arguments, _call=call, _name=name):
+                began = time.time()
+                result = _call(fleet, *arguments)
+                if result is not None or _name == "_give":
+                    times = {"call": _name, "began": began, "ended": time.time()}
+                    print(json.dumps(times), file=trace, flush=True)
+                return result
+
+            stack.enter_context(mock.patch.object(Fleet, name, timed))
+        yield
+
+
+def supervise(folder: Path, tls: Path, *ports: int) -> None:
+    """Be the coordinator's supervisor, until told to stop."""
+    # A site's process never loads the server.
+    from fedrx_server.proxy import Tls  # noqa: PLC0415
+    from fedrx_server.superlink import Ports, SuperLink  # noqa: PLC0415
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    files = Tls(*(tls / name for name in ("ca.crt", "server.crt", "server.key")))
+    SuperLink(folder, files, Ports(*ports, host="127.0.0.1")).serve()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    if sys.argv[1] == "supervise":
+        supervise(Path(sys.argv[2]), Path(sys.argv[3]), *map(int, sys.argv[4:7]))
+    else:
+        main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:5]))

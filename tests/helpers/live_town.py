@@ -21,6 +21,7 @@ from live_consortium import free_ports, wait_until
 from fedrx_client.ledger import Ledger
 from fedrx_client.store import SiteStore
 from fedrx_protocol.privacy.events import Release
+from fedrx_server.backstage import Backstage
 
 STUDY = """
 name = "small_dose"
@@ -143,7 +144,7 @@ class Running:
             self.status = self.nursery.wait(self.pid, 0)
         return self.status is None
 
-    def signal(self, number: int) -> None:
+    def tell(self, number: int) -> None:
         """Send a signal."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
@@ -151,7 +152,7 @@ class Running:
     def end(self, number: int = signal.SIGTERM, timeout_s: float = 30) -> int:
         """Signal it and wait until it is gone; gives the exit status."""
         if self.alive():
-            self.signal(number)
+            self.tell(number)
             self.status = self.nursery.wait(self.pid, timeout_s)
         assert self.status is not None, f"pid {self.pid} does not end:\n{self.text[-3000:]}"
         return self.status
@@ -278,8 +279,8 @@ class Town:
         everybody = [*self.sites.values(), *([self.coordinator] if self.coordinator else [])]
         for running in everybody:
             if running.alive():
-                running.signal(signal.SIGCONT)
-                running.signal(signal.SIGTERM)
+                running.tell(signal.SIGCONT)
+                running.tell(signal.SIGTERM)
         for running in everybody:
             running.end(timeout_s=40)
 
@@ -302,6 +303,23 @@ class Town:
         """The end of every process's output."""
         paths = sorted(p for p in self.folder.glob("*.txt") if not p.name.startswith("command-"))
         return "\n".join(f"=== {path.name}\n{path.read_text()[-2500:]}" for path in paths)
+
+    @property
+    def backstage(self) -> Backstage:
+        """The coordinator's own way to its SuperLink."""
+        home = self.folder / "consortium"
+        secret = next(home.rglob("tasks.secret")).read_bytes()
+        return Backstage(f"127.0.0.1:{self.inner}", (home / "ca.crt").read_bytes(), secret)
+
+    def child(self, words: str) -> int:
+        """Pid of the process of this town whose command line has these words."""
+        mine = str(self.folder)
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                line = path.read_bytes().replace(b"\0", b" ").decode()
+                if words in line and mine in line:
+                    return int(path.parent.name)
+        raise AssertionError(f"no process of {mine} is called {words}")
 
     # --- what lies on disk ---
 

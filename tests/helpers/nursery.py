@@ -4,7 +4,8 @@ Torch and Flower are imported once; a command is a forked child. What a test wan
 inside the child is arranged here, never in the product.
 
 One JSON object a line in, one line out:
-    {"argv": [...], "output": path, "fault": {...}?, "netns": name?, "file_limit": bytes?}  ->  pid
+    {"argv": [...], "output": path, "fault": {...}?, "cwd": path?,
+     "netns": name?, "file_limit": bytes?}                              ->  pid
     {"wait": pid, "timeout_s": x}                                     ->  exit status, or "alive"
 
 Faults; a site that died of one is well when it is started again:
@@ -24,6 +25,7 @@ import time
 from pathlib import Path
 
 import torch
+from flwr.supernode import node_auth_http_interceptor
 
 import fedrx_server.rounds  # noqa: F401 - imported once for all children
 from fedrx import cli, front_door  # noqa: F401
@@ -113,6 +115,8 @@ def run_child(task: dict) -> None:
     os.dup2(output, 2)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
+    if task.get("cwd"):
+        os.chdir(task["cwd"])
     if task.get("netns"):
         enter(task["netns"])
     if task.get("file_limit"):
