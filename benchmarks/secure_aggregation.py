@@ -43,8 +43,10 @@ class PlainRound:
 
     can_open = True
 
-    def __init__(self, keys: CoordinatorKeys, request: RoundRequest, *, length: int) -> None:
-        del keys  # there are none to use
+    def __init__(
+        self, keys: CoordinatorKeys, request: RoundRequest, *, length: int, inputs: object
+    ) -> None:
+        del keys, inputs  # there are none to use, and nothing to take out again
         self.request = request
         self._sum = np.zeros(length, dtype=np.uint32)
         self._sites: list[str] = []

@@ -3,6 +3,9 @@
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -59,16 +62,19 @@ def start(
     keys = identity.keys(passphrase)
     door = _door(identity, settings.coordinator, keys)
     chosen = pick_device(settings.device)
-    with only_agent(folder):
-        live = LiveSite(folder, keys, device=chosen)
-        live.started()
-        try:
-            settings.keep(folder)
-            _log_to(folder / "agent.log", log_level)
-            typer.echo(start_page(folder, settings.coordinator, chosen.type, _now()))
-            run_agent(door, live_client_app(live), folder=folder, health_port=health_port)
-        finally:
-            _finish(live)
+    with only_agent(folder), _serving(LiveSite(folder, keys, device=chosen)) as live:
+        settings.keep(folder)
+        _log_to(folder / "agent.log", log_level)
+        typer.echo(start_page(folder, settings.coordinator, chosen.type, _now()))
+        run_agent(door, live_client_app(live), folder=folder, health_port=health_port)
+
+
+class _PrivateLog(RotatingFileHandler):
+    """A log of bounded size that only this user may read: a trace in it could quote a patient."""
+
+    def _open(self) -> TextIOWrapper:
+        Path(self.baseFilename).touch(mode=0o600)
+        return super()._open()
 
 
 def register(app: typer.Typer) -> None:
@@ -85,19 +91,23 @@ def _door(identity: "SiteIdentity", address: str, keys: "Keys") -> "Door":
     return Door(address, identity.authority(now), keys.authentication)
 
 
-def _finish(live: "LiveSite") -> None:
-    """Write down that the agent ends; a full disk must not hide why it ends."""
+@contextmanager
+def _serving(live: "LiveSite") -> Iterator["LiveSite"]:
+    """Write down that the agent begins and ends; a full disk must not hide why it ends."""
+    live.started()
     try:
-        live.stopped()
-    except MisuseError as error:
-        logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 - the sentence says it all
+        yield live
+    finally:
+        try:
+            live.stopped()
+        except MisuseError as error:
+            logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 - the sentence says all
 
 
 def _log_to(path: Path, level: Level) -> None:
     """Lines as things happen: to standard error, and to a file of bounded size."""
-    path.touch(mode=0o600)
     form = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
-    kept = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
+    kept = _PrivateLog(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
     for handler in (kept, logging.StreamHandler(sys.stderr)):
         handler.setFormatter(form)
         logging.getLogger().addHandler(handler)

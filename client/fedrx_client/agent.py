@@ -1,6 +1,6 @@
 """A site's agent: asks the coordinator for requests, lets the installed ClientApp answer them.
 
-It polls fast while a run is active and slowly when not, survives a coordinator that is away, and
+It asks, and the coordinator lets it wait; it survives a coordinator that is away, and
 stops cleanly on SIGTERM. The ClientApp is the one installed here and stays in memory between
 messages; whatever bundle the coordinator's Flower may offer is never fetched.
 """
@@ -267,19 +267,11 @@ def run_agent(
         MisuseError: The health port is taken.
     """
     stop, state = threading.Event(), Health()
-    wire = Fleet(door, sleep=stop.wait)
-
-    def end(*_: object) -> None:
-        stop.set()
-        wire.interrupt()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
     # Each request would be a line of the log otherwise.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     agent = Agent(
-        wire=wire,
+        wire=_fleet_until(stop, door),
         app=app,
         stop=stop,
         node_file=folder / "node",
@@ -290,6 +282,19 @@ def run_agent(
     with state.served(health_port) as port:
         logger.info("health service on 127.0.0.1:%d", port)
         agent.run()
+
+
+def _fleet_until(stop: threading.Event, door: Door) -> Fleet:
+    """A connection that SIGTERM and SIGINT tell to stop, also while it waits for a request."""
+    fleet = Fleet(door, sleep=stop.wait)
+
+    def end(*_: object) -> None:
+        stop.set()
+        fleet.interrupt()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    return fleet
 
 
 def _read_node(path: Path) -> int:

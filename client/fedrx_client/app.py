@@ -52,6 +52,10 @@ class UnknownRequest(PeerError):  # noqa: N818 - named for what happened
     """A message of a kind that no FedRx coordinator sends."""
 
 
+class ReleaseDiffers(PeerError):  # noqa: N818
+    """The coordinator runs another release; numbers might not mean the same."""
+
+
 class Desk(Protocol):
     """What a live site has beside its `Site`s: it opens runs, and writes everything down.
 
@@ -147,13 +151,23 @@ def _open(desk: Desk, message: Message, context: Context) -> Message:
     offer, kind = None, message.metadata.message_type
     try:
         offer = wire.decode(_header(message.content), RunOffer)
-        desk.asked(context.run_id, kind, offer)
         reply = desk.open(context.run_id, offer)
-        opened = "run opened" if reply.version == offer.version else "another release, not opened"
-        desk.answered(context.run_id, kind, offer, f"{opened}; FedRx {reply.version} is here")
+        # A coordinator knocks again and again: what was not opened is one line, like a refusal.
+        if reply.version == offer.version:
+            desk.asked(context.run_id, kind, offer)
+            desk.answered(context.run_id, kind, offer, "run opened")
+        else:
+            desk.refused(context.run_id, kind, offer, _differing(offer, reply))
     except Exception as error:  # noqa: BLE001 - its text may quote a patient: it stays here
         return _refusal(desk, message, offer, error)
     return Message(_header_record(wire.encode(reply)), reply_to=message)
+
+
+def _differing(offer: RunOffer, reply: OfferReply) -> FedRxError:
+    return ReleaseDiffers(
+        f"another release, not opened: the coordinator runs FedRx {offer.version}, this site "
+        f"{reply.version}; install the same on both sides."
+    )
 
 
 def _refusal(

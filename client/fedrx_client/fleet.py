@@ -9,19 +9,11 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Final, TypeVar, cast
 
 import httpx
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    load_pem_private_key,
-    load_ssh_private_key,
-)
 from flwr.app import Array, Message
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_to_proto
@@ -52,9 +44,28 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
 from google.protobuf.message import Message as ProtobufMessage
 
+from fedrx_client.door import (
+    Door,
+    Interrupted,
+    NotAdmitted,
+    Undeliverable,
+    Unreachable,
+    load_transport_key,
+)
 from fedrx_protocol import frames
 from fedrx_protocol.errors import FedRxError, MisuseError, PeerError
 from fedrx_protocol.parts import assemble, is_array
+
+__all__ = [
+    "Door",
+    "Fleet",
+    "FlowerVersionDiffers",
+    "NotAdmitted",
+    "Undeliverable",
+    "Unreachable",
+    "check_flower",
+    "load_transport_key",
+]
 
 FLOWER_VERSION: Final = "1.41.0"
 
@@ -78,69 +89,6 @@ P = TypeVar("P", bound=ProtobufMessage)
 
 class FlowerVersionDiffers(MisuseError):  # noqa: N818 - named for what happened
     """Another Flower than the one the agent was written for is installed."""
-
-
-class Unreachable(FedRxError):  # noqa: N818 - named for what happened
-    """The coordinator does not answer, or its certificate is not one the site trusts."""
-
-
-class NotAdmitted(PeerError):  # noqa: N818 - named for what happened
-    """The coordinator does not take this key: not enrolled, revoked, or the clocks differ."""
-
-
-class Interrupted(BaseException):
-    """Breaks off the wait for a request when the agent is to stop; no message is lost by it."""
-
-
-class Undeliverable(PeerError):  # noqa: N818 - named for what happened
-    """A message could not be had or given: its run is over, or its parts do not fit."""
-
-
-@dataclass(frozen=True)
-class Door:
-    """Where a site finds its coordinator, and how it shows who it is.
-
-    Args:
-        address: Host and port of the coordinator's proxy, e.g. `fedrx.example.org:8443`.
-        ca_certificate: PEM of the consortium's CA; nothing else is trusted.
-        key: The site's transport key, registered by the coordinator.
-    """
-
-    address: str
-    ca_certificate: bytes
-    key: ec.EllipticCurvePrivateKey
-
-    def __post_init__(self) -> None:
-        """Check the address and the certificate."""
-        host, _, port = self.address.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-            raise MisuseError(f"{self.address!r} is no HOST:PORT; ask your coordinator for it.")
-        try:
-            # Without one Python would fall back on the public CAs of the system.
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(
-                cadata=self.ca_certificate.decode("ascii")
-            )
-        except (ssl.SSLError, ValueError):
-            raise MisuseError(
-                "the CA certificate is not in PEM form; fetch it from the coordinator again."
-            ) from None
-
-
-def load_transport_key(path: Path, password: bytes | None = None) -> ec.EllipticCurvePrivateKey:
-    """Read a site's transport key (PKCS 8 in PEM form, or as `ssh-keygen` writes it; a NIST curve).
-
-    Raises:
-        MisuseError: There is no such key in the file.
-    """
-    try:
-        content = path.read_bytes()
-        load = load_ssh_private_key if b"OPENSSH" in content else load_pem_private_key
-        key = load(content, password)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise MisuseError(f"{path}: cannot be read as a transport key ({error}).") from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise MisuseError(f"{path}: is no elliptic-curve key, which Flower's fleet needs.")
-    return key
 
 
 def check_flower(installed: str = package_version) -> None:

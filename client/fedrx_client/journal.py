@@ -39,7 +39,7 @@ class Thrift:
         in_all: whatever the reason, in a window.
     """
 
-    window_s: int = 600
+    window_s: int = 3600
     alike: int = 20
     in_all: int = 200
 

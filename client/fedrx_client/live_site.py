@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from flwr.app import Context
 
+from fedrx_client.approval import Approval
 from fedrx_client.approvals import Approvals
 from fedrx_client.audit import AuditLog
 from fedrx_client.device import CPU
@@ -44,6 +45,7 @@ from fedrx_protocol.secagg.parameters import session_id
 from fedrx_protocol.secagg.site import SiteParty
 
 RUNS_IN_MEMORY = 4
+ROUNDS_IN_MEMORY = 8
 
 
 @dataclass
@@ -53,23 +55,36 @@ class OpenRun:
     Attributes:
         offer: what opened it.
         roster: digest of its roster, 32 bytes.
+        approval: under which it was opened.
         patients: the cohort, and the watch over its file.
         site: what answers.
-        context: the last round's context, 32 bytes.
-        about: what lines of the audit log say of that round.
     """
 
     offer: RunOffer
     roster: bytes
+    approval: Approval
     patients: Patients
     site: Site
-    context: bytes = b""
-    about: About = field(default_factory=About)
+    _rounds: OrderedDict[bytes, About] = field(default_factory=OrderedDict)
 
     def same_as(self, offer: RunOffer) -> bool:
         """Whether an offer names the very run that is open."""
         mine = self.offer.run, self.offer.study, self.offer.roster
         return mine == (offer.run, offer.study, offer.roster)
+
+    def about(self, request: Request | None) -> About:
+        """What a line of the audit log says a request is about.
+
+        Later stages of a round name its context only, so the last few are remembered.
+        """
+        run, study = self.offer.run, self.offer.study.hex()
+        if isinstance(request, RoundRequest):
+            self._rounds[request.context] = About(run, study, request.round, request.attempt)
+            while len(self._rounds) > ROUNDS_IN_MEMORY:
+                self._rounds.popitem(last=False)
+        if isinstance(request, RoundRequest | ResolveRequest | UnmaskRequest):
+            return self._rounds.get(request.context, About(run, study))
+        return About(run, study)
 
 
 class LiveSite:
@@ -147,7 +162,7 @@ class LiveSite:
         now = int(self._clock())
         check_clock(offer, now)
         roster = pinned_roster(offer, self._present_identity(), now)
-        known = self._runs.get(run)
+        known = self._current(run)
         if known is None or not known.same_as(offer):
             self._hold(run, self._open(offer, roster, now))
             self._offers.keep(run, offer)
@@ -165,12 +180,7 @@ class LiveSite:
             FedRxError: something changed since; the text says what.
         """
         run = context.run_id
-        opened = self._runs.get(run)
-        if opened is not None and self._is_past(opened):
-            del self._runs[run]
-            opened = None
-        if opened is None:
-            opened = self._reopen(run)
+        opened = self._current(run) or self._reopen(run)
         require_pin(opened.roster, self._folder)
         opened.patients.require_unchanged(thorough=False)
         self._runs.move_to_end(run)
@@ -182,12 +192,6 @@ class LiveSite:
         Raises:
             LogUnwritable: it could not be written.
         """
-        opened = self._runs.get(run)
-        if opened is not None and isinstance(request, RoundRequest):
-            opened.context = request.context
-            opened.about = About(
-                opened.offer.run, opened.offer.study.hex(), request.round, request.attempt
-            )
         self._journal.asked(self._about(run, request), kind, request)
 
     def answered(self, run: int, kind: str, request: Request, what: str) -> None:
@@ -213,7 +217,8 @@ class LiveSite:
     def _open(self, offer: RunOffer, roster: Roster, now: int) -> OpenRun:
         """Everything that answers requests of a run, from the site's own folder."""
         study_digest = offer.study.hex()
-        self._approvals.find(study_digest, now).require_version(self._installed)
+        approval = self._approvals.find(study_digest, now)
+        approval.require_version(self._installed)
         kept = self._files.load(study_digest)
         patients = self._patients(study_digest) or Patients(kept, self.identity.site)
         patients.require_unchanged(thorough=True)
@@ -234,8 +239,7 @@ class LiveSite:
             device=self._device,
         )
         site = Site(parts, now=lambda: datetime.fromtimestamp(self._clock(), UTC))
-        about = About(offer.run, study_digest)
-        return OpenRun(offer, roster.digest, patients, site, about=about)
+        return OpenRun(offer, roster.digest, approval, patients, site)
 
     def _party(self, offer: RunOffer, roster: Roster, plan: StudyPlan) -> SiteParty:
         """This site's side of secure aggregation in the run."""
@@ -257,6 +261,14 @@ class LiveSite:
         self._hold(run, opened)
         return opened
 
+    def _current(self, run: int) -> OpenRun | None:
+        """The open run, unless what it was opened with is not the present any more."""
+        opened = self._runs.get(run)
+        if opened is not None and self._is_past(opened):
+            del self._runs[run]
+            return None
+        return opened
+
     def _hold(self, run: int, opened: OpenRun) -> None:
         self._runs[run] = opened
         self._runs.move_to_end(run)
@@ -271,11 +283,9 @@ class LiveSite:
         return None
 
     def _is_past(self, opened: OpenRun) -> bool:
-        """Whether other patients were approved since, or the ledger's file was exchanged."""
+        """Whether the study was approved anew since, or the ledger's file was exchanged."""
         approved = self._approvals.kept(opened.offer.study.hex()).approval
-        return (
-            approved.cohort != opened.patients.cohort.fingerprint or not self._ledger.is_in_place()
-        )
+        return approved != opened.approval or not self._ledger.is_in_place()
 
     def _present_identity(self) -> SiteIdentity:
         """The folder of trust as it is now; another process may have joined anew."""
@@ -288,10 +298,4 @@ class LiveSite:
         if isinstance(request, RunOffer):
             return About(request.run, request.study.hex())
         opened = self._runs.get(run)
-        if opened is None:
-            return About()
-        if isinstance(request, RoundRequest | ResolveRequest | UnmaskRequest) and (
-            request.context == opened.context
-        ):
-            return opened.about
-        return About(opened.offer.run, opened.offer.study.hex())
+        return About() if opened is None else opened.about(request)

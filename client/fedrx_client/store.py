@@ -185,8 +185,16 @@ class SiteStore:
             return connection
 
     def _touch(self) -> None:
+        """Make the file, readable by nobody else, if it is not there.
+
+        One that is there is opened by SQLite alone: closing any other descriptor of it would drop
+        the locks of this process's open connections. Another process would then believe that it
+        is the last one, and remove the log of commits that are not in the file yet.
+        """
         try:
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except FileExistsError:
+            return
         except OSError as error:
             raise LedgerUnwritable(
                 f"{self.path}: the ledger cannot be opened for writing ({error.strerror}); "

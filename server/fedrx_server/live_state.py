@@ -112,16 +112,16 @@ class LiveState:
 def read_live(folder: Path) -> LiveState | None:
     """The last moment that a run's process wrote down; none before its first.
 
-    Raises:
-        RunError: the file is damaged.
+    None too where a power cut tore the file, or another release wrote it: the next process of the
+    run writes it anew, and nothing depends on it.
     """
     path = folder / _FILE
     if not path.exists():
         return None
     try:
         return LiveState(**read_json(path))
-    except TypeError:
-        raise RunError(f"{path}: was written by another release; start the run again.") from None
+    except (RunError, TypeError):
+        return None
 
 
 def write_live(folder: Path, state: LiveState) -> None:
@@ -135,7 +135,7 @@ class LiveWatch(Watch):
     Args:
         folder: The run's folder.
         first: What it says before anything has happened.
-        spent: Upper bound on epsilon after the attempts so far.
+        spent: Upper bound on epsilon once this attempt at this round is made too.
         now: Monotonic seconds.
     """
 
@@ -143,7 +143,7 @@ class LiveWatch(Watch):
         self,
         folder: Path,
         first: LiveState,
-        spent: Callable[[], float],
+        spent: Callable[[int, int], float],
         *,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -190,7 +190,7 @@ class LiveWatch(Watch):
             absent=dict(missing),
             waiting_for={},
             sentence="",
-            epsilon_spent=_finite(self._spent()),
+            epsilon_spent=_finite(self._spent(round_number, attempt)),
         )
 
     def differing(self, site: str, version: str) -> None:

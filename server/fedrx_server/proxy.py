@@ -85,6 +85,7 @@ http {
 
         proxy_http_version 1.1;
         proxy_set_header Connection "";
+        proxy_set_header fedrx-address $$remote_addr;
         proxy_ssl_verify on;
         proxy_ssl_trusted_certificate "$ca_certificate";
         proxy_ssl_name localhost;

@@ -229,9 +229,16 @@ class RunFolder:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What `create` was given, without the folder's own format number."""
-        document: dict[str, Any] = read_json(self.path / "meta.json")
-        return dict(document["meta"])
+        """What `create` was given, without the folder's own format number.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        path = self.path / "meta.json"
+        found = read_json(path).get("meta")
+        if not isinstance(found, dict):
+            raise RunError(f"{path}: is damaged; restore it from a backup.")
+        return found
 
     @property
     def rounds(self) -> tuple[RoundRecord, ...]:

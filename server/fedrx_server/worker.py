@@ -96,7 +96,9 @@ class Worker:
         self._roster = _verified(run, consortium)
         self._plan = plan_for(run.study, len(self._roster.sites))
         self._plan.check()
-        self._meta = run.meta
+        self._run_id, self._seed = _identity(run)
+        view = RunView.read(run.path)
+        self._releases = list(planned_releases(run.study, self._run_id, view.attempts()))
         self._watch = LiveWatch(run.path, self._first_state(), self._spent)
 
     def go(self) -> None:
@@ -117,10 +119,6 @@ class Worker:
                 ).run()
         self._conclude()
 
-    @property
-    def _run_id(self) -> str:
-        return str(self._meta["run_id"])
-
     def _offers(self) -> Offers:
         return Offers(
             run=self._run_id,
@@ -135,7 +133,7 @@ class Worker:
 
     def _model(self) -> DoseModel:
         study = self._run.study
-        return build_model(study.model, study.feature_schema, seed=int(self._meta["start_seed"]))
+        return build_model(study.model, study.feature_schema, seed=self._seed)
 
     def _finished_round(self, record: RoundRecord) -> None:
         logger.info(
@@ -158,14 +156,16 @@ class Worker:
         write_report(self._run.report_path, run_report(view))
         self._run.write_result(run_result(view))
 
-    def _spent(self) -> float:
-        view = RunView.read(self._run.path)
-        return spent_at_most(view.study, planned_releases(view.study, view.run_id, view.attempts()))
+    def _spent(self, round_number: int, attempt: int) -> float:
+        """Upper bound on epsilon once this attempt is made too."""
+        new = (round_number, attempt, len(self._roster.sites))
+        self._releases += planned_releases(self._run.study, self._run_id, [new])
+        return spent_at_most(self._run.study, self._releases)
 
     def _first_state(self) -> LiveState:
         study, rounds = self._run.study, self._run.rounds
         private = study.privacy.mode != "none"
-        spent = self._spent()
+        spent = spent_at_most(study, self._releases)
         first = LiveState(
             name=self._run.path.name,
             run=self._run_id,
@@ -231,8 +231,19 @@ def _say(folder: Path, state: State, sentence: str = "") -> None:
                 folder,
                 replace(last, state=state, sentence=sentence, asked=(), waiting_for={}, pid=0),
             )
-    except (RunError, OSError) as error:
+    except OSError as error:
         logger.warning("the state could not be written down (%s)", error)
+
+
+def _identity(run: RunFolder) -> tuple[str, int]:
+    """What sites know the run by, and the seed of its start weights."""
+    meta = run.meta
+    try:
+        return str(meta["run_id"]), int(meta["start_seed"])
+    except (KeyError, TypeError, ValueError):
+        raise RunError(
+            f"{run.path / 'meta.json'}: belongs to no live run; `fedrx coordinator run` makes one."
+        ) from None
 
 
 def _verified(run: RunFolder, consortium: bytes) -> Roster:

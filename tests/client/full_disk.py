@@ -31,7 +31,7 @@ def main(folder: Path, full: str) -> None:
     home = region.home("site0")
     if full == "log":
         region.restart("site0")  # the ledger's journal begins anew, and is the smaller one now
-        while (home / "audit.log").stat().st_size < 200_000:
+        while (home / "audit.log").stat().st_size < 80_000:
             region.site("site0")._journal.event("start", "x" * 900)
         limit((home / "audit.log").stat().st_size)
     else:

@@ -1,14 +1,19 @@
 """The agent's loop over a wire that misbehaves, and the edges of its door; no network."""
 
 import threading
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from flwr.app import ConfigRecord, Context, Message, Metadata, RecordDict
-from flwr.app.message import make_message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Metadata, RecordDict
+from flwr.app.message import make_message, remove_content_from_message
 from flwr.clientapp import ClientApp
+from flwr.common.serde import message_to_proto
+from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from live_consortium import write_certificates
 
 from fedrx_client.agent import Agent, Health, Pace
@@ -24,6 +29,7 @@ from fedrx_client.fleet import (
     check_flower,
     load_transport_key,
 )
+from fedrx_protocol import frames
 from fedrx_protocol.errors import MisuseError
 
 QUICK = Pace(
@@ -290,3 +296,181 @@ class TestFleet:
 
 def away():
     raise Unreachable("away")
+
+
+def letter(content=None) -> tuple[PullMessagesResponse, list[bytes]]:
+    """A request to node 7 as the coordinator hands it out: head and objects."""
+    metadata = Metadata(1, "", 1, 7, "", "", time.time(), 60.0, "query.count")
+    message = make_message(metadata=metadata, content=content or RecordDict())
+    message.metadata.__dict__["_message_id"] = message.object_id
+    head = PullMessagesResponse(
+        messages_list=[message_to_proto(remove_content_from_message(message))],
+        message_object_trees=[get_object_tree(message)],
+    )
+    return head, [item.deflate() for item in get_all_nested_objects(message).values()]
+
+
+def array_of(size: int) -> RecordDict:
+    array = Array("uint32", (size // 4,), "fedrx.raw", bytes(size))
+    return RecordDict({"payload": ArrayRecord({"vector": array})})
+
+
+class Coordinator:
+    """Answers the fused calls with what a test has made up, and notes what it was asked."""
+
+    def __init__(self, *answers):
+        self.answers, self.asked, self.given = list(answers), [], []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("give"):
+            self.given.append(request.read())
+            return httpx.Response(self.answers.pop(0))
+        self.asked.append(list(PullMessagesRequest.FromString(request.read()).message_ids))
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, int):
+            return httpx.Response(answer)
+        return httpx.Response(200, stream=Streamed(answer))
+
+
+class Streamed(httpx.SyncByteStream):
+    """A body that comes in small pieces, as from the network."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+    def __iter__(self):
+        for start in range(0, len(self.body), 1000):
+            yield self.body[start : start + 1000]
+
+
+class TestFusedCalls:
+    @pytest.fixture
+    def connected(self, ca, key):
+        fleets = []
+
+        def make(*answers, limit=2**31) -> tuple[Fleet, Coordinator]:
+            coordinator = Coordinator(*answers)
+            fleet = Fleet(Door("localhost:8443", ca, key), longest_message_bytes=limit)
+            fleet._fused.close()
+            fleet._fused = httpx.Client(
+                base_url="https://localhost:8443/v1/fleet/",
+                transport=httpx.MockTransport(coordinator),
+            )
+            fleets.append(fleet)
+            return fleet, coordinator
+
+        yield make
+        for fleet in fleets:
+            fleet.close()
+
+    def test_nothing_to_do(self, connected):
+        fleet, _ = connected(frames.body([b""]))
+        assert fleet.receive() is None
+
+    def test_a_request_with_a_vector(self, connected):
+        head, contents = letter(array_of(11_000_000))
+        fleet, _ = connected(frames.body([head.SerializeToString(), *contents]))
+        message = fleet.receive()
+        assert message.content["payload"]["vector"].data == bytes(11_000_000)
+        assert message.metadata.message_id == head.messages_list[0].metadata.message_id
+
+    def test_what_cannot_be_used_is_put_aside_once(self, connected):
+        head, contents = letter(array_of(4000))
+        body = frames.body([head.SerializeToString(), *contents])
+        fleet, coordinator = connected(body, frames.body([b""]), frames.body([b""]), limit=3000)
+        with pytest.raises(Undeliverable, match="longer than this site takes"):
+            fleet.receive()
+        assert fleet.receive() is fleet.receive() is None
+        name = head.messages_list[0].metadata.message_id
+        assert coordinator.asked == [[], [name], []]
+
+    def test_a_part_that_is_repeated_until_memory_is_full(self, connected):
+        head, contents = letter(array_of(4000))
+        at = next(i for i, one in enumerate(contents) if one.startswith(b"Array "))
+        start, _, listing = contents[at].partition(b"\x00")
+        many = listing.replace(b"[0]", str([0] * 10_000).encode())
+        kind, children, _ = start.split(b" ")
+        contents[at] = b" ".join([kind, children, b"%d" % len(many)]) + b"\x00" + many
+        body = frames.body([head.SerializeToString(), *contents])
+        fleet, _ = connected(body, limit=1_000_000)
+        with pytest.raises(Undeliverable, match="parts do not fit"):
+            fleet.receive()
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            lambda body: b"\xff" * 100,
+            lambda body: b"\x00\x00\x00\x02\xff\xff",
+            lambda body: body[:-1],
+            lambda body: body[: len(body) // 2],
+            lambda body: b"",
+            lambda body: body.replace(b"RecordDict", b"SomethingX"),
+        ],
+    )
+    def test_a_request_that_makes_no_sense(self, connected, spoil):
+        head, contents = letter()
+        fleet, _ = connected(spoil(frames.body([head.SerializeToString(), *contents])))
+        with pytest.raises(Undeliverable):
+            fleet.receive()
+
+    @pytest.mark.parametrize(
+        ("answer", "meaning"),
+        [
+            (401, NotAdmitted),
+            (403, Undeliverable),
+            (502, Unreachable),
+            (httpx.ReadTimeout("late"), Unreachable),
+            (httpx.RemoteProtocolError("cut off"), Unreachable),
+        ],
+    )
+    def test_what_went_wrong(self, connected, answer, meaning):
+        fleet, _ = connected(answer)
+        with pytest.raises(meaning):
+            fleet.receive()
+
+    def test_a_stop_ends_the_wait_and_only_the_wait(self, connected):
+        fleet, _ = connected()
+        fleet.interrupt()  # it does not wait
+        fleet._fused = httpx.Client(
+            base_url="https://localhost/",
+            transport=httpx.MockTransport(lambda _: fleet.interrupt()),
+        )
+        assert fleet.receive() is None
+
+    def test_a_reply_is_given_again_while_the_coordinator_is_away(self, connected):
+        metadata = Metadata(1, "a" * 64, 1, 7, "", "", time.time(), 60.0, "query.count")
+        asked = make_message(metadata=metadata, content=RecordDict())
+        reply = Message(RecordDict(), reply_to=asked)
+        fleet, coordinator = connected(503, 204)
+        fleet.reply(reply)
+        assert len(coordinator.given) == 2
+        assert coordinator.given[0] == coordinator.given[1]
+
+    def test_a_reply_that_is_not_taken_ends_its_request(self, connected):
+        asked = request()
+        fleet, coordinator = connected(409, frames.body([b""]))
+        with pytest.raises(Undeliverable):
+            fleet.reply(Message(RecordDict(), reply_to=asked))
+        fleet.receive()
+        assert coordinator.asked == [[asked.metadata.message_id]]
+
+
+def test_a_wait_at_the_coordinator_is_not_followed_by_one_here(tmp_path):
+    now = [0.0]
+
+    class Slow(ScriptedWire):
+        def receive(self):
+            now[0] += 20.0
+            return super().receive()
+
+    wire = Slow([None, None, request()])
+    pace = Pace(shortest_s=5.0, active_s=5.0, idle_s=5.0)
+    agent = Agent(
+        wire, counting_app(), wire.stop, tmp_path / "node", pace=pace, clock=lambda: now[0]
+    )
+    began = time.monotonic()
+    agent.run()
+    assert time.monotonic() - began < 4
+    assert counts(wire) == [1]

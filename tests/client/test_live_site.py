@@ -309,7 +309,7 @@ class TestLies:
         for _ in range(500):
             region.ask(grid, "query.open", b"{}")
         assert len(region.refusals("site0")) == 20
-        region.clock.now += 601
+        region.clock.now += 3601
         region.ask(grid, "query.open", b"{}")
         counted = "480 more were refused and not written one by one"
         assert any(counted in reason for reason in region.refusals("site0"))
@@ -401,7 +401,18 @@ class TestOwnTroubles:
         rows = path.read_text().splitlines()
         path.write_text("\n".join(rows[:-1]) + "\n")
         assert self.trained(ready, 1) == "CohortChanged"
+        assert region.opened(ready.grid) == "CohortChanged"
         region.approve("site0")
+        assert region.opened(ready.grid) == "answered"
+        assert self.trained(ready, 1) == "answered"
+
+    def test_a_table_that_moved_is_found_where_it_was_approved_anew(self, region, ready):
+        path = region.table("site0")
+        moved = path.with_name("moved.csv")
+        path.rename(moved)
+        assert self.trained(ready, 1) == "CohortChanged"
+        region.clock.now += 1
+        region.approve("site0", data=moved)
         assert self.trained(ready, 1) == "answered"
 
     def test_same_size_and_time_does_not_hide_a_change_at_the_next_offer(self, region, ready):

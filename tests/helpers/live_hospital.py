@@ -137,10 +137,12 @@ class Region:
         key = load_ed25519(self.folder / "consortium" / "consortium.key", None)
         return sign_roster(Roster(self.roster.roster.sites[:sites], serial), key).to_json()
 
-    def approve(self, *names: str, study=None, cap: float = 20, **changes) -> None:
-        study = study or self.study
+    def approve(
+        self, *names: str, study=None, cap: float = 20, data: Path | None = None, **changes
+    ) -> None:
+        study, given = study or self.study, data
         for name in names or self.names:
-            data = self.table(name)
+            data = given or self.table(name)
             if not data.exists():
                 data.write_text(table(small_cohort(study, name, self.patients)))
             mapping = TableMapping.load(self.folder / "mapping.toml")

@@ -9,7 +9,7 @@ One JSON object a line in, one line out:
     {"wait": pid, "timeout_s": x}                                     ->  exit status, or "alive"
 
 Faults; a site that died of one is well when it is started again:
-    {"die": "before reply" | "after reply" | "in unmask", "round": n, "done": path}
+    {"die": "before reply" | "after reply" | "in unmask", "armed": path}    once the path exists
     {"slow_s": x, "rounds": [first, last]}
     {"clock_s": x}
 """
@@ -37,33 +37,28 @@ torch.set_num_threads(1)
 _CLONE_NEWNET = 0x40000000
 
 
-def die(when: str, round_: int, done: str) -> None:
-    """Kill this process at a moment of a round, unless that was done before."""
+def die(when: str, armed: str) -> None:
+    """Kill this process at a moment of the first round after the file `armed` appeared."""
     train, unmask, reply = Site.train, Site.unmask, fleet.Fleet.reply
-    current = [0]
 
-    def kill() -> None:
-        if not Path(done).exists():
-            Path(done).touch()
+    def kill(moment: str) -> None:
+        if moment == when and Path(armed).exists():
+            Path(armed).unlink()
             os.kill(os.getpid(), signal.SIGKILL)
 
     def trained(site, request, weights):
         answer = train(site, request, weights)
-        current[0] = request.round
-        if when == "before reply" and request.round == round_:
-            kill()
+        kill("before reply")
         return answer
 
     def replied(self, message):
         reply(self, message)
-        is_train = message.metadata.message_type.startswith("train")
-        if when == "after reply" and is_train and current[0] == round_:
-            kill()
+        if message.metadata.message_type.startswith("train"):
+            kill("after reply")
 
     def unmasked(site, request):
         answer = unmask(site, request)
-        if when == "in unmask" and current[0] == round_:
-            kill()
+        kill("in unmask")
         return answer
 
     Site.train, Site.unmask, fleet.Fleet.reply = trained, unmasked, replied
@@ -93,7 +88,7 @@ def install(fault: dict) -> None:
     if "clock_s" in fault:
         shift_clock(fault["clock_s"])
     if "die" in fault:
-        die(fault["die"], fault["round"], fault["done"])
+        die(fault["die"], fault["armed"])
     if "slow_s" in fault:
         slow(fault["slow_s"], fault["rounds"])
 

@@ -378,3 +378,70 @@ class TestAdmission:
         with pytest.raises(VersionDiffers, match="FedRx 2 and the coordinator 1"):
             admission.accept(1, OfferReply("2"))
         assert not admission.willing
+
+
+class TestGoneDuringAnExchange:
+    """A node that the SuperLink no longer lists is not waited for until the deadline."""
+
+    def collect(self, gone_for_s):
+        clock = [0.0]
+
+        class Silent(InProcessGrid):
+            def pull_messages(self, message_ids):
+                return []
+
+            def get_node_ids(self):
+                away = 10.0 <= clock[0] < 10.0 + gone_for_s
+                return [FIRST_NODE] if away else [FIRST_NODE, FIRST_NODE + 1]
+
+        def sleep(seconds):
+            clock[0] += seconds
+
+        grid = Silent(make_client_app(lambda context: None), 2, run_id=1)
+        exchange = Exchange(grid, clock=lambda: clock[0], sleep=sleep)
+        headers = {FIRST_NODE: b"", FIRST_NODE + 1: b""}
+        return {
+            reply.node: clock[0]
+            for reply in exchange.send("train.masked", headers, attempt="1", deadline_s=100.0)
+        }
+
+    def test_it_is_given_up_within_seconds_and_the_others_are_waited_for(self):
+        lost_at = self.collect(gone_for_s=1000.0)
+        assert 13.0 <= lost_at[FIRST_NODE + 1] <= 17.0
+        assert lost_at[FIRST_NODE] >= 100.0
+
+    def test_a_restart_is_not_mistaken_for_it(self):
+        lost_at = self.collect(gone_for_s=3.0)
+        assert min(lost_at.values()) >= 100.0
+
+
+class TestPosted:
+    """Requests that nobody waits for."""
+
+    def make(self):
+        self.time = 0.0
+        app = make_client_app(lambda context: None)
+        grid = InProcessGrid(app, 2, run_id=1)
+        return Exchange(grid, clock=lambda: self.time), grid
+
+    def test_a_reply_comes_beside_others_or_when_asked_for(self):
+        exchange, grid = self.make()
+        exchange.post("query.unknown", {FIRST_NODE: b"x"}, attempt="open", deadline_s=5.0)
+        assert exchange.posted(ask=False) == []
+        grid._app = lambda message, context: refused(message, "RosterChanged")
+        [reply] = exchange.posted(ask=True)
+        assert (reply.node, reply.refusal, reply.lost) == (FIRST_NODE, "RosterChanged", False)
+        assert exchange.posted(ask=True) == []
+        exchange.post("query.unknown", {FIRST_NODE: b"x"}, attempt="open", deadline_s=5.0)
+        others = exchange.send("query.unknown", {FIRST_NODE + 1: b"y"}, attempt="1", deadline_s=5.0)
+        assert [reply.node for reply in others] == [FIRST_NODE + 1]
+        assert [reply.node for reply in exchange.posted(ask=False)] == [FIRST_NODE]
+
+    def test_one_that_does_not_answer_in_time_is_lost(self):
+        exchange, grid = self.make()
+        grid.pull_messages = lambda ids: []
+        exchange.post("query.unknown", {FIRST_NODE: b"x"}, attempt="open", deadline_s=5.0)
+        assert exchange.posted(ask=True) == []
+        self.time = 5.0
+        [reply] = exchange.posted(ask=False)
+        assert (reply.node, reply.lost) == (FIRST_NODE, True)

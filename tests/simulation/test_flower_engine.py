@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fedrx
-from fedrx_server.attempt import StudyStopped
+from fedrx_server.patience import StudyStopped
 from fedrx_server.run_folder import RunFolder
 from fedrx_simulation.engines import flower
 from fedrx_simulation.engines.flower import EngineFailed, FlowerEngine

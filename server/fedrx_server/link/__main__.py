@@ -4,6 +4,8 @@ Flower's own command does nothing more than what is done here: read the options,
 application, serve it.
 """
 
+import logging
+
 import uvicorn
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.http_logging import get_uvicorn_log_config
@@ -40,6 +42,7 @@ def main() -> None:
     Raises:
         MisuseError: There is no database, without which a restart would lose a round.
     """
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     config = _parse_superlink_lifespan_config()  # its options are ours
     app = create_app(config, SuperLinkLifespan)
     state = app.state.linkstate_factory.state()

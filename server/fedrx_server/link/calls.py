@@ -10,6 +10,9 @@ RUNTIME: Final = "/v1/runtime/"
 FRAMES_MEDIA_TYPE: Final = "application/vnd.fedrx.frames"
 WAIT_HEADER: Final = "fedrx-wait-s"
 
+# The proxy says here who called it, for the log alone.
+ADDRESS_HEADER: Final = "fedrx-address"
+
 
 def ordered(tree: ObjectTree) -> list[str]:
     """Ids of a tree, each once, children first: the order in which the objects travel."""

@@ -7,12 +7,12 @@ no fleet path does.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeVar, cast
+from typing import Final, TypeVar
 
 from fastapi import FastAPI
 from flwr.proto.fleet_pb2 import (
@@ -36,10 +36,8 @@ from flwr.supercore.error import http_error_translator
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.protobuf.translation import (
     PROTOBUF_REQUEST_TYPES,
-    ProtobufTranslationMiddleware,
 )
 from flwr.superlink.routers.fleet.node_auth import authenticate_node
-from flwr.superlink.servicer.fleet import fleet_handlers
 from google.protobuf.message import Message  # type: ignore[import-untyped]  # ships no types
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -47,10 +45,20 @@ from starlette.types import Receive, Scope, Send
 
 from fedrx_protocol import frames
 from fedrx_server.link.bell import Bell
-from fedrx_server.link.calls import FLEET, FRAMES_MEDIA_TYPE, RUNTIME, WAIT_HEADER
+from fedrx_server.link.bodies import batches, first, parse, read_frames, read_protobuf
+from fedrx_server.link.calls import (
+    ADDRESS_HEADER,
+    FLEET,
+    FRAMES_MEDIA_TYPE,
+    RUNTIME,
+    WAIT_HEADER,
+)
 from fedrx_server.link.limits import Limits
 from fedrx_server.link.mailbox import Intake, Mailbox, Parcel
 from fedrx_server.link.owners import Owners, refuse, require_announcement
+from fedrx_server.link.stock import Stock, stock_calls
+
+logger = logging.getLogger(__name__)
 
 _THREADS: Final = 4
 _LOOK_AGAIN_S: Final = 2.0
@@ -60,21 +68,6 @@ M = TypeVar("M", bound=Message)
 Handler = Callable[..., Message]
 Check = Callable[..., None]
 Fused = Callable[[Request], Awaitable[Response]]
-
-
-@dataclass(frozen=True)
-class Stock:
-    """One of Flower's fleet calls.
-
-    Args:
-        answer: Flower's handler.
-        needs_store: Whether it wants the object store besides the state.
-        check: Refuses what is not the node's own.
-    """
-
-    answer: Handler
-    needs_store: bool = False
-    check: Check | None = None
 
 
 class Link:
@@ -94,7 +87,7 @@ class Link:
         self._bell = Bell()
         self._stopping = False
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="link")
-        self._stock = _stock_calls(Owners(state, limits))
+        self._stock = stock_calls(Owners(state, limits))
         self._fused: Mapping[str, Fused] = {
             f"{FLEET}take": self._take,
             f"{FLEET}give": self._give,
@@ -108,6 +101,8 @@ class Link:
         if scope["type"] == "http" and (path.startswith(FLEET) or path in self._fused):
             request = Request({**scope, "app": self._app, "state": {}}, receive, send)
             response = await http_error_translator(request, self._answer)
+            if response.status_code >= 400:
+                logger.warning("%s refused: %s", _caller(request), _said(request, response))
             await response(scope, receive, send)
             return
         await self._app(scope, receive, send)
@@ -128,7 +123,7 @@ class Link:
         call = self._stock.get(path)
         if call is None:
             raise refuse("no such call", 404)
-        parsed = await self._parsed(request, PROTOBUF_REQUEST_TYPES["POST", path])
+        parsed = await read_protobuf(request, PROTOBUF_REQUEST_TYPES["POST", path], self._limits)
         response = await self._run(self._serve_stock, request, call, parsed)
         if isinstance(parsed, PushMessagesRequest):
             self._bell.ring(("run", parsed.messages_list[0].metadata.run_id))
@@ -148,7 +143,7 @@ class Link:
 
     async def _take(self, request: Request) -> Response:
         """Hand a node its next request, whole; wait for one if there is none."""
-        parsed = await self._parsed(request, PullMessagesRequest)
+        parsed = await read_protobuf(request, PullMessagesRequest, self._limits)
         node, aside = parsed.node.node_id, list(parsed.message_ids)
 
         def look() -> list[Parcel]:
@@ -167,8 +162,8 @@ class Link:
 
     async def _give(self, request: Request) -> Response:
         """Take a node's reply with all its objects; its request is then done."""
-        bodies = self._frames(request, self._limits.head_bytes)
-        parsed = _parse(PushMessagesRequest, await _first(bodies))
+        bodies = read_frames(request, self._limits.head_bytes, self._limits)
+        parsed = parse(PushMessagesRequest, await first(bodies))
         request.state.protobuf_request = parsed
         await self._run(authenticate_node, request)
         reply = require_announcement(parsed.node.node_id, parsed, self._limits)
@@ -182,9 +177,9 @@ class Link:
     async def _send(self, request: Request) -> Response:
         """Take requests to sites with all their objects."""
         run = await self._run(self._task_run, request)
-        bodies = self._frames(request, self._limits.own_head_bytes)
-        parsed = _parse(PushAppMessagesRequest, await _first(bodies))
-        done = _parse(PullAppMessagesRequest, await _first(bodies))
+        bodies = read_frames(request, self._limits.own_head_bytes, self._limits)
+        parsed = parse(PushAppMessagesRequest, await first(bodies))
+        done = parse(PullAppMessagesRequest, await first(bodies))
         ids: list[str] = []
 
         def announce() -> Intake:
@@ -203,9 +198,9 @@ class Link:
     async def _collect(self, request: Request) -> Response:
         """Hand out replies to some requests; wait for one if there is none."""
         run = await self._run(self._task_run, request)
-        bodies = self._frames(request, self._limits.own_head_bytes)
-        waiting = _parse(PullAppMessagesRequest, await _first(bodies))
-        done = _parse(PullAppMessagesRequest, await _first(bodies))
+        bodies = read_frames(request, self._limits.own_head_bytes, self._limits)
+        waiting = parse(PullAppMessagesRequest, await first(bodies))
+        done = parse(PullAppMessagesRequest, await first(bodies))
         finished = list(done.message_ids)
 
         def look() -> list[Parcel]:
@@ -230,34 +225,6 @@ class Link:
     async def _run(self, work: Callable[..., T], *arguments: object) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, partial(work, *arguments))
-
-    async def _parsed(self, request: Request, kind: type[M]) -> M:
-        """The request's one Protobuf message, where Flower's checks look for it."""
-        ProtobufTranslationMiddleware._check_request_media_type(request)  # noqa: SLF001 - the same
-        parsed = _parse(kind, await self._body(request))
-        request.state.protobuf_request = parsed
-        return parsed
-
-    async def _body(self, request: Request) -> bytes:
-        parts, held = [], 0
-        async for part in request.stream():
-            held += len(part)
-            if held > self._limits.object_bytes + self._limits.head_bytes:
-                raise refuse("the request is too long", 413)
-            parts.append(part)
-        return b"".join(parts)
-
-    async def _frames(self, request: Request, head_bytes: int) -> AsyncIterator[bytes]:
-        reader = frames.FrameReader(head_bytes)
-        try:
-            async for part in request.stream():
-                for frame in reader.feed(part):
-                    yield frame
-                    # Not before the head has shown who it is.
-                    reader.longest = max(self._limits.object_bytes, head_bytes)
-            reader.close()
-        except frames.FrameInvalid as error:
-            raise refuse(str(error), 400) from error
 
     async def _store(self, bodies: AsyncIterator[bytes], announce: Callable[[], Intake]) -> None:
         """Store objects as they come; a small message is one transaction."""
@@ -310,55 +277,24 @@ class Link:
     async def _contents(self, head: bytes, found: list[Parcel]) -> AsyncIterator[bytes]:
         waiting = [head]
         for parcel in found:
-            for batch in self._batches(parcel.sizes):
+            for batch in batches(parcel.sizes, self._limits.batch_bytes):
                 for piece in frames.pieces([*waiting, *await self._run(self._mailbox.read, batch)]):
                     yield piece
                 waiting = []
         for piece in frames.pieces(waiting):
             yield piece
 
-    def _batches(self, sizes: Mapping[str, int]) -> list[list[str]]:
-        batches: list[list[str]] = [[]]
-        held = 0
-        for name, size in sizes.items():
-            if batches[-1] and held + size > self._limits.batch_bytes:
-                batches.append([])
-                held = 0
-            batches[-1].append(name)
-            held += size
-        return [batch for batch in batches if batch]
+
+def _caller(request: Request) -> str:
+    """Whence a call came, as the proxy saw it, and which node it says it is."""
+    address = request.headers.get(ADDRESS_HEADER, "the coordinator's host")
+    parsed = getattr(request.state, "protobuf_request", None)
+    node = getattr(getattr(parsed, "node", None), "node_id", 0)
+    return f"{address}, which says it is node {node}," if node else address
 
 
-def _stock_calls(owners: Owners) -> Mapping[str, Stock]:
-    """Flower's fleet calls; registering is the coordinator's, and so is not among them."""
-    handlers = fleet_handlers
-    calls = {
-        "activate-node": Stock(handlers.activate_node),
-        "deactivate-node": Stock(handlers.deactivate_node),
-        "send-node-heartbeat": Stock(handlers.send_node_heartbeat),
-        "pull-messages": Stock(handlers.pull_messages, needs_store=True),
-        "push-messages": Stock(handlers.push_messages, check=owners.check_push_messages),
-        "get-run": Stock(handlers.get_run),
-        "get-fab": Stock(handlers.get_fab),
-        "push-object": Stock(handlers.push_object, check=owners.check_push_object),
-        "pull-object": Stock(handlers.pull_object, check=owners.check_pull_object),
-        "confirm-message-received": Stock(
-            handlers.confirm_message_received, needs_store=True, check=owners.check_confirm
-        ),
-    }
-    return {f"{FLEET}{name}": call for name, call in calls.items()}
-
-
-def _parse(kind: type[M], data: bytes) -> M:
-    """Read Protobuf as Flower does, with the same refusal."""
-    return cast("M", ProtobufTranslationMiddleware._parse_request(data, kind))  # noqa: SLF001 - same
-
-
-async def _first(bodies: AsyncIterator[bytes]) -> bytes:
-    try:
-        return await anext(bodies)
-    except StopAsyncIteration:
-        raise refuse("the request has no head", 400) from None
+def _said(request: Request, response: Response) -> str:
+    return f"{request.url.path}: {response.status_code} {bytes(response.body)[:200]!r}"
 
 
 def _wait_s(request: Request, longest: float) -> float:

@@ -21,6 +21,8 @@ class Limits:
             under way is in memory.
         answer_bytes: Small replies are handed to the coordinator together up to this size.
         own_head_bytes: What the coordinator's own process says before its objects.
+        gone_after_s: A site that has been offline for so long will not answer; one that is merely
+            restarted is back before.
         grace_s: A SuperLink that was just started counts no site as gone for so long.
     """
 
@@ -32,6 +34,7 @@ class Limits:
     batch_bytes: int = 4 * 2**20
     answer_bytes: int = 2**20
     own_head_bytes: int = 64 * 2**20
+    gone_after_s: float = 5.0
     grace_s: float = 20.0
 
     def __post_init__(self) -> None:

@@ -68,7 +68,7 @@ _GONE: Final = """
     SELECT message_ins.* FROM message_ins
     LEFT JOIN node ON node.node_id = message_ins.dst_node_id
     WHERE message_ins.message_id IN :ids AND (
-        node.node_id IS NULL OR node.status = 'unregistered' OR node.online_until < :now
+        node.node_id IS NULL OR node.status = 'unregistered' OR node.online_until < :since
     )
 """
 
@@ -306,7 +306,7 @@ class Mailbox:
     def _gone(self, waiting: Collection[str]) -> list[dict[str, Any]]:
         query = text(_GONE).bindparams(bindparam("ids", expanding=True))
         with self._state.session() as session:
-            names = {"ids": list(waiting), "now": self._clock()}
+            names = {"ids": list(waiting), "since": self._clock() - self._limits.gone_after_s}
             return [dict(row) for row in session.execute(query, names).mappings()]
 
     def _rows(self, table: str, column: str, ids: Collection[str]) -> list[dict[str, Any]]:

@@ -1,0 +1,81 @@
+"""Bodies of calls as they come in, within the limits, and the batches in which they go out."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import TypeVar, cast
+
+from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
+from google.protobuf.message import Message  # type: ignore[import-untyped]  # ships no types
+from starlette.requests import Request
+
+from fedrx_protocol import frames
+from fedrx_server.link.limits import Limits
+from fedrx_server.link.owners import refuse
+
+M = TypeVar("M", bound=Message)
+
+
+def parse(kind: type[M], data: bytes) -> M:
+    """Read Protobuf as Flower does, with the same refusal."""
+    return cast("M", ProtobufTranslationMiddleware._parse_request(data, kind))  # noqa: SLF001 - same
+
+
+async def read_protobuf(request: Request, kind: type[M], limits: Limits) -> M:
+    """The request's one Protobuf message, put where Flower's checks look for it.
+
+    Raises:
+        HTTPException: 413 if it is too long.
+        FlowerError: It is none.
+    """
+    ProtobufTranslationMiddleware._check_request_media_type(request)  # noqa: SLF001 - the same
+    parts, held = [], 0
+    async for part in request.stream():
+        held += len(part)
+        if held > limits.object_bytes + limits.head_bytes:
+            raise refuse("the request is too long", 413)
+        parts.append(part)
+    parsed = parse(kind, b"".join(parts))
+    request.state.protobuf_request = parsed
+    return parsed
+
+
+async def read_frames(request: Request, head_bytes: int, limits: Limits) -> AsyncIterator[bytes]:
+    """The request's frames: a head of limited length first, objects after it.
+
+    Raises:
+        HTTPException: 400 if a frame is too long or the body ends within one.
+    """
+    reader = frames.FrameReader(head_bytes)
+    try:
+        async for part in request.stream():
+            for frame in reader.feed(part):
+                yield frame
+                # Not before the head has shown who it is.
+                reader.longest = max(limits.object_bytes, head_bytes)
+        reader.close()
+    except frames.FrameInvalid as error:
+        raise refuse(str(error), 400) from error
+
+
+async def first(bodies: AsyncIterator[bytes]) -> bytes:
+    """The next frame, which must be there.
+
+    Raises:
+        HTTPException: 400 if it is not.
+    """
+    try:
+        return await anext(bodies)
+    except StopAsyncIteration:
+        raise refuse("the request has no head", 400) from None
+
+
+def batches(sizes: Mapping[str, int], batch_bytes: int) -> list[list[str]]:
+    """Names of objects in their order, in groups of about so many bytes."""
+    groups: list[list[str]] = [[]]
+    held = 0
+    for name, size in sizes.items():
+        if groups[-1] and held + size > batch_bytes:
+            groups.append([])
+            held = 0
+        groups[-1].append(name)
+        held += size
+    return [group for group in groups if group]
