@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sqlite3
 import stat
 import threading
@@ -97,6 +98,31 @@ def _write_and_die(path: Path) -> None:
     with store.transaction():
         store.write(ANSWERED, (b"open", b"c"))
         os._exit(9)
+
+
+def test_a_second_opening_keeps_commits_from_another_process_that_closes(path):
+    SiteStore(path).close()
+    context = multiprocessing.get_context("fork")
+    opened, closed = context.Event(), context.Event()
+    child = context.Process(target=_open_twice_and_die, args=(path, opened, closed))
+    child.start()
+    assert opened.wait(30)
+    SiteStore(path).close()
+    closed.set()
+    child.join()
+    assert child.exitcode == -9
+    with SiteStore(path) as store:
+        assert answered(store) == [(b"after",), (b"before",)]
+
+
+def _open_twice_and_die(path: Path, opened, closed) -> None:
+    store = SiteStore(path)
+    store.write(ANSWERED, (b"before", b"c"))
+    SiteStore(path).close()
+    opened.set()
+    closed.wait(30)
+    store.write(ANSWERED, (b"after", b"c"))
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_forked_process_opens_a_connection_of_its_own(path):
@@ -197,7 +223,7 @@ def test_a_full_disk_is_refused_and_nothing_is_kept(path):
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(LedgerUnwritable, match="cannot be opened for writing"):
         SiteStore(tmp_path / "missing" / "site.sqlite")
-    with pytest.raises(LedgerUnwritable, match="cannot be opened for writing"):
+    with pytest.raises(LedgerUnwritable, match=r"cannot be written .* repair the permissions"):
         SiteStore(tmp_path)
 
 
