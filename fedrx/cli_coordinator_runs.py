@@ -123,7 +123,7 @@ def status(
 ) -> None:
     """Say how the runs stand: round, who is in, who is not and why, error, privacy, time left."""
     from fedrx import run_page
-    from fedrx_server.serving import is_serving, processes_of
+    from fedrx_server.serving import serving_of
 
     runs = _runs(folder)
     names = runs.names() if name is None else (runs.path(name).name,)
@@ -132,16 +132,20 @@ def status(
             raise MisuseError("--follow shows one run: give its name too.")
         _follow(folder, runs.path(name), as_json=as_json)
         return
-    serving = is_serving(folder)
+    serving = serving_of(folder)
     if as_json:
         described = [_described(runs.folder / one) for one in names]
-        every = {"serving": serving, "processes": processes_of(folder), "runs": described}
-        _print(described[0] if name else every)
+        about = asdict(serving) if serving else {"processes": {}, "online": {}}
+        _print(
+            described[0] if name else {"serving": serving is not None, **about, "runs": described}
+        )
         return
+    lines = run_page.serving_lines(serving) if name is None else []
     for one in names:
-        typer.echo("\n".join(run_page.status_lines(runs.folder / one, serving=serving)))
+        lines += run_page.status_lines(runs.folder / one, serving=serving is not None)
     if not names:
-        typer.echo("There is no run yet; `fedrx coordinator run` begins one.")
+        lines.append("There is no run yet; `fedrx coordinator run` begins one.")
+    typer.echo("\n".join(lines))
 
 
 def stop(folder: Folder, name: RunName) -> None:

@@ -17,6 +17,7 @@ from rich.text import Text
 from fedrx_server.live_state import LiveState, read_live
 from fedrx_server.report_text import duration, size
 from fedrx_server.runs import Wanted, read_wanted
+from fedrx_server.serving import Serving
 
 LOOK_EVERY_S: Final = 0.5
 # Reasons that a person must do something about; every other name is a site's own word.
@@ -41,6 +42,16 @@ def state_of(folder: Path) -> tuple[str, LiveState | None, Wanted]:
     if wanted.goal != "running":
         return wanted.goal, live, wanted
     return ("waiting" if live is None or live.pid == 0 else live.state), live, wanted
+
+
+def serving_lines(serving: Serving | None) -> list[str]:
+    """Whether a coordinator serves, and which sites are there."""
+    if serving is None:
+        return ["No coordinator is running: `fedrx coordinator start` opens the door for sites."]
+    online = sorted(site for site, there in serving.online.items() if there)
+    away = sorted(serving.online.keys() - set(online))
+    lines = [f"Sites online: {', '.join(online) or 'none'}"]
+    return [*lines, f"Sites away: {', '.join(away)}"] if away else lines
 
 
 def status_lines(folder: Path, *, serving: bool) -> list[str]:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -34,7 +34,7 @@ from fedrx_server.consortium import Consortium, Member
 from fedrx_server.handover import told
 from fedrx_server.proxy import Tls
 from fedrx_server.runs import Runs, read_wanted, runs_folder
-from fedrx_server.serving import alone, tell_processes
+from fedrx_server.serving import Serving, alone, tell_serving
 from fedrx_server.superlink import Ports, SuperLink
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Coordinator:
         self._ports = ports
         self._folder = consortium.files.folder
         self._workers = Workers(Runs(runs_folder(self._folder)))
-        self._told: dict[str, int] = {}
+        self._told: Serving | None = None
 
     def serve(self, stop: threading.Event, ready: Callable[[], None]) -> None:
         """Serve until told to stop; then end the runs, the proxy and the SuperLink, in this order.
@@ -95,12 +95,12 @@ class Coordinator:
             try:
                 doors = Doors(link.backstage, self._consortium)
                 doors.look()
-                self._tell(link)
+                self._tell(link, doors)
                 ready()
                 while not stop.wait(LOOK_EVERY_S) and files.tls.resolve() == folder:
                     doors.look()
                     self._workers.look(link.backstage)
-                    self._tell(link)
+                    self._tell(link, doors)
                 if stop.is_set():
                     self._workers.stop()
                 else:
@@ -109,15 +109,19 @@ class Coordinator:
                 over.set()
                 watch.join()
 
-    def _tell(self, link: SuperLink) -> None:
+    def _tell(self, link: SuperLink, doors: "Doors") -> None:
         processes = {"coordinator": os.getpid(), **link.pids, **self._workers.pids}
-        if processes != self._told:
-            tell_processes(self._folder, processes)
-        self._told = processes
+        serving = Serving(processes, dict(doors.online))
+        if serving != self._told:
+            tell_serving(self._folder, serving)
+        self._told = serving
 
 
 class Doors:
-    """Holds the SuperLink's registered sites against the roster.
+    """Holds the SuperLink's registered sites against the roster, and sees which are online.
+
+    Attributes:
+        online: By site of the roster, as last seen.
 
     Args:
         backstage: The SuperLink.
@@ -137,6 +141,7 @@ class Doors:
         self._seen: tuple[int, ...] = ()
         self._due = 0.0
         self._trouble = ""
+        self.online: dict[str, bool] = {}
 
     def look(self) -> None:
         """Admit and shut out, if the roster changed or it is time; trouble is logged once."""
@@ -144,6 +149,7 @@ class Doors:
         try:
             seen = (rosters.stat().st_mtime_ns, len(list(rosters.iterdir())))
             if seen == self._seen and self._now() < self._due:
+                self._notice(list_sites(self._backstage))
                 return
             self.settle()
         except (FedRxError, OSError) as error:
@@ -161,13 +167,27 @@ class Doors:
             ConsortiumDamaged: The roster cannot be believed.
         """
         members = {member.request.authentication: member for member in self._consortium.members}
-        known = {_point(node): node for node in list_sites(self._backstage)}
+        nodes = list_sites(self._backstage)
+        known = {_point(node): node for node in nodes}
+        self.online = {
+            member.entry.site: self.online.get(member.entry.site, False)
+            for member in members.values()
+        }
+        self._notice(nodes)
         for point in known.keys() - members.keys():
             unregister_site(self._backstage, known[point].node)
             logger.info("%s is shut out", known[point].name)
         for point in sorted(members.keys() - known.keys()):
             _register(self._backstage, members[point])
             logger.info("%s is admitted", members[point].entry.site)
+
+    def _notice(self, nodes: Iterable[SiteNode]) -> None:
+        """Remember who is online; who came and who went is logged."""
+        for node in nodes:
+            before = self.online.get(node.name)
+            if before is not None and before != node.online:
+                self.online[node.name] = node.online
+                logger.info("%s is %s", node.name, "online" if node.online else "away")
 
 
 @dataclass

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +14,7 @@ from fedrx_protocol.errors import MisuseError
 from fedrx_server.durable import write_file
 
 _LOCK_PATIENCE_S: Final = 1.0
-_PROCESSES: Final = "serving.json"
+_SERVING: Final = "serving.json"
 
 
 class CoordinatorRunning(MisuseError):  # noqa: N818 - named for what happened
@@ -32,21 +33,36 @@ def is_serving(consortium: Path) -> bool:
     return False
 
 
-def tell_processes(consortium: Path, processes: Mapping[str, int]) -> None:
-    """Write down which processes serve, by name, for whoever asks for the status."""
-    document = json.dumps({"processes": dict(processes)}, sort_keys=True)
-    write_file(consortium / _PROCESSES, document.encode(), sync=False)
+@dataclass(frozen=True)
+class Serving:
+    """What serves a consortium's folder, and which of its sites have shown themselves lately.
+
+    Args:
+        processes: Process ids by name.
+        online: By site; a site that was never there is not online.
+    """
+
+    processes: Mapping[str, int] = field(default_factory=dict)
+    online: Mapping[str, bool] = field(default_factory=dict)
 
 
-def processes_of(consortium: Path) -> dict[str, int]:
-    """Process ids of what serves this folder now, by name; none if nobody does."""
+def tell_serving(consortium: Path, serving: Serving) -> None:
+    """Write it down, for whoever asks for the status."""
+    document = json.dumps(asdict(serving), sort_keys=True)
+    write_file(consortium / _SERVING, document.encode(), sync=False)
+
+
+def serving_of(consortium: Path) -> Serving | None:
+    """What serves this folder now; None if nobody does."""
     if not is_serving(consortium):
-        return {}
+        return None
     try:
-        told = json.loads((consortium / _PROCESSES).read_bytes())["processes"]
-        return {str(name): int(pid) for name, pid in told.items()}
-    except (OSError, ValueError, KeyError, AttributeError):
-        return {}
+        told = json.loads((consortium / _SERVING).read_bytes())
+        processes = {str(name): int(pid) for name, pid in told["processes"].items()}
+        return Serving(processes, {str(s): bool(on) for s, on in told["online"].items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # It has only just begun, or another release wrote the file.
+        return Serving()
 
 
 @contextmanager

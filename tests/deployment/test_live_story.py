@@ -126,6 +126,8 @@ def test_three_hospitals_from_keys_to_report(person):
     person.starts("run", "coordinator run consortium study.toml")
     [run] = wait_for_runs(person)
     waits_for(person, run, "karolinska")
+    there = {"charite": True, "mayo": True, "karolinska": False}
+    wait_until(lambda: person.reads("coordinator status consortium")["online"] == there, 30, there)
     person.starts("karolinska", f"site start karolinska {door} --health-port {probes[2]}")
     rounds_reach(person, run, 2)
 

@@ -11,7 +11,14 @@ from fedrx_server.checkpoints import RoundRecord
 from fedrx_server.live_state import LiveState, write_live
 from fedrx_server.run_folder import RunFolder
 from fedrx_server.runs import RunView, Wanted, read_wanted, write_wanted
-from fedrx_server.serving import CoordinatorRunning, alone, is_serving, processes_of
+from fedrx_server.serving import (
+    CoordinatorRunning,
+    Serving,
+    alone,
+    is_serving,
+    serving_of,
+    tell_serving,
+)
 
 SITES = ("charite", "mayo", "karolinska")
 METRICS = {"n": 12.0, "mae": 8.5, "mae_low": 7.0, "mae_high": 10.0, "within_20_percent": 50.0}
@@ -98,7 +105,12 @@ class TestRun:
 class TestStatus:
     def test_nothing_yet(self, consortium, done):
         assert "There is no run yet" in done("status c").out
-        assert done("status c --json").json == {"serving": False, "processes": {}, "runs": []}
+        assert done("status c --json").json == {
+            "serving": False,
+            "processes": {},
+            "online": {},
+            "runs": [],
+        }
 
     def test_an_unknown_run_is_named_beside_those_there_are(self, begun, refused):
         assert "the runs are: small_dose-1" in refused("coordinator", "status", "c", "other-1")
@@ -245,7 +257,17 @@ class TestServing:
                 pass
             assert is_serving(tmp_path)
         assert not is_serving(tmp_path)
-        assert processes_of(tmp_path) == {}
+
+    def test_what_serves_is_told_while_it_does(self, tmp_path):
+        assert serving_of(tmp_path) is None
+        with alone(tmp_path):
+            assert serving_of(tmp_path) == Serving()
+            told = Serving({"coordinator": 7, "proxy": 8}, {"lyon": True, "turku": False})
+            tell_serving(tmp_path, told)
+            assert serving_of(tmp_path) == told
+            (tmp_path / "serving.json").write_text('{"processes": [')
+            assert serving_of(tmp_path) == Serving()
+        assert serving_of(tmp_path) is None
 
     def test_bad_ports_are_refused_before_anything_starts(self, consortium, refused):
         told = refused("coordinator", "start", "c", "--port", "9443")
