@@ -60,6 +60,11 @@ class FrameReader:
         self._held = 0
         self._wanted: int | None = None
 
+    @property
+    def awaited(self) -> int:
+        """Bytes of the frame that has begun to come; 0 between two frames."""
+        return self._wanted or 0
+
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Take the next bytes of the body and give each frame that they complete.
 

@@ -1,79 +1,74 @@
-"""Flower's own SuperNode at this SuperLink, through the proxy, with the installed ClientApp."""
+"""A hospital that runs Flower's own SuperNode takes part in a study, beside two FedRx agents.
+
+With three sites the threshold is three: a run that finishes has had the stock one's answers. It is
+slow (a new process for each message), which is why FedRx has an agent of its own. That it refuses
+without a site's folder is tested at the app itself, in `tests/client/test_live_site.py`.
+"""
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from live_consortium import free_ports, wait_until, write_certificates, write_site_key
+from live_consortium import free_ports
+from live_town import founded
 
-from fedrx_protocol.errors import MisuseError
-from fedrx_server.backstage import list_sites, register_site
-from fedrx_server.live import live_run
-from fedrx_server.proxy import Tls, find_nginx
-from fedrx_server.superlink import Ports, SuperLink
+pytestmark = pytest.mark.slow
 
-
-def nginx_is_here() -> bool:
-    try:
-        find_nginx()
-    except MisuseError:
-        return False
-    return True
-
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not nginx_is_here(),
-        reason="NGINX MISSING: stock SuperNode not tested; apt-get install nginx-light",
-    ),
-]
+STOCK = "site2"
+QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
 
 @pytest.fixture
-def link(tmp_path):
-    write_certificates(tmp_path / "tls")
-    tls = Tls(*(tmp_path / "tls" / name for name in ("ca.crt", "server.crt", "server.key")))
-    ports = Ports(*free_ports(3), host="127.0.0.1")
-    made = SuperLink(tmp_path / "coordinator", tls, ports)
-    with made.running():
-        yield made
+def town(nursery, tmp_path):
+    with founded(nursery, tmp_path / "town", 3) as town:
+        yield town
 
 
-@pytest.fixture
-def supernode(link, tmp_path):
-    """A stock SuperNode with a registered key; gives its log."""
-    home = tmp_path / "site0"
-    register_site(link.backstage, write_site_key(home), "site0")
+@contextmanager
+def supernode(town):
+    """Flower's SuperNode as docs/getting-started-site.md starts it."""
+    home, programs = town.home(STOCK), Path(sys.executable).parent
     command = [
-        Path(sys.executable).parent / "flower-supernode",
-        *("--superlink", f"localhost:{link._ports.public}"),
-        *("--root-certificates", link._tls.ca_certificate),
-        *("--auth-supernode-private-key", home / "transport.key"),
-        *("--port", str(free_ports(1)[0])),
+        *(programs / "flower-supernode", "--superlink", f"localhost:{town.public}"),
+        *("--root-certificates", home / "ca.crt"),
+        *("--auth-supernode-private-key", home / "keys-0001" / "supernode.key"),
+        *("--host", "127.0.0.1", "--port", free_ports(1)[0]),
+        *("--node-config", f'fedrx-folder="{home}"'),
     ]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = {**os.environ, "PATH": path, "FLWR_HOME": str(home / "flower")}
-    with (home / "supernode.log").open("wb") as log:
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, **QUIET, "PATH": path, "FLWR_HOME": str(town.folder / "flower")}
+    with (town.folder / f"{STOCK}.txt").open("wb") as log:
         process = subprocess.Popen(
             list(map(str, command)), stdout=log, stderr=log, env=env, start_new_session=True
         )
-    yield home / "supernode.log"
-    process.terminate()
     try:
-        process.wait(15)
-    except subprocess.TimeoutExpired:
-        process.kill()
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # its own end takes many seconds
         process.wait()
 
 
-def test_it_asks_the_installed_app_and_brings_its_answer_back(link, supernode):
-    online = lambda: any(site.online for site in list_sites(link.backstage))  # noqa: E731
-    wait_until(online, 60, "the SuperNode is online")
-    with live_run(link.backstage, "stock") as exchange:
-        headers = dict.fromkeys(exchange.nodes(), b"{}")
-        replies = list(exchange.send("query.advertise", headers, attempt="1", deadline_s=60.0))
-    # Nobody has told the app where the hospital's folder is, and so it refuses, by name.
-    assert [reply.refusal for reply in replies] == ["MisuseError"], supernode.read_text()
+def test_it_takes_part_in_a_study(town):
+    # A stock SuperNode needs several seconds for each message; it must not be late.
+    study = town.study(rounds=1, deadline_s=120)
+    study.write_text(study.read_text().replace("evaluations = 2", "evaluations = 1"))
+    town.approve(study)
+    town.open()
+    for name in ("site0", "site1"):
+        town.enter(name)
+    run = town.run(study)
+    with supernode(town):
+        run.state("finished", 240)
+    assert [record["survivors"] for record in run.rounds] == [3, 3]
+    # What it released and answered stands in the site's own books, as with our agent.
+    ours, stock = (
+        {(release.round, release.purpose) for release in town.releases(name)}
+        for name in ("site0", STOCK)
+    )
+    assert stock == ours != set()
+    answers = [line["reason"] for line in town.audit(STOCK) if line["kind"] == "answer"]
+    assert sum("masked vector sent" in answer for answer in answers) == 2

@@ -5,11 +5,13 @@ application, serve it.
 """
 
 import logging
+from pathlib import Path
 
 import uvicorn
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.http_logging import get_uvicorn_log_config
 from flwr.supercore.logger import console_handler
+from flwr.supercore.sql_mixin import SqlMixin
 from flwr.superlink.cli.flower_superlink import (
     SuperLinkLifespan,
     _parse_superlink_lifespan_config,
@@ -17,6 +19,7 @@ from flwr.superlink.cli.flower_superlink import (
 from flwr.superlink.main import create_app
 
 from fedrx_protocol.errors import MisuseError
+from fedrx_server.link.database import prepare, settle
 from fedrx_server.link.door import Link
 from fedrx_server.link.limits import DEFAULT_LIMITS
 
@@ -44,10 +47,14 @@ def main() -> None:
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     config = _parse_superlink_lifespan_config()  # its options are ours
+    prepare(Path(config.database))
     app = create_app(config, SuperLinkLifespan)
     state = app.state.linkstate_factory.state()
     if not isinstance(state, SqlLinkState) or not config.enable_supernode_auth:
         raise MisuseError("the SuperLink needs --database and --enable-supernode-auth.")
+    for store in (state, state.object_store):
+        if isinstance(store, SqlMixin):
+            settle(store)
     server = _Server(
         uvicorn.Config(
             app=(link := Link(app, state, DEFAULT_LIMITS)),

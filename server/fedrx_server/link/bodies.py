@@ -1,5 +1,6 @@
 """Bodies of calls as they come in, within the limits, and the batches in which they go out."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import TypeVar, cast
 
@@ -9,6 +10,7 @@ from starlette.requests import Request
 
 from fedrx_protocol import frames
 from fedrx_server.link.limits import Limits
+from fedrx_server.link.lots import Lot
 from fedrx_server.link.owners import refuse
 
 M = TypeVar("M", bound=Message)
@@ -38,15 +40,31 @@ async def read_protobuf(request: Request, kind: type[M], limits: Limits) -> M:
     return parsed
 
 
-async def read_frames(request: Request, head_bytes: int, limits: Limits) -> AsyncIterator[bytes]:
+async def read_frames(
+    request: Request, head_bytes: int, limits: Limits, lot: Lot
+) -> AsyncIterator[bytes]:
     """The request's frames: a head of limited length first, objects after it.
 
+    Args:
+        request: The call.
+        head_bytes: Longest head.
+        limits: Sizes.
+        lot: Held while an object is under way that is not small; whoever stores it releases it.
+
     Raises:
-        HTTPException: 400 if a frame is too long or the body ends within one.
+        HTTPException: 400 if a frame is too long or the body ends within one, 503 if an object
+            does not come in time.
     """
     reader = frames.FrameReader(head_bytes)
+    parts = request.stream()
     try:
-        async for part in request.stream():
+        while True:
+            if reader.awaited > max(limits.small_bytes, head_bytes):
+                await lot.hold()
+            async with asyncio.timeout_at(lot.until):
+                part = await anext(parts, b"")
+            if not part:
+                break
             for frame in reader.feed(part):
                 yield frame
                 # Not before the head has shown who it is.
@@ -54,6 +72,8 @@ async def read_frames(request: Request, head_bytes: int, limits: Limits) -> Asyn
         reader.close()
     except frames.FrameInvalid as error:
         raise refuse(str(error), 400) from error
+    except TimeoutError:
+        raise refuse("an object did not come in time; try again", 503) from None
 
 
 async def first(bodies: AsyncIterator[bytes]) -> bytes:

@@ -60,7 +60,6 @@ from fedrx_server.link.stock import Stock, stock_calls
 
 logger = logging.getLogger(__name__)
 
-_THREADS: Final = 4
 _LOOK_AGAIN_S: Final = 2.0
 
 T = TypeVar("T")
@@ -86,7 +85,7 @@ class Link:
         self._mailbox = Mailbox(state, limits)
         self._bell = Bell()
         self._stopping = False
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="link")
+        self._transfer = Transfer(self._mailbox, limits)
         self._stock = stock_calls(Owners(state, limits))
         self._fused: Mapping[str, Fused] = {
             f"{FLEET}take": self._take,
@@ -124,7 +123,7 @@ class Link:
         if call is None:
             raise refuse("no such call", 404)
         parsed = await read_protobuf(request, PROTOBUF_REQUEST_TYPES["POST", path], self._limits)
-        response = await self._run(self._serve_stock, request, call, parsed)
+        response = await self._transfer.run(self._serve_stock, request, call, parsed)
         if isinstance(parsed, PushMessagesRequest):
             self._bell.ring(("run", parsed.messages_list[0].metadata.run_id))
         elif isinstance(parsed, PushObjectRequest):
@@ -158,14 +157,14 @@ class Link:
             messages_list=[parcel.head for parcel in found],
             message_object_trees=[parcel.tree for parcel in found],
         )
-        return self._parcels(answer, found)
+        return self._transfer.parcels(answer, found, self._transfer.lot(node))
 
     async def _give(self, request: Request) -> Response:
         """Take a node's reply with all its objects; its request is then done."""
         bodies = read_frames(request, self._limits.head_bytes, self._limits)
         parsed = parse(PushMessagesRequest, await first(bodies))
         request.state.protobuf_request = parsed
-        await self._run(authenticate_node, request)
+        await self._transfer.run(authenticate_node, request)
         reply = require_announcement(parsed.node.node_id, parsed, self._limits)
         tree = parsed.message_object_trees[0]
         await self._store(bodies, lambda: self._mailbox.announce_reply(reply, tree))
@@ -176,7 +175,7 @@ class Link:
 
     async def _send(self, request: Request) -> Response:
         """Take requests to sites with all their objects."""
-        run = await self._run(self._task_run, request)
+        run = await self._transfer.run(self._task_run, request)
         bodies = read_frames(request, self._limits.own_head_bytes, self._limits)
         parsed = parse(PushAppMessagesRequest, await first(bodies))
         done = parse(PullAppMessagesRequest, await first(bodies))
@@ -197,7 +196,7 @@ class Link:
 
     async def _collect(self, request: Request) -> Response:
         """Hand out replies to some requests; wait for one if there is none."""
-        run = await self._run(self._task_run, request)
+        run = await self._transfer.run(self._task_run, request)
         bodies = read_frames(request, self._limits.own_head_bytes, self._limits)
         waiting = parse(PullAppMessagesRequest, await first(bodies))
         done = parse(PullAppMessagesRequest, await first(bodies))
@@ -214,7 +213,7 @@ class Link:
             messages_list=[parcel.head for parcel in found],
             message_object_trees=[parcel.tree for parcel in found],
         )
-        return self._parcels(answer, found)
+        return self._transfer.parcels(answer, found, self._transfer.lot(("run", run)))
 
     def _task_run(self, request: Request) -> int:
         token = request.headers.get(TASK_TOKEN_HEADER)
@@ -222,37 +221,13 @@ class Link:
 
     # What they share.
 
-    async def _run(self, work: Callable[..., T], *arguments: object) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, partial(work, *arguments))
-
-    async def _store(self, bodies: AsyncIterator[bytes], announce: Callable[[], Intake]) -> None:
-        """Store objects as they come; a small message is one transaction."""
-        intake: Intake | None = None
-
-        def step(batch: list[bytes], *, last: bool) -> Intake:
-            with self._mailbox.writing():
-                at = intake or announce()
-                self._mailbox.put(at, batch)
-                if last:
-                    self._mailbox.finish(at)
-            return at
-
-        batch: list[bytes] = []
-        async for frame in bodies:
-            batch.append(frame)
-            if sum(map(len, batch)) >= self._limits.batch_bytes:
-                intake = await self._run(partial(step, batch, last=False))
-                batch = []
-        await self._run(partial(step, batch, last=True))
-
     async def _wait_for(
         self, key: Hashable, look: Callable[[], list[Parcel]], request: Request
     ) -> list[Parcel]:
         end = time.monotonic() + _wait_s(request, self._limits.wait_s)
         while True:
             ticket = self._bell.ticket(key)
-            found = await self._run(look)
+            found = await self._transfer.run(look)
             left = end - time.monotonic()
             if found or left <= 0 or self._stopping:
                 return found
@@ -262,27 +237,6 @@ class Link:
         """A run also waits for sites to be gone, of which no bell tells."""
         is_run = isinstance(key, tuple) and key[0] == "run"
         return _LOOK_AGAIN_S if is_run else self._limits.wait_s
-
-    def _parcels(self, answer: Message, found: list[Parcel]) -> Response:
-        """A head, and after it each parcel's objects."""
-        head = answer.SerializeToString()
-        sizes = [size for parcel in found for size in parcel.sizes.values()]
-        length = frames.body_bytes([len(head), *sizes])
-        return StreamingResponse(
-            self._contents(head, found),
-            media_type=FRAMES_MEDIA_TYPE,
-            headers={"content-length": str(length)},
-        )
-
-    async def _contents(self, head: bytes, found: list[Parcel]) -> AsyncIterator[bytes]:
-        waiting = [head]
-        for parcel in found:
-            for batch in batches(parcel.sizes, self._limits.batch_bytes):
-                for piece in frames.pieces([*waiting, *await self._run(self._mailbox.read, batch)]):
-                    yield piece
-                waiting = []
-        for piece in frames.pieces(waiting):
-            yield piece
 
 
 def _caller(request: Request) -> str:

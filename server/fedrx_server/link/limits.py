@@ -19,6 +19,12 @@ class Limits:
         wait_s: How long a question may stay open while there is nothing to hand out.
         batch_bytes: Bytes that are stored, or read, in one transaction; so much of each reply
             under way is in memory.
+        small_bytes: What a connection may have under way without a lot.
+        lots: How many connections may have larger objects under way at a time, each a batch and an
+            object at most; the others wait. More of them are of use where many sites have slow
+            lines, and take as many times 10 MiB.
+        lot_within_s: An object must come within this time, or its site has to try again.
+        send_within_s: So must each 256 KiB go to a site.
         answer_bytes: Small replies are handed to the coordinator together up to this size.
         own_head_bytes: What the coordinator's own process says before its objects.
         gone_after_s: A site that has been offline for so long will not answer; one that is merely
@@ -32,6 +38,10 @@ class Limits:
     reply_bytes: int = 2**30
     wait_s: float = 20.0
     batch_bytes: int = 4 * 2**20
+    small_bytes: int = 2**18
+    lots: int = 6
+    lot_within_s: float = 60.0
+    send_within_s: float = 20.0
     answer_bytes: int = 2**20
     own_head_bytes: int = 64 * 2**20
     gone_after_s: float = 5.0
