@@ -173,9 +173,12 @@ def test_three_hospitals_from_keys_to_report(person):
 
 def wait_for_runs(person: Person) -> list[str]:
     """The runs, once there is one."""
-    place = person.folder / "consortium" / "runs"
-    wait_until(lambda: place.is_dir() and list(place.iterdir()), 60, "a run folder")
-    return [path.name for path in place.iterdir()]
+
+    def runs() -> list[str]:
+        return [run["run"] for run in person.reads("coordinator status consortium")["runs"]]
+
+    wait_until(runs, 60, "a run")
+    return runs()
 
 
 def live(person: Person, run: str) -> dict:
