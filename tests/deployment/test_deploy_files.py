@@ -4,7 +4,6 @@ The tools stand in `.venv/tools` after `.ci/deploy-tools`; a test whose tool is 
 and says so. No container engine runs here: the image's own commands run as plain processes.
 """
 
-import json
 import os
 import re
 import shlex

@@ -9,6 +9,10 @@ from command_lines import command_lines, complaint
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 PROSE = sorted([*(ROOT / "docs").glob("*.md"), *DEPLOY.rglob("*.md")])
+SOURCES = [
+    file for room in ("client", "server", "protocol") for file in (ROOT / room).rglob("*.py")
+]
+CAMELS = {"LoadCredential"}  # systemd's
 NOTES = DEPLOY / "helm" / "fedrx" / "templates" / "NOTES.txt"
 SHOWN = [*PROSE, *DEPLOY.rglob("*.sh"), NOTES, ROOT / "README.md"]
 
@@ -60,6 +64,13 @@ def test_every_test_that_is_named_exists(path):
         source = (ROOT / file).read_text(encoding="utf-8")
         for name in inside.split("::")[1:]:
             assert re.search(rf"\b(?:def|class) {name}\b", source), f"{file}::{name}"
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda path: path.name)
+def test_every_reason_that_is_named_exists(path):
+    source = "\n".join(file.read_text(encoding="utf-8") for file in SOURCES)
+    named = re.findall(r"`((?:[A-Z][a-z]+){2,})`", path.read_text(encoding="utf-8"))
+    assert not [name for name in named if name not in CAMELS and f"class {name}(" not in source]
 
 
 def test_every_promise_names_the_test_that_holds_it():
