@@ -9,7 +9,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.cli.supernode.register import try_load_public_key
-from flwr.supercore.auth import load_superexec_auth_secret
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key
 
 from fedrx_protocol.authority import verify_authority
@@ -90,19 +89,12 @@ def test_a_new_consortium_has_what_the_superlink_needs(made):
     assert not made.needs_passphrase
 
 
-def test_flower_reads_the_superexec_secret(made):
-    secret = load_superexec_auth_secret(secret_file=str(made.files.superexec_secret))
-    assert len(secret) == 64
-    assert secret.strip() == secret
-
-
 def test_private_files_are_for_the_owner_alone(made):
     files = made.files
     private = {
         files.signing_key,
         files.authority_key,
         files.server_key.resolve(),
-        files.superexec_secret,
         files.log,
         files.log.with_name("coordinator.log.head"),
     }
@@ -117,7 +109,7 @@ def test_private_files_are_for_the_owner_alone(made):
 def test_two_consortia_have_nothing_in_common(tmp_path):
     one, other = create(tmp_path / "1"), create(tmp_path / "2")
     assert one.fingerprint != other.fingerprint
-    for name in ("signing_key", "authority_key", "server_key", "superexec_secret"):
+    for name in ("signing_key", "authority_key", "server_key"):
         assert getattr(one.files, name).read_bytes() != getattr(other.files, name).read_bytes()
 
 

@@ -22,7 +22,7 @@ from fedrx_server.consortium.certificates import (
     make_authority,
 )
 from fedrx_server.consortium.history import edition
-from fedrx_server.consortium.keys import About, ConsortiumFiles, write_about, write_secret
+from fedrx_server.consortium.keys import About, ConsortiumFiles, write_about
 
 LOG_LABEL = "coordinator"
 LogKind = Literal["init", "enrol", "rotate", "revoke", "renew", "recover"]
@@ -47,7 +47,6 @@ def found(
     write_private(files.authority_key, pem_of(authority.key, passphrase))
     write_public(files.authority, authority.pem)
     install(files, issue_server_certificate(authority, hosts, now))
-    write_secret(files)
     write_about(files, about)
     files.requests.mkdir()
     files.rosters.mkdir()

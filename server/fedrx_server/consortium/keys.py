@@ -1,11 +1,10 @@
 """Where things stand in a consortium folder, and the keys that are made once.
 
 The signing key decides who belongs; the authority's key decides who may call himself the
-coordinator. Both can be encrypted. The TLS key and the SuperExec secret cannot: the server reads
-them when it starts by itself, and both are replaced without asking any site.
+coordinator. Both can be encrypted. The TLS key cannot: the server reads it when it starts by
+itself, and it is replaced without asking any site.
 """
 
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedrx_protocol.canonical import MalformedMessage, from_base64, from_json, to_base64, to_json
 from fedrx_protocol.errors import MisuseError
-from fedrx_protocol.private_files import load_ed25519, unusable, write_private, write_public
-
-SECRET_BYTES = 32
+from fedrx_protocol.private_files import load_ed25519, unusable, write_public
 
 
 class ConsortiumDamaged(MisuseError):  # noqa: N818 - named for what happened
@@ -84,11 +81,6 @@ class ConsortiumFiles:
         return self.tls / "server.crt"
 
     @property
-    def superexec_secret(self) -> Path:
-        """What `--superexec-auth-secret-file` of SuperLink and SuperExec reads, byte for byte."""
-        return self.folder / "superexec.secret"
-
-    @property
     def log(self) -> Path:
         """The hash-chained log of what the coordinator did."""
         return self.folder / "coordinator.log"
@@ -142,11 +134,6 @@ class About:
             raise ConsortiumDamaged(
                 f"{path}: is no description of a consortium; restore it from a backup."
             ) from None
-
-
-def write_secret(files: ConsortiumFiles) -> None:
-    """Make the SuperExec secret: 256 bits as hexadecimal, no line end, since all bytes count."""
-    write_private(files.superexec_secret, secrets.token_hex(SECRET_BYTES).encode("ascii"))
 
 
 def signing_key(files: ConsortiumFiles, about: About, passphrase: str | None) -> Ed25519PrivateKey:
