@@ -165,11 +165,9 @@ class Memory:
 
     def print(self, megabytes: int) -> None:
         """Growth of each from the beginning to its peak, also in models."""
-        for name, pid in self._pids.items():
-            grown = _memory_mb(pid, "VmHWM") - self._before[name]
-            print(
-                f"    {name:28} {grown:7.0f} MB more at its peak = {grown / megabytes:.2f} models"
-            )
+        grown = {p: _memory_mb(pid, "VmHWM") - self._before[p] for p, pid in self._pids.items()}
+        for name, peak in {**grown, "all together, at most": sum(grown.values())}.items():
+            print(f"    {name:28} {peak:7.0f} MB more at its peak = {peak / megabytes:.2f} models")
 
 
 def _memory_mb(pid: int, name: str) -> float:
@@ -258,7 +256,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=100)
     options = parser.parse_args()
     small(options.sites, options.repeats)
-    for sites in (options.sites, 2 * options.sites):
+    for sites in (options.sites, 2 * options.sites, 4 * options.sites):
         large(sites, options.megabytes)
 
 

@@ -6,7 +6,6 @@ they work whether or not a coordinator is running.
 
 import json
 import logging
-import signal
 import sys
 import threading
 import time
@@ -63,6 +62,7 @@ def start(
     ] = "0.0.0.0",  # noqa: S104 - sites come from outside; the proxy is what they meet
 ) -> None:
     """Open the door for sites and drive the runs, until interrupted; for a service manager."""
+    from fedrx_protocol.endings import on_ending
     from fedrx_server.consortium import Consortium
     from fedrx_server.coordinator import Coordinator
     from fedrx_server.superlink import Ports
@@ -71,8 +71,7 @@ def start(
     ports = Ports(port, inner_port, health_port, host)
     _log_to(folder / "service.log")
     over = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: over.set())
+    on_ending(over.set)
     _warn(consortium)
     typer.echo("Starting; this takes some seconds.")
     Coordinator(consortium, ports).serve(over, lambda: _tell_ready(consortium, port))

@@ -7,7 +7,6 @@ messages; whatever bundle the coordinator's Flower may offer is never fetched.
 
 import logging
 import random
-import signal
 import threading
 import time
 from collections import OrderedDict
@@ -33,6 +32,7 @@ from fedrx_client.fleet import (
     Undeliverable,
     Unreachable,
 )
+from fedrx_protocol.endings import on_ending
 from fedrx_protocol.errors import MisuseError
 
 logger = logging.getLogger(__name__)
@@ -288,12 +288,11 @@ def _fleet_until(stop: threading.Event, door: Door) -> Fleet:
     """A connection that SIGTERM and SIGINT tell to stop, also while it waits for a request."""
     fleet = Fleet(door, sleep=stop.wait)
 
-    def end(*_: object) -> None:
+    def end() -> None:
         stop.set()
         fleet.interrupt()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+    on_ending(end)
     return fleet
 
 

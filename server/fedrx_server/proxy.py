@@ -47,10 +47,15 @@ daemon off;
 worker_processes auto;
 worker_rlimit_nofile 16384;
 pid "$folder/nginx.pid";
-error_log stderr warn;
+# At this level it says why a site broke off the TLS handshake, e.g. a certificate it rejects.
+error_log stderr info;
 events { worker_connections 8192; }
 http {
-    access_log off;
+    # Whom it refused, and nothing else.
+    map $$status $$refused { ~^[45] 1; default 0; }
+    map $$request_uri $$asked { "~^(?<beginning>.{1,80})" $$beginning; }
+    log_format refusal '$$time_iso8601 refused $$remote_addr: "$$request_method $$asked" $$status';
+    access_log /dev/stderr refusal if=$$refused;
     server_tokens off;
     client_body_temp_path "$folder/body";
     proxy_temp_path "$folder/proxy";

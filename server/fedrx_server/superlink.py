@@ -8,7 +8,6 @@ outlives the process that supervises them.
 import logging
 import os
 import secrets
-import signal
 import socket
 import ssl
 import sys
@@ -26,6 +25,7 @@ import httpx
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
+from fedrx_protocol.endings import on_ending
 from fedrx_protocol.errors import FedRxError, MisuseError
 from fedrx_server.backstage import Backstage
 from fedrx_server.link.child import Child
@@ -135,8 +135,7 @@ class SuperLink:
             NotStarted: One of them does not come up in time.
         """
         stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+        on_ending(stop.set)
         with self.running(timeout_s):
             self.supervise(stop)
 

@@ -245,7 +245,7 @@ def test_a_second_unmasking_over_another_list(town, liar):
     assert audited(town, "ContextSpent") or "ContextSpent" in town.refusals(rest[0])
 
 
-def test_forged_and_replayed_adverts(liar):
+def test_forged_and_replayed_adverts(town, liar):
     first = liar.advertise(epoch=1)
     old = {site: first.adverts(site) for site in first.members}
     second = liar.advertise(epoch=2)
@@ -264,6 +264,7 @@ def test_forged_and_replayed_adverts(liar):
     assert shown_to_a(replace(genuine, mask_public=secrets.token_bytes(32))) == {"AdvertForged"}
     assert shown_to_a(replayed) == {"SessionMismatch"}
     assert shown_to_a(genuine) == {"answered"}
+    assert all(name in town.refusals(a) for name in ("AdvertForged", "SessionMismatch"))
 
 
 @pytest.mark.parametrize("header", [b"", b"{}", b"\x00\xff" * 50, b'{"type":"run_offer","v":1}'])

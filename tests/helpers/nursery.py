@@ -79,7 +79,13 @@ def slow(seconds: float, rounds: list[int]) -> None:
 def shift_clock(seconds: float) -> None:
     """Let this process's clock be off."""
     real, signed = time.time, node_auth_http_interceptor.now
-    time.time = lambda: real() + seconds
+
+    def shifted() -> float:
+        # gRPC compares this clock with another one, and would wait for a day.
+        for_grpc = sys._getframe(1).f_globals["__name__"].startswith("grpc")
+        return real() if for_grpc else real() + seconds
+
+    time.time = shifted
     node_auth_http_interceptor.now = lambda: signed() + dt.timedelta(seconds=seconds)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 import pytest
@@ -243,7 +243,7 @@ def test_a_site_that_is_shut_out_while_it_waits_gets_nothing(stage, caplog):
         assert answer.status_code == 401
 
     asyncio.run(play())
-    assert f"says it is node {stage.sites[0].node}, refused: /v1/fleet/take: 401" in caplog.text
+    assert f"says it is node {stage.sites[0].node}: /v1/fleet/take: 401" in caplog.text
 
 
 def test_a_stop_ends_every_wait(stage):
@@ -318,7 +318,7 @@ def test_the_coordinators_calls_need_its_token(stage, call):
 def test_calls_by_nobody_are_refused_and_logged(stage, path, status, caplog):
     answer = asyncio.run(stage.call(path, b"", "application/protobuf", fedrx_address="192.0.2.7"))
     assert answer.status_code == status
-    assert f"192.0.2.7 refused: {path}: {status}" in caplog.text
+    assert f"refused 192.0.2.7: {path}: {status}" in caplog.text
 
 
 def test_a_request_to_another_run_is_refused(stage):
@@ -336,3 +336,20 @@ def test_a_long_body_without_a_head_is_cut_off(stage):
     site = stage.sites[0]
     body = bytes(LIMITS.object_bytes + LIMITS.head_bytes + 1)
     assert asyncio.run(stage.signed(site, "take", body)).status_code == 413
+
+
+def test_who_does_not_take_its_answer_is_given_up(stage, caplog):
+    stage.link._limits = replace(LIMITS, send_within_s=0.05)
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        await asyncio.sleep(30)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/fleet/take", "headers": []}
+    scope |= {"query_string": b"", "server": ("link", 80), "scheme": "http"}
+    start = time.monotonic()
+    asyncio.run(stage.link(scope, receive, send))
+    assert time.monotonic() - start < 5
+    assert "/v1/fleet/take: its taker is too slow" in caplog.text

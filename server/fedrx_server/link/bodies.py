@@ -49,7 +49,8 @@ async def read_frames(
         request: The call.
         head_bytes: Longest head.
         limits: Sizes.
-        lot: Held while an object is under way that is not small; whoever stores it releases it.
+        lot: Held while an object is on its way that is not small; whoever stores it lets go. A
+            site's head is small, and after it its owner is known.
 
     Raises:
         HTTPException: 400 if a frame is too long or the body ends within one, 503 if an object
@@ -59,7 +60,7 @@ async def read_frames(
     parts = request.stream()
     try:
         while True:
-            if reader.awaited > max(limits.small_bytes, head_bytes):
+            if reader.awaited > limits.small_bytes:
                 await lot.hold()
             async with asyncio.timeout_at(lot.until):
                 part = await anext(parts, b"")

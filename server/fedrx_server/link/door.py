@@ -9,8 +9,7 @@ no fleet path does.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from functools import partial
 from typing import Final, TypeVar
 
@@ -40,23 +39,23 @@ from flwr.supercore.protobuf.translation import (
 from flwr.superlink.routers.fleet.node_auth import authenticate_node
 from google.protobuf.message import Message  # type: ignore[import-untyped]  # ships no types
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
+from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 
-from fedrx_protocol import frames
 from fedrx_server.link.bell import Bell
-from fedrx_server.link.bodies import batches, first, parse, read_frames, read_protobuf
+from fedrx_server.link.bodies import first, parse, read_protobuf
 from fedrx_server.link.calls import (
-    ADDRESS_HEADER,
     FLEET,
-    FRAMES_MEDIA_TYPE,
     RUNTIME,
     WAIT_HEADER,
 )
 from fedrx_server.link.limits import Limits
 from fedrx_server.link.mailbox import Intake, Mailbox, Parcel
 from fedrx_server.link.owners import Owners, refuse, require_announcement
+from fedrx_server.link.refusals import Refusals
 from fedrx_server.link.stock import Stock, stock_calls
+from fedrx_server.link.transfer import Transfer
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +85,7 @@ class Link:
         self._bell = Bell()
         self._stopping = False
         self._transfer = Transfer(self._mailbox, limits)
+        self._refusals = Refusals()
         self._stock = stock_calls(Owners(state, limits))
         self._fused: Mapping[str, Fused] = {
             f"{FLEET}take": self._take,
@@ -101,8 +101,11 @@ class Link:
             request = Request({**scope, "app": self._app, "state": {}}, receive, send)
             response = await http_error_translator(request, self._answer)
             if response.status_code >= 400:
-                logger.warning("%s refused: %s", _caller(request), _said(request, response))
-            await response(scope, receive, send)
+                self._refusals.write(request, response)
+            try:
+                await response(scope, receive, self._timely(request, send))
+            except TimeoutError:
+                logger.warning("%s: its taker is too slow and has to try again", path)
             return
         await self._app(scope, receive, send)
         if path == "/v1/control/unregister-node":
@@ -112,6 +115,15 @@ class Link:
         """Let open questions end."""
         self._stopping = True
         self._bell.ring_all()
+
+    def _timely(self, request: Request, send: Send) -> Send:
+        """Gives up on a site that does not take what it asked for."""
+
+        async def sent(message: AsgiMessage) -> None:
+            async with asyncio.timeout(self._limits.send_within_s):
+                await send(message)
+
+        return sent if request.url.path.startswith(FLEET) else send
 
     async def _answer(self, request: Request) -> Response:
         path = request.url.path
@@ -161,13 +173,16 @@ class Link:
 
     async def _give(self, request: Request) -> Response:
         """Take a node's reply with all its objects; its request is then done."""
-        bodies = read_frames(request, self._limits.head_bytes, self._limits)
+        lot = self._transfer.lot()
+        bodies = self._transfer.frames(request, self._limits.head_bytes, lot)
         parsed = parse(PushMessagesRequest, await first(bodies))
         request.state.protobuf_request = parsed
         await self._transfer.run(authenticate_node, request)
+        lot.owner = parsed.node.node_id
         reply = require_announcement(parsed.node.node_id, parsed, self._limits)
         tree = parsed.message_object_trees[0]
-        await self._store(bodies, lambda: self._mailbox.announce_reply(reply, tree))
+        announce = partial(self._mailbox.announce_reply, reply, tree)
+        await self._transfer.store(bodies, announce, lot)
         self._bell.ring(("run", reply.metadata.run_id))
         return Response(status_code=204)
 
@@ -176,7 +191,8 @@ class Link:
     async def _send(self, request: Request) -> Response:
         """Take requests to sites with all their objects."""
         run = await self._transfer.run(self._task_run, request)
-        bodies = read_frames(request, self._limits.own_head_bytes, self._limits)
+        lot = self._transfer.own_lot()
+        bodies = self._transfer.frames(request, self._limits.own_head_bytes, lot)
         parsed = parse(PushAppMessagesRequest, await first(bodies))
         done = parse(PullAppMessagesRequest, await first(bodies))
         ids: list[str] = []
@@ -188,7 +204,7 @@ class Link:
             ids[:] = known
             return intake
 
-        await self._store(bodies, announce)
+        await self._transfer.store(bodies, announce, lot)
         for head in parsed.messages_list:
             self._bell.ring(("node", head.metadata.dst_node_id))
         answer = PushAppMessagesResponse(message_ids=ids)
@@ -197,7 +213,8 @@ class Link:
     async def _collect(self, request: Request) -> Response:
         """Hand out replies to some requests; wait for one if there is none."""
         run = await self._transfer.run(self._task_run, request)
-        bodies = read_frames(request, self._limits.own_head_bytes, self._limits)
+        lot = self._transfer.own_lot()
+        bodies = self._transfer.frames(request, self._limits.own_head_bytes, lot)
         waiting = parse(PullAppMessagesRequest, await first(bodies))
         done = parse(PullAppMessagesRequest, await first(bodies))
         finished = list(done.message_ids)
@@ -213,7 +230,7 @@ class Link:
             messages_list=[parcel.head for parcel in found],
             message_object_trees=[parcel.tree for parcel in found],
         )
-        return self._transfer.parcels(answer, found, self._transfer.lot(("run", run)))
+        return self._transfer.parcels(answer, found, lot)
 
     def _task_run(self, request: Request) -> int:
         token = request.headers.get(TASK_TOKEN_HEADER)
@@ -237,18 +254,6 @@ class Link:
         """A run also waits for sites to be gone, of which no bell tells."""
         is_run = isinstance(key, tuple) and key[0] == "run"
         return _LOOK_AGAIN_S if is_run else self._limits.wait_s
-
-
-def _caller(request: Request) -> str:
-    """Whence a call came, as the proxy saw it, and which node it says it is."""
-    address = request.headers.get(ADDRESS_HEADER, "the coordinator's host")
-    parsed = getattr(request.state, "protobuf_request", None)
-    node = getattr(getattr(parsed, "node", None), "node_id", 0)
-    return f"{address}, which says it is node {node}," if node else address
-
-
-def _said(request: Request, response: Response) -> str:
-    return f"{request.url.path}: {response.status_code} {bytes(response.body)[:200]!r}"
 
 
 def _wait_s(request: Request, longest: float) -> float:

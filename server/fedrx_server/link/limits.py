@@ -48,9 +48,11 @@ class Limits:
     grace_s: float = 20.0
 
     def __post_init__(self) -> None:
-        """Check that every limit is positive and that an object fits into a reply."""
+        """Check that every limit is positive and that what comes first is what is smaller."""
         if min(vars(self).values()) <= 0 or self.object_bytes > self.reply_bytes:
             raise MisuseError("limits must be positive, and an object must fit into a reply.")
+        if self.head_bytes > self.small_bytes:
+            raise MisuseError("a site's head must be small: it is read before the site is known.")
 
 
 DEFAULT_LIMITS = Limits()
