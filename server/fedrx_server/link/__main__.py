@@ -46,6 +46,8 @@ def main() -> None:
         MisuseError: There is no database, without which a restart would lose a round.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    # Flower's own handler keeps to FLWR_LOG_LEVEL; ours would write its every call down.
+    logging.getLogger("flwr").propagate = False
     config = _parse_superlink_lifespan_config()  # its options are ours
     prepare(Path(config.database))
     app = create_app(config, SuperLinkLifespan)
