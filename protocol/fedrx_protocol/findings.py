@@ -6,12 +6,16 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from fedrx_protocol.omics import GENE_PATTERN, Block
 from fedrx_protocol.schema import CategoryFeature, FlagFeature, NumberFeature
+from fedrx_protocol.targets import TARGETS, Drug
 
 # Features by kind; pydantic puts the kind into the place of an error, where no key stands.
 _KINDS: Mapping[str, type[BaseModel]] = MappingProxyType(
     {"number": NumberFeature, "category": CategoryFeature, "flag": FlagFeature}
 )
+# Entries of lists whose entries are all alike.
+_ENTRIES: Mapping[str, type[BaseModel]] = MappingProxyType({"blocks": Block, "drugs": Drug})
 _LONGEST_SHOWN = 60
 _TABLES = ("model_type", "model_attributes_type")
 
@@ -24,7 +28,15 @@ def sentences(error: ValidationError, source: str, root: type[BaseModel]) -> lis
         source: Names the file.
         root: The model that was validated; its keys are what is allowed.
     """
-    return [f"{source}: {_sentence(dict(item), root)}." for item in error.errors()]
+    items = [dict(item) for item in error.errors()]
+    return [f"{source}: {_sentence(item, root)}." for item in items if not _follows(item, items)]
+
+
+def _follows(item: dict[str, Any], items: list[dict[str, Any]]) -> bool:
+    """Whether a list counts as too short only because one of its entries was refused."""
+    place = item["loc"]
+    inner = (other["loc"] for other in items if len(other["loc"]) > len(place))
+    return item["type"] == "too_short" and any(loc[: len(place)] == place for loc in inner)
 
 
 def _sentence(item: dict[str, Any], root: type[BaseModel]) -> str:
@@ -41,17 +53,23 @@ def _sentence(item: dict[str, Any], root: type[BaseModel]) -> str:
         case "union_tag_not_found":
             sentence = f"key '{key}.kind' is missing: use {_either(_KINDS)}"
         case "union_tag_invalid":
-            sentence = f"'{key}.kind' is '{context['tag']}': use {_either(_KINDS)}"
+            kinds = TARGETS if item["loc"] == ("target",) else _KINDS
+            sentence = f"'{key}.kind' is '{context['tag']}': use {_either(kinds)}"
         case _:
             sentence = f"'{key}' is {_shown(item['input'])}: {_rule(item, context)}"
     return sentence
 
 
 def _key(location: tuple[str | int, ...]) -> str:
-    """The key as it stands in the file, without the kind that follows an entry's number."""
+    """The key as it stands in the file, without the kinds that pydantic puts in between."""
     before = (None, *location)
     parts = zip(before, location, strict=False)
-    return ".".join(str(part) for last, part in parts if not isinstance(last, int))
+    return ".".join(str(part) for last, part in parts if not _is_kind(last, part))
+
+
+def _is_kind(last: str | int | None, part: str | int) -> bool:
+    """Whether a part names the kind of the feature or target before it, and no key."""
+    return (isinstance(last, int) and part in _KINDS) or (last == "target" and part in TARGETS)
 
 
 def _rule(item: dict[str, Any], context: dict[str, Any]) -> str:
@@ -61,17 +79,26 @@ def _rule(item: dict[str, Any], context: dict[str, Any]) -> str:
     rules = {
         "tuple_type": "it must be a list",
         "too_short": f"at least {context.get('min_length')} needed",
-        "string_pattern_mismatch": "use a-z, 0-9 and _, a letter first",
+        "string_pattern_mismatch": _spelling(context),
     }
     return rules.get(item["type"]) or str(item["msg"]).replace("Input", "it", 1)
+
+
+def _spelling(context: dict[str, Any]) -> str:
+    if context.get("pattern") == GENE_PATTERN:
+        return "use letters, digits, '.', '_', ':' and '-', a letter or digit first"
+    return "use a-z, 0-9 and _, a letter first"
 
 
 def _allowed_keys(location: tuple[str | int, ...], root: type[BaseModel]) -> list[str]:
     """Keys of the table at `location`; a list's entries are known by the kind after the number."""
     model = root
     for part in location:
-        if part in _KINDS:
-            model = _KINDS[str(part)]
+        kinds = TARGETS if part in TARGETS else _KINDS
+        if part in kinds:
+            model = kinds[str(part)]
+        elif part in _ENTRIES:
+            model = _ENTRIES[str(part)]
         elif part in model.model_fields:
             inner = model.model_fields[str(part)].annotation
             model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else model

@@ -111,7 +111,7 @@ class StudyPlan:
     Args:
         study: The agreed study.
         parameters: Secure aggregation among the roster's sites.
-        dimension: Number of model weights.
+        dimension: Number of model weights that are trained.
         between: Metric state of the evaluations in between.
         final: Metric state of the last evaluation.
     """

@@ -6,17 +6,36 @@ never computed from the sites' patients, so that normalising costs no privacy.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+from fedrx_protocol.frozen import Frozen, Name, is_empty
+from fedrx_protocol.omics import Block, Graph
+from fedrx_protocol.targets import (
+    BinaryTarget,
+    ContinuousTarget,
+    PanelTarget,
+    SurvivalTarget,
+    Target,
+)
+
+__all__ = [
+    "BinaryTarget",
+    "Block",
+    "CategoryFeature",
+    "ContinuousTarget",
+    "Feature",
+    "FeatureSchema",
+    "FlagFeature",
+    "Graph",
+    "Name",
+    "NumberFeature",
+    "PanelTarget",
+    "SurvivalTarget",
+    "Target",
+]
 
 
-class _Frozen(BaseModel):
-    # Strict: the text "5" is no number, so that one meaning has one spelling and one digest.
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
-
-
-class NumberFeature(_Frozen):
+class NumberFeature(Frozen):
     """A measured number; the model sees (value - mean) / scale, and a flag where it is missing."""
 
     name: Name
@@ -38,7 +57,7 @@ class NumberFeature(_Frozen):
         return self
 
 
-class CategoryFeature(_Frozen):
+class CategoryFeature(Frozen):
     """One of a few named values; the first is the reference, missing is a level of its own."""
 
     name: Name
@@ -53,7 +72,7 @@ class CategoryFeature(_Frozen):
         return self
 
 
-class FlagFeature(_Frozen):
+class FlagFeature(Frozen):
     """Yes or no; `missing_is` says what an unrecorded flag means in this consortium."""
 
     name: Name
@@ -65,38 +84,23 @@ class FlagFeature(_Frozen):
 Feature = Annotated[NumberFeature | CategoryFeature | FlagFeature, Field(discriminator="kind")]
 
 
-class Target(_Frozen):
-    """The outcome a model predicts: a number, normalised after an optional transform."""
+class FeatureSchema(Frozen):
+    """Features and blocks in order, and the target; both sides build the same tensors from it."""
 
-    name: Name
-    unit: str = Field(min_length=1)
-    minimum: float
-    maximum: float
-    transform: Literal["identity", "sqrt", "log"] = "identity"
-    mean: float = Field(description="public reference mean of the transformed value")
-    scale: float = Field(gt=0, description="public reference standard deviation of the same")
-
-    @model_validator(mode="after")
-    def _transformable(self) -> Self:
-        if self.minimum >= self.maximum:
-            raise ValueError(f"minimum {self.minimum:g} must be below maximum {self.maximum:g}")
-        if self.transform == "log" and self.minimum <= 0:
-            raise ValueError("transform 'log' needs a minimum above 0")
-        if self.transform == "sqrt" and self.minimum < 0:
-            raise ValueError("transform 'sqrt' needs a minimum of at least 0")
-        return self
-
-
-class FeatureSchema(_Frozen):
-    """Features in order, and the target; both sides build the same columns from it."""
-
-    features: tuple[Feature, ...] = Field(min_length=1, strict=False)
+    features: tuple[Feature, ...] = Field(default=(), strict=False)
+    blocks: tuple[Block, ...] = Field(default=(), strict=False, exclude_if=is_empty)
+    graph: Graph | None = Field(default=None, exclude_if=is_empty)
     target: Target
 
     @model_validator(mode="after")
-    def _unique_names(self) -> Self:
-        names = [feature.name for feature in self.features] + [self.target.name]
+    def _consistent(self) -> Self:
+        if not self.features and not self.blocks:
+            raise ValueError("a study needs at least 1 item in features or blocks")
+        parts = (*self.features, *self.blocks, self.target)
+        names = [part.name for part in parts]
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ValueError(f"feature names must be unique, but {', '.join(doubled)} is repeated")
+        if self.graph is not None:
+            self.graph.check_against(gene for block in self.blocks for gene in block.genes)
         return self

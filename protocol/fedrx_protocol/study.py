@@ -15,7 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fedrx_protocol.errors import StudyError
 from fedrx_protocol.findings import sentences
-from fedrx_protocol.schema import Feature, FeatureSchema, Name, Target
+from fedrx_protocol.frozen import Frozen, Name, is_empty
+from fedrx_protocol.omics import Block, Graph
+from fedrx_protocol.schema import Feature, FeatureSchema
+from fedrx_protocol.targets import Target
 
 PrivacyMode = Literal["distributed", "local", "none"]
 
@@ -23,12 +26,7 @@ PrivacyMode = Literal["distributed", "local", "none"]
 _MOST_PATIENTS = 1_000_000_000
 
 
-class _Section(BaseModel):
-    # Strict: the text "5" is no number, so that one meaning has one spelling and one digest.
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
-
-
-class CohortSection(_Section):
+class CohortSection(Frozen):
     """Whom the study is about, in numbers that the consortium made public."""
 
     patients: int = Field(
@@ -58,7 +56,7 @@ class ModelSection(BaseModel):
         return dict(self.__pydantic_extra__ or {})
 
 
-class OptimizerSection(_Section):
+class OptimizerSection(Frozen):
     """The coordinator's optimizer: it steps on the noisy sum, which costs no privacy."""
 
     name: Literal["sgd", "adam"] = "sgd"
@@ -75,7 +73,7 @@ class LocalOptimizerSection(OptimizerSection):
     decay: Literal["none", "linear"] = "none"
 
 
-class LocalTrainingSection(_Section):
+class LocalTrainingSection(Frozen):
     """What a site does between two rounds when it trains epochs of its own."""
 
     rounds: int | None = Field(
@@ -88,7 +86,18 @@ class LocalTrainingSection(_Section):
     optimizer: LocalOptimizerSection = LocalOptimizerSection()
 
 
-class TrainingSection(_Section):
+class TransferSection(Frozen):
+    """Start from the weights that another study's run ended with, instead of random ones."""
+
+    study: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="digest of that study; its model file holds it"
+    )
+    freeze: tuple[str, ...] = Field(
+        default=(), strict=False, description="parts of the model that stay as they were there"
+    )
+
+
+class TrainingSection(Frozen):
     """How the model is trained."""
 
     rounds: int = Field(default=100, ge=1, le=100_000)
@@ -105,7 +114,7 @@ class TrainingSection(_Section):
     local: LocalTrainingSection = LocalTrainingSection()
 
 
-class PrivacySection(_Section):
+class PrivacySection(Frozen):
     """The promise to a patient: add or remove one, with all records, at one site."""
 
     mode: PrivacyMode = "distributed"
@@ -119,7 +128,7 @@ class PrivacySection(_Section):
     )
 
 
-class SecureAggregationSection(_Section):
+class SecureAggregationSection(Frozen):
     """Who must take part before a sum is opened; unset values follow from the roster's size."""
 
     threshold: int | None = Field(default=None, ge=3)
@@ -127,7 +136,7 @@ class SecureAggregationSection(_Section):
     min_honest_sites: int | None = Field(default=None, ge=1)
 
 
-class MetricsSection(_Section):
+class MetricsSection(Frozen):
     """Which metrics leave, and how much of a patient they may show."""
 
     mode: Literal["private", "secure-sum"] = "private"
@@ -138,7 +147,7 @@ class MetricsSection(_Section):
     )
 
 
-class ScheduleSection(_Section):
+class ScheduleSection(Frozen):
     """How long the coordinator waits, and how often it tries."""
 
     round_deadline_s: float = Field(
@@ -149,7 +158,7 @@ class ScheduleSection(_Section):
     )
 
 
-class Study(_Section):
+class Study(Frozen):
     """A whole study, as agreed. Build it with `Study.load` or `Study.parse`."""
 
     name: Name
@@ -157,17 +166,20 @@ class Study(_Section):
     description: str = ""
     cohort: CohortSection
     model: ModelSection
+    transfer: TransferSection | None = Field(default=None, exclude_if=is_empty)
     training: TrainingSection = TrainingSection()
     privacy: PrivacySection = PrivacySection()
     secure_aggregation: SecureAggregationSection = SecureAggregationSection()
     metrics: MetricsSection = MetricsSection()
     schedule: ScheduleSection = ScheduleSection()
-    features: tuple[Feature, ...] = Field(min_length=1, strict=False)
+    features: tuple[Feature, ...] = Field(default=(), strict=False)
+    blocks: tuple[Block, ...] = Field(default=(), strict=False, exclude_if=is_empty)
+    graph: Graph | None = Field(default=None, exclude_if=is_empty)
     target: Target
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        FeatureSchema(features=self.features, target=self.target)
+        _ = self.feature_schema
         if self.privacy.mode == "distributed" and self.training.steps == "local":
             raise ValueError(
                 "training.steps is 'local', but privacy.mode 'distributed' sends one clipped "
@@ -187,8 +199,10 @@ class Study(_Section):
 
     @property
     def feature_schema(self) -> FeatureSchema:
-        """Features and target together, as the models want them."""
-        return FeatureSchema(features=self.features, target=self.target)
+        """Features, blocks, graph and target together, as the models want them."""
+        return FeatureSchema(
+            features=self.features, blocks=self.blocks, graph=self.graph, target=self.target
+        )
 
     @property
     def steps(self) -> Literal["gradient", "local"]:

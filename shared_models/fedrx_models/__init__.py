@@ -3,8 +3,8 @@
 from fedrx_models.build import FACTORIES, build_model, check_config
 from fedrx_models.cohort import Cohort, concatenate
 from fedrx_models.contract import (
-    DoseBatch,
-    DoseModel,
+    PatientBatch,
+    PatientModel,
     Prediction,
     get_vector,
     set_vector,
@@ -18,13 +18,13 @@ from fedrx_models.metrics import DoseMetrics, MetricPlan, exact
 __all__ = [
     "FACTORIES",
     "Cohort",
-    "DoseBatch",
     "DoseMetrics",
-    "DoseModel",
     "MetricPlan",
     "ModelFile",
     "ModelFileInvalid",
     "ModelMismatch",
+    "PatientBatch",
+    "PatientModel",
     "Prediction",
     "build_model",
     "check_config",

@@ -9,9 +9,16 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ValidationError
 
-from fedrx_models.contract import DoseModel
+from fedrx_models.contract import PatientModel
+from fedrx_models.pharmacogenomic.drug_gene_gnn import DrugGeneGnnConfig, build_drug_gene_gnn
+from fedrx_models.pharmacogenomic.genomic_cnn import GenomicCnnConfig, build_genomic_cnn
+from fedrx_models.pharmacogenomic.genomic_transformer import (
+    GenomicTransformerConfig,
+    build_genomic_transformer,
+)
 from fedrx_models.pharmacogenomic.linear import LinearConfig, build_linear
 from fedrx_models.pharmacogenomic.mlp import MlpConfig, build_mlp
+from fedrx_models.pharmacogenomic.multiomics_vae import MultiomicsVaeConfig, build_multiomics_vae
 from fedrx_protocol.errors import StudyError
 from fedrx_protocol.schema import FeatureSchema
 from fedrx_protocol.study import ModelSection
@@ -22,18 +29,24 @@ class Factory:
     """How a model is configured and built."""
 
     config: type[BaseModel]
-    build: Callable[[Any, FeatureSchema, torch.Generator], DoseModel]
+    build: Callable[[Any, FeatureSchema, torch.Generator], PatientModel]
 
 
 FACTORIES: Mapping[str, Factory] = MappingProxyType(
     {
         "linear": Factory(LinearConfig, build_linear),
         "mlp": Factory(MlpConfig, build_mlp),
+        "genomic_cnn": Factory(GenomicCnnConfig, build_genomic_cnn),
+        "genomic_transformer": Factory(GenomicTransformerConfig, build_genomic_transformer),
+        "drug_gene_gnn": Factory(DrugGeneGnnConfig, build_drug_gene_gnn),
+        "multiomics_vae": Factory(MultiomicsVaeConfig, build_multiomics_vae),
     }
 )
 
 
-def build_model(section: ModelSection, schema: FeatureSchema, seed: int | None = None) -> DoseModel:
+def build_model(
+    section: ModelSection, schema: FeatureSchema, seed: int | None = None
+) -> PatientModel:
     """Build the model that a study names.
 
     Args:

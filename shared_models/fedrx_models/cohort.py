@@ -7,14 +7,26 @@ and so that the split into training and held-out patients is stable.
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fedrx_protocol.errors import DataError
-from fedrx_protocol.schema import CategoryFeature, Feature, FeatureSchema, NumberFeature
+from fedrx_protocol.schema import (
+    BinaryTarget,
+    Block,
+    CategoryFeature,
+    ContinuousTarget,
+    Feature,
+    FeatureSchema,
+    NumberFeature,
+    PanelTarget,
+    SurvivalTarget,
+    Target,
+)
 
 MISSING_CATEGORY = -1
 """Code of an unknown category; known ones are positions in the schema's `values`."""
@@ -31,11 +43,15 @@ class Cohort:
         values: by feature name, an array `(n,)`: numbers as float64 in the schema's unit with NaN
             where missing; categories as int16 positions in the schema's `values` with -1 where
             missing; flags as bool.
-        target: `(n,)` float64, in the target's unit, never missing.
+        target: what happened, float64. A number `(n,)` in the target's unit, or 0 and 1 `(n,)`,
+            never missing; for survival `(n, 2)`: the time of event or last contact, and 1 for an
+            event, 0 for a patient who left unharmed; for a panel `(n, drugs)`, NaN where a drug
+            was not given, with at least one that was.
+        blocks: by block name, `(n, genes)` float64 in the block's unit, NaN where missing.
 
     Raises:
-        DataError: if a column is missing or unknown, has another length or type, or holds a value
-            outside the schema's range; if a patient appears twice.
+        DataError: if a column or block is missing or unknown, has another length or type, or
+            holds a value outside the schema's range; if a patient appears twice.
     """
 
     site: str
@@ -43,6 +59,7 @@ class Cohort:
     patients: tuple[str, ...]
     values: Mapping[str, NDArray[Any]]
     target: NDArray[np.float64]
+    blocks: Mapping[str, NDArray[np.float64]] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
         _check_patients(self.site, self.patients)
@@ -54,6 +71,12 @@ class Cohort:
         }
         object.__setattr__(self, "values", checked)
         object.__setattr__(self, "target", _target(self.site, self.schema, self.target, count))
+        _check_blocks(self.site, self.schema, self.blocks)
+        blocks = {
+            block.name: _block(self.site, block, self.blocks[block.name], count)
+            for block in self.schema.blocks
+        }
+        object.__setattr__(self, "blocks", blocks)
 
     def __len__(self) -> int:
         return len(self.patients)
@@ -70,9 +93,10 @@ class Cohort:
             patients=tuple(self.patients[i] for i in positions),
             values={name: column[positions] for name, column in self.values.items()},
             target=self.target[positions],
+            blocks={name: block[positions] for name, block in self.blocks.items()},
         )
 
-    def split(self, held_out: float, salt: bytes) -> tuple["Cohort", "Cohort"]:
+    def split(self, held_out: float, salt: bytes, fold: int = 0) -> tuple["Cohort", "Cohort"]:
         """Split into (training, held-out) patients.
 
         Each patient's side depends on the salt and the own id only, so that one patient more or
@@ -81,10 +105,12 @@ class Cohort:
         Args:
             held_out: expected share of held-out patients, between 0 and 1.
             salt: key of the split, equal in all rounds of a study.
+            fold: which part of that size is held out, from 0; parts do not overlap.
         """
         if not 0 <= held_out <= 1:
             raise DataError(f"held_out is {held_out:g}: it must lie between 0 and 1.")
-        aside = np.array([_position(salt, patient) < held_out for patient in self.patients], bool)
+        places = np.array([_position(salt, patient) for patient in self.patients], float)
+        aside = (places >= fold * held_out) & (places < (fold + 1) * held_out)
         return self.select(~aside), self.select(aside)
 
     @property
@@ -102,7 +128,34 @@ class Cohort:
         for feature in self.schema.features:
             _feed(digest, _canonical(self.values[feature.name][order]))
         _feed(digest, _canonical(self.target[order]))
+        for block in self.schema.blocks:
+            _feed(digest, _canonical(self.blocks[block.name][order]))
         return digest.hexdigest()
+
+
+def require_variety(target: Target, outcomes: NDArray[np.float64], where: str) -> None:
+    """Refuse outcomes from which nothing can be learned, or on which nothing can be judged.
+
+    Args:
+        target: the kind of outcome.
+        outcomes: as a `Cohort` holds them, of all sites together.
+        where: whose they are, in words.
+
+    Raises:
+        DataError: all are alike: one class only, or all censored.
+    """
+    if isinstance(target, BinaryTarget) and len(np.unique(outcomes)) < 2:
+        raise DataError(
+            f"{where}, all have the same outcome '{target.name}': bring patients of both kinds, "
+            "or check the codes of the mapping."
+        )
+    if isinstance(target, SurvivalTarget):
+        within = (outcomes[:, 1] == 1) & (outcomes[:, 0] <= target.edges[-1])
+        if not within.any():
+            raise DataError(
+                f"{where}, nobody had the event '{target.name}' before the last edge: bring "
+                "longer follow-up, or earlier edges."
+            )
 
 
 def concatenate(cohorts: Sequence[Cohort], *, site: str = "pooled") -> Cohort:
@@ -129,6 +182,10 @@ def concatenate(cohorts: Sequence[Cohort], *, site: str = "pooled") -> Cohort:
             for feature in schema.features
         },
         target=np.concatenate([c.target for c in cohorts]),
+        blocks={
+            block.name: np.concatenate([c.blocks[block.name] for c in cohorts])
+            for block in schema.blocks
+        },
     )
 
 
@@ -199,17 +256,70 @@ def _codes(site: str, feature: CategoryFeature, raw: NDArray[Any]) -> NDArray[np
     return _frozen(raw.astype(np.int16))
 
 
-def _target(site: str, schema: FeatureSchema, target: ArrayLike, count: int) -> NDArray[np.float64]:
-    name, numbers = schema.target.name, np.asarray(target, dtype=np.float64)
-    _check_shape(site, name, numbers, count)
-    if np.isnan(numbers).any():
-        raise DataError(f"site '{site}': target '{name}' is missing for a patient.")
-    _check_range(site, name, numbers, schema.target.minimum, schema.target.maximum)
+def _target(site: str, schema: FeatureSchema, values: ArrayLike, count: int) -> NDArray[Any]:
+    """The checked, copied, read-only outcomes."""
+    target, numbers = schema.target, np.asarray(values, dtype=np.float64)
+    name = target.name
+    if isinstance(target, PanelTarget):
+        _check_shape(site, name, numbers, count, len(target.drugs))
+        known = ~np.isnan(numbers)
+        _check_range(site, name, numbers[known], target.minimum, target.maximum)
+        _check_nobody_is_empty(site, name, known.sum(axis=1) > 0)
+    elif isinstance(target, SurvivalTarget):
+        _check_shape(site, name, numbers, count, 2)
+        _check_nobody_is_empty(site, name, np.isnan(numbers).sum(axis=1) == 0)
+        _check_range(site, f"{name}, time", numbers[:, 0], 0, np.inf)
+        _check_yes_or_no(site, f"{name}, event", numbers[:, 1])
+    else:
+        _check_shape(site, name, numbers, count)
+        _check_nobody_is_empty(site, name, ~np.isnan(numbers))
+        _check_single(site, target, numbers)
     return _frozen(numbers)
 
 
-def _check_shape(site: str, name: str, column: NDArray[Any], count: int) -> None:
-    if column.shape != (count,):
+def _check_single(
+    site: str, target: ContinuousTarget | BinaryTarget, numbers: NDArray[np.float64]
+) -> None:
+    """Outcomes that are one number a patient."""
+    if isinstance(target, BinaryTarget):
+        _check_yes_or_no(site, target.name, numbers)
+    else:
+        _check_range(site, target.name, numbers, target.minimum, target.maximum)
+
+
+def _check_nobody_is_empty(site: str, name: str, known: NDArray[np.bool_]) -> None:
+    if not known.all():
+        raise DataError(f"site '{site}': target '{name}' is missing for a patient.")
+
+
+def _check_yes_or_no(site: str, name: str, numbers: NDArray[np.float64]) -> None:
+    other = numbers[(numbers != 0) & (numbers != 1)]
+    if other.size:
+        raise DataError(f"site '{site}': '{name}' holds {other[0]:g}, but only 0 and 1 are known.")
+
+
+def _check_blocks(site: str, schema: FeatureSchema, blocks: Mapping[str, NDArray[Any]]) -> None:
+    names = {block.name for block in schema.blocks}
+    absent, unknown = sorted(names - set(blocks)), sorted(set(blocks) - names)
+    if absent:
+        raise DataError(f"site '{site}': block '{absent[0]}' of the study is missing.")
+    if unknown:
+        raise DataError(f"site '{site}': block '{unknown[0]}' is not in the study.")
+
+
+def _block(site: str, block: Block, values: ArrayLike, count: int) -> NDArray[Any]:
+    """The checked, copied, read-only values of one block."""
+    numbers = np.asarray(values, dtype=np.float64)
+    _check_shape(site, block.name, numbers, count, len(block.genes))
+    known = numbers[~np.isnan(numbers)]
+    _check_range(site, block.name, known, block.minimum, block.maximum)
+    return _frozen(numbers)
+
+
+def _check_shape(
+    site: str, name: str, column: NDArray[Any], count: int, columns: int | None = None
+) -> None:
+    if column.shape != ((count,) if columns is None else (count, columns)):
         raise DataError(
             f"site '{site}': '{name}' has shape {column.shape}, but there are {count} patients."
         )

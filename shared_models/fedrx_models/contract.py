@@ -1,11 +1,14 @@
-"""What every dose model promises, whoever wrote it.
+"""What every model promises, whoever wrote it.
 
 A model sees one batch type, returns one loss per patient and never mixes patients: clipping, and
 with it the privacy promise, rests on that. `tests/shared_models` runs one suite over all models.
 """
 
+import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,14 +21,24 @@ from fedrx_protocol.errors import DataError
 from fedrx_protocol.schema import FeatureSchema
 from fedrx_protocol.weights import WeightSpec
 
+Floats = NDArray[np.float64]
+
 
 @dataclass(frozen=True, eq=False)
-class DoseBatch:
-    """Patients as tensors.
+class PatientBatch:
+    """Patients as tensors; every one is `(patients, ...)`, so that whoever clips can map over them.
+
+    The blocks lie side by side in one tensor, in the order of the study: `encoding.block_columns`
+    says where each stands. F, G, M and K may be 0.
 
     Attributes:
         x: `(B, F)` float32, columns as in `encoding.column_names`.
-        y: `(B,)` float32, normalised target.
+        y: `(B, K)` float32: the normalised target (K = 1), 0 or 1 (binary, K = 1), the event in
+            each time bin (survival), or the normalised response to each drug (panel).
+        y_observed: `(B, K)` float32, 1 where `y` is known, else 0; for survival, 1 while the
+            patient was at risk. Where it is 0, `y` is 0.
+        omics: `(B, G)` float32, all blocks' genes, normalised; 0 where missing.
+        omics_observed: `(B, M)` float32, for each block 1 where the patient has it, else 0.
 
     Raises:
         DataError: if the shapes do not belong together.
@@ -33,29 +46,48 @@ class DoseBatch:
 
     x: torch.Tensor
     y: torch.Tensor
+    y_observed: torch.Tensor
+    omics: torch.Tensor
+    omics_observed: torch.Tensor
 
     def __post_init__(self) -> None:
-        if self.x.ndim != 2 or self.y.shape != self.x.shape[:1]:
+        shapes = {f.name: tuple(getattr(self, f.name).shape) for f in dataclasses.fields(self)}
+        patients = self.x.shape[:1]
+        flat = any(len(shape) != 2 or shape[:1] != patients for shape in shapes.values())
+        if flat or shapes["y"] != shapes["y_observed"]:
+            told = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
             raise DataError(
-                f"a batch needs x of shape (B, F) and y of shape (B,), "
-                f"not {tuple(self.x.shape)} and {tuple(self.y.shape)}."
+                "a batch needs tensors of shape (patients, columns), y and y_observed alike, "
+                f"not {told}."
             )
+
+    @classmethod
+    def tabular(cls, x: torch.Tensor, y: torch.Tensor) -> "PatientBatch":
+        """A batch without blocks, whose outcomes `(B,)` or `(B, K)` are all known."""
+        y = y if y.ndim == 2 else y[:, None]
+        none = x.new_zeros(x.shape[0], 0)
+        return cls(x=x, y=y, y_observed=torch.ones_like(y), omics=none, omics_observed=none)
 
     def __len__(self) -> int:
         return self.x.shape[0]
 
-    def select(self, index: torch.Tensor) -> "DoseBatch":
+    def select(self, index: torch.Tensor) -> "PatientBatch":
         """The patients at `index`: int64 positions, or a boolean mask `(B,)`."""
-        return DoseBatch(x=self.x[index], y=self.y[index])
+        return self._each(lambda tensor: tensor[index])
 
-    def to(self, device: torch.device | str) -> "DoseBatch":
-        """The same batch on a device."""
-        return DoseBatch(x=self.x.to(device), y=self.y.to(device))
+    def to(self, to: torch.device | torch.dtype | str) -> "PatientBatch":
+        """The same batch on a device, or in another floating type."""
+        return self._each(lambda tensor: tensor.to(to))
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "PatientBatch":
+        return PatientBatch(
+            **{f.name: change(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Predicted targets with an interval, each `(B,)` float64 in the target's unit.
+    """Predicted numbers with an interval, in the target's unit; `(B,)`, or `(B, K)` for a panel.
 
     Attributes:
         mean: the central prediction: the model's mean, transformed back (so it is the median
@@ -65,37 +97,77 @@ class Prediction:
         level: nominal coverage of the interval.
     """
 
-    mean: NDArray[np.float64]
-    lower: NDArray[np.float64]
-    upper: NDArray[np.float64]
+    mean: Floats
+    lower: Floats
+    upper: Floats
     level: float = 0.9
 
 
-class DoseModel(nn.Module, ABC):
-    """A dose model: built from a frozen config and a schema, trained on `forward`.
+@dataclass(frozen=True, eq=False)
+class Probability:
+    """How likely the outcome is for each patient; it is its own uncertainty.
+
+    Attributes:
+        mean: probability of "yes", `(B,)` float64 in 0..1.
+    """
+
+    mean: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class SurvivalCurves:
+    """How likely each patient is to be free of the event at the end of each time bin.
+
+    Attributes:
+        mean: survival, `(B, bins)` float64 in 0..1, falling.
+        hazards: chance of the event in each bin, given that it did not happen before; `(B, bins)`.
+    """
+
+    mean: Floats
+    hazards: Floats
+
+
+AnyPrediction = Prediction | Probability | SurvivalCurves
+"""What a model predicts, by kind of outcome; `mean` is what the metrics judge."""
+
+
+class Head(Protocol):
+    """What turns a model's outputs `(B, K)` into losses and predictions: a module."""
+
+    def __call__(self, outputs: torch.Tensor, batch: PatientBatch) -> torch.Tensor:
+        """Loss per patient, `(B,)`."""
+
+    def predict(self, outputs: torch.Tensor) -> AnyPrediction:
+        """Predictions of the target's kind, in its unit."""
+
+
+class PatientModel(nn.Module, ABC):
+    """A model of one outcome: built from a frozen config and a schema, trained on `forward`.
 
     Attributes:
         name: the name in the study file.
         config: its validated hyper-parameters.
-        schema: the features and target it was built for.
+        schema: the features, blocks and target it was built for.
+        head: turns its outputs into losses and predictions; a site may put its own around it.
     """
 
     name: str
     config: BaseModel
     schema: FeatureSchema
+    head: Head
 
     @abstractmethod
-    def forward(self, batch: DoseBatch) -> torch.Tensor:
+    def forward(self, batch: PatientBatch) -> torch.Tensor:
         """Loss per patient, `(B,)`; no patient's loss depends on another patient."""
 
     @abstractmethod
-    def predict(self, batch: DoseBatch) -> Prediction:
+    def predict(self, batch: PatientBatch) -> AnyPrediction:
         """Predictions for the patients of `batch`, whose `y` is not looked at."""
 
     @property
     @abstractmethod
     def explainable_inputs(self) -> dict[str, tuple[int, ...]]:
-        """By feature name, the columns of `DoseBatch.x` that an explanation may vary."""
+        """By feature name, the columns of `PatientBatch.x` that an explanation may vary."""
 
 
 def weight_spec(model: nn.Module) -> WeightSpec:

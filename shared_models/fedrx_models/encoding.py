@@ -12,9 +12,19 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from fedrx_models.cohort import MISSING_CATEGORY, Cohort
-from fedrx_models.contract import DoseBatch
+from fedrx_models.contract import PatientBatch
 from fedrx_protocol.errors import DataError
-from fedrx_protocol.schema import CategoryFeature, Feature, FeatureSchema, NumberFeature, Target
+from fedrx_protocol.schema import (
+    Block,
+    CategoryFeature,
+    ContinuousTarget,
+    Feature,
+    FeatureSchema,
+    NumberFeature,
+    PanelTarget,
+    SurvivalTarget,
+    Target,
+)
 
 _FORWARD: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "identity": lambda y: y,
@@ -28,8 +38,8 @@ _INVERSE: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
 }
 
 
-def encode(cohort: Cohort, schema: FeatureSchema) -> DoseBatch:
-    """All patients of a cohort as one batch, columns as in `column_names`.
+def encode(cohort: Cohort, schema: FeatureSchema) -> PatientBatch:
+    """All patients of a cohort as one batch, columns as in `column_names` and `block_columns`.
 
     Args:
         cohort: patients, already checked against their own schema.
@@ -43,19 +53,98 @@ def encode(cohort: Cohort, schema: FeatureSchema) -> DoseBatch:
             f"site '{cohort.site}' was read for other features than this study's: "
             "read it again with the study's schema."
         )
-    blocks = [_columns(feature, cohort) for feature in schema.features]
-    x = np.concatenate(blocks, axis=1).astype(np.float32)
-    y = normalise_target(schema.target, cohort.target).astype(np.float32)
-    return DoseBatch(x=torch.from_numpy(x), y=torch.from_numpy(y))
+    patients = len(cohort)
+    columns = [_columns(feature, cohort) for feature in schema.features]
+    blocks = [_normalised(block, cohort.blocks[block.name]) for block in schema.blocks]
+    there = [(~np.isnan(cohort.blocks[block.name])).sum(axis=1) > 0 for block in schema.blocks]
+    y, observed = encode_outcome(schema.target, cohort.target)
+    return PatientBatch(
+        x=_tensor(patients, columns),
+        y=torch.from_numpy(y.astype(np.float32)),
+        y_observed=torch.from_numpy(observed.astype(np.float32)),
+        omics=_tensor(patients, blocks),
+        omics_observed=_tensor(patients, [one[:, None] for one in there]),
+    )
+
+
+def _tensor(patients: int, parts: list[NDArray[Any]]) -> torch.Tensor:
+    """Parts `(patients, ·)` side by side, float32; `(patients, 0)` for none."""
+    joined = np.concatenate([np.zeros((patients, 0)), *parts], axis=1)
+    return torch.from_numpy(joined.astype(np.float32))
+
+
+def _normalised(block: Block, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A block `(n, genes)` centred and scaled by its public reference; 0 where missing."""
+    scaled = (values - np.asarray(block.mean)) / np.asarray(block.scale)
+    return np.where(np.isnan(scaled), 0.0, scaled)
+
+
+def block_columns(schema: FeatureSchema) -> dict[str, slice]:
+    """Which columns of `PatientBatch.omics` are each block's; a block's flag has its position."""
+    found: dict[str, slice] = {}
+    start = 0
+    for block in schema.blocks:
+        found[block.name] = slice(start, start + len(block.genes))
+        start += len(block.genes)
+    return found
+
+
+def flat_inputs(batch: PatientBatch) -> torch.Tensor:
+    """Everything a model without structure sees, `(B, flat_width)`: columns, genes, missing."""
+    return torch.cat([batch.x, batch.omics, 1.0 - batch.omics_observed], dim=1)
+
+
+def flat_width(schema: FeatureSchema) -> int:
+    """Number of columns of `flat_inputs`."""
+    genes = sum(len(block.genes) for block in schema.blocks)
+    return len(column_names(schema)) + genes + len(schema.blocks)
+
+
+def outcome_count(target: Target) -> int:
+    """K: how many numbers a model gives for a patient."""
+    if isinstance(target, PanelTarget):
+        return len(target.drugs)
+    return len(target.edges) if isinstance(target, SurvivalTarget) else 1
+
+
+def encode_outcome(
+    target: Target, values: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Outcomes as a `Cohort` holds them, as `(y, observed)`, both `(n, K)`; see `PatientBatch`."""
+    if isinstance(target, SurvivalTarget):
+        return _bins(target, values)
+    if isinstance(target, PanelTarget):
+        observed = ~np.isnan(values)
+        return np.where(observed, normalise_panel(target, values), 0.0), observed
+    if isinstance(target, ContinuousTarget):
+        values = normalise_target(target, values)
+    return values[:, None], np.ones((len(values), 1), dtype=np.bool_)
+
+
+def _bins(
+    target: SurvivalTarget, values: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Event and being at risk in each bin, `(n, bins)`.
+
+    A patient is at risk in a bin if it begins before the event, and, without an event, if the
+    patient was seen until its end. An event after the last edge counts as none.
+    """
+    time, event = values[:, :1], values[:, 1:] == 1
+    ends = np.array(target.edges)[None, :]
+    begins = np.array([0.0, *target.edges[:-1]])[None, :]
+    # The first bin holds an event at time 0 too.
+    here = event & (time <= ends) & ((time > begins) | (begins == 0))
+    at_risk = here | (time >= ends)
+    return here.astype(np.float64), at_risk
 
 
 def column_names(schema: FeatureSchema) -> tuple[str, ...]:
-    """Names of the columns of `DoseBatch.x`, in order."""
+    """Names of the columns of `PatientBatch.x`, in order."""
     return tuple(name for feature in schema.features for name in _names(feature))
 
 
 def columns_by_feature(schema: FeatureSchema) -> dict[str, tuple[int, ...]]:
-    """Which columns of `DoseBatch.x` stand for each feature, for explanations."""
+    """Which columns of `PatientBatch.x` stand for each feature, for explanations."""
     found: dict[str, tuple[int, ...]] = {}
     start = 0
     for feature in schema.features:
@@ -65,13 +154,13 @@ def columns_by_feature(schema: FeatureSchema) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def normalise_target(target: Target, values: ArrayLike) -> NDArray[np.float64]:
+def normalise_target(target: ContinuousTarget, values: ArrayLike) -> NDArray[np.float64]:
     """(transform(value) - mean) / scale, elementwise; `values` in the target's unit."""
     transformed = _FORWARD[target.transform](np.asarray(values, dtype=np.float64))
     return (transformed - target.mean) / target.scale
 
 
-def restore_target(target: Target, normalised: ArrayLike) -> NDArray[np.float64]:
+def restore_target(target: ContinuousTarget, normalised: ArrayLike) -> NDArray[np.float64]:
     """Inverse of `normalise_target`, kept inside the target's range; in the target's unit."""
     transformed = np.asarray(normalised, dtype=np.float64) * target.scale + target.mean
     with np.errstate(over="ignore"):  # an overflow is infinite, and then clipped
@@ -79,9 +168,27 @@ def restore_target(target: Target, normalised: ArrayLike) -> NDArray[np.float64]
     return np.clip(restored, target.minimum, target.maximum)
 
 
-def reference_target(target: Target) -> float:
+def reference_target(target: ContinuousTarget) -> float:
     """The target's public reference value, in its unit: what predicting 'zero' means."""
     return float(restore_target(target, 0.0))
+
+
+def normalise_panel(target: PanelTarget, values: ArrayLike) -> NDArray[np.float64]:
+    """(value - mean) / scale drug by drug, `(n, drugs)`; NaN stays NaN."""
+    means, scales = _panel_reference(target)
+    return (np.asarray(values, dtype=np.float64) - means) / scales
+
+
+def restore_panel(target: PanelTarget, normalised: ArrayLike) -> NDArray[np.float64]:
+    """Inverse of `normalise_panel`, kept inside the panel's range; in the panel's unit."""
+    means, scales = _panel_reference(target)
+    restored = np.asarray(normalised, dtype=np.float64) * scales + means
+    return np.clip(restored, target.minimum, target.maximum)
+
+
+def _panel_reference(target: PanelTarget) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    means = np.array([drug.mean for drug in target.drugs])
+    return means, np.array([drug.scale for drug in target.drugs])
 
 
 def _names(feature: Feature) -> tuple[str, ...]:

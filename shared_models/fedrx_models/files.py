@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from fedrx_models.build import build_model
-from fedrx_models.contract import DoseModel, weight_spec
+from fedrx_models.contract import PatientModel, weight_spec
 from fedrx_models.errors import ModelFileInvalid
 from fedrx_protocol.errors import StudyError
 from fedrx_protocol.schema import FeatureSchema
@@ -25,11 +25,11 @@ _KEYS = ("format", "study", "model", "config", "schema")
 class ModelFile:
     """A model read from a file, and the digest of the study that trained it."""
 
-    model: DoseModel
+    model: PatientModel
     study_digest: str
 
 
-def save_model(path: Path | str, model: DoseModel, study_digest: str) -> Path:
+def save_model(path: Path | str, model: PatientModel, study_digest: str) -> Path:
     """Write a model's weights, name, hyper-parameters and schema.
 
     The file appears under its name only when complete.
@@ -102,7 +102,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     return metadata, tensors
 
 
-def _rebuild(path: Path, metadata: dict[str, str]) -> DoseModel:
+def _rebuild(path: Path, metadata: dict[str, str]) -> PatientModel:
     try:
         schema = FeatureSchema.model_validate_json(metadata["schema"])
         config = json.loads(metadata["config"])
@@ -113,7 +113,7 @@ def _rebuild(path: Path, metadata: dict[str, str]) -> DoseModel:
         raise ModelFileInvalid(f"{path}: its description cannot be used: {reason}") from None
 
 
-def _check_weights(path: Path, model: DoseModel, tensors: dict[str, torch.Tensor]) -> None:
+def _check_weights(path: Path, model: PatientModel, tensors: dict[str, torch.Tensor]) -> None:
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     spec = weight_spec(model)
     if found != dict(zip(spec.names, spec.shapes, strict=True)):

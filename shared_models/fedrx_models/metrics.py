@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrx_models.encoding import reference_target
+from fedrx_models.metrics_shares import Z95, known, scales, unscaled
 from fedrx_protocol.errors import DataError, MisuseError
+from fedrx_protocol.schema import ContinuousTarget
 from fedrx_protocol.study import Study
 
 Doses = NDArray[np.float64]
@@ -28,8 +30,6 @@ DOSE_GROUPS = (21.0, 49.0)
 _TOTAL = {"n": 0.14, "error": 1.0, "within": 0.10}
 _GROUP = {"n": 0.05, "error": 0.15, "within": 0.05}
 _VARIANCE = {"offset": 0.05, "square": 0.15, "residual": 0.15}
-_MARGIN = 1 + 1e-9  # keeps the norm below 1 after float64 rounding
-_Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,22 @@ class DoseMetrics:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as for JSON."""
         return asdict(self)
+
+    def flat(self) -> dict[str, float]:
+        """Values by name; absent ones are left out."""
+        low, high = self.mae_interval or (None, None)
+        values = {
+            "n": self.n,
+            "mae": self.mae,
+            "within_20_percent": self.within_20_percent,
+            "r2": self.r2,
+            "mae_low": low,
+            "mae_high": high,
+        }
+        for group in self.groups:
+            values[f"mae {group.name}"] = group.mae
+            values[f"within_20_percent {group.name}"] = group.within_20_percent
+        return known(values)
 
 
 @dataclass(frozen=True)
@@ -102,7 +118,13 @@ class MetricPlan:
 
     @classmethod
     def for_study(cls, study: Study, *, final: bool) -> "MetricPlan":
-        """The plan that a study agreed on."""
+        """The plan that a study of a continuous outcome agreed on.
+
+        Raises:
+            MisuseError: if the study's outcome is of another kind.
+        """
+        if not isinstance(study.target, ContinuousTarget):
+            raise MisuseError(f"a {study.target.kind} outcome has no dose metrics.")
         return cls(
             final=final,
             error_bound=study.metrics.error_bound,
@@ -164,11 +186,7 @@ class MetricPlan:
         Raises:
             MisuseError: if the state has another size.
         """
-        if np.shape(state) != (self.size,):
-            raise MisuseError(
-                f"a state of {self.size} numbers was expected, not {np.shape(state)}."
-            )
-        sums = dict(zip(self.components, np.asarray(state) / self._scales(), strict=True))
+        sums = unscaled(self.components, state, self._scales())
         n, mae, within = self._triple(sums, "")
         return DoseMetrics(
             n=n,
@@ -193,7 +211,7 @@ class MetricPlan:
         return float(math.hypot(from_error, from_count) / max(n, 1.0))
 
     def _interval(self, mae: float, n: float, noise_sd: float) -> tuple[float, float]:
-        reach = _Z95 * self.mae_noise_sd(mae, n, noise_sd)
+        reach = Z95 * self.mae_noise_sd(mae, n, noise_sd)
         return max(0.0, mae - reach), min(self.error_bound, mae + reach)
 
     def _groups(self, sums: dict[str, float]) -> Iterator[GroupMetrics]:
@@ -222,7 +240,7 @@ class MetricPlan:
         if self.final:  # a patient is in one group only
             largest += sum(_GROUP.values()) + sum(_VARIANCE.values())
         squared = np.array([weight for _, weight in self._weights()])
-        return np.sqrt(squared / largest) / _MARGIN
+        return scales(squared, largest)
 
 
 def exact(

@@ -3,9 +3,8 @@
 Coordinator and site each compute this for themselves; neither takes it from the other.
 """
 
-from fedrx_models.build import build_model
-from fedrx_models.contract import get_vector
-from fedrx_models.metrics import MetricPlan
+from fedrx_models.measures import metric_plan
+from fedrx_models.transfer import study_model, trained_positions
 from fedrx_protocol.plan import MetricShape, StudyPlan
 from fedrx_protocol.secagg.parameters import SecAggParameters
 from fedrx_protocol.study import Study
@@ -24,12 +23,12 @@ def make_plan(study: Study, sites: int) -> StudyPlan:
         max_colluding=section.max_colluding_sites,
         min_honest=section.min_honest_sites,
     )
-    model = build_model(study.model, study.feature_schema, seed=0)
-    between, final = (MetricPlan.for_study(study, final=last) for last in (False, True))
+    model = study_model(study, seed=0)
+    between, final = (metric_plan(study, final=last) for last in (False, True))
     return StudyPlan(
         study=study,
         parameters=parameters,
-        dimension=len(get_vector(model)),
+        dimension=int(trained_positions(model).sum()),
         between=MetricShape(between.size, between.sensitivity),
         final=MetricShape(final.size, final.sensitivity),
     )

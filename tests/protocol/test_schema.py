@@ -3,7 +3,13 @@
 import pytest
 from pydantic import ValidationError
 
-from fedrx_protocol.schema import CategoryFeature, FeatureSchema, FlagFeature, NumberFeature, Target
+from fedrx_protocol.schema import (
+    CategoryFeature,
+    ContinuousTarget,
+    FeatureSchema,
+    FlagFeature,
+    NumberFeature,
+)
 
 NUMBER = {
     "name": "age",
@@ -98,12 +104,12 @@ def test_a_category_without_a_choice(values, words):
 )
 def test_a_target_that_cannot_be_transformed(changes, words):
     with pytest.raises(ValidationError, match=words):
-        Target.model_validate({**TARGET, **changes})
+        ContinuousTarget.model_validate({**TARGET, **changes})
 
 
 @pytest.mark.parametrize("changes", [{"minimum": 0, "transform": "sqrt"}, {"transform": "log"}])
 def test_a_target_at_the_edge_of_its_transform(changes):
-    assert Target.model_validate({**TARGET, **changes})
+    assert ContinuousTarget.model_validate({**TARGET, **changes})
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ class TestFindings:
             (("target",), None, "key 'target' is missing"),
             (("cohort",), 5, "'cohort' is 5: it must be a table of keys and values"),
             (("features",), "age", "'features' is 'age': it must be a list"),
-            (("features",), [], "'features' is []: at least 1 needed"),
+            (("features",), [], "a study needs at least 1 item in features or blocks"),
             (("features", 0), 7, "'features.0' is 7: it must be a table"),
             (("features", 0, "kind"), None, "key 'features.0.kind' is missing: use number, categ"),
             (("features", 0, "kind"), "date", "'features.0.kind' is 'date': use number, category"),

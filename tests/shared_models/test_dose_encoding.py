@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrx_models.contract import DoseBatch
+from fedrx_models.contract import PatientBatch
 from fedrx_models.encoding import (
     column_names,
     columns_by_feature,
@@ -18,11 +18,11 @@ from fedrx_models.encoding import (
     restore_target,
 )
 from fedrx_protocol.errors import DataError
-from fedrx_protocol.schema import FeatureSchema, Target
+from fedrx_protocol.schema import ContinuousTarget, FeatureSchema
 
 
 def _target(transform, minimum=1.0):
-    return Target(
+    return ContinuousTarget(
         name="dose",
         unit="mg/week",
         minimum=minimum,
@@ -62,7 +62,7 @@ def test_patients_are_encoded_by_the_public_reference(make_cohort, schema):
     batch = encode(cohort, schema)
     expected = [[1, 0, 0, 0, 0, 1], [0, 1, 0, 1, 0, 0], [0, 0, 0, 0, 1, 0]]
     assert torch.equal(batch.x, torch.tensor(expected, dtype=torch.float32))
-    assert torch.allclose(batch.y, torch.tensor([0.0, 1.0, -1.0]), atol=1e-6)
+    assert torch.allclose(batch.y[:, 0], torch.tensor([0.0, 1.0, -1.0]), atol=1e-6)
 
 
 def test_nobody_can_be_encoded(make_cohort, schema):
@@ -82,13 +82,13 @@ def test_a_batch_selects_and_moves(make_cohort, schema):
     batch = encode(make_cohort(5), schema)
     picked = batch.select(torch.tensor([4, 0])).to("cpu")
     assert torch.equal(picked.x[1], batch.x[0])
-    assert len(batch.select(batch.y > 100)) == 0
+    assert len(batch.select(batch.y[:, 0] > 100)) == 0
 
 
-@pytest.mark.parametrize(("x", "y"), [((3,), (3,)), ((3, 2), (4,)), ((3, 2), (3, 1))])
+@pytest.mark.parametrize(("x", "y"), [((3,), (3,)), ((3, 2), (4,)), ((3, 2), (3, 1, 1))])
 def test_a_batch_of_odd_shapes_is_refused(x, y):
     with pytest.raises(DataError, match="shape"):
-        DoseBatch(x=torch.zeros(x), y=torch.zeros(y))
+        PatientBatch.tabular(torch.zeros(x), torch.zeros(y))
 
 
 @given(

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fedrx_models.build import build_model
-from fedrx_models.contract import DoseBatch, get_vector, set_vector, weight_spec
+from fedrx_models.contract import PatientBatch, get_vector, set_vector, weight_spec
 from fedrx_models.encoding import column_names, encode
 from fedrx_models.errors import ModelMismatch
 from fedrx_models.metrics import exact
@@ -88,7 +88,7 @@ def test_clipped_leave_one_out_sensitivity(model, batch):
 
 
 def test_an_absurd_patient_has_a_finite_gradient(model, batch):
-    absurd = DoseBatch(x=batch.x, y=batch.y + 1e6)
+    absurd = PatientBatch.tabular(batch.x, batch.y + 1e6)
     gradient = _patient_gradient(model, absurd, 0)
     assert torch.isfinite(gradient).all()
     assert float(gradient.norm()) < 1e3
@@ -101,7 +101,7 @@ def test_an_empty_batch_has_no_losses(model, batch):
 def test_missing_inputs_give_numbers(model, schema):
     x = torch.zeros(2, len(column_names(schema)))
     x[:, [1, 4]] = 1.0
-    everything_missing = DoseBatch(x=x, y=torch.zeros(2))
+    everything_missing = PatientBatch.tabular(x, torch.zeros(2))
     assert torch.isfinite(model(everything_missing)).all()
     assert np.isfinite(model.predict(everything_missing).mean).all()
 
@@ -117,7 +117,7 @@ def test_predictions_are_doses_with_an_interval(model, batch):
 
 
 def test_predictions_do_not_look_at_the_target(model, batch):
-    other = DoseBatch(x=batch.x, y=batch.y + 3)
+    other = PatientBatch.tabular(batch.x, batch.y + 3)
     assert np.array_equal(model.predict(batch).mean, model.predict(other).mean)
 
 
@@ -187,10 +187,10 @@ def test_it_learns_a_planted_signal(section, schema, make_cohort):
 def test_the_spread_does_not_disturb_the_mean(section, schema, batch):
     model = _shaken(build_model(section, schema, seed=0))
     with torch.no_grad():
-        mean = [p for name, p in model.named_parameters() if not name.startswith("log_reach")]
+        mean = [p for name, p in model.named_parameters() if not name.startswith("head.")]
     gradients = []
     for log_reach in (-1.0, 2.0):
-        nn.init.constant_(model.log_reach.weight, log_reach)
+        nn.init.constant_(model.head.log_reach.weight, log_reach)
         gradients.append(torch.autograd.grad(model(batch).sum(), mean))
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 

@@ -1,0 +1,78 @@
+"""Omics blocks, gene by gene, and the graph that links genes; both agreed on before any patient."""
+
+from collections.abc import Iterable
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from fedrx_protocol.frozen import Frozen, Name, first_repeated
+
+GENE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
+Gene = Annotated[str, Field(pattern=GENE_PATTERN)]
+Edge = Annotated[tuple[Gene, Gene], Field(strict=False)]
+Values = Annotated[tuple[float, ...], Field(strict=False)]
+BlockKind = Literal["expression", "copy_number", "mutation", "methylation", "protein", "other"]
+
+MOST_GENES = 50_000
+
+
+class Block(Frozen):
+    """One kind of measurement over an ordered list of genes.
+
+    The model sees (value - mean) / scale. A patient may lack the whole block, or single genes of
+    it; both are 0 then, and a flag says whether the block is there.
+    """
+
+    name: Name
+    kind: BlockKind
+    unit: str = Field(min_length=1, description="unit of the values, e.g. 'log2(TPM+1)'")
+    minimum: float
+    maximum: float
+    mean: float | Values = Field(
+        default=0.0, description="public reference mean: one, or one for each gene"
+    )
+    scale: float | Values = Field(
+        default=1.0, description="public reference standard deviation, likewise"
+    )
+    genes: tuple[Gene, ...] = Field(min_length=1, max_length=MOST_GENES, strict=False)
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.minimum >= self.maximum:
+            raise ValueError(f"minimum {self.minimum:g} must be below maximum {self.maximum:g}")
+        twice = first_repeated(self.genes)
+        if twice is not None:
+            raise ValueError(f"gene '{twice}' stands twice")
+        for key, values in (("mean", self.mean), ("scale", self.scale)):
+            if isinstance(values, tuple) and len(values) != len(self.genes):
+                raise ValueError(
+                    f"{key} has {len(values)} values for {len(self.genes)} genes: "
+                    "give one, or one for each gene"
+                )
+        scales = self.scale if isinstance(self.scale, tuple) else (self.scale,)
+        if min(scales) <= 0:
+            raise ValueError(f"scale {min(scales):g} must be above 0")
+        return self
+
+
+class Graph(Frozen):
+    """Which genes act on each other: undirected edges between genes of the study's blocks."""
+
+    edges: tuple[Edge, ...] = Field(min_length=1, strict=False)
+    source: str = Field(default="", description="where the edges come from")
+
+    def check_against(self, genes: Iterable[str]) -> None:
+        """Hold the edges against the genes that the blocks know.
+
+        Raises:
+            ValueError: naming the first gene that no block has.
+        """
+        known = set(genes)
+        for edge in self.edges:
+            for gene in edge:
+                if gene not in known:
+                    raise ValueError(
+                        f"the graph names gene '{gene}', which is in none of the study's blocks: "
+                        "remove its edges, or add the gene to a block"
+                    )

@@ -1,0 +1,163 @@
+"""Which metrics a kind of outcome has, and the plan by which they are released.
+
+Every plan turns held-out patients into one vector of sums, in which a patient's share has an L2
+norm of at most 1; sums add up over sites, get their noise, and are read back into metrics.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrx_models.metrics import DoseMetrics, MetricPlan, exact
+from fedrx_models.metrics_binary import BinaryPlan, exact_binary
+from fedrx_models.metrics_panel import PanelPlan, exact_panel
+from fedrx_models.metrics_survival import SurvivalPlan, exact_survival
+from fedrx_protocol.schema import BinaryTarget, ContinuousTarget, PanelTarget, Target
+from fedrx_protocol.study import Study
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One metric, as a table shows it.
+
+    Attributes:
+        key: its name in records and in `flat`.
+        name: its name for a reader.
+        unit: its unit; empty for a share or a coefficient.
+        higher_is_better: which way is good.
+        digits: decimals worth showing.
+        short: its name where there is little room; the name if left out.
+    """
+
+    key: str
+    name: str
+    unit: str = ""
+    higher_is_better: bool = True
+    digits: int = 3
+    short: str = ""
+
+    @property
+    def label(self) -> str:
+        """The shortest name there is."""
+        return self.short or self.name
+
+
+class Metrics(Protocol):
+    """How well outcomes of one kind were predicted."""
+
+    @property
+    def n(self) -> float:
+        """Number of patients; an estimate where noise was added."""
+
+    def flat(self) -> dict[str, float]:
+        """One flat mapping; absent values are left out.
+
+        The interval of the headline's noise, where there is one, stands under `KEY_low` and
+        `KEY_high`.
+        """
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as for JSON."""
+
+
+class Plan(Protocol):
+    """What one evaluation releases."""
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the state's components, in order."""
+
+    @property
+    def size(self) -> int:
+        """Number of components `m`."""
+
+    @property
+    def sensitivity(self) -> float:
+        """Bound on the L2 norm of one patient's share in the state."""
+
+    def shares(self, predicted: Floats, actual: Floats) -> Floats:
+        """Each patient's share, `(n, m)`; it never leaves a site."""
+
+    def state(self, predicted: Floats, actual: Floats) -> Floats:
+        """The sum of all patients' shares, `(m,)`."""
+
+    def from_state(self, state: Floats, *, noise_sd: float | None = None) -> Metrics:
+        """Read the metrics from a summed state, noisy or not."""
+
+
+def metric_plan(study: Study, *, final: bool) -> Plan:
+    """The plan that a study agreed on, for an evaluation in between or for the last one."""
+    target = study.target
+    if isinstance(target, ContinuousTarget):
+        return MetricPlan.for_study(study, final=final)
+    if isinstance(target, BinaryTarget):
+        return BinaryPlan(final=final, rate=target.rate, threshold=target.threshold)
+    if isinstance(target, PanelTarget):
+        return PanelPlan(final=final, error_bound=study.metrics.error_bound, target=target)
+    return SurvivalPlan(final=final, target=target)
+
+
+def exact_metrics(target: Target, predicted: Floats, actual: Floats) -> Metrics:
+    """Unbounded, noiseless metrics, for whoever owns the patients.
+
+    Args:
+        target: the outcome.
+        predicted: what a prediction's `mean` holds.
+        actual: what a cohort's `target` holds.
+
+    Raises:
+        DataError: if there are no patients, lengths differ, or the outcome allows no judgement.
+    """
+    if isinstance(target, ContinuousTarget):
+        return exact(predicted, actual)
+    if isinstance(target, BinaryTarget):
+        return exact_binary(predicted, actual, target.threshold)
+    if isinstance(target, PanelTarget):
+        return exact_panel(predicted, actual, target)
+    return exact_survival(predicted, actual, target)
+
+
+def measures_of(target: Target) -> tuple[Measure, ...]:
+    """The metrics of an outcome, the headline first."""
+    if isinstance(target, ContinuousTarget):
+        return (_mean_absolute_error(target.unit, digits=2), Measure("r2", "R²"), _WITHIN)
+    if isinstance(target, BinaryTarget):
+        return _BINARY
+    if isinstance(target, PanelTarget):
+        correlation = Measure("correlation", "Correlation, mean over drugs", short="correlation")
+        return (_mean_absolute_error(target.unit, digits=3), Measure("r2", "R²"), correlation)
+    return _SURVIVAL
+
+
+def _mean_absolute_error(unit: str, digits: int) -> Measure:
+    name = "Mean absolute error"
+    return Measure("mae", name, unit, higher_is_better=False, digits=digits, short="MAE")
+
+
+_WITHIN = Measure(
+    "within_20_percent", "Within 20 %", "% of patients", digits=1, short="within 20 %"
+)
+_BRIER = Measure("brier", "Brier score", higher_is_better=False, short="Brier")
+_BINARY = (
+    Measure("auc", "ROC AUC", short="AUC"),
+    Measure("average_precision", "Average precision", short="AP"),
+    Measure("sensitivity", "Sensitivity", short="sens."),
+    Measure("specificity", "Specificity", short="spec."),
+    _BRIER,
+    Measure("calibration_error", "Calibration error", higher_is_better=False, short="calib."),
+)
+_SURVIVAL = (Measure("concordance", "Concordance"), _BRIER)
+
+__all__ = [
+    "DoseMetrics",
+    "Measure",
+    "Metrics",
+    "Plan",
+    "exact_metrics",
+    "measures_of",
+    "metric_plan",
+]

@@ -1,0 +1,260 @@
+"""Yes-or-no outcomes judged by sums: a patient falls into one bin of scores, of one outcome.
+
+From the counts come ROC AUC, average precision, sensitivity and specificity at the study's
+threshold, and calibration; the bins are equally wide in log-odds around the public rate, so that
+a rare outcome is resolved as well as a frequent one.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrx_models.metrics_shares import (
+    Floats,
+    concordance_of_counts,
+    interval,
+    known,
+    one_hot,
+    require_patients,
+    scales,
+    unscaled,
+)
+from fedrx_protocol.errors import DataError, MisuseError
+
+_REACH = 4.0  # log-odds on each side of the public rate that the inner bins cover
+_BINS = {False: 10, True: 20}  # in between, and at the end
+_BRIER_WEIGHT = 0.1  # squared, relative to the count of a bin
+_CALIBRATION_BINS = 10
+
+
+@dataclass(frozen=True)
+class BinaryMetrics:
+    """How well yes and no were told apart; `None` where the counts do not say.
+
+    Attributes:
+        n: number of patients; an estimate where noise was added.
+        auc: area under the ROC curve.
+        average_precision: precision averaged over recall.
+        sensitivity: share of "yes" patients at or above the study's threshold.
+        specificity: share of "no" patients below it.
+        brier: mean squared difference of probability and outcome, where it was released.
+        calibration_error: mean difference of probability and observed share, over bins.
+        auc_interval: 95 % interval of `auc` for the noise alone, where noise was added.
+    """
+
+    n: float
+    auc: float | None
+    average_precision: float | None
+    sensitivity: float | None
+    specificity: float | None
+    brier: float | None = None
+    calibration_error: float | None = None
+    auc_interval: tuple[float, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as for JSON."""
+        return asdict(self)
+
+    def flat(self) -> dict[str, float]:
+        """Values by name; absent ones are left out."""
+        values = {k: v for k, v in asdict(self).items() if k != "auc_interval"}
+        low, high = self.auc_interval or (None, None)
+        return known({**values, "auc_low": low, "auc_high": high})
+
+
+@dataclass(frozen=True)
+class BinaryPlan:
+    """What one evaluation of a yes-or-no outcome releases.
+
+    A patient adds 1 to one of the counts, "score in bin i and outcome yes" or "... no"; the final
+    evaluation adds the squared difference of probability and outcome, which is at most 1.
+
+    Attributes:
+        final: whether everything is released, or only what a learning curve needs.
+        rate: public reference share of "yes".
+        threshold: probability from which a patient counts as "yes"; it is an edge of two bins.
+    """
+
+    final: bool
+    rate: float
+    threshold: float
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "threshold"):
+            if not 0 < getattr(self, name) < 1:
+                raise MisuseError(f"{name} is {getattr(self, name):g}: it must lie in 0..1.")
+
+    @property
+    def sensitivity(self) -> float:
+        """Bound on the L2 norm of one patient's share in the state."""
+        return 1.0
+
+    @property
+    def edges(self) -> Floats:
+        """Inner edges of the score bins, as probabilities, rising."""
+        inner = _log_odds(self.rate) + np.linspace(-_REACH, _REACH, _BINS[self.final] - 1)
+        found: Floats = np.unique([*_probability(inner), self.threshold])
+        return found
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the state's components, in order."""
+        bins = range(len(self.edges) + 1)
+        counts = tuple(f"{outcome}:{i}" for outcome in ("no", "yes") for i in bins)
+        return (*counts, "brier") if self.final else counts
+
+    @property
+    def size(self) -> int:
+        """Number of components `m`."""
+        return len(self.components)
+
+    def shares(self, predicted: Floats, actual: Floats) -> Floats:
+        """Each patient's share, `(n, m)`; it never leaves a site.
+
+        Args:
+            predicted: probability of "yes", `(n,)`; one that is no number counts as the public
+                rate.
+            actual: 0 or 1, `(n,)`.
+        """
+        scores = np.where(np.isfinite(predicted), np.clip(predicted, 0.0, 1.0), self.rate)
+        bins = len(self.edges) + 1
+        place = np.searchsorted(self.edges, scores, side="right")
+        counts = one_hot(place + bins * (actual > 0.5), 2 * bins)
+        if self.final:
+            counts = np.concatenate([counts, np.square(scores - actual)[:, None]], axis=1)
+        return counts * self._scales()
+
+    def state(self, predicted: Floats, actual: Floats) -> Floats:
+        """The sum of all patients' shares, `(m,)`."""
+        total: Floats = self.shares(predicted, actual).sum(axis=0)
+        return total
+
+    def from_state(self, state: Floats, *, noise_sd: float | None = None) -> BinaryMetrics:
+        """Read the metrics from a summed state, noisy or not; `noise_sd` is per component.
+
+        Negative counts, which noise can make, are taken as 0 where a share is computed from them.
+
+        Raises:
+            MisuseError: if the state has another size.
+        """
+        sums = unscaled(self.components, state, self._scales())
+        bins = len(self.edges) + 1
+        counts = np.array([sums[name] for name in self.components[: 2 * bins]])
+        no, yes = counts[:bins], counts[bins:]
+        n = max(1.0, float(counts.sum()))
+        auc, auc_sd = _auc(no, yes)
+        noise = None if noise_sd is None else noise_sd / float(self._scales()[0])
+        no, yes = np.maximum(no, 0.0), np.maximum(yes, 0.0)
+        cut = int(np.searchsorted(self.edges, self.threshold)) + 1
+        return BinaryMetrics(
+            n=n,
+            auc=auc,
+            average_precision=_average_precision(no, yes, within=0.5),
+            sensitivity=_share(yes[cut:], yes),
+            specificity=_share(no[:cut], no),
+            brier=min(max(sums["brier"] / n, 0.0), 1.0) if self.final else None,
+            calibration_error=self._calibration(no, yes) if self.final else None,
+            auc_interval=None
+            if noise is None or auc is None
+            else interval(auc, noise * auc_sd, 0.0, 1.0),
+        )
+
+    def _calibration(self, no: Floats, yes: Floats) -> float | None:
+        """Mean over patients of |middle of the bin - observed share in it|."""
+        ends = np.array([0.0, *self.edges, 1.0])
+        total = float((no + yes).sum())
+        if not total:
+            return None
+        gaps = np.abs(yes - (no + yes) * (ends[:-1] + ends[1:]) / 2)
+        return float(gaps.sum() / total)
+
+    def _scales(self) -> Floats:
+        squared = np.ones(2 * (len(self.edges) + 1))
+        if not self.final:
+            return scales(squared, 1.0)
+        return scales(np.append(squared, _BRIER_WEIGHT), 1.0 + _BRIER_WEIGHT)
+
+
+def exact_binary(predicted: Floats, actual: Floats, threshold: float) -> BinaryMetrics:
+    """Unbinned, noiseless metrics, for whoever owns the patients.
+
+    Args:
+        predicted: probability of "yes", `(n,)`.
+        actual: 0 or 1, `(n,)`.
+        threshold: probability from which a patient counts as "yes".
+
+    Raises:
+        DataError: if there are no patients, lengths differ, or all have the same outcome.
+    """
+    require_patients(predicted, actual)
+    yes = actual > 0.5
+    if yes.all() or not yes.any():
+        raise DataError(
+            f"all {len(actual)} held-out patients have the same outcome: ROC AUC needs both."
+        )
+    scores, where = np.unique(predicted, return_inverse=True)
+    counts = [np.bincount(where[members], minlength=len(scores)) for members in (~yes, yes)]
+    no_by_score, yes_by_score = (one.astype(np.float64) for one in counts)
+    auc, _ = _auc(no_by_score, yes_by_score)
+    return BinaryMetrics(
+        n=float(len(actual)),
+        auc=auc,
+        average_precision=_average_precision(no_by_score, yes_by_score),
+        sensitivity=float((predicted[yes] >= threshold).mean()),
+        specificity=float((predicted[~yes] < threshold).mean()),
+        brier=float(np.square(predicted - actual).mean()),
+        calibration_error=_exact_calibration(predicted, actual),
+    )
+
+
+def _auc(no: Floats, yes: Floats) -> tuple[float | None, float]:
+    """Area under the ROC curve from counts by score, and its sd for noise of 1 on each count."""
+    negatives, positives = float(no.sum()), float(yes.sum())
+    if negatives < 1 or positives < 1:
+        return None, math.inf
+    ordered, by_yes, by_no = concordance_of_counts(yes, no)
+    auc = ordered / (positives * negatives)
+    slopes = [(by_yes / negatives - auc) / positives, (by_no / positives - auc) / negatives]
+    return min(max(auc, 0.0), 1.0), float(np.linalg.norm(np.concatenate(slopes)))
+
+
+def _average_precision(no: Floats, yes: Floats, within: float = 1.0) -> float | None:
+    """Precision at each score, weighted by the recall that it adds; from counts by score.
+
+    Args:
+        no: counts by score.
+        yes: likewise.
+        within: share of a score's patients that its precision counts: all of them where the
+            scores are exact, half where they are bins, whose patients come in no known order.
+    """
+    positives = float(yes.sum())
+    if positives <= 0:
+        return None
+    found, false = (np.cumsum(one) - (1 - within) * one for one in (yes[::-1], no[::-1]))
+    precision = found / np.maximum(found + false, 1e-12)
+    return float((precision * yes[::-1]).sum() / positives)
+
+
+def _exact_calibration(predicted: Floats, actual: Floats) -> float:
+    """Mean |mean probability - observed share| over ten bins of equally many patients."""
+    order = np.argsort(predicted, kind="stable")
+    parts = [part for part in np.array_split(order, _CALIBRATION_BINS) if len(part)]
+    gaps = [len(part) * abs(predicted[part].mean() - actual[part].mean()) for part in parts]
+    return float(sum(gaps) / len(actual))
+
+
+def _share(part: Floats, whole: Floats) -> float | None:
+    total = float(whole.sum())
+    return float(part.sum()) / total if total > 0 else None
+
+
+def _log_odds(probability: float) -> float:
+    return math.log(probability / (1 - probability))
+
+
+def _probability(log_odds: NDArray[np.float64]) -> Floats:
+    odds: Floats = 1.0 / (1.0 + np.exp(-log_odds))
+    return odds

@@ -1,0 +1,246 @@
+"""Survival judged by sums: a patient falls into one bin of risk, of time, of event or not.
+
+From the counts comes Harrell's concordance on binned risks and times: of two patients of whom one
+is known to have had the event earlier, how often was that one's risk higher. Source: Harrell et
+al., JAMA 1982;247:2543-6.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrx_models.encoding import encode_outcome
+from fedrx_models.metrics_shares import (
+    Floats,
+    concordance_of_counts,
+    interval,
+    known,
+    one_hot,
+    require_patients,
+    scales,
+    unscaled,
+)
+from fedrx_protocol.errors import DataError
+from fedrx_protocol.schema import SurvivalTarget
+
+_RISK_BINS = 10
+_REACH = 2.0  # logarithm of the cumulative hazard, on each side of the public reference
+_MOST_TIMES = 5  # coarser than the study's bins where those are many: each count has its noise
+_BRIER_WEIGHT = 0.1  # squared, relative to a count
+_SMALLEST = 1e-12
+
+
+@dataclass(frozen=True)
+class SurvivalMetrics:
+    """How well times until the event were ranked; `None` where the counts do not say.
+
+    Attributes:
+        n: number of patients; an estimate where noise was added.
+        concordance: share of comparable pairs that are ordered rightly, ties counting half.
+        brier: mean squared difference of hazard and event over the bins at risk, where released.
+        concordance_interval: 95 % interval for the noise alone, where noise was added.
+    """
+
+    n: float
+    concordance: float | None
+    brier: float | None = None
+    concordance_interval: tuple[float, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as for JSON."""
+        return asdict(self)
+
+    def flat(self) -> dict[str, float]:
+        """Values by name; absent ones are left out."""
+        low, high = self.concordance_interval or (None, None)
+        return known(
+            {
+                "n": self.n,
+                "concordance": self.concordance,
+                "brier": self.brier,
+                "concordance_low": low,
+                "concordance_high": high,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class SurvivalPlan:
+    """What one evaluation of a survival outcome releases.
+
+    A patient adds 1 to one of the counts, "risk in bin i, event in time bin k" or "risk in bin i,
+    free of the event through time bin k"; the final evaluation adds the mean squared difference
+    of hazard and event over the patient's bins, which is at most 1.
+
+    Attributes:
+        final: whether everything is released, or only what a learning curve needs.
+        target: the outcome; its bins are joined to at most five.
+    """
+
+    final: bool
+    target: SurvivalTarget
+
+    @property
+    def sensitivity(self) -> float:
+        """Bound on the L2 norm of one patient's share in the state."""
+        return 1.0
+
+    @property
+    def times(self) -> int:
+        """Number of joined time bins."""
+        return min(_MOST_TIMES, len(self.target.edges))
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the state's components, in order."""
+        counts = [f"event:{k}:{i}" for k in range(self.times) for i in range(_RISK_BINS)]
+        counts += [f"free:{k}:{i}" for k in range(self.times + 1) for i in range(_RISK_BINS)]
+        return (*counts, "brier") if self.final else tuple(counts)
+
+    @property
+    def size(self) -> int:
+        """Number of components `m`."""
+        return len(self.components)
+
+    def shares(self, predicted: Floats, actual: Floats) -> Floats:
+        """Each patient's share, `(n, m)`; it never leaves a site.
+
+        Args:
+            predicted: survival at the end of each time bin, `(n, bins)`.
+            actual: time and event, `(n, 2)`.
+        """
+        happened, at_risk = encode_outcome(self.target, actual)
+        place = self._history(happened, at_risk) * _RISK_BINS + self._risk_bin(predicted)
+        counts = one_hot(place, (2 * self.times + 1) * _RISK_BINS)
+        if self.final:
+            error = _brier(predicted, happened, at_risk)
+            counts = np.concatenate([counts, error[:, None]], axis=1)
+        return counts * self._scales()
+
+    def state(self, predicted: Floats, actual: Floats) -> Floats:
+        """The sum of all patients' shares, `(m,)`."""
+        total: Floats = self.shares(predicted, actual).sum(axis=0)
+        return total
+
+    def from_state(self, state: Floats, *, noise_sd: float | None = None) -> SurvivalMetrics:
+        """Read the metrics from a summed state, noisy or not; `noise_sd` is per component.
+
+        Raises:
+            MisuseError: if the state has another size.
+        """
+        sums = unscaled(self.components, state, self._scales())
+        counts = np.array(list(sums.values())[: (2 * self.times + 1) * _RISK_BINS])
+        n = max(1.0, float(counts.sum()))
+        concordance, sd = _concordance(counts.reshape(-1, _RISK_BINS), self.times)
+        noise = None if noise_sd is None else noise_sd / float(self._scales()[0])
+        return SurvivalMetrics(
+            n=n,
+            concordance=concordance,
+            brier=min(max(sums["brier"] / n, 0.0), 1.0) if self.final else None,
+            concordance_interval=None
+            if noise is None or concordance is None
+            else interval(concordance, noise * sd, 0.0, 1.0),
+        )
+
+    def _history(self, happened: Floats, at_risk: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """What is known of each patient: event in joined bin k, or free through k joined bins."""
+        joined = self._joined()
+        event = happened.any(axis=1)
+        when = joined[happened.argmax(axis=1)]
+        # A joined bin counts as survived only if its last bin was.
+        last = np.append(np.flatnonzero(np.diff(joined)), len(joined) - 1)
+        through = (at_risk & ~happened.astype(bool))[:, last].sum(axis=1)
+        history: NDArray[np.int64] = np.where(event, when, self.times + through)
+        return history
+
+    def _joined(self) -> NDArray[np.int64]:
+        """The joined bin of each of the study's bins, `(bins,)`."""
+        bins = len(self.target.edges)
+        return np.arange(bins) * self.times // bins
+
+    def _risk_bin(self, predicted: Floats) -> NDArray[np.int64]:
+        """Bin of the cumulative hazard at the last edge, against the public reference."""
+        reference = -len(self.target.edges) * np.log1p(-self.target.hazard)
+        risk = np.log(_cumulative_hazard(predicted) / reference)
+        edges = np.linspace(-_REACH, _REACH, _RISK_BINS - 1)
+        return np.searchsorted(edges, np.where(np.isnan(risk), 0.0, risk), side="right")
+
+    def _scales(self) -> Floats:
+        squared = np.ones((2 * self.times + 1) * _RISK_BINS)
+        if not self.final:
+            return scales(squared, 1.0)
+        return scales(np.append(squared, _BRIER_WEIGHT), 1.0 + _BRIER_WEIGHT)
+
+
+def exact_survival(predicted: Floats, actual: Floats, target: SurvivalTarget) -> SurvivalMetrics:
+    """Concordance on exact risks and the study's time bins, for whoever owns the patients.
+
+    Args:
+        predicted: survival at the end of each time bin, `(n, bins)`.
+        actual: time and event, `(n, 2)`.
+        target: the outcome.
+
+    Raises:
+        DataError: if there are no patients, lengths differ, or nobody had the event.
+    """
+    require_patients(predicted, actual)
+    happened, at_risk = encode_outcome(target, actual)
+    if not happened.any():
+        raise DataError(
+            f"none of the {len(actual)} held-out patients had the event before the last edge: "
+            "concordance needs some."
+        )
+    risks, place = np.unique(_cumulative_hazard(predicted), return_inverse=True)
+    bins = len(target.edges)
+    free = (at_risk & ~happened.astype(bool)).sum(axis=1)
+    history = np.where(happened.any(axis=1), happened.argmax(axis=1), bins + free)
+    counts = np.zeros((2 * bins + 1, len(risks)))
+    np.add.at(counts, (history, place), 1.0)
+    concordance, _ = _concordance(counts, bins)
+    return SurvivalMetrics(
+        n=float(len(actual)),
+        concordance=concordance,
+        brier=float(_brier(predicted, happened, at_risk).mean()),
+    )
+
+
+def _concordance(counts: Floats, times: int) -> tuple[float | None, float]:
+    """Concordance from counts `(2 times + 1, risks)`, and its sd for noise of 1 on each count.
+
+    Rows 0..times-1 are events in each time bin, row times + k is free of it through k bins.
+    """
+    events, free = counts[:times], counts[times:]
+    pairs = ordered = 0.0
+    by_ordered, by_pairs = np.zeros_like(counts), np.zeros_like(counts)
+    for k in range(times):
+        later = np.r_[np.arange(k + 1, times), times + np.arange(k + 1, times + 1)]
+        beyond = counts[later].sum(axis=0)
+        found, by_event, by_later = concordance_of_counts(events[k], beyond)
+        ordered += found
+        pairs += float(events[k].sum() * beyond.sum())
+        by_ordered[k] += by_event
+        by_ordered[later] += by_later
+        by_pairs[k] += beyond.sum()
+        by_pairs[later] += events[k].sum()
+    if pairs < 1 or free.size == 0:
+        return None, np.inf
+    concordance = ordered / pairs
+    slope = (by_ordered - concordance * by_pairs) / pairs
+    return min(max(concordance, 0.0), 1.0), float(np.linalg.norm(slope))
+
+
+def _cumulative_hazard(predicted: Floats) -> Floats:
+    found: Floats = -np.log(np.clip(predicted[:, -1], _SMALLEST, 1 - _SMALLEST))
+    return found
+
+
+def _brier(predicted: Floats, happened: Floats, at_risk: NDArray[np.bool_]) -> Floats:
+    """Mean squared difference of hazard and event over each patient's bins, `(n,)`, in 0..1."""
+    before = np.concatenate([np.ones((len(predicted), 1)), predicted[:, :-1]], axis=1)
+    hazard = np.clip(1 - predicted / np.maximum(before, _SMALLEST), 0.0, 1.0)
+    hazard = np.where(np.isfinite(hazard), hazard, 1.0)
+    squared = np.square(hazard - happened) * at_risk
+    found: Floats = squared.sum(axis=1) / np.maximum(at_risk.sum(axis=1), 1)
+    return found

@@ -1,0 +1,130 @@
+"""A private head: what a site adds to the federated model, and never sends anywhere.
+
+It shifts and stretches the model's outputs, one pair of numbers for each, fitted on the site's own
+patients. A prior holds both near "as the federated model says", so that a site with few patients
+changes little, and one with many corrects how its population or its laboratory differs. Nothing
+here may be part of a message: a private head has no noise and is in no privacy account.
+"""
+
+import copy
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import nn
+
+from fedrx_models.contract import AnyPrediction, Head, PatientBatch, PatientModel
+from fedrx_models.encoding import outcome_count
+from fedrx_models.errors import ModelFileInvalid
+from fedrx_models.head import OutcomeHead
+
+PRIOR_SD = 0.3
+"""Of a shift, in normalised outputs, and of a stretch's logarithm: how far sites may differ."""
+_ITERATIONS = 50
+
+
+class PrivateHead(nn.Module):
+    """The federated head, with outputs shifted and stretched first.
+
+    Args:
+        shared: the federated model's head, which stays as it is.
+        outputs: K, the number of outputs.
+    """
+
+    def __init__(self, shared: Head, outputs: int) -> None:
+        super().__init__()
+        self.shared = shared
+        self.shift = nn.Parameter(torch.zeros(outputs))
+        self.log_stretch = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, outputs: torch.Tensor, batch: PatientBatch) -> torch.Tensor:
+        """Loss per patient, `(B,)`."""
+        losses: torch.Tensor = self.shared(self._changed(outputs), batch)
+        return losses
+
+    def predict(self, outputs: torch.Tensor) -> AnyPrediction:
+        """Predictions of the target's kind, in its unit."""
+        return self.shared.predict(self._changed(outputs))
+
+    def penalty(self) -> torch.Tensor:
+        """Minus the logarithm of the prior, up to a constant; a scalar."""
+        return (self.shift.square().sum() + self.log_stretch.square().sum()) / (2 * PRIOR_SD**2)
+
+    def _changed(self, outputs: torch.Tensor) -> torch.Tensor:
+        return outputs * torch.exp(self.log_stretch) + self.shift
+
+
+def personalise(model: PatientModel, batch: PatientBatch) -> PatientModel:
+    """A copy of a federated model with a head fitted to a site's own patients.
+
+    Args:
+        model: the federated model; it is not changed.
+        batch: the site's training patients; none leave the model as it is.
+    """
+    personal = copy.deepcopy(model)
+    if isinstance(personal.head, OutcomeHead):
+        personal.head.trains_reach = False
+    private = PrivateHead(personal.head, batch.y.shape[1]).to(batch.x)
+    for parameter in personal.parameters():
+        parameter.requires_grad = False
+    personal.head = private
+    if not len(batch):
+        return personal
+    own = [private.shift, private.log_stretch]
+    optimizer = torch.optim.LBFGS(own, max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
+
+    def objective() -> float:
+        optimizer.zero_grad()
+        value = personal(batch).sum() + private.penalty()
+        value.backward()
+        return float(value.detach())
+
+    optimizer.step(objective)  # type: ignore[no-untyped-call]  # torch has no type for it
+    return personal
+
+
+def private_head_bytes(personal: PatientModel) -> bytes:
+    """The private head of a model that `personalise` made, for a file at the site.
+
+    Raises:
+        TypeError: the model has none.
+    """
+    if not isinstance(personal.head, PrivateHead):
+        raise TypeError("this model has no private head.")
+    own = {"shift": personal.head.shift, "log_stretch": personal.head.log_stretch}
+    return save({name: value.detach().cpu().contiguous() for name, value in own.items()})
+
+
+def with_private_head(model: PatientModel, content: bytes, source: str) -> PatientModel:
+    """A copy of a federated model with the private head that `private_head_bytes` wrote.
+
+    Args:
+        model: the federated model; it is not changed.
+        content: the file's bytes.
+        source: names the file in errors.
+
+    Raises:
+        ModelFileInvalid: the file is damaged, or of a model with other outputs.
+    """
+    try:
+        found = load(content)
+    except SafetensorError as error:
+        raise ModelFileInvalid(f"{source}: cannot be read as safetensors: {error}.") from None
+    shift, stretch = found.get("shift"), found.get("log_stretch")
+    if shift is None or stretch is None or shift.ndim != 1 or shift.shape != stretch.shape:
+        raise ModelFileInvalid(f"{source}: holds no private head of FedRx.")
+    if not bool(torch.isfinite(torch.cat([shift, stretch])).all()):
+        raise ModelFileInvalid(f"{source}: holds a weight that is not a finite number.")
+    outputs = outcome_count(model.schema.target)
+    if len(shift) != outputs:
+        raise ModelFileInvalid(
+            f"{source}: is the private head of a model with {len(shift)} outputs, not {outputs}: "
+            "make it anew with `fedrx site personalise`."
+        )
+    personal = copy.deepcopy(model)
+    private = PrivateHead(personal.head, outputs)
+    with torch.no_grad():
+        private.shift.copy_(shift)
+        private.log_stretch.copy_(stretch)
+    personal.head = private
+    return personal

@@ -1,0 +1,152 @@
+"""A study's model, and what it starts from: random weights, or those of another study.
+
+A study that starts from another one names its digest and the parts that stay frozen; both sides
+build the same model from that. Frozen weights reach the sites with every broadcast like all others,
+but no gradient of theirs is computed, clipped, noised or sent.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedrx_models.build import build_model
+from fedrx_models.contract import PatientModel
+from fedrx_models.errors import ModelFileInvalid
+from fedrx_models.files import ModelFile, load_model
+from fedrx_protocol.errors import MisuseError, StudyError
+from fedrx_protocol.schema import FeatureSchema
+from fedrx_protocol.study import Study
+
+
+def study_model(study: Study, seed: int | None = None) -> PatientModel:
+    """The model that a study names, its frozen parts frozen, with start weights by the seed.
+
+    Args:
+        study: the study.
+        seed: see `build_model`.
+
+    Raises:
+        StudyError: the model cannot be built, or a frozen part is none of its parts.
+    """
+    model = build_model(study.model, study.feature_schema, seed)
+    if study.transfer is not None:
+        _freeze(model, study.transfer.freeze)
+    return model
+
+
+def start_model(study: Study, seed: int | None, start: Path | None) -> PatientModel:
+    """The model that a run begins with.
+
+    Args:
+        study: the study.
+        seed: see `build_model`.
+        start: model file of the study that this one starts from; `None` if it names none.
+
+    Raises:
+        MisuseError: a file is missing or too much, or the study cannot be built.
+        ModelFileInvalid: the file is damaged, of another study, or of another model.
+    """
+    model = study_model(study, seed)
+    if study.transfer is None:
+        if start is not None:
+            raise MisuseError(
+                f"{start}: study '{study.name}' starts from no other study; name its digest as "
+                "'study' in a section [transfer] of the study file."
+            )
+        return model
+    if start is None:
+        raise MisuseError(
+            f"study '{study.name}' starts from the model of study {study.transfer.study[:12]}: "
+            "give that study's model.safetensors with --start-from."
+        )
+    found = load_model(start, expected_digest=study.transfer.study)
+    _require_alike(start, found, model)
+    _copy(start, found.model, model)
+    return model
+
+
+def trained_positions(model: PatientModel) -> NDArray[np.bool_]:
+    """Which values of the flat weight vector are trained, `(d,)`; the others are frozen."""
+    parts = [np.full(p.numel(), p.requires_grad) for p in model.parameters()]
+    return np.concatenate(parts)
+
+
+def freezable_parts(model: PatientModel) -> tuple[str, ...]:
+    """Names of the parts that `freeze` may name: every module with weights in it, outermost first.
+
+    The head's own weights, the width of its interval, are no part: they belong to the outcome.
+    """
+    return tuple(
+        name
+        for name, module in model.named_modules()
+        if name and name.partition(".")[0] != "head" and any(True for _ in module.parameters())
+    )
+
+
+def _freeze(model: PatientModel, names: tuple[str, ...]) -> None:
+    parts = freezable_parts(model)
+    for name in names:
+        if name not in parts:
+            outer = ", ".join(part for part in parts if part.count(".") <= 1)
+            raise StudyError(
+                f"'transfer.freeze' names '{name}', which is no part of model '{model.name}'; its "
+                f"parts are: {outer}."
+            )
+        model.get_submodule(name).requires_grad_(requires_grad=False)
+    if names and not any(
+        p.requires_grad for n, p in model.named_parameters() if not n.startswith("head.")
+    ):
+        raise StudyError("'transfer.freeze' leaves nothing to train: freeze fewer parts.")
+
+
+def _require_alike(path: Path, found: ModelFile, model: PatientModel) -> None:
+    """Refuse weights whose inputs or layers mean something else than the study's."""
+    other = found.model
+    if other.name != model.name:
+        raise ModelFileInvalid(
+            f"{path}: holds a model '{other.name}', but the study trains '{model.name}': take the "
+            "weights of a study with the same model."
+        )
+    if other.config != model.config:
+        before, after = other.config.model_dump(), model.config.model_dump()
+        key = next(key for key in after if before.get(key) != after[key])
+        raise ModelFileInvalid(
+            f"{path}: was trained with model.{key} = {before.get(key)!r}, but the study has "
+            f"{after[key]!r}: use the same hyper-parameters."
+        )
+    part = _other_inputs(other.schema, model.schema)
+    if part:
+        raise ModelFileInvalid(
+            f"{path}: was trained on other {part} than the study's: weights mean something for "
+            "the same inputs only."
+        )
+
+
+def _other_inputs(there: FeatureSchema, here: FeatureSchema) -> str:
+    """What of the inputs differs, in a word; descriptions do not count."""
+    for part in ("features", "blocks"):
+        pairs = [
+            [one.model_dump(exclude={"description"}) for one in getattr(schema, part)]
+            for schema in (there, here)
+        ]
+        if pairs[0] != pairs[1]:
+            return part
+    edges = [None if one.graph is None else one.graph.edges for one in (there, here)]
+    return "edges of the graph" if edges[0] != edges[1] else ""
+
+
+def _copy(path: Path, source: PatientModel, model: PatientModel) -> None:
+    """Take over every weight that has a place here; the outcome's own may have another shape."""
+    given = dict(source.named_parameters())
+    for name, parameter in model.named_parameters():
+        value = given.get(name)
+        if value is not None and value.shape == parameter.shape:
+            with torch.no_grad():
+                parameter.copy_(value)
+        elif not parameter.requires_grad:
+            raise ModelFileInvalid(
+                f"{path}: has no '{name}' of shape {tuple(parameter.shape)}, which the study "
+                "freezes: it depends on the outcome, so leave it out of 'transfer.freeze'."
+            )
