@@ -6,8 +6,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from fedrx_models.encoding import column_names
-from fedrx_models.pharmacogenomic.regressor import DoseRegressor
+from fedrx_models.encoding import flat_width, outcome_count
+from fedrx_models.pharmacogenomic.predictor import Predictor
 from fedrx_protocol.schema import FeatureSchema
 
 HuberDelta = Annotated[
@@ -27,9 +27,9 @@ def build_linear(
     config: LinearConfig,
     schema: FeatureSchema,
     generator: torch.Generator,  # noqa: ARG001 - every factory takes one; this one starts at zero
-) -> DoseRegressor:
-    """A linear model that starts by predicting the reference dose for everybody."""
-    network = nn.Linear(len(column_names(schema)), 1)
+) -> Predictor:
+    """A linear model that starts by predicting the study's reference for everybody."""
+    network = nn.Linear(flat_width(schema), outcome_count(schema.target))
     nn.init.zeros_(network.weight)
     nn.init.zeros_(network.bias)
-    return DoseRegressor("linear", config, schema, network, config.huber_delta)
+    return Predictor("linear", config, schema, network, huber_delta=config.huber_delta)

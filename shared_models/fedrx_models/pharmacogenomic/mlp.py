@@ -7,9 +7,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from fedrx_models.encoding import column_names
+from fedrx_models.encoding import flat_width, outcome_count
 from fedrx_models.pharmacogenomic.linear import HuberDelta
-from fedrx_models.pharmacogenomic.regressor import DoseRegressor
+from fedrx_models.pharmacogenomic.predictor import Predictor
 from fedrx_protocol.schema import FeatureSchema
 
 Activation = Literal["gelu", "relu", "tanh"]
@@ -38,7 +38,7 @@ class MlpConfig(BaseModel):
 
 
 class _Network(nn.Module):
-    """The perceptron, plus the linear path where there is one; `(B, F) -> (B, 1)`."""
+    """The perceptron, plus the linear path where there is one; `(B, F) -> (B, K)`."""
 
     def __init__(self, perceptron: nn.Sequential, linear: nn.Linear | None) -> None:
         super().__init__()
@@ -50,15 +50,13 @@ class _Network(nn.Module):
         return output if self.linear is None else output + self.linear(x)
 
 
-def build_mlp(
-    config: MlpConfig, schema: FeatureSchema, generator: torch.Generator
-) -> DoseRegressor:
-    """A perceptron whose hidden layers are drawn from `generator`; it starts at the reference dose.
+def build_mlp(config: MlpConfig, schema: FeatureSchema, generator: torch.Generator) -> Predictor:
+    """A perceptron whose hidden layers are drawn from `generator`; it starts at the reference.
 
     The output layer and the linear path start at zero, so that the first rounds, which carry the
     most noise relative to what is known, move the main effects.
     """
-    inputs = len(column_names(schema))
+    inputs, outputs = flat_width(schema), outcome_count(schema.target)
     layers: list[nn.Module] = []
     width = inputs
     for size in config.hidden:
@@ -68,9 +66,10 @@ def build_mlp(
         layers.append(_ACTIVATIONS[config.activation]())
         width = size
     network = _Network(
-        nn.Sequential(*layers, _zeros(width)), _zeros(inputs) if config.linear_path else None
+        nn.Sequential(*layers, _zeros(width, outputs)),
+        _zeros(inputs, outputs) if config.linear_path else None,
     )
-    return DoseRegressor("mlp", config, schema, network, config.huber_delta)
+    return Predictor("mlp", config, schema, network, huber_delta=config.huber_delta)
 
 
 def _hidden(inputs: int, outputs: int, gain: float, generator: torch.Generator) -> nn.Linear:
@@ -81,8 +80,8 @@ def _hidden(inputs: int, outputs: int, gain: float, generator: torch.Generator) 
     return layer
 
 
-def _zeros(inputs: int) -> nn.Linear:
-    layer = nn.Linear(inputs, 1)
+def _zeros(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

@@ -1,0 +1,259 @@
+"""`drug_gene_gnn`: a patient's genes on the study's gene graph, linked to the drugs that hit them.
+
+Every gene is a node that holds what the blocks say about it; messages follow the graph's edges.
+For a panel, a drug reads the genes that it targets, and what is known of it (targets, pathway)
+meets a summary of the patient. That part needs no training data of the drug itself. Where the
+study says so, a patient's known responses to other drugs speak too, each as loudly as its drug is
+like the one in question.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from fedrx_models.contract import AnyPrediction, PatientBatch, PatientModel
+from fedrx_models.encoding import columns_by_feature, flat_inputs, flat_width, outcome_count
+from fedrx_models.head import OutcomeHead
+from fedrx_models.pharmacogenomic.drug_relations import descriptors, different, relations
+from fedrx_models.pharmacogenomic.linear import HuberDelta
+from fedrx_models.pharmacogenomic.parts import drawn_linear, zero_linear
+from fedrx_models.pharmacogenomic.tokens import TokenLayout, Tokens, gene_columns
+from fedrx_protocol.errors import StudyError
+from fedrx_protocol.schema import FeatureSchema, PanelTarget
+
+_FEW_RELATIVES = 1.0  # as many relatives' responses as the patient's mean weighs against them
+
+_START = ("any", "kin")  # relations that speak before anything was learned
+_QUICK = 10.0  # a handful of numbers that say much may move so much faster than all others
+
+
+class DrugGeneGnnConfig(BaseModel):
+    """Hyper-parameters of `drug_gene_gnn`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    size: int = Field(default=8, ge=1, le=256, description="values of a gene's node")
+    layers: int = Field(default=2, ge=1, le=8, description="steps that a message can travel")
+    hidden: int = Field(default=64, ge=1, le=4096, description="width of the patient's summary")
+    known_responses: bool = Field(
+        default=False,
+        description="predict a drug also from the patient's known responses to other drugs",
+    )
+    linear_path: bool = Field(
+        default=True, description="add a linear model of the same inputs for drugs trained on"
+    )
+    huber_delta: HuberDelta = 1.0
+
+
+class GeneGraph(nn.Module):
+    """Message passing over the study's genes, `PatientBatch -> (B, genes, size)`."""
+
+    sources: torch.Tensor
+    sinks: torch.Tensor
+    loudness: torch.Tensor
+
+    def __init__(
+        self, config: DrugGeneGnnConfig, schema: FeatureSchema, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        genes = gene_columns(schema)
+        self.genes = tuple(genes)
+        sources, sinks, loudness = _edges(schema, self.genes)
+        self.register_buffer("sources", sources, persistent=False)
+        self.register_buffer("sinks", sinks, persistent=False)
+        self.register_buffer("loudness", loudness, persistent=False)
+        layout = TokenLayout(self.genes, tuple(genes.values()))
+        self.nodes = Tokens(layout, flat_width(schema), config.size, generator)
+        self.steps = nn.ModuleList(
+            drawn_linear(2 * config.size, config.size, generator, 2**0.5)
+            for _ in range(config.layers)
+        )
+
+    def forward(self, batch: PatientBatch) -> torch.Tensor:
+        """States of the genes after the last message."""
+        states: torch.Tensor = self.nodes(batch)
+        for step in self.steps:
+            heard = torch.cat([states, self._messages(states)], dim=2)
+            states = states + nn.functional.relu(step(heard))
+        return states
+
+    def _messages(self, states: torch.Tensor) -> torch.Tensor:
+        """What each gene's neighbours send, `(B, genes, size)`.
+
+        Genes come first on the way, so that an edge moves one long row. An edge's strength is
+        the product of its ends' loudness: Kipf, Welling 2017, arXiv:1609.02907, eq. 2.
+        """
+        patients, genes, size = states.shape
+        loudness = self.loudness[:, None].to(states)
+        rows = states.transpose(0, 1).reshape(genes, patients * size) * loudness
+        sent = torch.zeros_like(rows).index_add(0, self.sinks, rows.index_select(0, self.sources))
+        return (sent * loudness).reshape(genes, patients, size).transpose(0, 1)
+
+
+class _PanelReadout(nn.Module):
+    """Responses to a panel's drugs, from the genes' states and the patient's summary."""
+
+    drugs: torch.Tensor
+    hits: torch.Tensor
+
+    def __init__(
+        self,
+        target: PanelTarget,
+        genes: Sequence[str],
+        config: DrugGeneGnnConfig,
+    ) -> None:
+        super().__init__()
+        described = torch.from_numpy(descriptors(target))
+        self.register_buffer("drugs", described, persistent=False)
+        self.register_buffer("hits", _hits(target, genes), persistent=False)
+        self.described = zero_linear(config.hidden, described.shape[1] + 1)
+        self.hit = zero_linear(config.size, 1)
+
+    def forward(self, states: torch.Tensor, summary: torch.Tensor) -> torch.Tensor:
+        """`(B, K)`, from what is known of each drug alone."""
+        wanted: torch.Tensor = self.described(summary)
+        by_words = wanted[:, :-1] @ self.drugs.T.to(wanted) + wanted[:, -1:]
+        said: torch.Tensor = self.hit(states)
+        return by_words + said.squeeze(2) @ self.hits.T.to(said)
+
+
+class _KnownResponses(nn.Module):
+    """From a patient's responses to other drugs to each drug, `(B, K)`; nothing known gives 0.
+
+    A drug's own response, under any of its names in the panel, is never read.
+    """
+
+    weights: torch.Tensor
+
+    def __init__(self, target: PanelTarget) -> None:
+        super().__init__()
+        links = relations(target)
+        alike = np.stack(list(links.values())) * different(target)
+        self.register_buffer("weights", torch.from_numpy(alike), persistent=False)
+        self.mix = nn.Linear(len(alike), 1)
+        with torch.no_grad():  # starts at the patient's mean, moved by what is most alike
+            start = [[float(name in _START) / _QUICK for name in links]]
+            self.mix.weight.copy_(torch.tensor(start))
+            self.mix.bias.zero_()
+
+    def forward(self, batch: PatientBatch) -> torch.Tensor:
+        """The patient's mean over other drugs, and how that drug's relatives differ from it."""
+        everybody, *alike = self.weights.to(batch.y)
+        known, count = batch.y @ everybody, batch.y_observed @ everybody
+        mean = known / count.clamp(min=1.0)
+        said = [mean]
+        for weights in alike:
+            weight = batch.y_observed @ weights
+            said.append(
+                (batch.y @ weights - mean * weight) / (weight + _FEW_RELATIVES * _unit(weights))
+            )
+        mixed: torch.Tensor = self.mix(_QUICK * torch.stack(said, dim=2))
+        known_by: torch.Tensor = mixed.squeeze(2) * (count > 0)
+        return known_by
+
+
+class DrugGeneGnn(PatientModel):
+    """The gene graph, the readout of the study's outcome, and its head."""
+
+    def __init__(
+        self, config: DrugGeneGnnConfig, schema: FeatureSchema, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.name, self.config, self.schema = "drug_gene_gnn", config, schema
+        self.graph = GeneGraph(config, schema, generator)
+        width, target = flat_width(schema), schema.target
+        nodes = len(self.graph.genes) * config.size
+        columns = sum(len(c) for c in columns_by_feature(schema).values())
+        self.summary = drawn_linear(nodes + columns, config.hidden, generator, 2**0.5)
+        self.own = zero_linear(config.hidden, outcome_count(target))
+        self.linear = zero_linear(width, outcome_count(target)) if config.linear_path else None
+        self.panel: _PanelReadout | None = None
+        self.known: _KnownResponses | None = None
+        if isinstance(target, PanelTarget):
+            self.panel = _PanelReadout(target, self.graph.genes, config)
+            self.known = _KnownResponses(target) if config.known_responses else None
+        self.head = OutcomeHead(target, config.huber_delta)
+
+    def forward(self, batch: PatientBatch) -> torch.Tensor:
+        """Loss per patient, `(B,)`.
+
+        For a panel, the mean of two: with what was learned of each drug from its own responses,
+        and without, as if the drug had never been seen.
+        """
+        own, shared = self._outputs(batch)
+        losses: torch.Tensor = self.head(own + shared, batch)
+        if self.panel is None:
+            return losses
+        if self.known is not None:
+            shared = shared + self.known(batch)
+        unseen: torch.Tensor = self.head(shared, batch)
+        return (losses + unseen) / 2
+
+    def predict(self, batch: PatientBatch) -> AnyPrediction:
+        """Predictions of the target's kind, in its unit.
+
+        With `known_responses`, `y` is read, but for a drug only the responses to other drugs.
+        """
+        with torch.no_grad():
+            own, shared = self._outputs(batch)
+            outputs = own + shared if self.known is None else shared + self.known(batch)
+            return self.head.predict(outputs)
+
+    @property
+    def explainable_inputs(self) -> dict[str, tuple[int, ...]]:
+        """Every feature of the schema."""
+        return columns_by_feature(self.schema)
+
+    def _outputs(self, batch: PatientBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """What each drug's own data taught, and what holds for any drug; both `(B, K)`."""
+        states = self.graph(batch)
+        read = torch.cat([states.flatten(1), batch.x], dim=1)
+        summary = nn.functional.relu(self.summary(read))
+        own: torch.Tensor = self.own(summary)
+        if self.linear is not None:
+            own = own + self.linear(flat_inputs(batch))
+        return own, torch.zeros_like(own) if self.panel is None else self.panel(states, summary)
+
+
+def build_drug_gene_gnn(
+    config: DrugGeneGnnConfig, schema: FeatureSchema, generator: torch.Generator
+) -> DrugGeneGnn:
+    """The model; it starts near the study's public reference.
+
+    Raises:
+        StudyError: if the study has no graph, or asks for known responses without a panel.
+    """
+    if schema.graph is None:
+        raise StudyError(
+            "model 'drug_gene_gnn' needs a [graph] with edges between the genes of [[blocks]]."
+        )
+    if config.known_responses and not isinstance(schema.target, PanelTarget):
+        raise StudyError("'model.known_responses' needs a target of kind 'panel': leave it out.")
+    return DrugGeneGnn(config, schema, generator)
+
+
+def _unit(weights: torch.Tensor) -> torch.Tensor:
+    """The largest similarity, so that a few relatives mean the same in every relation."""
+    return weights.max().clamp(min=1e-6)
+
+
+def _edges(
+    schema: FeatureSchema, genes: Sequence[str]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Both directions of every edge, and 1 / sqrt(neighbours) of every gene."""
+    place = {gene: i for i, gene in enumerate(genes)}
+    pairs = {(place[a], place[b]) for a, b in (schema.graph.edges if schema.graph else ())}
+    both = sorted({(a, b) for a, b in pairs if a != b} | {(b, a) for a, b in pairs if a != b})
+    ends = torch.tensor(both, dtype=torch.int64).reshape(-1, 2)
+    degrees = torch.bincount(ends[:, 0], minlength=len(genes)).float()
+    return ends[:, 0], ends[:, 1], degrees.clamp(min=1.0).rsqrt()
+
+
+def _hits(target: PanelTarget, genes: Sequence[str]) -> torch.Tensor:
+    """Which genes a drug targets, `(K, genes)`; a row sums to 1, or to 0 for none known."""
+    targets = [{name.upper() for name in drug.targets} for drug in target.drugs]
+    table = torch.tensor([[gene.upper() in row for gene in genes] for row in targets]).float()
+    return table / table.sum(dim=1, keepdim=True).clamp(min=1.0)
