@@ -31,9 +31,9 @@ from fedrx_client.ledger import Ledger, PrivacyCap
 from fedrx_client.site import check_cohort_size
 from fedrx_client.store import LEDGER, SiteStore
 from fedrx_client.training.clipping import clipped_gradient_sum
-from fedrx_models.build import build_model
-from fedrx_models.cohort import Cohort
+from fedrx_models.cohort import Cohort, require_variety
 from fedrx_models.encoding import encode
+from fedrx_models.transfer import study_model
 from fedrx_protocol.errors import DataError, FedRxError, MisuseError
 from fedrx_protocol.plan import StudyPlan
 from fedrx_protocol.privacy.accountant import Account
@@ -139,6 +139,7 @@ class DryRun:
         )
         return (
             data_quality(loaded),
+            *outcome(cohort),
             cohort_size(study, cohort),
             *(check.line() for check in checks),
         )
@@ -181,6 +182,16 @@ def data_quality(loaded: LoadResult) -> CheckLine:
         if empty
         else "",
     )
+
+
+def outcome(cohort: Cohort) -> tuple[CheckLine, ...]:
+    """A word on outcomes that are all alike; one small site may well have such patients."""
+    try:
+        require_variety(cohort.schema.target, cohort.target, "of this site's patients")
+    except DataError as error:
+        remedy = "A small site may take part like this; if it cannot be true, mend the mapping."
+        return (CheckLine("outcome", ok=True, text=str(error), remedy=remedy),)
+    return ()
 
 
 def _numbers(cohort: Cohort) -> frozenset[str]:
@@ -228,7 +239,7 @@ def training_step(
     device = device or pick_device()
     norm = study.training.clipping_norm
     with named_failures(device):
-        model = build_model(study.model, study.feature_schema, seed=0).to(device)
+        model = study_model(study, seed=0).to(device)
         batch = encode(cohort, study.feature_schema).to(device)
         clipped_gradient_sum(model, batch, norm)  # the first one also warms up
         start = clock()

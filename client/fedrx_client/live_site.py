@@ -31,8 +31,8 @@ from fedrx_client.site import Site, SiteParts, SitePolicy
 from fedrx_client.site_settings import split_salt
 from fedrx_client.study_files import StudyFiles
 from fedrx_client.training.randomness import SystemRandomness
-from fedrx_models.build import build_model
 from fedrx_models.planning import make_plan
+from fedrx_models.transfer import study_model
 from fedrx_protocol.offer import OfferReply, RunOffer
 from fedrx_protocol.plan import StudyPlan
 from fedrx_protocol.roster import Roster
@@ -228,7 +228,7 @@ class LiveSite:
             plan=plan,
             run=offer.run,
             cohort=patients.cohort,
-            model=build_model(kept.study.model, kept.study.feature_schema, seed=0),
+            model=study_model(kept.study, seed=0),
             store=self._ledger.store(),
             party=self._party(offer, roster, plan),
             randomness=SystemRandomness(),

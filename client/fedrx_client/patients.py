@@ -1,8 +1,9 @@
-"""The patients of an approved study in memory, and a watch over the table they came from.
+"""The patients of an approved study in memory, and a watch over the files they came from.
 
-The table may be mended, replaced or lost while a study runs. It is looked at before every answer
-(size and time) and read again at every key epoch; other content than was approved is refused. The
-text of a reading error may quote a patient, so none is handed on from here.
+A table, or a file of a block beside it, may be mended, replaced or lost while a study runs. All are
+looked at before every answer (size and time) and read again at every key epoch; other content than
+was approved is refused. The text of a reading error may quote a patient, so none is handed on from
+here.
 """
 
 import hashlib
@@ -38,34 +39,49 @@ class Patients:
 
     def __init__(self, kept: KeptStudy, site: str) -> None:
         self._kept, self._site = kept, site
-        self._look = _looks(kept.table)
-        self._content = _content(kept.table)
+        self._look, self._content = self._looks(), self._contents()
         self.cohort = self._read()
 
     def require_unchanged(self, *, thorough: bool) -> None:
-        """Refuse if the table holds other patients than are in memory.
+        """Refuse if the files hold other patients than are in memory.
 
         A file that only looks new, or came back, is read again and compared.
 
         Args:
-            thorough: read the file even if it looks the same.
+            thorough: read the files even if they look the same.
 
         Raises:
             CohortChanged: it does, or cannot be read.
         """
-        look = _looks(self._kept.table)
+        look = self._looks()
         if look == self._look and not thorough:
             return
-        content = _content(self._kept.table)
+        content = self._contents()
         if content != self._content:
             if self._read().fingerprint != self.cohort.fingerprint:
+                changed = [
+                    file
+                    for file, now, then in zip(self._files(), content, self._content, strict=True)
+                    if now != then
+                ]
                 raise CohortChanged(
-                    f"{self._kept.table}: holds other patients than study "
+                    f"{changed[0]}: holds other patients than study "
                     f"'{self._kept.study.name}' was approved for: put the file back, or look at "
                     "it and approve again."
                 )
             self._content = content
         self._look = look
+
+    def _files(self) -> list[Path]:
+        """The main table first."""
+        table = self._kept.table
+        return [table, *(table.parent / name for name in self._kept.mapping.files)]
+
+    def _looks(self) -> list[_Look]:
+        return [_looks(path) for path in self._files()]
+
+    def _contents(self) -> list[bytes]:
+        return [_content(path) for path in self._files()]
 
     def _read(self) -> Cohort:
         kept = self._kept

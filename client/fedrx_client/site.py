@@ -26,9 +26,9 @@ from fedrx_client.training.noise import discrete_gaussian
 from fedrx_client.training.randomness import RoundRandomness
 from fedrx_client.training.sampling import poisson_sample
 from fedrx_models.cohort import Cohort
-from fedrx_models.contract import DoseBatch, DoseModel, set_vector
+from fedrx_models.contract import PatientBatch, PatientModel, set_vector
 from fedrx_models.encoding import encode
-from fedrx_models.metrics import MetricPlan
+from fedrx_models.measures import metric_plan
 from fedrx_protocol.errors import BudgetExhausted, DataError, MisuseError, PeerError
 from fedrx_protocol.fixed_point import FixedPoint, IntVector, ValueOutOfRange
 from fedrx_protocol.plan import LARGEST_UPDATE, Part, RoundPlan, StudyPlan
@@ -94,18 +94,20 @@ class SiteParts:
         split_salt: Key that decides which patients are held out; equal through a study.
         policy: What the site allows.
         device: Where the site computes; weights come from the CPU and sums go back to it.
+        fold: Which part of the patients is held out; a simulation compares several.
     """
 
     plan: StudyPlan
     run: str
     cohort: Cohort
-    model: DoseModel
+    model: PatientModel
     store: SiteStore
     party: SiteParty
     randomness: RoundRandomness
     split_salt: bytes
     policy: SitePolicy = SitePolicy()
     device: torch.device = CPU
+    fold: int = 0
 
 
 class Site:
@@ -136,7 +138,7 @@ class Site:
         if parts.policy.approval is not None:
             _require_live(parts)
         self._permit()
-        training, held_out = parts.cohort.split(study.cohort.held_out, parts.split_salt)
+        training, held_out = parts.cohort.split(study.cohort.held_out, parts.split_salt, parts.fold)
         with named_failures(parts.device):
             parts.model.to(parts.device)
             self._training = encode(training, study.feature_schema).to(parts.device)
@@ -270,13 +272,13 @@ class Site:
 
     def _metrics(self, part: Part, plan: RoundPlan) -> "_Computed":
         """The bounded metric sums of the broadcast model on the held-out patients."""
-        metric_plan = MetricPlan.for_study(self._study, final=plan.round == self._study.final_round)
+        agreed = metric_plan(self._study, final=plan.round == self._study.final_round)
         predicted = self._parts.model.predict(self._held_out).mean
-        state = metric_plan.state(predicted, self._held_out_target)
+        state = agreed.state(predicted, self._held_out_target)
         return _Computed({"metrics": self._grid(part, state, plan)}, self._event(part, plan))
 
     def _with_weight(
-        self, grid: dict[str, IntVector], plan: RoundPlan, batch: DoseBatch
+        self, grid: dict[str, IntVector], plan: RoundPlan, batch: PatientBatch
     ) -> dict[str, IntVector]:
         """Add the number of patients, where the study sums it beside the values."""
         part = plan.by_name.get("weight")

@@ -5,8 +5,10 @@ import os
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from omics_cohorts import omics_cohort, omics_schema
 from small_consortium import Stage, small_cohort, small_study
 
 from fedrx_client import check
@@ -55,6 +57,22 @@ def approve(identity):
         Approvals(identity.folder).add(one, identity.keys().identity)
 
     return add
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "words"),
+    [
+        ("binary", np.zeros_like, "of this site's patients, all have the same outcome 'toxic'"),
+        ("survival", lambda target: target * [1, 0], "nobody had the event 'relapse'"),
+    ],
+)
+def test_outcomes_that_are_all_alike_are_told_and_do_not_keep_a_site_out(kind, change, words):
+    cohort = omics_cohort(omics_schema(kind), 30)
+    assert check.outcome(cohort) == ()
+    (line,) = check.outcome(replace(cohort, target=change(cohort.target)))
+    assert line.ok
+    assert words in line.text
+    assert "mend the mapping" in line.remedy
 
 
 def test_a_red_line_needs_a_remedy():

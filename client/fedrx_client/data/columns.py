@@ -71,7 +71,7 @@ def read_numbers(
         DataError: for a value that is no number or out of range, unless the mapping says that
             such values count as missing.
     """
-    parse = _decade if source.parse == "decade_bin" else _number_parser(reading.options.decimal)
+    parse = _decade if source.parse == "decade_bin" else number_parser(reading.options.decimal)
     values = np.full(len(reading.table), np.nan)
     unknown = 0
     for row, cell in enumerate(reading.cells(source.column)):
@@ -200,7 +200,9 @@ def _complaint(cell: str, converted: float | None, source: NumberSource, limits:
     )
 
 
-def _number_parser(decimal: str) -> Callable[[str], float | None]:
+def number_parser(decimal: str) -> Callable[[str], float | None]:
+    """What turns a cell into a number, `None` for one that is none."""
+
     def parse(cell: str) -> float | None:
         text = cell.replace(",", ".") if decimal == "," else cell
         return float(text) if _NUMBER.fullmatch(text) else None

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrx_client.data.columns import (
-    Limits,
     Parsed,
     Reading,
     impute,
@@ -19,9 +18,10 @@ from fedrx_client.data.columns import (
     read_numbers,
 )
 from fedrx_client.data.mapping import CategorySource, FlagSource, NumberSource, TableMapping
+from fedrx_client.data.omics import read_blocks
+from fedrx_client.data.outcomes import OutcomeTable, limits_of, outcome_table, read_outcomes
 from fedrx_client.data.quality import DataQuality
 from fedrx_client.data.table import Table, read_table
-from fedrx_client.data.units import conversion
 from fedrx_models.cohort import MISSING_CATEGORY, Cohort
 from fedrx_protocol.errors import DataError
 from fedrx_protocol.schema import (
@@ -30,7 +30,6 @@ from fedrx_protocol.schema import (
     FeatureSchema,
     FlagFeature,
     NumberFeature,
-    Target,
 )
 
 
@@ -91,18 +90,24 @@ def _load(
     more_columns: tuple[str, ...],
 ) -> LoadResult:
     mapping.check_against(schema)
-    whole = read_table(path, mapping.table)
+    whole, folder = read_table(path, mapping.table), Path(path).parent
     whole.require((*mapping.columns, *more_columns))
-    table, dropped = _filter(whole, mapping)
+    outcomes = outcome_table(whole, mapping, schema, folder)
+    kept, dropped = _filter(whole, mapping, outcomes)
+    table = whole.select(kept)
     sites, patients = sites_of(table), _patients(table, mapping)
     _check_patients(table, mapping, sites, patients)
-    content = _read_content(Reading(table, mapping.table), mapping, schema)
+    content = _Content(
+        **_read_features(Reading(table, mapping.table), mapping, schema),
+        blocks=read_blocks(patients, mapping, schema, folder),
+        target=read_outcomes(Reading(outcomes.select(kept), mapping.table), mapping, schema.target),
+    )
     quality = DataQuality(
         source=whole.source,
         rows_read=len(whole),
         rows_kept=len(table),
         dropped=dropped,
-        missing=content.missing,
+        missing={**content.missing, **_without(content.blocks)},
         imputed=content.imputed,
         unknown=content.unknown,
     )
@@ -115,12 +120,23 @@ class _Content:
 
     values: dict[str, NDArray[Any]]
     target: NDArray[np.float64]
+    blocks: dict[str, NDArray[np.float64]]
     missing: dict[str, int]
     imputed: dict[str, int]
     unknown: dict[str, int]
 
 
-def _filter(table: Table, mapping: TableMapping) -> tuple[Table, dict[str, int]]:
+def _without(blocks: dict[str, NDArray[np.float64]]) -> dict[str, int]:
+    """By block, how many patients lack it."""
+    return {
+        f"block {name}": int((np.isnan(values).sum(axis=1) == values.shape[1]).sum())
+        for name, values in blocks.items()
+    }
+
+
+def _filter(
+    table: Table, mapping: TableMapping, outcomes: OutcomeTable
+) -> tuple[list[int], dict[str, int]]:
     """The rows to keep, and how many were dropped for which reason."""
     missing = {*mapping.table.missing, ""}
     reasons = [f.reason for f in mapping.filters] + ["no target recorded"]
@@ -128,6 +144,8 @@ def _filter(table: Table, mapping: TableMapping) -> tuple[Table, dict[str, int]]
     kept = []
     for row in range(len(table)):
         reason = _reason(table, mapping, row, missing)
+        if reason is None and not outcomes.is_recorded(row):
+            reason = reasons[-1]
         if reason is None:
             kept.append(row)
         else:
@@ -135,16 +153,16 @@ def _filter(table: Table, mapping: TableMapping) -> tuple[Table, dict[str, int]]
     if not kept:
         counts = ", ".join(f"{reason} {count}" for reason, count in dropped.items() if count)
         raise DataError(f"{table.source}: no row is left; dropped: {counts}.")
-    return table.select(kept), dict(dropped)
+    return kept, dict(dropped)
 
 
 def _reason(table: Table, mapping: TableMapping, row: int, missing: set[str]) -> str | None:
-    """Why a row is dropped, `None` if it is kept."""
+    """Which filter drops a row, `None` if none does."""
     for condition in mapping.filters:
         cell = table.columns[condition.column][row]
         if (cell in missing) if condition.present else (cell not in condition.keep):
             return condition.reason
-    return "no target recorded" if table.columns[mapping.target.column][row] in missing else None
+    return None
 
 
 def _sites(table: Table, mapping: TableMapping, column: str) -> list[str]:
@@ -179,7 +197,10 @@ def _check_patients(
         seen[key] = row
 
 
-def _read_content(reading: Reading, mapping: TableMapping, schema: FeatureSchema) -> _Content:
+def _read_features(
+    reading: Reading, mapping: TableMapping, schema: FeatureSchema
+) -> dict[str, dict[str, Any]]:
+    """Typed columns and the counts for the account, by their names in `_Content`."""
     features = {feature.name: feature for feature in schema.features}
     parsed = {
         name: _parse(reading, source, features.get(name))
@@ -189,13 +210,12 @@ def _read_content(reading: Reading, mapping: TableMapping, schema: FeatureSchema
     imputed = _impute(reading, mapping, parsed)
     values = {name: _typed(feature, parsed[name].values) for name, feature in features.items()}
     missing = {name: int(_is_missing(parsed[name].values).sum()) for name in features}
-    return _Content(
-        values=values,
-        target=_read_target(reading, mapping, schema.target),
-        missing=missing,
-        imputed=imputed,
-        unknown={name: parsed[name].unknown for name in features},
-    )
+    return {
+        "values": values,
+        "missing": missing,
+        "imputed": imputed,
+        "unknown": {name: parsed[name].unknown for name in features},
+    }
 
 
 def _parse(
@@ -203,26 +223,13 @@ def _parse(
 ) -> Parsed:
     """One feature's column; `feature` is `None` for a category that only conditions use."""
     if isinstance(source, NumberSource) and isinstance(feature, NumberFeature):
-        return read_numbers(reading, source, _limits(source.unit, feature))
+        return read_numbers(reading, source, limits_of(source.unit, feature))
     if isinstance(source, CategorySource):
         allowed = feature.values if isinstance(feature, CategoryFeature) else None
         return read_categories(reading, source, allowed)
     if isinstance(source, FlagSource):
         return read_flags(reading, source)
     raise DataError(f"a {source.kind} column cannot be read without its feature.")
-
-
-def _read_target(reading: Reading, mapping: TableMapping, target: Target) -> NDArray[np.float64]:
-    source = NumberSource(kind="number", column=mapping.target.column, unit=mapping.target.unit)
-    hint = "correct it, or drop the row by a filter of the mapping"
-    return read_numbers(reading, source, _limits(source.unit, target), hint).values
-
-
-def _limits(unit: str, feature: NumberFeature | Target) -> Limits:
-    convert = conversion(unit, feature.unit)
-    if convert is None:
-        raise DataError(f"'{unit}' cannot be converted to '{feature.unit}'.")
-    return Limits(feature.unit, feature.minimum, feature.maximum, convert)
 
 
 def _impute(reading: Reading, mapping: TableMapping, parsed: dict[str, Parsed]) -> dict[str, int]:
@@ -269,6 +276,7 @@ def _cohorts(
             patients=tuple(patients[i] for i in rows),
             values={name: column[rows] for name, column in content.values.items()},
             target=content.target[rows],
+            blocks={name: block[rows] for name, block in content.blocks.items()},
         )
     return cohorts
 

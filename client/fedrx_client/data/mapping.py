@@ -9,21 +9,23 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from fedrx_client.data.units import conversion, convertible_to
+from fedrx_client.data.sources import (
+    BlockSource,
+    Column,
+    Section,
+    TargetSource,
+    check_blocks,
+    check_unit,
+)
 from fedrx_protocol.errors import DataError
 from fedrx_protocol.schema import CategoryFeature, Feature, FeatureSchema, Name, NumberFeature
 
-Column = Annotated[str, Field(min_length=1)]
 Unknown = Literal["error", "missing"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TableOptions(_Section):
+class TableOptions(Section):
     """How the file is written."""
 
     patient: Column = Field(description="column that identifies a patient")
@@ -43,7 +45,7 @@ class TableOptions(_Section):
         return self
 
 
-class RowFilter(_Section):
+class RowFilter(Section):
     """A condition that a row must meet to be kept: one of some values, or any value at all."""
 
     reason: str = Field(min_length=1, description="why a row that fails it is dropped")
@@ -58,7 +60,7 @@ class RowFilter(_Section):
         return self
 
 
-class NumberSource(_Section):
+class NumberSource(Section):
     """A number in some unit."""
 
     kind: Literal["number"]
@@ -76,7 +78,7 @@ class NumberSource(_Section):
         return self
 
 
-class Imputation(_Section):
+class Imputation(Section):
     """A rule for a missing category: read it from another column, if the conditions hold."""
 
     name: str = Field(min_length=1, description="shown in the data-quality account")
@@ -90,7 +92,7 @@ class Imputation(_Section):
     )
 
 
-class CategorySource(_Section):
+class CategorySource(Section):
     """One of a few codes; without `values` the column already holds the study's."""
 
     kind: Literal["category"]
@@ -100,7 +102,7 @@ class CategorySource(_Section):
     impute: tuple[Imputation, ...] = ()
 
 
-class FlagSource(_Section):
+class FlagSource(Section):
     """Yes if any of the columns says yes; missing if none says anything."""
 
     kind: Literal["flag"]
@@ -120,21 +122,15 @@ class FlagSource(_Section):
 FeatureSource = Annotated[NumberSource | CategorySource | FlagSource, Field(discriminator="kind")]
 
 
-class TargetSource(_Section):
-    """The outcome's column; a row without it is dropped, as nothing can be learned from it."""
-
-    column: Column
-    unit: str = Field(min_length=1)
-
-
-class TableMapping(_Section):
+class TableMapping(Section):
     """A whole mapping. Build it with `TableMapping.load` or `TableMapping.parse`."""
 
     source: str = Field(default="mapping", description="the file's name, for errors")
     table: TableOptions
     filters: tuple[RowFilter, ...] = ()
     target: TargetSource
-    features: dict[Name, FeatureSource] = Field(min_length=1)
+    features: dict[Name, FeatureSource] = Field(default={})
+    blocks: dict[Name, BlockSource] = Field(default={})
 
     @model_validator(mode="after")
     def _conditions_known(self) -> Self:
@@ -160,19 +156,26 @@ class TableMapping(_Section):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Every column that the mapping reads, in order of first mention."""
-        names = [self.table.patient, *(f.column for f in self.filters), self.target.column]
+        """Every column of the main table that is always read, in order of first mention."""
+        names = [self.table.patient, *(f.column for f in self.filters), *self.target.main_columns]
         for source in self.features.values():
             names.extend(source.any_of if isinstance(source, FlagSource) else [source.column])
         for _, rule in self.imputations:
             names.extend([rule.column, *rule.only_if_column])
         return tuple(dict.fromkeys(names))
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the files that it reads beside the main table."""
+        panel = [] if self.target.file is None else [self.target.file]
+        return tuple(dict.fromkeys([*panel, *(block.file for block in self.blocks.values())]))
+
     def check_against(self, schema: FeatureSchema) -> None:
         """Raise `DataError` unless the mapping gives the study every feature it needs."""
         for feature in schema.features:
             self._check_feature(feature)
-        self._check_unit("target", self.target.unit, schema.target.unit)
+        check_blocks(self.blocks, schema, self.source)
+        self.target.check_against(schema, self.source)
 
     @classmethod
     def parse(cls, text: str, *, source: str = "mapping.toml") -> "TableMapping":
@@ -208,16 +211,9 @@ class TableMapping(_Section):
                 f"but in the study it is '{feature.kind}'."
             )
         if isinstance(source, NumberSource) and isinstance(feature, NumberFeature):
-            self._check_unit(f"features.{feature.name}", source.unit, feature.unit)
+            check_unit(self.source, f"features.{feature.name}", source.unit, feature.unit)
         if isinstance(source, CategorySource) and isinstance(feature, CategoryFeature):
             self._check_values(source, feature)
-
-    def _check_unit(self, key: str, unit: str, to: str) -> None:
-        if conversion(unit, to) is None:
-            raise DataError(
-                f"{self.source}: '{key}.unit' is '{unit}', which cannot be converted to the "
-                f"study's '{to}'; allowed: {', '.join(convertible_to(to))}."
-            )
 
     def _check_values(self, source: CategorySource, feature: CategoryFeature) -> None:
         maps = [source.values or {}, *(rule.values for rule in source.impute)]

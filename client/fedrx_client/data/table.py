@@ -4,7 +4,9 @@ Reads CSV and Parquet. Nothing is interpreted here: that is the mapping's part.
 """
 
 import csv
+import gzip
 import io
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +65,13 @@ class Table:
                 )
 
 
-def read_table(path: Path | str, options: TableOptions) -> Table:
-    """Read a CSV (`.csv`, `.tsv`, `.txt`) or Parquet (`.parquet`, `.pq`) file.
+def read_table(path: Path | str, options: TableOptions, *, may_be_empty: bool = False) -> Table:
+    """Read a CSV (`.csv`, `.tsv`, `.txt`, also `.gz` of them) or Parquet (`.parquet`, `.pq`) file.
+
+    Args:
+        path: the file.
+        options: how it is written.
+        may_be_empty: whether a header without rows will do.
 
     Raises:
         DataError: if the file is missing, of another kind, not in the encoding or with the
@@ -73,14 +80,14 @@ def read_table(path: Path | str, options: TableOptions) -> Table:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: there is no such data file.")
-    suffix = path.suffix.lower()
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     if suffix in _PARQUET:
         table = _read_parquet(path)
     elif suffix in _TEXT:
         table = _read_csv(path, options)
     else:
         raise DataError(f"{path}: is neither CSV nor Parquet; save it as one of them.")
-    if not len(table):
+    if not len(table) and not may_be_empty:
         raise DataError(f"{path.name}: there are no rows in the file.")
     return table
 
@@ -109,8 +116,9 @@ def _read_csv(path: Path, options: TableOptions) -> Table:
 def _decode(path: Path, encoding: str) -> str:
     try:
         raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}.") from None
+        raw = gzip.decompress(raw) if path.suffix.lower() == ".gz" else raw
+    except (OSError, EOFError, zlib.error) as error:  # a damaged archive is any of them
+        raise DataError(f"{path}: cannot be read: {error}.") from None
     try:  # a byte order mark is no part of the first column's name
         return raw.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:

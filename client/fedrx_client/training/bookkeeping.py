@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from fedrx_client.training.errors import UnsupportedModel
-from fedrx_client.training.layers import Use, own_parameters, rule_for
+from fedrx_client.training.layers import rule_for
 from fedrx_client.training.parameters import Batch, flat, patient_losses, trained
+from fedrx_client.training.uses import LayerGradients, Use, own_parameters
 
 TRIAL_TOLERANCE = 1e-3
 TRIAL_PATIENTS = 8
@@ -70,25 +71,21 @@ class _Record:
 
 @dataclass(frozen=True)
 class PatientGradients:
-    """Everything about the gradients of a batch, but never the gradients themselves.
+    """What clipping needs to know of a batch's gradients.
 
     Attributes:
         norms: L2 norm of each patient's gradient, `(B,)`.
     """
 
     model: nn.Module
-    uses: dict[str, list[Use]]
+    layers: dict[str, LayerGradients]
     norms: Tensor
 
     def weighted_sum(self, factors: Tensor) -> Tensor:
         """Sum over patients of factor times gradient, `(d,)`."""
         parts = {}
-        for name, uses in self.uses.items():
-            layer = self.model.get_submodule(name)
-            rule = rule_for(layer)
-            if rule is None:
-                raise NotCovered(name)
-            sums = rule.weighted_sum(layer, uses, factors)
+        for name, layer in self.layers.items():
+            sums = layer.weighted_sum(factors)
             parts.update({f"{name}.{own}" if name else own: g for own, g in sums.items()})
         return flat(parts, self.model)
 
@@ -106,15 +103,18 @@ def patient_gradients(model: nn.Module, batch: Batch) -> PatientGradients:
     if not record.edges or not losses.requires_grad:
         raise NotCovered("no trained layer was used")
     uses = record.uses(losses)
-    squared = losses.new_zeros(len(batch))
     with torch.no_grad():
-        for name, some in uses.items():
-            layer = model.get_submodule(name)
-            rule = rule_for(layer)
-            if rule is None:
-                raise NotCovered(name)
-            squared = squared + rule.squared_norm(layer, some)
-    return PatientGradients(model, uses, squared.sqrt())
+        layers = {name: _layer(model, name, some) for name, some in uses.items()}
+        squared = sum((g.squared_norm for g in layers.values()), losses.new_zeros(len(batch)))
+    return PatientGradients(model, layers, squared.sqrt())
+
+
+def _layer(model: nn.Module, name: str, uses: list[Use]) -> LayerGradients:
+    layer = model.get_submodule(name)
+    rule = rule_for(layer)
+    if rule is None:
+        raise NotCovered(name)
+    return rule.gradients(layer, uses)
 
 
 @contextmanager

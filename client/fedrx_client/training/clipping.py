@@ -4,9 +4,8 @@ One patient, with all their records, moves the sum by at most the clipping norm.
 of the sensitivity argument, so nothing here may depend on how many patients there are, or on which.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +15,12 @@ from torch import Tensor, nn
 from fedrx_client.training import bookkeeping, vmapped
 from fedrx_client.training.errors import TrainingInvalid
 from fedrx_client.training.parameters import Batch, dimension, flat, refuse_mixing
-
-BatchT = TypeVar("BatchT", bound=Batch)
+from fedrx_client.training.passes import float32, in_passes
 
 Method = Literal["auto", "bookkeeping", "vmap"]
 
 CLIPPING_MARGIN = 1e-3
 """Patients are clipped to C / (1 + this), so that float32 rounding stays within C."""
-
-PATIENTS_AT_ONCE = 1024
-"""Patients in one pass; passes are added in float64, so that rounding does not grow with a site."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,21 +72,15 @@ def clipped_gradient_sum(
     refuse_mixing(model)
     total = np.zeros(dimension(model))
     clipped = not_finite = 0
-    for some in _passes(batch):
-        vector, norms = _clip(model, some, clipping_norm / (1 + CLIPPING_MARGIN), method)
-        total += vector.detach().cpu().double().numpy()
-        clipped += int((norms.isfinite() & (norms > clipping_norm)).sum())
-        not_finite += int((~norms.isfinite()).sum())
+    bound = clipping_norm / (1 + CLIPPING_MARGIN)
+    with float32(model, clipped=True):
+        for vector, norms in in_passes(
+            model, batch, lambda some: _clip(model, some, bound, method)
+        ):
+            total += vector.detach().cpu().double().numpy()
+            clipped += int((norms.isfinite() & (norms > clipping_norm)).sum())
+            not_finite += int((~norms.isfinite()).sum())
     return ClippedSum(total, len(batch), clipped, not_finite)
-
-
-def _passes(batch: BatchT) -> Iterator[BatchT]:
-    """The batch in parts of at most `PATIENTS_AT_ONCE`; nothing is copied where one will do."""
-    if 0 < len(batch) <= PATIENTS_AT_ONCE:
-        yield batch
-        return
-    for start in range(0, len(batch), PATIENTS_AT_ONCE):
-        yield batch.select(torch.arange(start, min(start + PATIENTS_AT_ONCE, len(batch))))
 
 
 def _clip(model: nn.Module, batch: Batch, bound: float, method: Method) -> tuple[Tensor, Tensor]:
@@ -139,10 +128,13 @@ def gradient_sum(model: nn.Module, batch: Batch) -> npt.NDArray[np.float64]:
     Raises:
         LossShapeInvalid: the model's loss is not one per patient.
     """
-    if len(batch) == 0:
-        return np.zeros(dimension(model))
-    gradient = bookkeeping.plain_gradient(model, batch)
-    return gradient.detach().cpu().double().numpy()
+    total = np.zeros(dimension(model))
+    with float32(model, clipped=False):
+        for gradient in in_passes(
+            model, batch, lambda some: bookkeeping.plain_gradient(model, some)
+        ):
+            total += gradient.detach().cpu().double().numpy()
+    return total
 
 
 def leave_one_out_sensitivity(

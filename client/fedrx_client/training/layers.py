@@ -1,47 +1,25 @@
 """Closed forms of per-patient gradients, layer by layer.
 
-A layer's use in one forward pass leaves an activation (what went in) and a slope (the loss's
-derivative by what came out), both with patients first. From these pairs follow each patient's
-squared gradient norm and any weighted sum of gradients, without the gradients themselves: Bu,
-Wang, Zha, Karypis (2022), arXiv:2210.00038. A layer used several times has several pairs, which
-count as one longer sequence.
+A layer's use in one forward pass leaves an activation and a slope. From these pairs follow each
+patient's squared gradient norm and any weighted sum of gradients: Bu, Wang, Zha, Karypis (2022),
+arXiv:2210.00038. A layer used several times has several pairs, which count as one longer sequence.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn import functional
 
-Use = tuple[Tensor, Tensor]
-"""(activation, slope), patients first."""
+from fedrx_client.training.matrix import Conv1dRule, LinearRule
+from fedrx_client.training.uses import LayerGradients, Rule, Use, gram_squared_norm, own_parameters
+from fedrx_models.pharmacogenomic.parts import SegmentLinear
 
 SMALL_LAYER = 4096
 """Values; any other layer up to this size may hold its own gradients patient by patient."""
-
-# A norm from inner products loses digits where a patient's steps cancel. Its rounding error is at
-# most about this share of the sum of absolute terms, which is added, so that no norm is too small.
-_GRAM_ERROR = 2e-6
-
-
-class Rule(Protocol):
-    """What book-keeping needs to know about one kind of layer."""
-
-    def squared_norm(self, layer: nn.Module, uses: Sequence[Use]) -> Tensor:
-        """Squared L2 norm of each patient's gradient by this layer's parameters, `(B,)`."""
-
-    def weighted_sum(
-        self, layer: nn.Module, uses: Sequence[Use], factors: Tensor
-    ) -> dict[str, Tensor]:
-        """Sum over patients of factor times gradient, by the layer's own parameter names."""
-
-
-def own_parameters(layer: nn.Module) -> dict[str, nn.Parameter]:
-    """Trained parameters that sit directly on this module."""
-    return {n: p for n, p in layer.named_parameters(recurse=False) if p.requires_grad}
 
 
 def rule_for(layer: nn.Module) -> Rule | None:
@@ -64,185 +42,142 @@ def _is_usual(layer: nn.Module) -> bool:
     return not any(getattr(layer, name, None) for name in unusual)
 
 
-class _Matrix:
-    """Layers whose weight gradient is a sum over steps of slope times activation transposed."""
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Gradients of an embedding: tokens `(B, steps)` and their slopes `(B, steps, E)`."""
 
-    def pairs(self, layer: nn.Module, use: Use) -> list[Use]:
-        """The use as sequences `(B, steps, in)` and `(B, steps, out)`; one for each group."""
-        raise TypeError(f"{type(layer).__name__} has no matrix form for {len(use)} tensors.")
+    layer: nn.Module
+    tokens: Tensor
+    slopes: Tensor
 
-    def _sequences(self, layer: nn.Module, uses: Sequence[Use]) -> list[Use]:
-        by_group = zip(*(self.pairs(layer, use) for use in uses), strict=True)
-        return [
-            (torch.cat([a for a, _ in group], 1), torch.cat([g for _, g in group], 1))
-            for group in by_group
-        ]
+    @property
+    def squared_norm(self) -> Tensor:
+        """Rows that a patient repeats add up before squaring."""
+        same = (self.tokens.unsqueeze(2) == self.tokens.unsqueeze(1)).to(self.slopes.dtype)
+        return gram_squared_norm(same, torch.ones_like(self.slopes[..., 0]), self.slopes)
 
-    def squared_norm(self, layer: nn.Module, uses: Sequence[Use]) -> Tensor:
-        own, total = own_parameters(layer), uses[0][1].new_zeros(len(uses[0][1]))
-        for activation, slope in self._sequences(layer, uses):
-            if "weight" in own:
-                total = total + _outer_squared_norm(activation, slope)
-            if "bias" in own:
-                total = total + slope.sum(1).square().sum(1)
-        return total
-
-    def weighted_sum(
-        self, layer: nn.Module, uses: Sequence[Use], factors: Tensor
-    ) -> dict[str, Tensor]:
-        own = own_parameters(layer)
-        weights, biases = [], []
-        for activation, slope in self._sequences(layer, uses):
-            weighted = (slope * factors[:, None, None]).flatten(0, 1)
-            weights.append(weighted.T @ activation.flatten(0, 1))
-            biases.append(weighted.sum(0))
-        sums = {"weight": torch.cat(weights), "bias": torch.cat(biases)}
-        return {name: sums[name].reshape(p.shape) for name, p in own.items()}
-
-
-class _Linear(_Matrix):
-    def pairs(self, layer: nn.Module, use: Use) -> list[Use]:  # noqa: ARG002 - one form for all
-        activation, slope = use
-        if activation.ndim == 2:
-            return [(activation.unsqueeze(1), slope.unsqueeze(1))]
-        return [(activation.flatten(1, -2), slope.flatten(1, -2))]
-
-
-class _Conv1d(_Matrix):
-    def pairs(self, layer: nn.Module, use: Use) -> list[Use]:
-        if not isinstance(layer, nn.Conv1d):
-            raise TypeError(f"{type(layer).__name__} is not a Conv1d.")
-        activation, slope = use
-        padded = _padded(layer, activation)
-        windows = functional.unfold(
-            padded.unsqueeze(2),
-            kernel_size=(1, layer.kernel_size[0]),
-            dilation=(1, layer.dilation[0]),
-            stride=(1, layer.stride[0]),
-        ).transpose(1, 2)
-        slopes = slope.transpose(1, 2)
-        groups = layer.groups
-        return list(zip(windows.chunk(groups, 2), slopes.chunk(groups, 2), strict=True))
-
-
-def _padded(layer: nn.Conv1d, activation: Tensor) -> Tensor:
-    if isinstance(layer.padding, str):
-        total = layer.dilation[0] * (layer.kernel_size[0] - 1) if layer.padding == "same" else 0
-        left, right = total // 2, total - total // 2
-    else:
-        left = right = layer.padding[0]
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    return functional.pad(activation, (left, right), mode=mode)
-
-
-def _outer_squared_norm(activation: Tensor, slope: Tensor) -> Tensor:
-    """Squared norm of each patient's sum over steps of slope times activation, `(B,)`.
-
-    By whichever is smaller: inner products of steps, or the matrix itself.
-    """
-    steps, inputs = activation.shape[1:]
-    outputs = slope.shape[2]
-    if steps == 1:
-        return activation.square().sum((1, 2)) * slope.square().sum((1, 2))
-    if 2 * steps**2 > inputs * outputs:
-        return torch.einsum("bto,bti->boi", slope, activation).square().sum((1, 2))
-    same = torch.einsum("bti,bui->btu", activation, activation)
-    return _gram_squared_norm(same, activation.norm(dim=2), slope)
-
-
-def _gram_squared_norm(similarity: Tensor, size: Tensor, slope: Tensor) -> Tensor:
-    """Sum over pairs of steps of similarity times the slopes' inner product, kept from below.
-
-    Args:
-        similarity: inner products of the activations, `(B, steps, steps)`.
-        size: their lengths, `(B, steps)`.
-        slope: `(B, steps, out)`.
-    """
-    slopes = torch.einsum("bto,buo->btu", slope, slope)
-    absolute = (size * slope.norm(dim=2)).sum(1).square()
-    squared: Tensor = (similarity * slopes).sum((1, 2)).clamp(min=0) + _GRAM_ERROR * absolute
-    return squared
+    def weighted_sum(self, factors: Tensor) -> dict[str, Tensor]:
+        """One row of the table per token."""
+        table = torch.zeros_like(own_parameters(self.layer)["weight"])
+        weighted = (self.slopes * factors[:, None, None]).flatten(0, 1)
+        return {"weight": table.index_add(0, self.tokens.flatten(), weighted)}
 
 
 class _Embedding:
-    """One row of the table per token; rows that a patient repeats add up before squaring."""
-
-    def _tokens(self, layer: nn.Module, uses: Sequence[Use]) -> tuple[Tensor, Tensor]:
-        """Token numbers `(B, steps)` and slopes `(B, steps, E)`; padding has no gradient."""
+    def gradients(self, layer: nn.Module, uses: Sequence[Use]) -> LayerGradients:
+        """See `uses.Rule`; padding has no gradient."""
         tokens = torch.cat([tokens.reshape(len(tokens), -1) for tokens, _ in uses], 1)
         slopes = torch.cat([g.reshape(len(g), -1, g.shape[-1]) for _, g in uses], 1)
         padding = layer.padding_idx
         if isinstance(padding, int):
             slopes = slopes * (tokens != padding).unsqueeze(2)
-        return tokens, slopes
+        return _Rows(layer, tokens, slopes)
 
-    def squared_norm(self, layer: nn.Module, uses: Sequence[Use]) -> Tensor:
-        tokens, slopes = self._tokens(layer, uses)
-        same = (tokens.unsqueeze(2) == tokens.unsqueeze(1)).to(slopes.dtype)
-        return _gram_squared_norm(same, torch.ones_like(slopes[..., 0]), slopes)
 
-    def weighted_sum(
-        self, layer: nn.Module, uses: Sequence[Use], factors: Tensor
-    ) -> dict[str, Tensor]:
-        tokens, slopes = self._tokens(layer, uses)
-        table = torch.zeros_like(own_parameters(layer)["weight"])
-        weighted = (slopes * factors[:, None, None]).flatten(0, 1)
-        return {"weight": table.index_add(0, tokens.flatten(), weighted)}
+@dataclass(frozen=True, eq=False)
+class _SegmentGradients:
+    """Gradients of a linear layer for every segment: `(B, S, P)` in, `(B, S, E)` out."""
+
+    layer: nn.Module
+    uses: Sequence[Use]
+
+    @property
+    def squared_norm(self) -> Tensor:
+        """A segment is a single step of a layer of its own; several uses are steps."""
+        own = own_parameters(self.layer)
+        inputs, slopes = self.uses[0]
+        lengths = torch.linalg.vector_norm(slopes, dim=2).square()
+        parts = [torch.zeros_like(lengths[:, 0])]
+        if len(self.uses) > 1:
+            held = {"weight": sum(torch.einsum("bsp,bse->bspe", *use) for use in self.uses)}
+            held["bias"] = sum(slope for _, slope in self.uses)
+            parts += [torch.as_tensor(held[name]).flatten(1).square().sum(1) for name in own]
+        else:
+            if "weight" in own:
+                sizes = torch.linalg.vector_norm(inputs, dim=2).square()
+                parts.append((sizes * lengths).sum(1))
+            if "bias" in own:
+                parts.append(lengths.sum(1))
+        return torch.stack(parts).sum(0)
+
+    def weighted_sum(self, factors: Tensor) -> dict[str, Tensor]:
+        """By the layer's own parameter names."""
+        own = own_parameters(self.layer)
+        sums = {name: torch.zeros_like(p) for name, p in own.items()}
+        for activation, slope in self.uses:
+            weighted = slope * factors[:, None, None]
+            if "weight" in own:
+                sums["weight"] += torch.einsum("bsp,bse->spe", activation, weighted)
+            if "bias" in own:
+                sums["bias"] += weighted.sum(0)
+        return sums
+
+
+class _Segments:
+    def gradients(self, layer: nn.Module, uses: Sequence[Use]) -> LayerGradients:
+        """See `uses.Rule`."""
+        return _SegmentGradients(layer, uses)
+
+
+@dataclass(frozen=True, eq=False)
+class _HeldGradients:
+    """Gradients held patient by patient, `(B, *shape)` by parameter."""
+
+    each: dict[str, Tensor]
+
+    @property
+    def squared_norm(self) -> Tensor:
+        parts = [g.flatten(1).square().sum(1) for g in self.each.values()]
+        return torch.stack(parts).sum(0)
+
+    def weighted_sum(self, factors: Tensor) -> dict[str, Tensor]:
+        return {name: torch.tensordot(factors, g, dims=1) for name, g in self.each.items()}
 
 
 class _Held:
     """Small layers whose gradients are simply held, patient by patient."""
 
-    def gradients(self, layer: nn.Module, use: Use) -> dict[str, Tensor]:
+    def of_use(self, layer: nn.Module, use: Use) -> dict[str, Tensor]:
         """Each own parameter's gradient per patient, `(B, *shape)`."""
         raise TypeError(f"{type(layer).__name__} has no held form for {len(use)} tensors.")
 
-    def _total(self, layer: nn.Module, uses: Sequence[Use]) -> dict[str, Tensor]:
-        each = [self.gradients(layer, use) for use in uses]
-        return {name: sum(g[name] for g in each[1:]) + each[0][name] for name in each[0]}
-
-    def squared_norm(self, layer: nn.Module, uses: Sequence[Use]) -> Tensor:
-        parts = [g.flatten(1).square().sum(1) for g in self._total(layer, uses).values()]
-        return torch.stack(parts).sum(0)
-
-    def weighted_sum(
-        self, layer: nn.Module, uses: Sequence[Use], factors: Tensor
-    ) -> dict[str, Tensor]:
-        total = self._total(layer, uses)
-        return {name: torch.tensordot(factors, g, dims=1) for name, g in total.items()}
+    def gradients(self, layer: nn.Module, uses: Sequence[Use]) -> LayerGradients:
+        """See `uses.Rule`."""
+        each = [self.of_use(layer, use) for use in uses]
+        return _HeldGradients({n: sum(g[n] for g in each[1:]) + each[0][n] for n in each[0]})
 
 
 class _LayerNorm(_Held):
-    def gradients(self, layer: nn.Module, use: Use) -> dict[str, Tensor]:
+    def of_use(self, layer: nn.Module, use: Use) -> dict[str, Tensor]:
         if not isinstance(layer, nn.LayerNorm):
             raise TypeError(f"{type(layer).__name__} is not a LayerNorm.")
         activation, slope = use
         shape = tuple(layer.normalized_shape)
         normal = functional.layer_norm(activation, shape, eps=layer.eps)
         per_step = (len(slope), -1, math.prod(shape))
-        return _affine(layer, (normal * slope).reshape(per_step), slope.reshape(per_step), 1)
+        return _affine(layer, normal.reshape(per_step), slope.reshape(per_step), 1)
 
 
 class _GroupNorm(_Held):
-    def gradients(self, layer: nn.Module, use: Use) -> dict[str, Tensor]:
+    def of_use(self, layer: nn.Module, use: Use) -> dict[str, Tensor]:
         if not isinstance(layer, nn.GroupNorm):
             raise TypeError(f"{type(layer).__name__} is not a GroupNorm.")
         activation, slope = use
         normal = functional.group_norm(activation, layer.num_groups, eps=layer.eps)
         per_channel = (len(slope), layer.num_channels, -1)
-        return _affine(layer, (normal * slope).reshape(per_channel), slope.reshape(per_channel), 2)
+        return _affine(layer, normal.reshape(per_channel), slope.reshape(per_channel), 2)
 
 
-def _affine(layer: nn.Module, scaled: Tensor, slope: Tensor, steps: int) -> dict[str, Tensor]:
+def _affine(layer: nn.Module, normal: Tensor, slope: Tensor, steps: int) -> dict[str, Tensor]:
     """Gradients of a scale and a shift, summed over the axis that holds the steps."""
-    sums = {"weight": scaled.sum(steps), "bias": slope.sum(steps)}
+    sums = {"weight": (normal * slope).sum(steps), "bias": slope.sum(steps)}
     return {n: sums[n].reshape(-1, *p.shape) for n, p in own_parameters(layer).items()}
 
 
 class _Small(_Held):
     """Plain parameters on any small module that takes and returns one tensor, patients first."""
 
-    def gradients(self, layer: nn.Module, use: Use) -> dict[str, Tensor]:
+    def of_use(self, layer: nn.Module, use: Use) -> dict[str, Tensor]:
         weights = {name: p.detach() for name, p in own_parameters(layer).items()}
 
         def alone(activation: Tensor, slope: Tensor) -> dict[str, Tensor]:
@@ -259,9 +194,10 @@ class _Small(_Held):
 
 
 _RULES: dict[type[nn.Module], Rule] = {
-    nn.Linear: _Linear(),
-    nn.Conv1d: _Conv1d(),
+    nn.Linear: LinearRule(),
+    nn.Conv1d: Conv1dRule(),
     nn.Embedding: _Embedding(),
     nn.LayerNorm: _LayerNorm(),
     nn.GroupNorm: _GroupNorm(),
+    SegmentLinear: _Segments(),
 }

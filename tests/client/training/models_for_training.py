@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fedrx_models.pharmacogenomic.parts import SegmentLinear
+
 
 @dataclass(frozen=True, eq=False)
 class Patients:
@@ -72,6 +74,21 @@ class Recurrent(nn.Module):
         return state
 
 
+class TwiceThrough(nn.Module):
+    """One layer of segments used twice in a pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = segments(4, 4)
+
+    def forward(self, x):
+        return torch.tanh(self.layer(torch.tanh(self.layer(x))))
+
+
+def segments(inputs=4, outputs=3):
+    return SegmentLinear(5, inputs, outputs, torch.Generator().manual_seed(0))
+
+
 def mlp(width=6):
     return nn.Sequential(
         nn.Linear(width, 8), nn.ReLU(inplace=True), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 1)
@@ -129,6 +146,18 @@ COVERED = {
     "conv1d in groups": lambda: (convolution(groups=2, bias=False), numbers(4, 8)),
     "embedding": lambda: (tokens(), token_numbers()),
     "embedding with padding": lambda: (tokens(padding_idx=0), token_numbers()),
+    "segments": lambda: (
+        nn.Sequential(segments(), nn.Tanh(), nn.Flatten(), nn.Linear(15, 1)),
+        numbers(5, 4),
+    ),
+    "segments used twice": lambda: (
+        nn.Sequential(TwiceThrough(), nn.Flatten(), nn.Linear(20, 1)),
+        numbers(5, 4),
+    ),
+    "conv1d, wide on few steps": lambda: (
+        nn.Sequential(nn.Conv1d(30, 40, 3), nn.Tanh(), Channels(), Mean(), nn.Linear(40, 1)),
+        numbers(30, 6),
+    ),
     "plain parameters": lambda: (
         nn.Sequential(nn.Linear(6, 5), PlainParameters(5), nn.Linear(5, 1)),
         numbers(6),

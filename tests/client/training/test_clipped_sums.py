@@ -22,10 +22,11 @@ from fedrx_client.training import (
     clipped_gradient_sum,
     gradient_sum,
     leave_one_out_sensitivity,
+    matrix,
     supports_bookkeeping,
 )
-from fedrx_client.training.clipping import PATIENTS_AT_ONCE
 from fedrx_client.training.parameters import trained
+from fedrx_client.training.passes import ON_CPU
 
 _spec = importlib.util.spec_from_file_location(
     "models_for_training", Path(__file__).with_name("models_for_training.py")
@@ -118,9 +119,18 @@ def test_an_empty_sample_is_zeros_and_still_a_vector():
     assert leave_one_out_sensitivity(model, nobody, CLIP) == 0
 
 
+@pytest.mark.parametrize("name", ["sequence", "conv1d padded", "conv1d in groups"])
+def test_gradients_too_large_to_hold_are_made_in_parts(name, monkeypatch):
+    model, batch = zoo.build(zoo.COVERED, name)
+    held = clipped_gradient_sum(model, batch, CLIP, method="bookkeeping")
+    monkeypatch.setattr(matrix, "HELD_VALUES", 30)
+    in_parts = clipped_gradient_sum(model, batch, CLIP, method="bookkeeping")
+    assert distance(in_parts.vector, held.vector) < 1e-5
+
+
 def test_a_site_larger_than_one_pass():
     model = zoo.Squared(nn.Linear(6, 1))
-    batch = zoo.numbers(6, patients=PATIENTS_AT_ONCE + 50)
+    batch = zoo.numbers(6, patients=ON_CPU + 50)
     whole = clipped_gradient_sum(model, batch, CLIP)
     middle = 600
     parts = [

@@ -1,0 +1,140 @@
+"""Where a mapping finds outcomes and omics blocks; the parts of it that a study's kind decides."""
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fedrx_client.data.units import conversion, convertible_to
+from fedrx_protocol.errors import DataError
+from fedrx_protocol.schema import (
+    BinaryTarget,
+    Block,
+    ContinuousTarget,
+    FeatureSchema,
+    PanelTarget,
+    SurvivalTarget,
+)
+
+Column = Annotated[str, Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """A part of a mapping."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TargetSource(Section):
+    """The outcome's columns; a row without it is dropped, as nothing can be learned from it.
+
+    A number needs `column` and `unit`; yes or no `column`; survival `column` (the time), `unit`
+    and `event`; a panel `unit`, and its drugs' columns are named like them or in `columns`.
+    """
+
+    column: Column | None = None
+    unit: str | None = Field(default=None, min_length=1)
+    event: Column | None = Field(default=None, description="column that says whether it happened")
+    yes: tuple[str, ...] = ("1",)
+    no: tuple[str, ...] = ("0",)
+    columns: dict[str, Column] = Field(default={}, description="drug -> column, where they differ")
+    file: str | None = Field(default=None, description="a panel's own file, beside the table")
+    patient: Column | None = Field(default=None, description="that file's patient column")
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        both = sorted(set(self.yes) & set(self.no))
+        if both:
+            raise ValueError(f"'{both[0]}' cannot mean both yes and no")
+        if (self.file is None) != (self.patient is None):
+            raise ValueError("file and patient belong together: give both or neither")
+        return self
+
+    @property
+    def main_columns(self) -> tuple[str, ...]:
+        """Columns of the main table that it always reads."""
+        return tuple(column for column in (self.column, self.event) if column is not None)
+
+    def panel_columns(self, target: PanelTarget) -> tuple[str, ...]:
+        """Each drug's column, in the panel's order."""
+        return tuple(self.columns.get(drug.name, drug.name) for drug in target.drugs)
+
+    def check_against(self, schema: FeatureSchema, source: str) -> None:
+        """Raise `DataError` unless it says what the study's kind of outcome needs."""
+        target = schema.target
+        needed = {
+            "continuous": ("column", "unit"),
+            "binary": ("column",),
+            "survival": ("column", "unit", "event"),
+            "panel": ("unit",),
+        }[target.kind]
+        for key in needed:
+            if getattr(self, key) is None:
+                raise DataError(
+                    f"{source}: key 'target.{key}' is missing; a {target.kind} outcome needs it."
+                )
+        if isinstance(target, ContinuousTarget | SurvivalTarget | PanelTarget):
+            check_unit(source, "target", self.unit or "", target.unit)
+        self._check_columns(schema, source)
+
+    def _check_columns(self, schema: FeatureSchema, source: str) -> None:
+        target = schema.target
+        drugs = {d.name for d in target.drugs} if isinstance(target, PanelTarget) else set()
+        for name in self.columns:
+            if name not in drugs:
+                raise DataError(f"{source}: 'target.columns' names '{name}', which is not a drug.")
+        if self.file is not None and isinstance(target, ContinuousTarget | BinaryTarget):
+            raise DataError(f"{source}: 'target.file' is for the outcomes of a panel only.")
+
+
+class BlockSource(Section):
+    """One block's file, beside the main table: a row for each patient, a column for each gene.
+
+    Columns that the study does not know are not read. A patient without a row lacks the block.
+    """
+
+    file: str = Field(min_length=1)
+    patient: Column = Field(description="column that identifies a patient, as in the main table")
+    unit: str = Field(min_length=1, description="unit of the values; the study's")
+    columns: dict[str, Column] = Field(default={}, description="gene -> column, where they differ")
+
+    def gene_columns(self, block: Block) -> tuple[str, ...]:
+        """Each gene's column, in the block's order."""
+        return tuple(self.columns.get(gene, gene) for gene in block.genes)
+
+    def check_against(self, block: Block, source: str) -> None:
+        """Raise `DataError` unless it fits the study's block."""
+        check_unit(source, f"blocks.{block.name}", self.unit, block.unit)
+        genes = set(block.genes)
+        for gene in self.columns:
+            if gene not in genes:
+                raise DataError(
+                    f"{source}: 'blocks.{block.name}.columns' names gene '{gene}', which is not "
+                    "in the study's block."
+                )
+
+
+def check_blocks(sources: dict[str, BlockSource], schema: FeatureSchema, source: str) -> None:
+    """Raise `DataError` unless every block of the study, and no other, has a file."""
+    blocks = {block.name: block for block in schema.blocks}
+    for name in sources:
+        if name not in blocks:
+            known = ", ".join(blocks) or "none"
+            raise DataError(
+                f"{source}: 'blocks.{name}' is not in the study; its blocks are: {known}."
+            )
+    for name, block in blocks.items():
+        if name not in sources:
+            raise DataError(
+                f"{source}: 'blocks.{name}' is missing; a site without it gives a file with its "
+                "header only."
+            )
+        sources[name].check_against(block, source)
+
+
+def check_unit(source: str, key: str, unit: str, to: str) -> None:
+    """Raise `DataError` unless `unit` can be turned into the study's."""
+    if conversion(unit, to) is None:
+        raise DataError(
+            f"{source}: '{key}.unit' is '{unit}', which cannot be converted to the "
+            f"study's '{to}'; allowed: {', '.join(convertible_to(to))}."
+        )

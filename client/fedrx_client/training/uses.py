@@ -1,0 +1,51 @@
+"""What book-keeping sees of a layer in one forward pass, and what a rule makes of it."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+Use = tuple[Tensor, Tensor]
+"""(activation, slope), patients first: what went in, and the loss's derivative by what came out."""
+
+# A norm from inner products loses digits where a patient's steps cancel. Its rounding error is at
+# most about this share of the sum of absolute terms, which is added, so that no norm is too small.
+_GRAM_ERROR = 2e-6
+
+
+class LayerGradients(Protocol):
+    """One layer's gradients per patient, as far as clipping needs them."""
+
+    @property
+    def squared_norm(self) -> Tensor:
+        """Squared L2 norm of each patient's gradient by this layer's parameters, `(B,)`."""
+
+    def weighted_sum(self, factors: Tensor) -> dict[str, Tensor]:
+        """Sum over patients of factor times gradient, by the layer's own parameter names."""
+
+
+class Rule(Protocol):
+    """What book-keeping needs to know about one kind of layer."""
+
+    def gradients(self, layer: nn.Module, uses: Sequence[Use]) -> LayerGradients:
+        """The layer's gradients, from all its uses in one forward pass; at least one."""
+
+
+def own_parameters(layer: nn.Module) -> dict[str, nn.Parameter]:
+    """Trained parameters that sit directly on this module."""
+    return {n: p for n, p in layer.named_parameters(recurse=False) if p.requires_grad}
+
+
+def gram_squared_norm(similarity: Tensor, size: Tensor, slope: Tensor) -> Tensor:
+    """Sum over pairs of steps of similarity times the slopes' inner product, kept from below.
+
+    Args:
+        similarity: inner products of the activations, `(B, steps, steps)`.
+        size: their lengths, `(B, steps)`.
+        slope: `(B, steps, out)`.
+    """
+    slopes = torch.bmm(slope, slope.transpose(1, 2))
+    absolute = (size * slope.norm(dim=2)).sum(1).square()
+    squared: Tensor = (similarity * slopes).sum((1, 2)).clamp(min=0) + _GRAM_ERROR * absolute
+    return squared

@@ -1,0 +1,82 @@
+"""Sums in several passes: as many patients as there is room for, and in full precision."""
+
+import numpy as np
+import pytest
+import torch
+from omics_cohorts import omics_cohort, omics_schema
+from torch import nn
+
+from fedrx_client.training import clipped_gradient_sum, gradient_sum
+from fedrx_client.training.passes import ON_CPU, float32, in_passes
+from fedrx_models.build import build_model
+from fedrx_models.contract import PatientBatch
+from fedrx_models.encoding import encode
+from fedrx_protocol.study import ModelSection
+
+torch.set_num_threads(1)
+
+
+def patients(count):
+    return PatientBatch.tabular(torch.arange(float(count))[:, None], torch.zeros(count))
+
+
+class Room:
+    """Work that fits for so many patients only, and remembers whom it saw."""
+
+    def __init__(self, most):
+        self.most, self.tried, self.seen = most, [], []
+
+    def __call__(self, batch):
+        self.tried.append(len(batch))
+        if len(batch) > self.most:
+            raise torch.OutOfMemoryError("no room")
+        self.seen += batch.x[:, 0].tolist()
+        return len(batch)
+
+
+@pytest.mark.parametrize("count", [0, 1, ON_CPU, ON_CPU + 1, 3 * ON_CPU])
+def test_everybody_is_in_one_pass_exactly(count):
+    room = Room(ON_CPU)
+    assert sum(in_passes(nn.Linear(1, 1), patients(count), room)) == count
+    assert room.seen == list(range(count))
+    assert max(room.tried, default=0) <= ON_CPU
+
+
+@pytest.mark.parametrize("most", [1, 3, 100])
+def test_what_does_not_fit_is_halved_and_the_room_is_remembered(most):
+    model, room = nn.Linear(1, 1), Room(most)
+    assert sum(in_passes(model, patients(250), room)) == 250
+    assert room.seen == list(range(250))
+    again = Room(most)
+    list(in_passes(model, patients(250), again))
+    assert max(again.tried) <= most
+
+
+def test_a_patient_who_does_not_fit_is_a_failure_of_the_device():
+    with pytest.raises(torch.OutOfMemoryError):
+        list(in_passes(nn.Linear(1, 1), patients(5), Room(0)))
+
+
+@pytest.mark.parametrize(
+    "take", [gradient_sum, lambda m, b: clipped_gradient_sum(m, b, 0.1).vector]
+)
+def test_sums_do_not_depend_on_the_room(take, monkeypatch):
+    schema = omics_schema("panel")
+    model = build_model(ModelSection(name="genomic_cnn"), schema, seed=0)
+    batch = encode(omics_cohort(schema, 60), schema)
+    whole = take(model, batch)
+    monkeypatch.setattr("fedrx_client.training.passes.ON_CPU", 7)
+    assert np.allclose(take(model, batch), whole, rtol=1e-5, atol=1e-6)
+    assert np.abs(whole).sum() > 0
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("clipped", [True, False])
+def test_only_what_is_not_clipped_may_be_computed_in_fewer_digits(device, clipped, monkeypatch):
+    monkeypatch.setattr("fedrx_client.training.passes._kinds", lambda _: {device})
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    fewer = device == "cuda" and not clipped
+    with float32(nn.Linear(1, 1), clipped=clipped):
+        assert torch.backends.cudnn.allow_tf32 is fewer
+        assert torch.get_float32_matmul_precision() == ("high" if fewer else "highest")
+    assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == before
