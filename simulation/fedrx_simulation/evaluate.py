@@ -7,14 +7,20 @@ what a real coordinator would have seen.
 import time
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedrx_client.data.quality import DataQuality
 from fedrx_client.ledger import Ledger
 from fedrx_client.store import SiteStore
 from fedrx_models.cohort import Cohort, concatenate
-from fedrx_models.contract import DoseModel, set_vector
-from fedrx_models.metrics import DoseMetrics, exact
+from fedrx_models.contract import PatientModel, set_vector
+from fedrx_models.measures import Metrics, exact_metrics, measures_of
+from fedrx_models.metrics import DoseMetrics
+from fedrx_models.transfer import start_model
 from fedrx_protocol.errors import RunError
 from fedrx_protocol.privacy.events import Release
+from fedrx_protocol.schema import ContinuousTarget, Target
 from fedrx_server.account import epsilon_curve, privacy_statement
 from fedrx_server.report_data import (
     DoseGroups,
@@ -31,18 +37,20 @@ from fedrx_server.report_run import (
     reported_curve,
     reported_row,
     run_cost,
+    transfer_details,
 )
 from fedrx_server.run_folder import RunFolder
-from fedrx_simulation.baselines import compute_baselines, predict
+from fedrx_simulation.baselines import compute_baselines, personalised, predict
 from fedrx_simulation.engines.setup import EngineSetup
 from fedrx_simulation.result import SimulationResult
 
 _LABELS: Mapping[RowKey, tuple[str, str]] = {
     "pooled": ("Pooled", "all patients in one place, no privacy"),
     "federated": ("Federated", "patients stay at their sites"),
+    "personalised": ("Personalised", "a private head at each site, which never leaves it"),
     "site_alone": ("Each site alone", "every site trains on its own patients only"),
     "published": ("Published equation", "IWPC 2009, pharmacogenetic"),
-    "fixed": ("Fixed dose", "35 mg/week for everybody"),
+    "fixed": ("Fixed dose (35 mg/week)", "the same for everybody"),
 }
 
 
@@ -69,10 +77,16 @@ def evaluate(
     everyone = concatenate(list(held_out.values()))
     set_vector(model, checkpoint.weights)
     predicted = predict(model, everyone)
-    metrics = {"federated": exact(predicted, everyone.target)}
+    target = run.study.target
+    metrics = {"federated": exact_metrics(target, predicted, everyone.target)}
     if baselines:
-        found = compute_baselines(consortium.model(), training, held_out, consortium.seed)
-        metrics = {**found.by_name(), **metrics}
+        first = start_model(run.study, consortium.seed, run.start_file)
+        found = compute_baselines(first, training, held_out, consortium.seed)
+        personal = personalised(model, training, held_out)
+        metrics |= {
+            "personalised": exact_metrics(target, personal, everyone.target),
+            **found.by_name(),
+        }
     ledger = _ledgers(setup)
     # The round with the fewest sites in it has the least noise to spare for colluders.
     privacy = privacy_statement(consortium.plan, ledger, min(r.survivors for r in run.rounds))
@@ -88,15 +102,17 @@ def evaluate(
         rounds=run.rounds,
         report=ReportData(
             **heading(run.study, consortium.run_id, simulation=True),
-            rows=_rows(metrics),
+            measures=measures_of(target),
+            rows=_rows(metrics, target),
             reported=reported_row(reported),
-            reported_noise=half_width(reported) if reported else None,
+            reported_noise=half_width(reported, target) if reported else None,
             privacy=privacy,
             curve=_curve(run, consortium.model(), everyone),
-            predictions=Predictions(everyone.target.tolist(), predicted.tolist()),
+            predictions=_predictions(everyone, predicted),
             groups=_groups(metrics),
             epsilon_curve=epsilon_curve(max(ledger.values(), key=len), run.study.privacy.delta),
             cost=run_cost(run.rounds, seconds, len(setup.sites)),
+            details=transfer_details(run.study),
         ),
         folder=run.path,
         quality=DataQuality(**quality) if quality else None,
@@ -121,42 +137,50 @@ def _ledgers(setup: EngineSetup) -> dict[str, tuple[Release, ...]]:
     return found
 
 
-def _rows(metrics: Mapping[str, DoseMetrics]) -> list[ResultRow]:
+def _rows(metrics: Mapping[str, Metrics], target: Target) -> list[ResultRow]:
+    labels = {**_LABELS}
+    if target.unit != "mg/week":
+        labels["fixed"] = ("Public reference", "the same prediction for everybody")
     return [
-        ResultRow(
-            key=key,
-            label=label,
-            detail=detail,
-            mae=metrics[key].mae,
-            r2=metrics[key].r2,
-            within_20_percent=metrics[key].within_20_percent,
-        )
-        for key, (label, detail) in _LABELS.items()
+        ResultRow(key=key, label=label, detail=detail, values=metrics[key].flat())
+        for key, (label, detail) in labels.items()
         if key in metrics
     ]
 
 
-def _curve(run: RunFolder, model: DoseModel, everyone: Cohort) -> LearningCurve:
-    """Reported errors, and exact ones of the checkpoints that were kept."""
-    rounds, errors = [], []
+def _predictions(everyone: Cohort, predicted: NDArray[np.float64]) -> Predictions | None:
+    """Single patients, where the outcome is a number that can be plotted."""
+    if not isinstance(everyone.schema.target, ContinuousTarget):
+        return None
+    return Predictions(everyone.target.tolist(), predicted.tolist())
+
+
+def _curve(run: RunFolder, model: PatientModel, everyone: Cohort) -> LearningCurve:
+    """The headline as reported, and exact from the checkpoints that were kept."""
+    target = run.study.target
+    headline = measures_of(target)[0].key
+    rounds, found = [], []
     for number in run.kept_rounds:
         if number < run.study.final_round:
             set_vector(model, run.checkpoint(number).weights)
             rounds.append(number)
-            errors.append(exact(predict(model, everyone), everyone.target).mae)
-    return reported_curve(run.rounds, rounds, errors)
+            metrics = exact_metrics(target, predict(model, everyone), everyone.target)
+            found.append(metrics.flat()[headline])
+    return reported_curve(run.rounds, target, rounds, found)
 
 
-def _groups(metrics: Mapping[str, DoseMetrics]) -> DoseGroups | None:
-    groups = metrics["federated"].groups
-    if not groups:
+def _groups(metrics: Mapping[str, Metrics]) -> DoseGroups | None:
+    """Errors by dose group, for doses."""
+    doses = {key: one for key, one in metrics.items() if isinstance(one, DoseMetrics)}
+    if "federated" not in doses:
         return None
-    shown = [key for key in _LABELS if key in metrics]
+    groups = doses["federated"].groups
     return DoseGroups(
         labels=[group.name for group in groups],
         models=[
-            GroupErrors(_LABELS[key][0], [group.mae or 0.0 for group in metrics[key].groups])
-            for key in shown
+            GroupErrors(label, [group.mae or 0.0 for group in doses[key].groups])
+            for key, (label, _) in _LABELS.items()
+            if key in doses
         ],
         patients=[int(group.n) for group in groups],
     )

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrx_client.data.quality import DataQuality
-from fedrx_models.contract import DoseModel
+from fedrx_models.contract import PatientModel
+from fedrx_models.measures import Metrics
 from fedrx_models.metrics import DoseMetrics
 from fedrx_protocol.privacy.events import Release
 from fedrx_protocol.study import Study
@@ -27,7 +28,7 @@ class SimulationResult:
         model: The federated model with its final weights.
         weights: The same weights as one vector, `(d,)`.
         metrics: Exact metrics on all held-out patients: `federated`, and where they were asked
-            for `pooled`, `site_alone`, `fixed`, `published`.
+            for `personalised`, `pooled`, `site_alone`, `fixed`, `published`.
         reported: The federated metrics as a real coordinator would have seen them, with noise.
         privacy: What was spent, and the assumption it rests on.
         ledger: Every site's releases.
@@ -40,9 +41,9 @@ class SimulationResult:
     """
 
     study: Study
-    model: DoseModel
+    model: PatientModel
     weights: NDArray[np.float32]
-    metrics: Mapping[str, DoseMetrics]
+    metrics: Mapping[str, Metrics]
     reported: Mapping[str, float]
     privacy: PrivacyStatement
     ledger: Mapping[str, tuple[Release, ...]]
@@ -100,7 +101,9 @@ class SimulationResult:
         }
 
 
-def _plain(metrics: DoseMetrics) -> dict[str, Any]:
+def _plain(metrics: Metrics) -> dict[str, Any]:
+    if not isinstance(metrics, DoseMetrics):
+        return {**metrics.to_dict(), "patients": int(metrics.n)}
     return {
         "mae": metrics.mae,
         "r2": metrics.r2,

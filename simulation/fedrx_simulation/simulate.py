@@ -16,6 +16,7 @@ import torch
 from fedrx_models.cohort import Cohort
 from fedrx_models.contract import get_vector
 from fedrx_models.files import save_model
+from fedrx_models.transfer import start_model, trained_positions
 from fedrx_protocol.errors import MisuseError, RunError
 from fedrx_protocol.study import Study
 from fedrx_server.app import make_server_app
@@ -48,6 +49,7 @@ class SimulationOptions:
         dropout: Chance that a site drops out of an attempt at a round.
         delay_s: Mean reply time in simulated seconds; a reply after the deadline is lost.
         baselines: Whether pooled, site-alone and rule-based results are computed too.
+        fold: Which part of each site's patients is held out, from 0.
     """
 
     seed: int
@@ -55,6 +57,7 @@ class SimulationOptions:
     dropout: float = 0.0
     delay_s: float = 0.0
     baselines: bool = True
+    fold: int = 0
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -90,6 +93,7 @@ def start(
     *,
     source: Mapping[str, Any] | None = None,
     study_text: str | None = None,
+    start_from: Path | None = None,
     observer: Observer = lambda _: None,
 ) -> SimulationResult:
     """Run a study from its first round, in a new run folder.
@@ -101,6 +105,7 @@ def start(
         options: How to simulate.
         source: Where the cohorts came from, as JSON values, for whoever resumes the run.
         study_text: The study file as written.
+        start_from: Model file of the study that this one starts from.
         observer: Called after every round.
 
     Raises:
@@ -108,8 +113,9 @@ def start(
         StudyStopped: A round could not be completed; the folder can be resumed.
     """
     sites = by_site(cohorts)
-    consortium = Consortium(study, tuple(sites), uuid.uuid4().hex, options.seed)
+    consortium = Consortium(study, tuple(sites), uuid.uuid4().hex, options.seed, options.fold)
     consortium.check(sites)
+    start_model(study, options.seed, start_from)
     meta = {
         "run_id": consortium.run_id,
         "options": {name: getattr(options, name) for name in options.__dataclass_fields__},
@@ -122,6 +128,7 @@ def start(
         consortium.signed_roster.to_json().decode(),
         meta,
         study_text=study_text,
+        start=start_from,
         durability="process",
         keep_rounds=_kept_rounds(study),
     )
@@ -154,7 +161,7 @@ def resume(
                     f"{folder}: the patients of site '{site}' are not those that the run was "
                     "started with; resume it with the same data."
                 )
-        consortium = Consortium(run.study, tuple(sites), meta["run_id"], options.seed)
+        consortium = Consortium(run.study, tuple(sites), meta["run_id"], options.seed, options.fold)
         return _continue(run, consortium, sites, options, observer)
 
 
@@ -168,7 +175,8 @@ def _continue(
     began = time.monotonic()
     # Sites' models are small and take turns: a second thread would only wait.
     torch.set_num_threads(1)
-    study, model = run.study, consortium.model()
+    study = run.study
+    model = start_model(study, options.seed, run.start_file)
     setup = EngineSetup(
         consortium,
         sites,
@@ -182,7 +190,8 @@ def _continue(
         def notify(record: RoundRecord) -> None:
             observer(Progress("training", record, study.final_round))
 
-        StudyRun(parties, exchange, run, get_vector(model), notify).run()
+        trained = trained_positions(model)
+        StudyRun(parties, exchange, run, get_vector(model), notify, trained=trained).run()
 
     ENGINES[options.engine](setup).run(make_server_app(drive))
     observer(Progress("comparing with pooled data", None, study.final_round))

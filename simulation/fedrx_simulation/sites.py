@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -19,10 +20,10 @@ from fedrx_client.guard import SqliteGuard
 from fedrx_client.site import Site, SiteParts, check_cohort_size
 from fedrx_client.store import SiteStore
 from fedrx_client.training.randomness import SeededRandomness
-from fedrx_models.build import build_model
-from fedrx_models.cohort import Cohort
-from fedrx_models.contract import DoseModel
+from fedrx_models.cohort import Cohort, require_variety
+from fedrx_models.contract import PatientModel
 from fedrx_models.planning import make_plan
+from fedrx_models.transfer import study_model
 from fedrx_protocol.errors import DataError, MisuseError
 from fedrx_protocol.plan import StudyPlan
 from fedrx_protocol.roster import Roster, SignedRoster, SiteEntry, sign_roster
@@ -42,12 +43,14 @@ class Consortium:
         sites: Site ids.
         run_id: Name of the run.
         seed: The simulation's seed.
+        fold: Which part of each site's patients is held out, from 0.
     """
 
     study: Study
     sites: tuple[str, ...]
     run_id: str
     seed: int
+    fold: int = 0
 
     @cached_property
     def signed_roster(self) -> SignedRoster:
@@ -72,9 +75,9 @@ class Consortium:
         """A site's identity key."""
         return self._key("identity", site)
 
-    def model(self) -> DoseModel:
-        """The study's model with its start weights."""
-        return build_model(self.study.model, self.study.feature_schema, seed=self.seed)
+    def model(self) -> PatientModel:
+        """The study's model, with random start weights; `start_model` knows another study's."""
+        return study_model(self.study, seed=self.seed)
 
     def split_salt(self, site: str) -> bytes:
         """The key that decides which of a site's patients are held out."""
@@ -82,7 +85,8 @@ class Consortium:
 
     def split(self, cohort: Cohort) -> tuple[Cohort, Cohort]:
         """A site's training and held-out patients, as the site itself splits them."""
-        return cohort.split(self.study.cohort.held_out, self.split_salt(cohort.site))
+        salt = self.split_salt(cohort.site)
+        return cohort.split(self.study.cohort.held_out, salt, self.fold)
 
     def check(self, cohorts: Mapping[str, Cohort]) -> None:
         """Hold the study against its sites before anything is made.
@@ -100,6 +104,8 @@ class Consortium:
                     f"no patient is {name} at any site: give more patients, or another "
                     "cohort.held_out."
                 )
+            outcomes = np.concatenate([part[position].target for part in parts])
+            require_variety(self.study.target, outcomes, f"of the patients {name}")
 
     def open_site(self, cohort: Cohort, folder: Path) -> Site:
         """Open one site in its folder; its ledger survives a killed process, not a power cut."""
@@ -124,6 +130,7 @@ class Consortium:
                 party=party,
                 randomness=SeededRandomness(self.seed),
                 split_salt=self.split_salt(cohort.site),
+                fold=self.fold,
             )
         )
 

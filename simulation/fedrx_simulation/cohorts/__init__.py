@@ -1,5 +1,64 @@
 """Synthetic cohorts with documented sources."""
 
+from fedrx_models.cohort import Cohort
+from fedrx_protocol.schema import ContinuousTarget, FeatureSchema
+from fedrx_simulation.cohorts.genomic import GenomicCohorts, generate_genomic
 from fedrx_simulation.cohorts.warfarin import ImpossibleCohorts, WarfarinCohorts, generate
 
-__all__ = ["ImpossibleCohorts", "WarfarinCohorts", "generate"]
+__all__ = [
+    "GenomicCohorts",
+    "ImpossibleCohorts",
+    "WarfarinCohorts",
+    "draw_cohorts",
+    "generate",
+    "generate_genomic",
+]
+
+
+def draw_cohorts(
+    schema: FeatureSchema,
+    *,
+    sites: int,
+    patients: tuple[int, int],
+    heterogeneity: float,
+    missingness: float,
+    measurement_shift: float,
+    seed: int,
+) -> dict[str, Cohort]:
+    """Synthetic patients of the study's family: doses from clinic and genotype, or omics.
+
+    Args:
+        schema: what the study wants of a patient.
+        sites: number of sites.
+        patients: smallest and largest site.
+        heterogeneity: 0 for sites alike, 1 for sites as different as can be.
+        missingness: mean share of heights that were not recorded, or of patients without a block.
+        measurement_shift: between sites, in standard deviations.
+        seed: same seed, same patients.
+
+    Raises:
+        ImpossibleCohorts: naming the knob, or the part of the study that no generator can fill.
+    """
+    if schema.blocks or not isinstance(schema.target, ContinuousTarget):
+        return generate_genomic(
+            GenomicCohorts(
+                schema=schema,
+                sites=sites,
+                patients=patients,
+                heterogeneity=heterogeneity,
+                missingness=missingness,
+                measurement_shift=measurement_shift,
+                seed=seed,
+            )
+        )
+    return generate(
+        WarfarinCohorts(
+            schema=schema,
+            sites=sites,
+            patients=patients,
+            heterogeneity=heterogeneity,
+            missingness=missingness,
+            measurement_shift=measurement_shift,
+            seed=seed,
+        )
+    )

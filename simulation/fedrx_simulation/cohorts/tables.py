@@ -1,64 +1,150 @@
-"""Synthetic patients as the files that a hospital would have: one table a site, and one mapping.
+"""Synthetic patients as the files that a hospital would have, and the one mapping for all sites.
 
 For a rehearsal with the very commands that a live study uses. The columns are named after the
-study's features and hold its own units and values.
+study's features, genes and drugs, and hold its own units and values. A study of columns alone has
+one table a site; one with omics blocks or a panel of drugs has a folder a site, with a file for
+each block and one for the panel beside the table.
 """
 
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedrx_models.cohort import Cohort
 from fedrx_protocol.errors import MisuseError
-from fedrx_protocol.schema import CategoryFeature, Feature, FeatureSchema, NumberFeature
+from fedrx_protocol.schema import (
+    BinaryTarget,
+    Block,
+    CategoryFeature,
+    Feature,
+    FeatureSchema,
+    NumberFeature,
+    PanelTarget,
+    SurvivalTarget,
+)
 
 MAPPING = "mapping.toml"
 PATIENT = "patient_id"
+PATIENTS = "patients.csv"
+EVENT = "Event"  # no feature's name: those have no capitals
 
 
 def write_tables(cohorts: Mapping[str, Cohort], folder: Path) -> tuple[Path, ...]:
-    """Write `SITE.csv` for each site and `mapping.toml` into a new folder.
+    """Write the patients of each site and `mapping.toml` into a new folder.
 
     Args:
         cohorts: one cohort a site, all of one schema.
         folder: must not exist, or be empty.
 
     Returns:
-        The tables, in the order of the sites.
+        The main tables, in the order of the sites: `SITE.csv`, or `SITE/patients.csv`.
 
     Raises:
         MisuseError: there is no cohort, or the folder cannot be used.
     """
     if not cohorts:
         raise MisuseError("no patients were given: name at least one site.")
-    schema = next(iter(cohorts.values())).schema
-    files = {f"{site}.csv": _table(cohort) for site, cohort in sorted(cohorts.items())}
+    ordered = dict(sorted(cohorts.items()))
+    schema = next(iter(ordered.values())).schema
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise MisuseError(f"{folder}: is not empty; name a new folder.")
-        for name, text in {MAPPING: mapping_text(schema), **files}.items():
-            (folder / name).write_text(text, encoding="utf-8")
+        (folder / MAPPING).write_text(mapping_text(schema), encoding="utf-8")
+        return tuple(_write_site(folder, cohort) for cohort in ordered.values())
     except OSError as error:
         raise MisuseError(f"{folder}: cannot be written ({error.strerror}).") from None
-    return tuple(folder / name for name in files)
 
 
 def mapping_text(schema: FeatureSchema) -> str:
     """The mapping file (TOML) of tables as `write_tables` makes them."""
-    target = schema.target
-    blocks = [
+    sections = [
         f"[table]\npatient = {_quoted(PATIENT)}",
-        f"[target]\ncolumn = {_quoted(target.name)}\nunit = {_quoted(target.unit)}",
+        f"[target]\n{_target_source(schema)}",
         *(f"[features.{feature.name}]\n" + _source(feature) for feature in schema.features),
+        *(f"[blocks.{block.name}]\n" + _block_source(block) for block in schema.blocks),
     ]
     return (
-        "# How these synthetic tables become the study's features.\n\n" + "\n\n".join(blocks) + "\n"
+        "# How these synthetic tables become the study's features.\n\n"
+        + "\n\n".join(sections)
+        + "\n"
     )
+
+
+def _write_site(folder: Path, cohort: Cohort) -> Path:
+    """A site's files; its main table."""
+    schema = cohort.schema
+    if not schema.blocks and not isinstance(schema.target, PanelTarget):
+        table = folder / f"{cohort.site}.csv"
+    else:
+        (folder / cohort.site).mkdir()
+        table = folder / cohort.site / PATIENTS
+    _write(table, *_main(cohort))
+    for block in schema.blocks:
+        values = cohort.blocks[block.name]
+        _write(table.parent / _block_file(block), block.genes, _rows(cohort.patients, values))
+    if isinstance(schema.target, PanelTarget):
+        drugs = [drug.name for drug in schema.target.drugs]
+        _write(table.parent / _panel_file(schema), drugs, _rows(cohort.patients, cohort.target))
+    return table
+
+
+def _write(path: Path, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([PATIENT, *columns])
+    writer.writerows(rows)
+    path.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _main(cohort: Cohort) -> tuple[list[str], Iterator[tuple[str, ...]]]:
+    """Columns and rows of the table of features, and of an outcome that is no panel."""
+    schema = cohort.schema
+    outcomes = _outcome_columns(schema)
+    columns = [cohort.patients, *(_texts(cohort, feature) for feature in schema.features)]
+    if outcomes:
+        numbers = cohort.target.reshape(len(cohort), len(outcomes))
+        columns += [[_number(value) for value in column] for column in numbers.T]
+    names = [*(feature.name for feature in schema.features), *outcomes]
+    return names, zip(*columns, strict=True)
+
+
+def _outcome_columns(schema: FeatureSchema) -> list[str]:
+    if isinstance(schema.target, PanelTarget):
+        return []
+    return [schema.target.name, *([EVENT] if isinstance(schema.target, SurvivalTarget) else [])]
+
+
+def _rows(patients: tuple[str, ...], values: NDArray[np.float64]) -> Iterator[list[str]]:
+    """A row for each patient of whom anything is known."""
+    for patient, row in zip(patients, values, strict=True):
+        if not np.isnan(row).all():
+            yield [patient, *(_number(value) for value in row)]
+
+
+def _number(value: float) -> str:
+    """Exactly the number; whole ones without a point, as codes of yes and no are written."""
+    if np.isnan(value):
+        return ""
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+def _target_source(schema: FeatureSchema) -> str:
+    target = schema.target
+    column, unit = f"column = {_quoted(target.name)}", f"unit = {_quoted(target.unit)}"
+    if isinstance(target, BinaryTarget):
+        return column
+    if isinstance(target, SurvivalTarget):
+        return f"{column}\n{unit}\nevent = {_quoted(EVENT)}"
+    if isinstance(target, PanelTarget):
+        file = _quoted(_panel_file(schema))
+        return f"{unit}\nfile = {file}\npatient = {_quoted(PATIENT)}"
+    return f"{column}\n{unit}"
 
 
 def _source(feature: Feature) -> str:
@@ -70,34 +156,28 @@ def _source(feature: Feature) -> str:
     return f'kind = "flag"\nany_of = [{name}]'
 
 
+def _block_source(block: Block) -> str:
+    file, unit = _quoted(_block_file(block)), _quoted(block.unit)
+    return f"file = {file}\npatient = {_quoted(PATIENT)}\nunit = {unit}"
+
+
+def _block_file(block: Block) -> str:
+    return f"block-{block.name}.csv"
+
+
+def _panel_file(schema: FeatureSchema) -> str:
+    return f"outcome-{schema.target.name}.csv"
+
+
 def _quoted(text: str) -> str:
     """A TOML basic string; JSON's escapes are a part of TOML's."""
     return json.dumps(text, ensure_ascii=False)
 
 
-def _table(cohort: Cohort) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    features = cohort.schema.features
-    writer.writerow([PATIENT, *(feature.name for feature in features), cohort.schema.target.name])
-    columns = [
-        cohort.patients,
-        *(_texts(cohort, one) for one in features),
-        map(repr, _target(cohort)),
-    ]
-    writer.writerows(zip(*columns, strict=True))
-    return text.getvalue()
-
-
-def _target(cohort: Cohort) -> list[float]:
-    values: list[float] = cohort.target.tolist()
-    return values
-
-
 def _texts(cohort: Cohort, feature: Feature) -> Iterator[str]:
     for value in cohort.values[feature.name].tolist():
         if isinstance(feature, NumberFeature):
-            yield "" if np.isnan(value) else repr(value)
+            yield _number(value)
         elif isinstance(feature, CategoryFeature):
             yield "" if value < 0 else feature.values[value]
         else:

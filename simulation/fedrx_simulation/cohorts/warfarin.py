@@ -23,7 +23,13 @@ from fedrx_models.cohort import MISSING_CATEGORY, Cohort
 from fedrx_models.encoding import reference_target
 from fedrx_models.pharmacogenomic.published import is_applicable, pharmacogenetic_dose
 from fedrx_protocol.errors import MisuseError
-from fedrx_protocol.schema import CategoryFeature, FeatureSchema, FlagFeature, NumberFeature
+from fedrx_protocol.schema import (
+    CategoryFeature,
+    ContinuousTarget,
+    FeatureSchema,
+    FlagFeature,
+    NumberFeature,
+)
 from fedrx_simulation.cohorts.ancestry import ANCESTRIES
 
 Column = NDArray[Any]
@@ -126,6 +132,7 @@ class WarfarinCohorts:
                 f"feature '{unknown[0]}' of the study cannot be generated; "
                 f"allowed: {', '.join(sorted(_GENERATED))}."
             )
+        dose_target(self.schema)
         levels = {f.name: f.values for f in self.schema.features if isinstance(f, CategoryFeature)}
         genders = set(levels.get("gender", ("male", "female")))
         if not is_applicable(self.schema) or not {"male", "female"} <= genders:
@@ -133,6 +140,19 @@ class WarfarinCohorts:
                 "the study's features do not fit the warfarin generator: "
                 "start from the features of examples/warfarin/study.toml."
             )
+
+
+def dose_target(schema: FeatureSchema) -> ContinuousTarget:
+    """The target, if it is a dose.
+
+    Raises:
+        ImpossibleCohorts: for an outcome of another kind.
+    """
+    if not isinstance(schema.target, ContinuousTarget):
+        raise ImpossibleCohorts(
+            f"the warfarin generator draws doses, but the study's outcome is {schema.target.kind}."
+        )
+    return schema.target
 
 
 def generate(knobs: WarfarinCohorts) -> dict[str, Cohort]:
@@ -161,7 +181,8 @@ def _draw_site(rng: Generator, knobs: WarfarinCohorts, name: str, size: int) -> 
     truth = _draw_patients(rng, _draw_mix(rng, knobs.heterogeneity), size)
     typed = {f.name: _typed(f, truth[f.name]) for f in knobs.schema.features}
     patients = tuple(f"{name}-p{i + 1:05d}" for i in range(size))
-    placeholder = np.full(size, reference_target(knobs.schema.target))
+    target = dose_target(knobs.schema)
+    placeholder = np.full(size, reference_target(target))
     complete = Cohort(name, knobs.schema, patients, typed, placeholder)
     dose = _draw_dose(rng, complete, knobs.noise_sd)
     recorded = _record(rng, knobs, complete.values)
@@ -257,7 +278,7 @@ def _typed(feature: NumberFeature | CategoryFeature | FlagFeature, column: Colum
 def _draw_dose(rng: Generator, complete: Cohort, noise_sd: float) -> NDArray[np.float64]:
     """Stable weekly dose in mg, `(n,)`: the equation on the true values, plus noise."""
     root = np.sqrt(pharmacogenetic_dose(complete)) + rng.normal(0.0, noise_sd, len(complete))
-    target = complete.schema.target
+    target = dose_target(complete.schema)
     dose: NDArray[np.float64] = np.square(np.maximum(root, _LOWEST_ROOT_DOSE))
     return np.clip(dose, target.minimum, target.maximum)
 

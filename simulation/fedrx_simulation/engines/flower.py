@@ -143,6 +143,7 @@ def _open(opener: _Opener, index: int) -> Site:
 def _save(cohort: Cohort, path: Path) -> None:
     columns = {f"value.{name}": column for name, column in cohort.values.items()}
     columns |= {"patients": np.array(cohort.patients), "target": cohort.target}
+    columns |= {f"block.{name}": block for name, block in cohort.blocks.items()}
     np.savez(path, allow_pickle=False, **columns)
 
 
@@ -154,4 +155,5 @@ def _load(path: Path, site: str, schema: FeatureSchema) -> Cohort:
             patients=tuple(str(patient) for patient in arrays["patients"]),
             values={f.name: arrays[f"value.{f.name}"] for f in schema.features},
             target=arrays["target"],
+            blocks={block.name: arrays[f"block.{block.name}"] for block in schema.blocks},
         )

@@ -1,0 +1,233 @@
+"""Synthetic omics cohorts with planted effects, for any study that has blocks.
+
+Everything is invented: for testing and teaching. Three effects are planted on genes of the study,
+so that one can see whether a model finds them:
+
+- an interaction of two genes that has no main effect, which a linear model cannot see (epistasis);
+- a responder subgroup: those with one gene in its upper state respond, the others do not;
+- a toxic genotype: a rare state of one gene with a large effect.
+
+The panel's drugs act through the genes that they target. How genes are drawn: `genomic_blocks`.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import PCG64, Generator, SeedSequence
+from numpy.typing import NDArray
+
+from fedrx_models.cohort import Cohort
+from fedrx_models.encoding import restore_panel, restore_target
+from fedrx_protocol.schema import (
+    BinaryTarget,
+    CategoryFeature,
+    FeatureSchema,
+    NumberFeature,
+    PanelTarget,
+    SurvivalTarget,
+)
+from fedrx_simulation.cohorts.genomic_blocks import (
+    FACTORS,
+    RARE_CARRIERS,
+    PlantedGenes,
+    States,
+    draw_states,
+    planted_genes,
+)
+from fedrx_simulation.cohorts.genomic_blocks import measured as measured_block
+from fedrx_simulation.cohorts.warfarin import ImpossibleCohorts
+
+Floats = NDArray[np.float64]
+
+_CLINICAL_EFFECT = 0.3
+_FLAG_RATE = 0.2
+_GENERAL_SD = 0.7  # of what a patient's responses to all drugs share
+
+
+@dataclass(frozen=True)
+class GenomicCohorts:
+    """The knobs of a synthetic omics federation; effects are in outcome units of the model.
+
+    Those are reference standard deviations for numbers and panels, log odds for yes or no, and
+    log odds of the hazard for survival.
+
+    Attributes:
+        schema: the study's features, blocks and outcome.
+        sites: number of sites.
+        patients: smallest and largest site; sizes are drawn log-uniformly between them.
+        interaction: effect of both interacting genes one step up, or both one step down.
+        responder: effect of the responder's state.
+        toxicity: effect of the toxic state.
+        heterogeneity: 0 to 1; the part of the variance of the genes' shared factors that lies
+            between sites.
+        missingness: 0 to below 1; mean share of patients who lack a block; sites differ. The
+            block that holds the planted effects is as often missing as any other.
+        measurement_shift: standard deviation between sites of a constant offset of every gene
+            that is no mutation, in reference standard deviations.
+        noise_sd: unexplained standard deviation of a number.
+        seed: same seed, same patients; a site's patients do not depend on the other sites.
+
+    Raises:
+        ImpossibleCohorts: naming the knob, the value and what is allowed.
+    """
+
+    schema: FeatureSchema
+    sites: int = 8
+    patients: tuple[int, int] = (100, 400)
+    interaction: float = 0.6
+    responder: float = 1.0
+    toxicity: float = 1.5
+    heterogeneity: float = 0.2
+    missingness: float = 0.0
+    measurement_shift: float = 0.1
+    noise_sd: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        low, high = self.patients
+        limits = {
+            "sites": (self.sites, 1, 100_000),
+            "interaction": (self.interaction, -10, 10),
+            "responder": (self.responder, -10, 10),
+            "toxicity": (self.toxicity, -10, 10),
+            "heterogeneity": (self.heterogeneity, 0, 1),
+            "measurement_shift": (self.measurement_shift, 0, 10),
+            "missingness": (self.missingness, 0, 0.9),
+            "noise_sd": (self.noise_sd, 0, 10),
+            "seed": (self.seed, 0, math.inf),
+        }
+        for name, (value, least, most) in limits.items():
+            if not least <= value <= most:
+                raise ImpossibleCohorts(
+                    f"{name} is {value:g}: it must lie between {least:g} and {most:g}."
+                )
+        if not 1 <= low <= high:
+            raise ImpossibleCohorts(
+                f"patients is {low}..{high}: give a range that starts at 1 or more and rises."
+            )
+        planted_genes(self.schema)
+
+
+def generate_genomic(knobs: GenomicCohorts) -> dict[str, Cohort]:
+    """Draw all sites, by name, in order."""
+    for_sizes, *for_sites = SeedSequence(knobs.seed).spawn(knobs.sites + 1)
+    low, high = (math.log(size) for size in knobs.patients)
+    sizes = np.exp(Generator(PCG64(for_sizes)).uniform(low, high, knobs.sites)).round().astype(int)
+    width = len(str(knobs.sites))
+    names = [f"site-{i + 1:0{width}d}" for i in range(knobs.sites)]
+    return {
+        name: _draw_site(Generator(PCG64(sequence)), knobs, name, int(size))
+        for name, size, sequence in zip(names, sizes, for_sites, strict=True)
+    }
+
+
+def _draw_site(rng: Generator, knobs: GenomicCohorts, name: str, size: int) -> Cohort:
+    """One site: true values first, the outcome from them, then what is missing."""
+    schema, planted = knobs.schema, planted_genes(knobs.schema)
+    values = {feature.name: _feature(rng, feature, size) for feature in schema.features}
+    between = knobs.heterogeneity
+    factors = math.sqrt(between) * rng.standard_normal(FACTORS) + math.sqrt(
+        1 - between
+    ) * rng.standard_normal((size, FACTORS))
+    states = {
+        b.name: draw_states(rng, b, planted, factors, knobs.measurement_shift)
+        for b in schema.blocks
+    }
+    effect = _effect(knobs, planted, states[planted.block]) + _clinical(schema, values)
+    target = _outcome(rng, knobs, effect, states)
+    measured = {b.name: measured_block(b, states[b.name]) for b in schema.blocks}
+    for block in measured.values():
+        block[rng.random(size) < _missing_rate(rng, knobs.missingness)] = np.nan
+    patients = tuple(f"{name}-p{i + 1:05d}" for i in range(size))
+    return Cohort(name, schema, patients, values, target, measured)
+
+
+def _feature(rng: Generator, feature: object, size: int) -> NDArray[np.generic]:
+    if isinstance(feature, NumberFeature):
+        drawn = rng.normal(feature.mean, feature.scale, size)
+        return np.clip(drawn, feature.minimum, feature.maximum)
+    if isinstance(feature, CategoryFeature):
+        return rng.integers(0, len(feature.values), size).astype(np.int16)
+    return rng.random(size) < _FLAG_RATE
+
+
+def _clinical(schema: FeatureSchema, values: dict[str, NDArray[np.generic]]) -> Floats:
+    """A main effect of the first number, so that there is something for `linear` to find."""
+    for feature in schema.features:
+        if isinstance(feature, NumberFeature):
+            column = values[feature.name].astype(np.float64)
+            return _CLINICAL_EFFECT * (column - feature.mean) / feature.scale
+    return np.zeros(1)
+
+
+def _effect(knobs: GenomicCohorts, planted: PlantedGenes, states: States) -> Floats:
+    """Sum of the planted effects, `(patients,)`; each is centred, so that the rate stays near."""
+    first, second = planted.interacting
+    product = states.of(first) * states.of(second)
+    responds = states.upper(planted.responder).astype(np.float64) - 0.44
+    harmed = states.rare(planted.toxic).astype(np.float64) - RARE_CARRIERS
+    effect: Floats = (
+        knobs.interaction * product + knobs.responder * responds + knobs.toxicity * harmed
+    )
+    return effect
+
+
+def _outcome(
+    rng: Generator, knobs: GenomicCohorts, effect: Floats, states: dict[str, States]
+) -> Floats:
+    """Outcomes as a `Cohort` holds them."""
+    target = knobs.schema.target
+    if isinstance(target, BinaryTarget):
+        chance = 1 / (1 + np.exp(-(effect + math.log(target.rate / (1 - target.rate)))))
+        return (rng.random(len(chance)) < chance).astype(np.float64)
+    if isinstance(target, SurvivalTarget):
+        return _times(rng, target, effect)
+    if isinstance(target, PanelTarget):
+        return _responses(rng, knobs, target, effect, states)
+    noisy = effect + rng.normal(0.0, knobs.noise_sd, len(effect))
+    return restore_target(target, noisy)
+
+
+def _times(rng: Generator, target: SurvivalTarget, effect: Floats) -> Floats:
+    """Times and events, `(patients, 2)`; a third leaves unharmed at a random time."""
+    offset = math.log(target.hazard / (1 - target.hazard))
+    chance = 1 / (1 + np.exp(-(effect + offset)))
+    happens = rng.random((len(effect), len(target.edges))) < chance[:, None]
+    first = np.where(happens.any(axis=1), happens.argmax(axis=1), len(target.edges))
+    begins = np.array([0.0, *target.edges])
+    ends = np.array([*target.edges, target.edges[-1]])
+    time = begins[first] + rng.uniform(0.01, 1, len(first)) * (ends[first] - begins[first])
+    leaves = np.where(
+        rng.random(len(first)) < 1 / 3, rng.uniform(0, target.edges[-1], len(first)), np.inf
+    )
+    event = (first < len(target.edges)) & (time <= leaves)
+    return np.stack([np.minimum(time, leaves), event.astype(np.float64)], axis=1)
+
+
+def _responses(
+    rng: Generator,
+    knobs: GenomicCohorts,
+    target: PanelTarget,
+    effect: Floats,
+    states: dict[str, States],
+) -> Floats:
+    """Responses `(patients, drugs)`: what a patient's drugs share, the drug's targets, noise."""
+    block = states[planted_genes(knobs.schema).block]
+    general = rng.normal(0.0, _GENERAL_SD, len(effect))
+    shared = general + 0.5 * effect
+    responses = np.tile(shared[:, None], (1, len(target.drugs)))
+    for place, drug in enumerate(target.drugs):
+        for gene in drug.targets:
+            if gene in block.genes:
+                responses[:, place] -= 0.6 * block.of(gene) / math.sqrt(len(drug.targets))
+    responses += rng.normal(0.0, knobs.noise_sd, responses.shape)
+    restored = restore_panel(target, responses)
+    untried = rng.random(responses.shape) < 0.15
+    untried[np.arange(len(untried)), rng.integers(0, untried.shape[1], len(untried))] = False
+    return np.where(untried, np.nan, restored)
+
+
+def _missing_rate(rng: Generator, mean: float) -> float:
+    """A site's own rate, a Beta draw with this mean: some sites measure next to nothing."""
+    return float(rng.beta(2 * mean, 2 * (1 - mean))) if mean else 0.0

@@ -1,0 +1,282 @@
+"""Models side by side: the same folds, the same left-out sites, the same seeds for each of them.
+
+One cell is one federated training, judged on patients it never saw. A finished cell is one small
+file, so that a comparison that was cut off goes on where it stopped. The privacy of every cell is
+the study's; the comparison itself is for a machine that owns its patients.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrx_models.cohort import Cohort, concatenate
+from fedrx_models.measures import exact_metrics, measures_of
+from fedrx_models.metrics_panel import exact_panel
+from fedrx_protocol.errors import DataError, MisuseError
+from fedrx_protocol.schema import BinaryTarget, PanelTarget, SurvivalTarget, Target
+from fedrx_protocol.study import Study
+from fedrx_simulation.baselines import personalised, predict
+from fedrx_simulation.simulate import SimulationOptions, start
+from fedrx_simulation.sites import Consortium
+
+Scheme = Literal["folds", "sites"]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """What is compared, and how often.
+
+    Args:
+        studies: By a model's name, the study with that model; they differ in nothing else.
+        folds: Parts into which each site's patients are divided; 0 for none.
+        leave_one_site_out: Whether each site is also left out once, and judged on.
+        seeds: Seeds of the splits and of all else that is random, one repetition each.
+        personalised: Whether each model is judged with a private head at each site too; a site
+            that was left out has no patients to fit one to, so this is for folds.
+    """
+
+    studies: Mapping[str, Study]
+    folds: int = 5
+    leave_one_site_out: bool = False
+    seeds: tuple[int, ...] = (0,)
+    personalised: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.studies) < 2:
+            raise MisuseError("--compare needs at least two models, separated by commas.")
+        if self.folds == 1 or self.folds < 0:
+            raise MisuseError(f"--folds is {self.folds}: use 2 or more, or 0 for none.")
+        if not self.folds and not self.leave_one_site_out:
+            raise MisuseError("there is nothing to compare on: use --folds 5, or more.")
+        if self.personalised and not self.folds:
+            raise MisuseError(
+                "--personalised needs --folds: a site that is left out has no patients to fit a "
+                "private head to."
+            )
+        for study in self.studies.values():
+            if study is not None and study.transfer is not None:
+                raise MisuseError(
+                    "--compare trains every model from the beginning: remove [transfer] from the "
+                    "study file."
+                )
+
+    @property
+    def target(self) -> Target:
+        """The outcome that all predict."""
+        return next(iter(self.studies.values())).target
+
+    def cells(self, sites: Sequence[str]) -> Iterator["Cell"]:
+        """Every training, the models of one split next to each other."""
+        for seed in self.seeds:
+            for fold in range(self.folds):
+                yield from (Cell(model, "folds", seed, str(fold)) for model in self.studies)
+            for site in sites if self.leave_one_site_out else ():
+                yield from (Cell(model, "sites", seed, site) for model in self.studies)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training.
+
+    Args:
+        model: Its model.
+        scheme: Whether a fold or a site is left out.
+        seed: Its seed.
+        part: The fold's number, or the site.
+    """
+
+    model: str
+    scheme: Scheme
+    seed: int
+    part: str
+
+    @property
+    def file(self) -> str:
+        """Where its outcome is kept."""
+        return f"{self.scheme}-{self.seed}-{self.part}-{self.model}.json"
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """How one training did on the patients that were left out.
+
+    Attributes:
+        metrics: exact metrics by key.
+        scores: one number for each unit of the paired test, lower is better: a patient's loss,
+            or for a panel, by drug, 1 minus the correlation; `None` where it cannot be computed.
+        personal: the same with a private head at each site, where that was asked for.
+    """
+
+    metrics: Mapping[str, float]
+    scores: Sequence[float | None]
+    personal: "CellResult | None" = None
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> "CellResult":
+        """From its JSON values."""
+        personal = document.get("personal")
+        return cls(
+            document["metrics"], document["scores"], None if personal is None else cls.of(personal)
+        )
+
+
+CellObserver = Callable[[Cell, int, int], None]
+
+
+def compare(
+    plan: ComparisonPlan,
+    cohorts: Mapping[str, Cohort],
+    folder: Path,
+    observer: CellObserver = lambda *_: None,
+) -> dict[Cell, CellResult]:
+    """Train every cell that is not in the folder yet.
+
+    Args:
+        plan: What to compare.
+        cohorts: Patients by site.
+        folder: Where outcomes are kept; one of the same comparison is continued.
+        observer: Called before a cell is trained, with its number and how many there are.
+
+    Raises:
+        MisuseError: Something given cannot be used, or the folder is of another comparison.
+        DataError: A site has fewer patients than there are folds.
+        StudyStopped: A training could not be completed; the same call continues.
+    """
+    _check(plan, cohorts)
+    _claim(folder, plan, cohorts)
+    cells = list(plan.cells(sorted(cohorts)))
+    found: dict[Cell, CellResult] = {}
+    for number, cell in enumerate(cells, start=1):
+        path = folder / "cells" / cell.file
+        if not path.is_file():
+            observer(cell, number, len(cells))
+            with tempfile.TemporaryDirectory(dir=folder, prefix="running-") as place:
+                _write(path, asdict(_train(plan, cell, cohorts, Path(place) / "run")))
+        found[cell] = CellResult.of(json.loads(path.read_text(encoding="utf-8")))
+    return found
+
+
+def _check(plan: ComparisonPlan, cohorts: Mapping[str, Cohort]) -> None:
+    for site, cohort in cohorts.items():
+        if len(cohort) < plan.folds:
+            raise DataError(
+                f"site '{site}' has {len(cohort)} patients, fewer than the {plan.folds} folds: "
+                "use fewer folds, or leave the site out."
+            )
+
+
+def _claim(folder: Path, plan: ComparisonPlan, cohorts: Mapping[str, Cohort]) -> None:
+    """Write what the folder compares, or hold it against what it was begun with."""
+    described = {
+        "models": {name: study.digest for name, study in plan.studies.items()},
+        "folds": plan.folds,
+        "leave_one_site_out": plan.leave_one_site_out,
+        "seeds": list(plan.seeds),
+        "personalised": plan.personalised,
+        "cohorts": {site: cohort.fingerprint for site, cohort in sorted(cohorts.items())},
+    }
+    path = folder / "comparison.json"
+    if path.is_file():
+        if json.loads(path.read_text(encoding="utf-8")) != described:
+            raise MisuseError(
+                f"{folder}: holds another comparison (other models, folds, seeds, study or "
+                "patients); name another folder, or repeat the same command to continue it."
+            )
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise MisuseError(f"{folder}: is not empty and holds no comparison; name another folder.")
+    (folder / "cells").mkdir(parents=True, exist_ok=True)
+    _write(path, described)
+
+
+def begun_with(folder: Path) -> tuple[int, ...]:
+    """The seeds of the comparison that a folder holds; none where it holds none."""
+    path = folder / "comparison.json"
+    if not path.is_file():
+        return ()
+    return tuple(json.loads(path.read_text(encoding="utf-8"))["seeds"])
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """A file that appears under its name only when complete."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(content), encoding="utf-8")
+    os.replace(partial, path)  # noqa: PTH105 - the atomic replacement, by its usual name
+
+
+def _train(
+    plan: ComparisonPlan, cell: Cell, cohorts: Mapping[str, Cohort], folder: Path
+) -> CellResult:
+    """Train one cell, and judge it on whoever was left out."""
+    study = plan.studies[cell.model]
+    if cell.scheme == "folds":
+        study = study.with_(cohort={"held_out": 1 / plan.folds})
+        taking_part, fold = dict(cohorts), int(cell.part)
+    else:
+        taking_part, fold = {s: c for s, c in cohorts.items() if s != cell.part}, 0
+        left_out = len(cohorts[cell.part])
+        study = study.with_(cohort={"patients": max(1, study.cohort.patients - left_out)})
+    options = SimulationOptions(seed=cell.seed, baselines=False, fold=fold)
+    result = start(study, taking_part, folder, options)
+    if cell.scheme == "sites":
+        judged = cohorts[cell.part]
+        return judge(study.target, predict(result.model, judged), judged.target)
+    consortium = Consortium(study, tuple(sorted(cohorts)), "judging", cell.seed, fold)
+    parts = {site: consortium.split(cohorts[site]) for site in sorted(cohorts)}
+    judged = concatenate([held_out for _, held_out in parts.values()])
+    found = judge(study.target, predict(result.model, judged), judged.target)
+    if not plan.personalised:
+        return found
+    training, held_out = ({site: part[i] for site, part in parts.items()} for i in (0, 1))
+    predicted = personalised(result.model, training, held_out)
+    return replace(found, personal=judge(study.target, predicted, judged.target))
+
+
+def judge(target: Target, predicted: Floats, actual: Floats) -> CellResult:
+    """Metrics and paired scores of predictions.
+
+    A left-out site may be too small, or too uniform, for its kind of metric; it then has scores
+    only.
+    """
+    try:
+        metrics = exact_metrics(target, predicted, actual).flat()
+    except DataError:
+        metrics = {}
+    return CellResult(metrics=metrics, scores=_scores(target, predicted, actual))
+
+
+def _scores(target: Target, predicted: Floats, actual: Floats) -> list[float | None]:
+    if isinstance(target, PanelTarget):
+        by_drug = exact_panel(predicted, actual, target).by_drug or {}
+        found = (by_drug.get(drug.name) for drug in target.drugs)
+        return [None if value is None else 1.0 - value for value in found]
+    if isinstance(target, SurvivalTarget):
+        return _survival_losses(target, predicted, actual)
+    errors = np.abs(predicted - actual)
+    return [float(e**2 if isinstance(target, BinaryTarget) else e) for e in errors]
+
+
+def _survival_losses(
+    target: SurvivalTarget, predicted: Floats, actual: Floats
+) -> list[float | None]:
+    """Squared difference of survival and being free at the last edge, where that is known."""
+    end = target.edges[-1]
+    event = (actual[:, 1] == 1) & (actual[:, 0] <= end)
+    known = event | (actual[:, 0] >= end)
+    losses = np.square(predicted[:, -1] - (~event).astype(float))
+    return [float(loss) if there else None for loss, there in zip(losses, known, strict=True)]
+
+
+def headline_of(plan: ComparisonPlan) -> str:
+    """Key of the metric that models are ranked by: for a panel the correlation."""
+    if isinstance(plan.target, PanelTarget):
+        return "correlation"
+    return measures_of(plan.target)[0].key

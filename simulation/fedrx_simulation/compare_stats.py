@@ -1,0 +1,177 @@
+"""What a comparison says: means with intervals, and a paired test of each model with the first."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from fedrx_models.measures import Measure, measures_of
+from fedrx_protocol.schema import PanelTarget
+from fedrx_simulation.compare import Cell, CellResult, ComparisonPlan, Scheme, headline_of
+
+Floats = NDArray[np.float64]
+UNITS: Mapping[str, str] = {"panel": "drugs"}
+"""What the paired test counts; patients for all other outcomes."""
+
+PERSONALISED = ", personalised"
+"""What stands behind a model's name where each site has put a private head on it."""
+
+
+@dataclass(frozen=True)
+class ComparedModel:
+    """One line of the table.
+
+    Attributes:
+        model: its name.
+        means: metrics by key, averaged over what was left out and over seeds.
+        interval: 95 % interval of the headline's mean; `None` for fewer than two values.
+        difference: mean of the paired score minus the first model's; below 0 is better. `None`
+            for the first model.
+        difference_interval: 95 % interval of that.
+        p: of the Wilcoxon signed-rank test over pairs; `None` where nothing differs.
+        pairs: how many units both models have a score for.
+    """
+
+    model: str
+    means: Mapping[str, float]
+    interval: tuple[float, float] | None
+    difference: float | None = None
+    difference_interval: tuple[float, float] | None = None
+    p: float | None = None
+    pairs: int = 0
+
+
+@dataclass(frozen=True)
+class ComparisonTable:
+    """One scheme's table.
+
+    Attributes:
+        scheme: whether folds or sites were left out.
+        headline: the metric that the interval is about.
+        measures: all metrics of this outcome.
+        unit: what the paired test counts.
+        models: in the order in which they were named.
+    """
+
+    scheme: Scheme
+    headline: Measure
+    measures: tuple[Measure, ...]
+    unit: str
+    models: tuple[ComparedModel, ...]
+
+
+def tables(plan: ComparisonPlan, found: Mapping[Cell, CellResult]) -> tuple[ComparisonTable, ...]:
+    """A table for each scheme."""
+    schemes = sorted({cell.scheme for cell in found})
+    return tuple(_table(plan, found, scheme) for scheme in schemes)
+
+
+def _table(
+    plan: ComparisonPlan, found: Mapping[Cell, CellResult], scheme: Scheme
+) -> ComparisonTable:
+    measures = measures_of(plan.target)
+    headline = next(one for one in measures if one.key == headline_of(plan))
+    by_model: dict[str, list[CellResult]] = {}
+    for model in plan.studies:
+        results = [r for c, r in found.items() if c.model == model and c.scheme == scheme]
+        by_model[model] = results
+        personal = [result.personal for result in results if result.personal is not None]
+        if personal:
+            by_model[f"{model}{PERSONALISED}"] = personal
+    first, *_ = plan.studies
+    share = 1 / (plan.folds - 1) if scheme == "folds" else 0.0
+    panel = isinstance(plan.target, PanelTarget)
+    scores = {model: _scores(results, by_unit=panel) for model, results in by_model.items()}
+    return ComparisonTable(
+        scheme=scheme,
+        headline=headline,
+        measures=measures,
+        unit=UNITS.get(plan.target.kind, "patients"),
+        models=tuple(
+            _line(
+                model,
+                results,
+                headline.key,
+                share=share,
+                own=scores[model],
+                first=scores[first],
+            )
+            for model, results in by_model.items()
+        ),
+    )
+
+
+def _line(
+    model: str,
+    results: Sequence[CellResult],
+    key: str,
+    *,
+    share: float,
+    own: Floats,
+    first: Floats,
+) -> ComparedModel:
+    keys = {name for result in results for name in result.metrics}
+    values = {
+        name: np.array([r.metrics[name] for r in results if name in r.metrics]) for name in keys
+    }
+    means = {name: float(one.mean()) for name, one in values.items()}
+    interval = _within_range(key, mean_interval(values.get(key, np.zeros(0)), share))
+    if own is first:
+        return ComparedModel(model, means, interval)
+    both = np.isfinite(own) & np.isfinite(first)
+    differences = (own - first)[both]
+    return ComparedModel(
+        model=model,
+        means=means,
+        interval=interval,
+        difference=float(differences.mean()) if differences.size else None,
+        difference_interval=mean_interval(differences, 0.0),
+        p=paired_p(differences),
+        pairs=int(both.sum()),
+    )
+
+
+def _within_range(key: str, ends: tuple[float, float] | None) -> tuple[float, float] | None:
+    """An interval cut to what the metric can be; few folds give very wide ones."""
+    if ends is None:
+        return None
+    least, most = {"mae": (0.0, math.inf), "correlation": (-1.0, 1.0)}.get(key, (0.0, 1.0))
+    return max(least, ends[0]), min(most, ends[1])
+
+
+def _scores(results: Sequence[CellResult], *, by_unit: bool) -> Floats:
+    """Paired scores of one model: by drug averaged over cells, or all patients in a row."""
+    rows = [np.array([np.nan if s is None else s for s in r.scores]) for r in results]
+    if not by_unit:
+        return np.concatenate(rows)
+    stacked = np.stack(rows)
+    known = np.isfinite(stacked)
+    total = np.where(known, stacked, 0.0).sum(axis=0)
+    return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan)
+
+
+def mean_interval(values: Floats, share: float) -> tuple[float, float] | None:
+    """95 % t-interval of a mean, `None` for fewer than two values.
+
+    Args:
+        values: `(n,)`.
+        share: test patients for each training patient where the values come from overlapping
+            training sets, which makes them vary together. Source of the correction: Nadeau and
+            Bengio, Machine Learning 2003;52:239-81, eq. 9.
+    """
+    count = len(values)
+    if count < 2:
+        return None
+    spread = float(values.std(ddof=1)) * math.sqrt(1 / count + share)
+    reach = float(stats.t.ppf(0.975, count - 1)) * spread
+    return float(values.mean()) - reach, float(values.mean()) + reach
+
+
+def paired_p(differences: Floats) -> float | None:
+    """Two-sided Wilcoxon signed-rank test; `None` where nothing differs."""
+    if not differences.size or not differences.any():
+        return None
+    return float(stats.wilcoxon(differences).pvalue)

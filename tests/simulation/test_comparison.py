@@ -1,0 +1,232 @@
+"""Models side by side: every patient left out once, the tests right, and nothing trained twice."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from omics_cohorts import TARGETS, omics_cohort, omics_schema
+from scipy import stats
+
+from fedrx_protocol.errors import DataError, MisuseError
+from fedrx_protocol.study import Study
+from fedrx_simulation import compare as room
+from fedrx_simulation.compare import Cell, CellResult, ComparisonPlan, compare, judge
+from fedrx_simulation.compare_stats import mean_interval, paired_p, tables
+
+SITES, PATIENTS = 4, 24
+
+
+def study_of(model, kind="continuous", mode="none"):
+    document = {
+        **omics_schema(kind).model_dump(mode="json"),
+        "name": "omics",
+        "cohort": {"patients": SITES * PATIENTS, "largest_site": 2 * PATIENTS},
+        "model": {"name": model},
+        "training": {"rounds": 4, "optimizer": {"learning_rate": 0.1}},
+        "privacy": {"mode": mode},
+        "metrics": {"evaluations": 0},
+    }
+    return Study.from_document(document, source="s")
+
+
+def plan_of(kind="continuous", **options):
+    return ComparisonPlan({m: study_of(m, kind) for m in ("linear", "mlp")}, **options)
+
+
+def cohorts_of(kind="continuous", patients=PATIENTS):
+    schema = omics_schema(kind)
+    made = [omics_cohort(schema, patients, seed=i, site=f"s{i}") for i in range(SITES)]
+    return {cohort.site: cohort for cohort in made}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare") / "kept"
+    plan = plan_of(folds=3, leave_one_site_out=True)
+    return plan, compare(plan, cohorts_of(), folder), folder
+
+
+def test_every_patient_is_left_out_once_for_each_model(found):
+    plan, results, _ = found
+    for model in plan.studies:
+        for scheme in ("folds", "sites"):
+            scores = [
+                r.scores for c, r in results.items() if (c.model, c.scheme) == (model, scheme)
+            ]
+            assert sum(len(one) for one in scores) == SITES * PATIENTS
+    sites = [cell.part for cell in results if cell.scheme == "sites" and cell.model == "mlp"]
+    assert sites == [f"s{i}" for i in range(SITES)]
+
+
+def test_a_private_head_at_each_site_is_a_model_of_its_own(tmp_path):
+    plan = plan_of(folds=2, personalised=True)
+    shifted = {
+        site: replace(cohort, target=np.clip(cohort.target + 4 * number, -50, 50))
+        for number, (site, cohort) in enumerate(cohorts_of(patients=48).items())
+    }
+    found = compare(plan, shifted, tmp_path / "c")
+    assert compare(plan, shifted, tmp_path / "c") == found
+    (table,) = tables(plan, found)
+    names = [one.model for one in table.models]
+    assert names == ["linear", "linear, personalised", "mlp", "mlp, personalised"]
+    personal = table.models[1]
+    assert personal.pairs == SITES * 48
+    assert personal.difference < -1  # these sites' outcomes differ by 4, and the heads know it
+    assert personal.p < 0.001
+
+
+def test_a_study_that_starts_elsewhere_is_not_compared():
+    studies = {m: study_of(m).with_(transfer={"study": "ab" * 32}) for m in ("linear", "mlp")}
+    with pytest.raises(MisuseError, match=r"remove \[transfer\]"):
+        ComparisonPlan(studies)
+
+
+def test_folds_do_not_overlap_and_leave_nobody_out():
+    cohort = cohorts_of()["s0"]
+    parts = [cohort.split(1 / 3, b"salt", fold)[1].patients for fold in range(3)]
+    assert sorted(patient for part in parts for patient in part) == sorted(cohort.patients)
+    training, held_out = cohort.split(1 / 3, b"salt", 2)
+    assert not set(training.patients) & set(held_out.patients)
+
+
+def test_a_finished_comparison_trains_nothing_again(found, monkeypatch):
+    plan, results, folder = found
+    monkeypatch.setattr(room, "start", lambda *_: pytest.fail("it trained again"))
+    again = compare(plan, cohorts_of(), folder)
+    assert again == results
+
+
+def test_a_comparison_that_was_cut_off_trains_what_is_missing(found, monkeypatch):
+    plan, results, folder = found
+    lost = Cell("mlp", "folds", 0, "1")
+    (folder / "cells" / lost.file).unlink()
+    told = []
+    again = compare(plan, cohorts_of(), folder, lambda cell, *_: told.append(cell))
+    assert told == [lost]
+    assert again[lost].scores == pytest.approx(results[lost].scores)
+    assert sorted(path.name for path in folder.iterdir()) == ["cells", "comparison.json"]
+
+
+@pytest.mark.parametrize("options", [{"folds": 2}, {"folds": 3, "seeds": (7,)}])
+def test_another_comparison_is_not_mixed_in(found, options):
+    _, _, folder = found
+    with pytest.raises(MisuseError, match="holds another comparison"):
+        compare(plan_of(**{"leave_one_site_out": True, **options}), cohorts_of(), folder)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(MisuseError, match="is not empty and holds no comparison"):
+        compare(plan_of(folds=2), cohorts_of(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_cohort_smaller_than_the_folds_is_refused(tmp_path):
+    with pytest.raises(DataError, match="has 24 patients, fewer than the 25 folds"):
+        compare(plan_of(folds=25), cohorts_of(), tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"studies": {"linear": None}}, "at least two models"),
+        ({"folds": 1}, "--folds is 1"),
+        ({"folds": 0}, "nothing to compare on"),
+        (
+            {"folds": 0, "leave_one_site_out": True, "personalised": True},
+            "--personalised needs --folds",
+        ),
+    ],
+)
+def test_impossible_plans_are_refused(options, words):
+    with pytest.raises(MisuseError, match=words):
+        ComparisonPlan(**{"studies": {"linear": None, "mlp": None}, **options})
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_each_kind_has_scores_of_which_fewer_is_better(kind):
+    target = omics_schema(kind).target
+    cohort = omics_cohort(omics_schema(kind), 200)
+    rng = np.random.default_rng(0)
+    if kind == "survival":
+        good = (cohort.target[:, :1] > np.array([[3, 6, 12, 24]])) * 0.8 + 0.1
+        bad = np.full((200, 4), 0.5)
+    elif kind == "binary":
+        good, bad = cohort.target * 0.8 + 0.1, np.full(200, 0.4)
+    else:
+        good = np.nan_to_num(cohort.target)
+        bad = good + rng.normal(0, 3, good.shape)
+    scores = [judge(target, one, cohort.target) for one in (good, bad)]
+    values = [np.array([s for s in one.scores if s is not None]) for one in scores]
+    assert len(scores[0].scores) == (4 if kind == "panel" else 200)
+    assert values[0].mean() < values[1].mean()
+    assert scores[0].metrics
+
+
+def test_a_site_of_one_class_has_scores_but_no_auc():
+    found = judge(omics_schema("binary").target, np.array([0.2, 0.4]), np.zeros(2))
+    assert found.metrics == {}
+    assert found.scores == pytest.approx([0.04, 0.16])
+
+
+class TestStatistics:
+    def test_the_interval_covers_the_mean_as_often_as_it_says(self):
+        rng = np.random.default_rng(0)
+        ends = [mean_interval(rng.normal(3, 1, 8), 0.0) for _ in range(1000)]
+        assert 930 <= sum(low <= 3 <= high for low, high in ends) <= 970
+
+    def test_overlapping_training_sets_widen_it(self):
+        values = np.arange(5.0)
+        low, high = mean_interval(values, 0.25)
+        spread = values.std(ddof=1) * np.sqrt(1 / 5 + 1 / 4)
+        assert high - low == pytest.approx(2 * stats.t.ppf(0.975, 4) * spread)
+        assert mean_interval(values[:1], 0.0) is None
+
+    def test_the_paired_test_is_wilcoxons(self):
+        rng = np.random.default_rng(1)
+        differences = rng.normal(0.3, 1, 60)
+        assert paired_p(differences) == pytest.approx(stats.wilcoxon(differences).pvalue)
+        assert paired_p(np.zeros(5)) is None
+        assert paired_p(np.zeros(0)) is None
+
+    def test_the_table_pairs_patients_and_says_who_is_better(self):
+        plan = plan_of(folds=2)
+        rng, results = np.random.default_rng(2), {}
+        for fold in ("0", "1"):
+            base = rng.random(30)
+            for model, shift in (("linear", 0.0), ("mlp", -0.2)):
+                scores = [None if i == 3 else float(s + shift) for i, s in enumerate(base)]
+                metrics = {"mae": 1 + shift + 0.1 * int(fold), "r2": 0.5}
+                results[Cell(model, "folds", 0, fold)] = CellResult(metrics, scores)
+        (table,) = tables(plan, results)
+        first, second = table.models
+        assert (table.headline.key, table.unit, second.pairs) == ("mae", "patients", 58)
+        assert first.difference is None
+        assert second.difference == pytest.approx(-0.2)
+        assert second.p < 0.001
+        assert first.means["mae"] == pytest.approx(1.05)
+        assert 0 <= first.interval[0] < 1.05 < first.interval[1]
+
+    def test_a_panel_is_paired_by_drug_over_all_cells(self):
+        plan = plan_of("panel", folds=2)
+        results = {
+            Cell(model, "folds", 0, fold): CellResult(
+                {"correlation": 0.4}, [0.5 + shift, 0.6 + shift, None, 0.7]
+            )
+            for fold in ("0", "1")
+            for model, shift in (("linear", 0.0), ("mlp", -0.1))
+        }
+        (table,) = tables(plan, results)
+        assert (table.unit, table.headline.key) == ("drugs", "correlation")
+        assert table.models[1].pairs == 3
+        assert table.models[1].difference == pytest.approx(-0.2 / 3)
+
+
+def test_cells_are_plain_numbers(found):
+    _, _, folder = found
+    for path in (folder / "cells").iterdir():
+        content = json.loads(path.read_text())
+        assert set(content) == {"metrics", "scores", "personal"}
+        assert not any("s0" in str(value) for value in content.values())
