@@ -5,14 +5,22 @@ simulation, which owns its patients, can add exact metrics and single prediction
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fedrx_models.measures import Measure
 from fedrx_protocol.errors import MisuseError
 from fedrx_protocol.study import PrivacyMode
 
-RowKey = Literal["pooled", "federated", "site_alone", "fixed", "published", "other"]
+DOSE_MEASURES = (
+    Measure("mae", "Mean absolute error", "mg/week", higher_is_better=False, digits=2),
+    Measure("r2", "R²"),
+    Measure("within_20_percent", "Within 20 %", "% of patients", digits=1),
+)
+"""What a report about warfarin shows."""
+
+RowKey = Literal["pooled", "federated", "personalised", "site_alone", "fixed", "published", "other"]
 
 
 @dataclass(frozen=True)
@@ -23,17 +31,17 @@ class ResultRow:
         key: which comparison this is; the outcome in words is composed from it.
         label: its name, for a reader.
         detail: a few words more.
-        mae: mean absolute error, in the report's unit.
-        r2: share of variance explained.
-        within_20_percent: per cent of patients predicted within 20 % of their dose.
+        values: metrics by the keys of the report's measures; an absent one is not known.
     """
 
     key: RowKey
     label: str
-    mae: float
-    r2: float | None = None
-    within_20_percent: float | None = None
+    values: Mapping[str, float]
     detail: str = ""
+
+    def value(self, measure: Measure) -> float | None:
+        """One metric, if it is known."""
+        return self.values.get(measure.key)
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ class PrivacyStatement:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """Mean absolute error by round.
+    """The headline metric by round.
 
     Args:
         rounds: rounds in which metrics were released, ascending.
@@ -187,9 +195,10 @@ class ReportData:
         description: the study's own description.
         target: what is predicted, e.g. "warfarin dose".
         unit: its unit, e.g. "mg/week".
+        measures: columns of the table of results; the first is the headline.
         rows: table of results.
         reported: the federated metrics as a coordinator sees them, noise included.
-        reported_noise: half-width of the 95 % interval of the reported mean absolute error.
+        reported_noise: half-width of the 95 % interval of the reported headline.
         privacy: what was spent.
         curve: learning curve.
         predictions: single held-out patients.
@@ -209,6 +218,7 @@ class ReportData:
     description: str = ""
     target: str = "dose"
     unit: str = "mg/week"
+    measures: Sequence[Measure] = DOSE_MEASURES
     rows: Sequence[ResultRow] = ()
     reported: ResultRow | None = None
     reported_noise: float | None = None
@@ -219,6 +229,11 @@ class ReportData:
     epsilon_curve: EpsilonCurve | None = None
     cost: RunCost | None = None
     details: Sequence[tuple[str, str]] = field(default=())
+
+    @property
+    def headline(self) -> Measure:
+        """The metric that models are compared by."""
+        return self.measures[0]
 
     def row(self, key: RowKey) -> ResultRow | None:
         """The first row of that kind."""

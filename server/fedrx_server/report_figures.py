@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
+from fedrx_models.measures import Measure
 from fedrx_server.report_data import (
     DoseGroups,
     EpsilonCurve,
@@ -22,9 +23,10 @@ _OTHERS = ((GREY, ""), (ORANGE, "."), (GREEN, "x"), (PURPLE, "-"))
 MOST_POINTS = 2000  # more single patients than this make the file large, and the plot a blot
 
 
-def learning_curve(curve: LearningCurve, unit: str) -> go.Figure:
-    """Error by round: as reported, with the interval of its noise, and exact if known."""
-    figure = _figure("Round", f"Mean absolute error ({_text(unit)})")
+def learning_curve(curve: LearningCurve, measure: Measure) -> go.Figure:
+    """The headline by round: as reported, with the interval of its noise, and exact if known."""
+    unit = f" ({_text(measure.unit)})" if measure.unit else ""
+    figure = _figure("Round", f"{_text(measure.name)}{unit}")
     if curve.exact:
         figure.add_scatter(
             x=list(curve.exact_rounds),
@@ -159,7 +161,9 @@ def all_figures(data: ReportData) -> list[tuple[str, str, go.Figure]]:
     """(title, caption, figure) of every plot that there are data for."""
     plots: list[tuple[str, str, go.Figure]] = []
     if data.curve and data.curve.rounds:
-        plots.append(("Learning curve", _CURVE, learning_curve(data.curve, data.unit)))
+        better = "Higher" if data.headline.higher_is_better else "Lower"
+        caption = _CURVE.format(better=better)
+        plots.append(("Learning curve", caption, learning_curve(data.curve, data.headline)))
     if data.predictions and data.predictions.actual:
         figure = predicted_against_actual(data.predictions, data.unit)
         plots.append(("Predicted against actual", _PREDICTIONS, figure))
@@ -172,7 +176,7 @@ def all_figures(data: ReportData) -> list[tuple[str, str, go.Figure]]:
     return plots
 
 
-_CURVE = "Lower is better. Bars show the noise that protects the held-out patients."
+_CURVE = "{better} is better. Bars show the noise that protects the held-out patients."
 _PREDICTIONS = "Each dot is one held-out patient; in the shaded band the dose is within 20 %."
 _GROUPS = "Lower is better. Patients who need very low or very high doses are the hardest."
 _EPSILON = "Less is safer. No round may lift the line above the promise."

@@ -8,6 +8,7 @@ from importlib import resources
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from fedrx_models.measures import Measure
 from fedrx_server import report_text as text
 from fedrx_server.report_data import PrivacyStatement, ReportData, ResultRow, RunCost
 from fedrx_server.report_figures import all_figures, dropouts_by_round
@@ -18,6 +19,16 @@ _POLICY = (
     "img-src data: blob:; base-uri 'none'; form-action 'none'"
 )
 _PLOT_OPTIONS = {"displaylogo": False, "responsive": True, "displayModeBar": False}
+
+# Metrics that stand large at the top, with a longer name where there is room for it.
+_TILES = {
+    "mae": "",
+    "within_20_percent": "Within 20 % of the dose",
+    "auc": "",
+    "average_precision": "",
+    "concordance": "",
+    "correlation": "",
+}
 
 # A plot follows the width of its place; a printed page is narrower than any screen.
 _FIT_SCRIPT = """
@@ -100,12 +111,13 @@ def _tiles(data: ReportData) -> str:
 
 def _accuracy_tiles(data: ReportData) -> list[str]:
     row = data.row("federated") or data.reported
-    if row is None:
-        return []
-    tiles = [_tile("Mean absolute error", text.number(row.mae), data.unit, "federated model")]
-    if row.within_20_percent is not None:
-        share = f"{row.within_20_percent:.1f}"
-        tiles.append(_tile("Within 20 % of the dose", share, "% of patients", "federated model"))
+    tiles = []
+    for measure in data.measures if row is not None else ():
+        value = row.value(measure) if row is not None else None
+        if value is not None and measure.key in _TILES:
+            name = _TILES[measure.key] or measure.name
+            shown = text.number(value) if measure.key == "mae" else f"{value:.{measure.digits}f}"
+            tiles.append(_tile(name, shown, measure.unit, "federated model"))
     return tiles
 
 
@@ -137,13 +149,13 @@ def _tile(name: str, value: str, unit: str, below: str) -> str:
 def _results(data: ReportData) -> str:
     if not data.rows and data.reported is None:
         return ""
-    longest = max([row.mae for row in data.rows if math.isfinite(row.mae)], default=1.0)
-    lines = "".join(_result_row(row, longest) for row in data.rows)
+    values = [row.value(data.headline) for row in data.rows]
+    longest = max([v for v in values if v is not None and math.isfinite(v)], default=1.0)
+    lines = "".join(_result_row(row, data.measures, longest) for row in data.rows)
+    first, *more = (_column(measure) for measure in data.measures)
     table = (
         '<div class="scroll"><table><thead><tr><th scope="col">Model</th>'
-        f'<th scope="col">Mean absolute error<br>({_safe(data.unit)})</th>'
-        '<th class="bar" aria-hidden="true"></th><th scope="col">R²</th>'
-        '<th scope="col">Within 20 %<br>(% of patients)</th></tr></thead>'
+        f'{first}<th class="bar" aria-hidden="true"></th>{"".join(more)}</tr></thead>'
         f"<tbody>{lines}</tbody></table></div>"
     )
     notes = _safe(_results_note(data))
@@ -153,41 +165,60 @@ def _results(data: ReportData) -> str:
     )
 
 
+def _column(measure: Measure) -> str:
+    unit = f"<br>({_safe(measure.unit)})" if measure.unit else ""
+    return f'<th scope="col">{_safe(measure.name)}{unit}</th>'
+
+
 def _results_note(data: ReportData) -> str:
     notes = []
     if data.simulation and data.rows:
         notes.append("The table is exact, because a simulation owns its patients.")
     if data.reported is not None:
-        noise = f" ± {data.reported_noise:.2f}" if data.reported_noise is not None else ""
-        seen = f"{data.reported.mae:.2f}{noise} {data.unit}"
-        rest = _reported_rest(data.reported, noisy=data.reported_noise is not None)
-        would = "would have seen" if data.simulation else "saw"
-        interval = " (± is the 95 % interval of the noise)" if noise else ""
-        notes.append(f"The coordinator {would} a mean absolute error of {seen}{rest}{interval}.")
+        notes.append(_reported_note(data, data.reported))
     return " ".join(notes)
+
+
+def _reported_note(data: ReportData, row: ResultRow) -> str:
+    measure, value = data.headline, row.value(data.headline)
+    would = "would have seen" if data.simulation else "saw"
+    if value is None:
+        return f"The coordinator {would} no {measure.name}: the noise left nothing to compute."
+    digits = measure.digits
+    noise = f" ± {data.reported_noise:.{digits}f}" if data.reported_noise is not None else ""
+    unit = f" {measure.unit}" if measure.unit else ""
+    name = "mean absolute error" if measure.key == "mae" else measure.name
+    rest = _reported_rest(row, noisy=data.reported_noise is not None)
+    interval = " (± is the 95 % interval of the noise)" if noise else ""
+    return f"The coordinator {would} a {name} of {value:.{digits}f}{noise}{unit}{rest}{interval}."
 
 
 def _reported_rest(row: ResultRow, *, noisy: bool) -> str:
     parts = []
     # R² is a ratio of noisy sums: without an interval of its own it would only mislead.
-    if row.r2 is not None and not noisy:
-        parts.append(f"R² {row.r2:.2f}")
-    if row.within_20_percent is not None:
-        parts.append(f"{row.within_20_percent:.1f} % within 20 %")
+    if "r2" in row.values and not noisy:
+        parts.append(f"R² {row.values['r2']:.2f}")
+    if "within_20_percent" in row.values:
+        parts.append(f"{row.values['within_20_percent']:.1f} % within 20 %")
     return f" ({', '.join(parts)})" if parts else ""
 
 
-def _result_row(row: ResultRow, longest: float) -> str:
+def _result_row(row: ResultRow, measures: Sequence[Measure], longest: float) -> str:
     main = ' class="main"' if row.key == "federated" else ""
     detail = f"<span>{_safe(row.detail)}</span>" if row.detail else ""
-    width = 100 * row.mae / longest if math.isfinite(row.mae) and longest else 0
-    share = "–" if row.within_20_percent is None else f"{row.within_20_percent:.1f}"
-    r2 = "–" if row.r2 is None else f"{row.r2:.3f}"
+    value = row.value(measures[0])
+    drawn = value is not None and math.isfinite(value) and longest > 0
+    width = 100 * max(value or 0.0, 0.0) / longest if drawn else 0
+    first, *more = (_cell(row.value(measure), measure) for measure in measures)
     return (
-        f'<tr{main}><th scope="row">{_safe(row.label)}{detail}</th><td>{row.mae:.2f}</td>'
+        f'<tr{main}><th scope="row">{_safe(row.label)}{detail}</th>{first}'
         f'<td class="bar" aria-hidden="true"><div style="width:{width:.1f}%"></div></td>'
-        f"<td>{r2}</td><td>{share}</td></tr>"
+        f"{''.join(more)}</tr>"
     )
+
+
+def _cell(value: float | None, measure: Measure) -> str:
+    return f"<td>{'–' if value is None else f'{value:.{measure.digits}f}'}</td>"
 
 
 def _plot(title: str, caption: str, figure: go.Figure) -> str:

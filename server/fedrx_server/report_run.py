@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from fedrx_models.measures import measures_of
+from fedrx_protocol.schema import Target
 from fedrx_protocol.study import Study
 from fedrx_server.account import epsilon_curve, plan_for, planned_releases, privacy_statement
 from fedrx_server.checkpoints import RoundRecord
@@ -34,6 +36,14 @@ def heading(study: Study, run: str, *, simulation: bool) -> dict[str, Any]:
     }
 
 
+def transfer_details(study: Study) -> list[tuple[str, str]]:
+    """Where a study's weights come from, if not from nowhere."""
+    if study.transfer is None:
+        return []
+    frozen = ", ".join(study.transfer.freeze) or "nothing"
+    return [("Starts from", f"study {study.transfer.study[:16]}…; frozen: {frozen}")]
+
+
 def last_metrics(rounds: Sequence[RoundRecord]) -> Mapping[str, float]:
     """The metrics that were released last; empty before the first."""
     return next((record.metrics for record in reversed(rounds) if record.metrics), {})
@@ -46,31 +56,34 @@ def reported_row(reported: Mapping[str, float]) -> ResultRow | None:
     return ResultRow(
         key="other",
         label="Federated, as reported",
-        mae=reported["mae"],
-        r2=reported.get("r2"),
-        within_20_percent=reported.get("within_20_percent"),
+        values=reported,
     )
 
 
-def half_width(metrics: Mapping[str, float]) -> float:
-    """Half of the interval of a reported error's noise; 0 without noise."""
-    return (metrics.get("mae_high", 0.0) - metrics.get("mae_low", 0.0)) / 2
+def half_width(metrics: Mapping[str, float], target: Target) -> float:
+    """Half of the 95 % interval of the reported headline's noise; 0 without noise."""
+    headline = measures_of(target)[0].key
+    return (metrics.get(f"{headline}_high", 0.0) - metrics.get(f"{headline}_low", 0.0)) / 2
 
 
 def reported_curve(
     rounds: Sequence[RoundRecord],
+    target: Target,
     exact_rounds: Sequence[int] = (),
     exact: Sequence[float] = (),
 ) -> LearningCurve:
-    """Reported errors by round, and exact ones where a simulation has them.
+    """The headline by round as reported, and exact where a simulation has it.
 
     A round's metrics speak of the model it was given, so they stand at the round before.
     """
-    reported = [(record.round - 1, record.metrics) for record in rounds if record.metrics]
+    headline = measures_of(target)[0].key
+    released = [(record.round - 1, record.metrics) for record in rounds if record.metrics]
+    # Noise can leave a headline that cannot be computed; the round then has none.
+    reported = [(at, metrics) for at, metrics in released if headline in metrics]
     return LearningCurve(
         rounds=[at for at, _ in reported],
-        reported=[metrics["mae"] for _, metrics in reported],
-        noise=[half_width(metrics) for _, metrics in reported],
+        reported=[metrics[headline] for _, metrics in reported],
+        noise=[half_width(metrics, target) for _, metrics in reported],
         exact_rounds=exact_rounds,
         exact=exact,
     )
@@ -106,14 +119,16 @@ def run_report(view: RunView) -> ReportData:
     seconds = sum(record.seconds for record in view.rounds)
     return ReportData(
         **heading(view.study, view.run_id, simulation=False),
+        measures=measures_of(view.study.target),
         outcome="" if view.finished else _under_way(view, privacy),
         reported=reported_row(reported),
-        reported_noise=half_width(reported) or None,
+        reported_noise=half_width(reported, view.study.target) or None,
         privacy=privacy,
-        curve=reported_curve(view.rounds),
+        curve=reported_curve(view.rounds, view.study.target),
         epsilon_curve=epsilon_curve(releases, view.study.privacy.delta),
         cost=run_cost(view.rounds, seconds, len(view.signed.roster.sites)),
         details=[
+            *transfer_details(view.study),
             ("Roster", f"serial {view.signed.roster.serial}"),
             ("Rounds", f"{len(view.rounds)} of {view.study.final_round}"),
             ("Known to the coordinator", "sums over sites, their noise included; no site's own"),

@@ -5,7 +5,8 @@ Plain text only; the page escapes it.
 
 import math
 
-from fedrx_server.report_data import PrivacyStatement, ReportData, ResultRow, RunCost
+from fedrx_models.measures import Measure
+from fedrx_server.report_data import PrivacyStatement, ReportData, RowKey, RunCost
 
 _MODES = {
     "distributed": (
@@ -19,6 +20,7 @@ _MODES = {
     ),
 }
 
+_COMPARED: dict[RowKey, str] = {"pooled": "all records pooled", "site_alone": "sites alone"}
 _LARGEST_EXPONENT = 700.0  # beyond it a float overflows, and the factor says nothing any more
 
 
@@ -31,20 +33,44 @@ def outcome(data: ReportData) -> str:
 
 
 def _accuracy(data: ReportData) -> list[str]:
-    federated = data.row("federated") or data.reported
+    row = data.row("federated") or data.reported
+    federated = None if row is None else row.value(data.headline)
     if federated is None:
         return []
     where = f"Trained across {data.cost.sites} sites" if data.cost else "Trained across the sites"
+    trained = f"{where} without a patient's record leaving its site, the federated model"
+    more = _beside_others(data, federated) if federated > 0 else []
+    return [f"{trained} {_reached(data, federated)}.", *more]
+
+
+def _reached(data: ReportData, federated: float) -> str:
+    """How good it is, in words."""
     target = target_in_words(data.target, data.unit)
-    told = f"misses the actual {target} by {federated.mae:.2f} {data.unit} on average"
-    sentences = [
-        f"{where} without a patient's record leaving its site, the federated model {told}."
-    ]
-    pooled = data.row("pooled")
-    if pooled is not None and federated.mae > 0:
+    if data.headline.key == "mae":
+        return f"misses the actual {target} by {federated:.2f} {data.unit} on average"
+    return f"predicts {target} with {measured(data.headline, federated)}"
+
+
+def measured(measure: Measure, value: float) -> str:
+    """A metric with its name, e.g. "ROC AUC 0.781"."""
+    return f"{measure.name} {value:.{measure.digits}f}"
+
+
+def _beside_others(data: ReportData, federated: float) -> list[str]:
+    """Pooled data and sites alone, where they are known."""
+    found = {key: data.row(key) for key in _COMPARED}
+    known = {key: row.value(data.headline) for key, row in found.items() if row is not None}
+    if data.headline.key != "mae":
+        told = [
+            f"{_COMPARED[key]} {value:.{data.headline.digits}f}"
+            for key, value in known.items()
+            if value is not None
+        ]
+        return [f"For comparison: {', '.join(told)}."] if told else []
+    sentences = []
+    if (pooled := known.get("pooled")) is not None:
         sentences.append(_beside_pooled(federated, pooled, data.unit))
-    alone = data.row("site_alone")
-    if alone is not None and federated.mae > 0:
+    if (alone := known.get("site_alone")) is not None:
         sentences.append(_beside(federated, alone, "Sites that train alone miss by", data.unit))
     return sentences
 
@@ -54,18 +80,18 @@ def target_in_words(target: str, unit: str) -> str:
     return target.removesuffix("_" + unit.replace("/", "_per_")).replace("_", " ")
 
 
-def _beside_pooled(federated: ResultRow, pooled: ResultRow, unit: str) -> str:
-    change = 100 * (pooled.mae / federated.mae - 1)
+def _beside_pooled(federated: float, pooled: float, unit: str) -> str:
+    change = 100 * (pooled / federated - 1)
     if abs(change) < 0.05:
         told = "the same"
     else:
         told = f"{abs(change):.1f} % {'lower' if change < 0 else 'higher'}"
-    return f"Pooling all records in one place would give {pooled.mae:.2f} {unit}, {told}."
+    return f"Pooling all records in one place would give {pooled:.2f} {unit}, {told}."
 
 
-def _beside(federated: ResultRow, other: ResultRow, opening: str, unit: str) -> str:
-    change = 100 * (other.mae / federated.mae - 1)
-    return f"{opening} {other.mae:.2f} {unit}, {abs(change):.0f} % {_more(change)}."
+def _beside(federated: float, other: float, opening: str, unit: str) -> str:
+    change = 100 * (other / federated - 1)
+    return f"{opening} {other:.2f} {unit}, {abs(change):.0f} % {_more(change)}."
 
 
 def _more(change: float) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrx_models.metrics import DoseMetrics, MetricPlan
+from fedrx_models.measures import Metrics, metric_plan
 from fedrx_protocol.secagg.coordinator import CoordinatorKeys, CoordinatorRound
 from fedrx_protocol.secagg.messages import RoundRequest
 from fedrx_protocol.weights import model_bytes, model_digest
@@ -25,7 +25,7 @@ from fedrx_server.run_folder import RunFolder
 from fedrx_server.spill import SpilledVectors
 from fedrx_server.watch import Watch
 
-__all__ = ["RunParties", "StudyRun", "StudyStopped", "flat_metrics"]
+__all__ = ["RunParties", "StudyRun", "StudyStopped"]
 
 Observer = Callable[[RoundRecord], None]
 
@@ -38,6 +38,7 @@ class StudyRun:
         exchange: Requests and replies.
         folder: The open run folder.
         initial: Start weights, shape `(d,)`; a folder with rounds in it has its own.
+        trained: Which of them are trained, `(d,)`; sites sum over these only. All by default.
         observer: Called after every finished round.
         patience: What to do when a round cannot be completed; by default the study's number of
             attempts is made, and then the run stops.
@@ -52,10 +53,12 @@ class StudyRun:
         initial: Vector,
         observer: Observer = lambda _: None,
         *,
+        trained: NDArray[np.bool_] | None = None,
         patience: Patience | None = None,
         watch: Watch | None = None,
     ) -> None:
         self._parties = parties
+        self._trained = np.ones(len(initial), np.bool_) if trained is None else trained
         self._study = parties.plan.study
         self._traffic = exchange.traffic
         self._patience = patience or GiveUp(self._study.schedule.attempts)
@@ -97,7 +100,7 @@ class StudyRun:
             participants=opened.participants,
             survivors=opened.survivors,
             dropped=opened.participants - opened.survivors,
-            metrics=None if metrics is None else flat_metrics(metrics),
+            metrics=None if metrics is None else metrics.flat(),
             bytes_up=self._traffic.up - up,
             bytes_down=self._traffic.down - down,
             seconds=time.monotonic() - began,
@@ -172,21 +175,21 @@ class StudyRun:
             self._folder.clear_pending()
         return opened
 
-    def _apply(self, opened: OpenedSum) -> DoseMetrics | None:
+    def _apply(self, opened: OpenedSum) -> Metrics | None:
         """Step the optimizer on an opened sum and read its metrics."""
         sums = opened.plan.layout.decode(opened.total)
         if "training" in sums:
             weight = float(sums["weight"][0]) if "weight" in sums else None
             direction = self._direction(sums["training"], weight, opened.survivors)
-            self._optimizer.step(direction, self._round)
+            everywhere = np.zeros(len(self._trained))  # a frozen weight has no direction
+            everywhere[self._trained] = direction
+            self._optimizer.step(everywhere, self._round)
         if "metrics" not in sums:
             return None
         part = opened.plan.by_name["metrics"]
-        metric_plan = MetricPlan.for_study(
-            self._study, final=self._round == self._study.final_round
-        )
+        agreed = metric_plan(self._study, final=self._round == self._study.final_round)
         noise_sd = part.site_noise_sd * np.sqrt(opened.survivors) / part.scale
-        return metric_plan.from_state(sums["metrics"], noise_sd=float(noise_sd) or None)
+        return agreed.from_state(sums["metrics"], noise_sd=float(noise_sd) or None)
 
     def _direction(
         self, total: NDArray[np.float64], weight: float | None, survivors: int
@@ -207,19 +210,3 @@ class StudyRun:
     @property
     def _threshold(self) -> int:
         return self._parties.plan.parameters.threshold
-
-
-def flat_metrics(metrics: DoseMetrics) -> dict[str, float]:
-    """Metrics as one flat mapping for a round's record; absent values are left out."""
-    flat = {
-        "n": metrics.n,
-        "mae": metrics.mae,
-        "within_20_percent": metrics.within_20_percent,
-        "r2": metrics.r2,
-    }
-    if metrics.mae_interval is not None:
-        flat["mae_low"], flat["mae_high"] = metrics.mae_interval
-    for group in metrics.groups:
-        flat[f"mae {group.name}"] = group.mae
-        flat[f"within_20_percent {group.name}"] = group.within_20_percent
-    return {name: float(value) for name, value in flat.items() if value is not None}

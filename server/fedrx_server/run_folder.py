@@ -6,6 +6,7 @@ made good when the folder is opened again. Nothing in here knows rounds, models 
 
     study.json  study.toml  roster.json  meta.json     what was agreed; written once
     checkpoints/round-0007.safetensors                 weights and optimizer after round 7
+    start.safetensors                                  another study's model, if it starts there
     rounds.jsonl                                       one line for each finished round
     counters.json                                      last key epoch and attempt that were used
     eras.json                                          earlier rosters' sizes, if it was replaced
@@ -49,6 +50,7 @@ from fedrx_server.run_files import (
 )
 
 Durability = Literal["power", "process"]
+START = "start.safetensors"
 
 __all__ = ["Checkpoint", "RoundRecord", "RunFolder"]
 
@@ -108,6 +110,7 @@ class RunFolder:
         meta: Mapping[str, Any],
         *,
         study_text: str | None = None,
+        start: Path | None = None,
         durability: Durability = "power",
         keep: int = 3,
         keep_rounds: Collection[int] | None = None,
@@ -120,6 +123,7 @@ class RunFolder:
             roster_json: the signed roster, as text.
             meta: JSON values that a resumed run needs again (run id, seed, engine).
             study_text: the study file as written, comments included; kept beside the study.
+            start: the model file that the run starts from; copied.
             durability: see the class.
             keep: see the class.
             keep_rounds: see the class; the study's evaluation rounds where left out.
@@ -135,6 +139,9 @@ class RunFolder:
         with unwritable_named(path), sibling_folder(path) as sibling:
             for name, text in files.items():
                 write_file(sibling / name, text.encode(), sync=durability == "power")
+            if start is not None:
+                content = start.read_bytes()
+                write_file(sibling / START, content, sync=durability == "power")
             (sibling / "checkpoints").mkdir()
             lock = lock_folder(sibling)
             try:
@@ -239,6 +246,12 @@ class RunFolder:
         if not isinstance(found, dict):
             raise RunError(f"{path}: is damaged; restore it from a backup.")
         return found
+
+    @property
+    def start_file(self) -> Path | None:
+        """The model file that the run starts from, if it starts from one."""
+        path = self.path / START
+        return path if path.is_file() else None
 
     @property
     def rounds(self) -> tuple[RoundRecord, ...]:

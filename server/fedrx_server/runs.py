@@ -94,14 +94,24 @@ class Runs:
             raise RunError(f"There is no run '{name}'; the runs are: {known}.")
         return self.folder / name
 
-    def create(self, study: Study, roster: SignedRoster, study_text: str) -> Path:
+    def create(
+        self, study: Study, roster: SignedRoster, study_text: str, start: Path | None = None
+    ) -> Path:
         """Make the folder of a new run, and want it to run.
+
+        Args:
+            study: the study.
+            roster: who may take part.
+            study_text: the study file as written.
+            start: model file of the study that this one starts from.
 
         Raises:
             StudyError: the study does not fit the roster.
+            MisuseError: the model file is missing, too much, or another model or study's.
             RunError: the folder cannot be made.
         """
         require_plan(study, roster)
+        _require_start(study, start)
         numbers = [_order(name)[1] for name in self.names() if _order(name)[0] == study.name]
         path = self.folder / f"{study.name}-{max(numbers, default=0) + 1}"
         meta = {
@@ -110,9 +120,16 @@ class Runs:
             "start_seed": secrets.randbits(_SEED_BITS),
         }
         text = roster.to_json().decode()
-        RunFolder.create(path, study, text, meta, study_text=study_text).close()
+        RunFolder.create(path, study, text, meta, study_text=study_text, start=start).close()
         write_wanted(path, Wanted("running"))
         return path
+
+
+def _require_start(study: Study, start: Path | None) -> None:
+    # Imported on use: looking at a run must not wait for torch.
+    from fedrx_models.transfer import start_model  # noqa: PLC0415
+
+    start_model(study, 0, start)
 
 
 def require_plan(study: Study, roster: SignedRoster) -> StudyPlan:

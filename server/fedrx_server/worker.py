@@ -19,9 +19,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, Literal, NoReturn
 
-from fedrx_models.build import build_model
-from fedrx_models.contract import DoseModel, get_vector, set_vector
+from fedrx_models.contract import PatientModel, get_vector, set_vector
 from fedrx_models.files import save_model
+from fedrx_models.transfer import start_model, trained_positions
 from fedrx_protocol.errors import FedRxError, MisuseError, PeerError, RunError
 from fedrx_protocol.roster import Roster, SignedRoster
 from fedrx_server.account import plan_for, planned_releases, spent_at_most
@@ -107,13 +107,14 @@ class Worker:
         if not RunView.read(self._run.path).finished:
             with live_run(self._backstage, study.name) as exchange:
                 parties = RunParties(self._run_id, self._plan, self._roster, self._offers())
-                start, patience = get_vector(self._model()), Wait(self._watch)
+                model, patience = self._model(), Wait(self._watch)
                 StudyRun(
                     parties,
                     exchange,
                     self._run,
-                    start,
+                    get_vector(model),
                     self._finished_round,
+                    trained=trained_positions(model),
                     patience=patience,
                     watch=self._watch,
                 ).run()
@@ -131,9 +132,8 @@ class Worker:
     def _names(self) -> dict[int, str]:
         return {site.node: site.name for site in list_sites(self._backstage)}
 
-    def _model(self) -> DoseModel:
-        study = self._run.study
-        return build_model(study.model, study.feature_schema, seed=self._seed)
+    def _model(self) -> PatientModel:
+        return start_model(self._run.study, self._seed, self._run.start_file)
 
     def _finished_round(self, record: RoundRecord) -> None:
         logger.info(

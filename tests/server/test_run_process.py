@@ -119,7 +119,7 @@ class TestEnds:
 
 
 def _model(study):
-    return worker.build_model(study.model, study.feature_schema, seed=0)
+    return worker.start_model(study, 0, None)
 
 
 class TestHandover:
