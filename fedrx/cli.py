@@ -52,6 +52,21 @@ app.add_typer(cli_site.app, name="site")
 _SYNTHETIC = frozenset({"--sites", "--patients", "--heterogeneity", "--missingness", "--shift"})
 
 
+# What belongs to a comparison, and what to a single run only.
+_COMPARING = frozenset({"--folds", "--leave-one-site-out", "--repeats", "--personalised"})
+_ONE_RUN = frozenset(
+    {
+        "--resume",
+        "--model",
+        "--engine",
+        "--dropout",
+        "--delay",
+        "--no-baselines",
+        "--start-from",
+    }
+)
+
+
 @app.callback()
 def _root() -> None:
     """Federated pharmacogenomics for hospitals: patients stay, only masked sums leave."""
@@ -73,10 +88,13 @@ def simulate(
     split_by: Annotated[
         str | None, typer.Option(help="Column of the file that names each patient's site.")
     ] = None,
-    sites: Annotated[int, typer.Option(help="Number of synthetic sites.")] = 21,
+    sites: Annotated[
+        int | None, typer.Option(help="Number of synthetic sites; 21, or 8 with omics blocks.")
+    ] = None,
     patients: Annotated[
-        str, typer.Option(help="Patients a synthetic site, as LEAST..MOST.")
-    ] = "63..789",
+        str | None,
+        typer.Option(help="Patients a synthetic site, as LEAST..MOST; 63..789, or 60..240."),
+    ] = None,
     heterogeneity: Annotated[
         float, typer.Option(help="0: sites alike; 1: each site has one ancestry.")
     ] = 0.7,
@@ -110,8 +128,28 @@ def simulate(
     resume: Annotated[
         Path | None, typer.Option(help="Run folder of a simulation that was cut off.")
     ] = None,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Model file of the study that [transfer] names.")
+    ] = None,
     no_baselines: Annotated[
         bool, typer.Option("--no-baselines", help="Skip the pooled and site-alone models.")
+    ] = False,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            help="Models to compare instead, e.g. linear,mlp, or study files: linear,cnn.toml."
+        ),
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="With --compare: parts of each site's patients; 5.")
+    ] = None,
+    leave_one_site_out: Annotated[
+        bool, typer.Option("--leave-one-site-out", help="With --compare: leave out each site too.")
+    ] = False,
+    repeats: Annotated[int, typer.Option(help="With --compare: how many seeds.")] = 1,
+    personalised: Annotated[
+        bool,
+        typer.Option("--personalised", help="With --compare: a private head at each site too."),
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object and nothing else.")
@@ -121,24 +159,46 @@ def simulate(
     given = _given(context)
     _refuse_together("--resume", given, allowed={"study", "--resume", "--json"})
     _refuse_together("--data", given, allowed=given - _SYNTHETIC)
+    _refuse_together("--compare", given, allowed=given - _ONE_RUN)
+    if compare is None and given & _COMPARING:
+        raise MisuseError(f"{' and '.join(sorted(given & _COMPARING))} needs --compare MODELS.")
     # Imported here so that `fedrx --help` does not wait for torch.
     from fedrx import console, front_door
 
+    if resume is None:
+        from_file = _source(data, mapping, split_by)
+        agreed, text = front_door.read_study(study)
+        source = from_file or front_door.synthetic_sites(
+            agreed,
+            sites=sites,
+            patients=None if patients is None else front_door.parse_range(patients),
+            heterogeneity=heterogeneity,
+            missingness=missingness,
+            shift=shift,
+        )
+        agreed = front_door.override(
+            agreed, epsilon=epsilon, privacy=privacy, model=model, rounds=rounds
+        )
+    if compare is not None:
+        from fedrx import comparing
+
+        request = comparing.Request(
+            study=agreed,
+            models=tuple(name.strip() for name in compare.split(",") if name.strip()),
+            source=source,
+            folds=folds,
+            leave_one_site_out=leave_one_site_out,
+            repeats=repeats,
+            personalised=personalised,
+            seed=seed,
+            output=output or Path("runs") / f"{agreed.name}-comparison",
+        )
+        comparing.command(request, as_json=as_json)
+        return
     with console.progress(quiet=as_json) as observer:
         if resume is not None:
             result = front_door.resume(resume, study=study, observer=observer)
         else:
-            source = _source(data, mapping, split_by) or front_door.SyntheticSites(
-                sites=sites,
-                patients=front_door.parse_range(patients),
-                heterogeneity=heterogeneity,
-                missingness=missingness,
-                shift=shift,
-            )
-            agreed, text = front_door.read_study(study)
-            agreed = front_door.override(
-                agreed, epsilon=epsilon, privacy=privacy, model=model, rounds=rounds
-            )
             result = front_door.simulate(
                 agreed,
                 source=source,
@@ -149,6 +209,7 @@ def simulate(
                 baselines=not no_baselines,
                 output=output or front_door.new_run_folder(agreed, datetime.now(UTC)),
                 study_text=text,
+                start_from=start_from,
                 observer=observer,
             )
     if as_json:
@@ -157,14 +218,22 @@ def simulate(
         console.print_result(result)
 
 
-@study_app.command("new", epilog="Example: fedrx study new --output study.toml")
+@study_app.command(
+    "new", epilog="Example: fedrx study new --model genomic_cnn --task toxicity --output study.toml"
+)
 def study_new(
     output: Annotated[Path, typer.Option(help="File to write.")] = Path("study.toml"),
+    model: Annotated[
+        str | None, typer.Option(help="Model, e.g. linear, mlp, genomic_cnn, drug_gene_gnn.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="What is predicted: dose, response, toxicity or survival.")
+    ] = None,
 ) -> None:
     """Write a commented study file to start from."""
     from fedrx import front_door
 
-    _, text = front_door.default_study()
+    text = front_door.new_study(model, task)
     try:
         with output.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -210,7 +279,8 @@ def study_patients(
     from fedrx import front_door
 
     tables = front_door.write_patients(study, output, sites=sites, patients=patients, seed=seed)
-    typer.echo(f"{output}: {', '.join(path.name for path in tables)}, and their mapping.toml.")
+    names = ", ".join(str(path.relative_to(output)) for path in tables)
+    typer.echo(f"{output}: {names}, and their mapping.toml.")
 
 
 def _given(context: typer.Context) -> frozenset[str]:

@@ -82,6 +82,9 @@ def run(
     folder: Folder,
     study: Annotated[Path, typer.Argument(help="Study file.")],
     *,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Model file of the study that [transfer] names.")
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Do not follow the run; say its name and return.")
     ] = False,
@@ -97,7 +100,7 @@ def run(
     signed = Consortium(folder).roster
     if not signed.roster.sites:
         raise MisuseError(f"{folder}: no site is enrolled; `fedrx coordinator enroll` does that.")
-    path = Runs(runs_folder(folder)).create(agreed, signed, text)
+    path = Runs(runs_folder(folder)).create(agreed, signed, text, start_from)
     serving = is_serving(folder)
     if not as_json:
         sites = ", ".join(signed.roster.ids)

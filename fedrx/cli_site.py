@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedrx import cli_site_live, cli_site_study
+from fedrx import cli_site_embed, cli_site_live, cli_site_personal, cli_site_study
 from fedrx.passphrase import new_passphrase, passphrase_for
 from fedrx_protocol.errors import MisuseError
 
@@ -28,6 +28,8 @@ app = typer.Typer(
 )
 cli_site_study.register(app)
 cli_site_live.register(app)
+cli_site_personal.register(app)
+cli_site_embed.register(app)
 
 Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
 PassphraseFile = Annotated[

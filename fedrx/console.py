@@ -10,18 +10,19 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fedrx_models.measures import measures_of
 from fedrx_server.report_data import PrivacyStatement
 from fedrx_simulation.result import SimulationResult
 from fedrx_simulation.simulate import Observer
 from fedrx_simulation.simulate import Progress as Step
 
 _ROWS = {
-    "pooled": "Pooled (all patients in one place, no privacy)",
-    "federated": "Federated (patients stay)",
-    "site_alone": "Each site alone",
+    "pooled": "Pooled, no privacy",
+    "federated": "Federated",
     "published": "Published equation (IWPC 2009)",
-    "fixed": "Fixed dose (35 mg/week)",
 }
+# The headline of every kind of outcome: whichever a round has is the one to show.
+_HEADLINES = {"mae": "MAE", "auc": "AUC", "concordance": "concordance"}
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def _line(console: Console, step: Step) -> None:
     elif record.metrics:
         console.print(
             f"round {record.round}/{step.rounds}, {record.survivors} sites: "
-            f"reported MAE {record.metrics['mae']:.2f}",
+            f"{_shown(record.metrics)}",
             highlight=False,
         )
 
@@ -73,7 +74,7 @@ def _live(console: Console) -> Iterator[Observer]:
             done = f"{record.round}/{step.rounds} rounds"
             bar.update(task, completed=record.round, done=done)
             if record.metrics:
-                bar.update(task, metric=f"reported MAE {record.metrics['mae']:.2f}")
+                bar.update(task, metric=_shown(record.metrics))
             if record.dropped:
                 text = f"{record.survivors}/{record.participants} sites"
                 bar.update(task, description=f"{step.stage}, {text}")
@@ -86,25 +87,30 @@ def _live(console: Console) -> Iterator[Observer]:
             raise
 
 
+def _shown(metrics: Mapping[str, float]) -> str:
+    """A round's headline, in a few words."""
+    key = next((key for key in _HEADLINES if key in metrics), None)
+    digits = 2 if key == "mae" else 3
+    return "" if key is None else f"reported {_HEADLINES[key]} {metrics[key]:.{digits}f}"
+
+
 def print_result(result: SimulationResult) -> None:
     """The table, the privacy spent, the bytes, and where the report is."""
     out = Console(highlight=False, soft_wrap=True)
-    unit = result.study.target.unit
+    measures = measures_of(result.study.target)
     table = Table(title=f"{result.study.title or result.study.name}: {result.sites} sites")
     table.add_column("Model")
-    table.add_column(f"MAE ({unit})", justify="right")
-    table.add_column("R²", justify="right")
-    table.add_column("within 20 %", justify="right")
-    for name, label in _ROWS.items():
-        metrics = result.metrics.get(name)
-        if metrics is not None:
-            table.add_row(
-                label,
-                f"{metrics.mae:.2f}",
-                "–" if metrics.r2 is None else f"{metrics.r2:.2f}",
-                f"{metrics.within_20_percent:.1f} %",
-                style="bold" if name == "federated" else None,
-            )
+    for measure in measures:
+        # A percentage says so itself in its name.
+        unit = f" ({measure.unit})" if measure.unit and "%" not in measure.unit else ""
+        table.add_column(f"{measure.label}{unit}", justify="right")
+    for row in result.report.rows:
+        values = [(row.value(measure), measure.digits) for measure in measures]
+        table.add_row(
+            _ROWS.get(row.key, row.label),
+            *("–" if value is None else f"{value:.{digits}f}" for value, digits in values),
+            style="bold" if row.key == "federated" else None,
+        )
     if result.quality is not None:
         out.print(result.quality.text())
     out.print(table)
@@ -125,9 +131,11 @@ def print_cost(path: Path, cost: Mapping[str, Any]) -> None:
     out = Console(highlight=False, soft_wrap=True)
     privacy = cost["privacy"]
     out.print(f"{path}: fine. Study '{cost['study']}', digest {cost['digest'][:16]}…")
+    frozen = cost["weights"] - cost["trained_weights"]
+    kept = f" ({frozen:,} of them frozen)" if frozen else ""
     out.print(
-        f"{cost['model']} with {cost['weights']:,} weights, {cost['rounds']} rounds, metrics after "
-        f"rounds {', '.join(str(number - 1) for number in cost['evaluation_rounds'])}."
+        f"{cost['model']} with {cost['weights']:,} weights{kept}, {cost['rounds']} rounds, metrics "
+        f"after rounds {', '.join(str(number - 1) for number in cost['evaluation_rounds'])}."
     )
     out.print(
         f"{cost['sites']} sites: a sum is opened over at least {cost['threshold']}; up to "
@@ -161,10 +169,14 @@ def _reported(result: SimulationResult) -> str:
     reported = result.reported
     if not reported:
         return ""
-    text = f" A coordinator would have seen a MAE of {reported['mae']:.2f}"
-    if "mae_low" in reported:
-        half = (reported["mae_high"] - reported["mae_low"]) / 2
-        text += f" ± {half:.2f} {result.study.target.unit}"
+    measure = measures_of(result.study.target)[0]
+    name, digits = measure.label, measure.digits
+    if measure.key not in reported:
+        return f" A coordinator would have seen no {name}: the noise left nothing to compute."
+    text = f" A coordinator would have seen a {name} of {reported[measure.key]:.{digits}f}"
+    if f"{measure.key}_low" in reported:
+        half = (reported[f"{measure.key}_high"] - reported[f"{measure.key}_low"]) / 2
+        text += f" ± {half:.{digits}f} {measure.unit}".rstrip()
     return text + "."
 
 

@@ -8,25 +8,27 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from importlib import resources
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from fedrx.study_files import TASKS, new_study, template
 from fedrx_client.data.load import LoadResult, load_split
 from fedrx_client.data.mapping import TableMapping
 from fedrx_models.cohort import Cohort
+from fedrx_models.contract import get_vector
 from fedrx_models.files import load_model
 from fedrx_models.planning import make_plan
+from fedrx_models.transfer import study_model
 from fedrx_protocol.errors import DataError, FedRxError, MisuseError, RunError
 from fedrx_protocol.roster import SITE_ID
 from fedrx_protocol.schema import FeatureSchema
 from fedrx_protocol.study import Study
 from fedrx_server.run_folder import RunFolder
+from fedrx_simulation.cohorts import draw_cohorts
 from fedrx_simulation.cohorts.tables import write_tables
-from fedrx_simulation.cohorts.warfarin import WarfarinCohorts, generate
 from fedrx_simulation.result import SimulationResult
 from fedrx_simulation.simulate import (
     EngineName,
@@ -37,7 +39,6 @@ from fedrx_simulation.simulate import (
 )
 from fedrx_simulation.simulate import resume as continue_run
 
-_TEMPLATE = "warfarin.toml"
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
@@ -60,6 +61,39 @@ class SyntheticSites:
     shift: float = 0.1
 
 
+# Enough to see an omics model learn; the warfarin sites' sizes would take it many minutes.
+_OMICS_SITES, _OMICS_PATIENTS = 8, (60, 240)
+
+
+def synthetic_sites(
+    study: Study,
+    *,
+    sites: int | None = None,
+    patients: tuple[int, int] | None = None,
+    heterogeneity: float = SyntheticSites.heterogeneity,
+    missingness: float = SyntheticSites.missingness,
+    shift: float = SyntheticSites.shift,
+) -> SyntheticSites:
+    """Synthetic sites for a study: as many as suit its family, where nothing is asked for.
+
+    Args:
+        study: The study.
+        sites: Number of sites, if asked for.
+        patients: Least and most patients a site, if asked for.
+        heterogeneity: See `SyntheticSites`.
+        missingness: See `SyntheticSites`.
+        shift: See `SyntheticSites`.
+    """
+    usual = SyntheticSites(heterogeneity=heterogeneity, missingness=missingness, shift=shift)
+    if study.blocks:
+        usual = replace(usual, sites=_OMICS_SITES, patients=_OMICS_PATIENTS)
+    return replace(
+        usual,
+        sites=usual.sites if sites is None else sites,
+        patients=usual.patients if patients is None else patients,
+    )
+
+
 @dataclass(frozen=True)
 class PatientFile:
     """A table of real patients that is split into sites.
@@ -80,8 +114,8 @@ Source = SyntheticSites | PatientFile
 
 def default_study() -> tuple[Study, str]:
     """The built-in warfarin study, and its text."""
-    text = resources.files("fedrx").joinpath("templates", _TEMPLATE).read_text(encoding="utf-8")
-    return Study.parse(text, source=_TEMPLATE), text
+    text = template("dose")
+    return Study.parse(text, source=TASKS["dose"]), text
 
 
 def read_study(path: Path | None) -> tuple[Study, str]:
@@ -133,16 +167,14 @@ def load_cohorts(source: Source, schema: FeatureSchema, seed: int) -> dict[str, 
     """The cohorts of a simulation, by site."""
     if isinstance(source, PatientFile):
         return read_patients(source, schema).cohorts
-    return generate(
-        WarfarinCohorts(
-            schema=schema,
-            sites=source.sites,
-            patients=source.patients,
-            heterogeneity=source.heterogeneity,
-            missingness=source.missingness,
-            measurement_shift=source.shift,
-            seed=seed,
-        )
+    return draw_cohorts(
+        schema,
+        sites=source.sites,
+        patients=source.patients,
+        heterogeneity=source.heterogeneity,
+        missingness=source.missingness,
+        measurement_shift=source.shift,
+        seed=seed,
     )
 
 
@@ -175,6 +207,7 @@ def simulate(
     baselines: bool = True,
     output: Path | str | None = None,
     study_text: str | None = None,
+    start_from: Path | str | None = None,
     observer: Observer = lambda _: None,
 ) -> SimulationResult:
     """Run a whole federated study on this machine.
@@ -190,6 +223,7 @@ def simulate(
         baselines: Whether to train the pooled and the site-alone models too.
         output: Run folder to make; a temporary one if left out.
         study_text: The study file as written, to keep beside the run.
+        start_from: Model file of the study that `[transfer]` names.
         observer: Called after every round.
 
     Raises:
@@ -204,15 +238,14 @@ def simulate(
     )
     described: dict[str, Any] = {}
     if cohorts is None:
-        source = source or SyntheticSites()
+        source = source or synthetic_sites(study)
         described = _describe(source)
         if isinstance(source, PatientFile):
             loaded = read_patients(source, study.feature_schema)
             cohorts, described["quality"] = loaded.cohorts, loaded.quality.to_dict()
         else:
             cohorts = load_cohorts(source, study.feature_schema, seed)
-        if isinstance(source, SyntheticSites):
-            study = _sized(study, cohorts)
+        study = sized(study, source, cohorts)
     folder = Path(output) if output else Path(tempfile.mkdtemp(prefix="fedrx-")) / study.name
     return start(
         study,
@@ -221,6 +254,7 @@ def simulate(
         options,
         source=described,
         study_text=study_text,
+        start_from=None if start_from is None else Path(start_from),
         observer=observer,
     )
 
@@ -275,13 +309,15 @@ def study_cost(study: Study, sites: int) -> dict[str, Any]:
     """
     plan = make_plan(study, sites)
     plan.check()
+    weights = len(get_vector(study_model(study, seed=0)))
     between, final = plan.metrics_noise
     masked = max(plan.round(number, 0).layout.length for number in (1, study.final_round))
     return {
         "study": study.name,
         "digest": study.digest,
         "model": study.model.name,
-        "weights": plan.dimension,
+        "weights": weights,
+        "trained_weights": plan.dimension,
         "rounds": study.rounds,
         "evaluation_rounds": list(study.evaluation_rounds),
         "sites": sites,
@@ -297,7 +333,7 @@ def study_cost(study: Study, sites: int) -> dict[str, Any]:
             "final_evaluation_noise_multiplier": final or None,
         },
         "bytes_up_per_site_and_round": 4 * masked,
-        "bytes_down_per_site_and_round": 4 * plan.dimension,
+        "bytes_down_per_site_and_round": 4 * weights,
     }
 
 
@@ -326,8 +362,10 @@ def write_patients(
     return write_tables(load_cohorts(source, agreed.feature_schema, seed), folder)
 
 
-def _sized(study: Study, cohorts: Mapping[str, Cohort]) -> Study:
+def sized(study: Study, source: Source, cohorts: Mapping[str, Cohort]) -> Study:
     """The study with the sizes of a synthetic consortium, whose knobs are public."""
+    if not isinstance(source, SyntheticSites):
+        return study
     sizes = [len(cohort) for cohort in cohorts.values()]
     least = min(study.cohort.minimum_per_site, *sizes)
     return study.with_(
@@ -371,11 +409,15 @@ __all__ = [
     "load_cohorts",
     "load_model",
     "new_run_folder",
+    "new_study",
     "override",
     "parse_range",
     "read_patients",
     "read_study",
     "resume",
     "simulate",
+    "sized",
     "study_cost",
+    "synthetic_sites",
+    "write_patients",
 ]

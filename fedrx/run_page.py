@@ -20,6 +20,9 @@ from fedrx_server.runs import Wanted, read_wanted
 from fedrx_server.serving import Serving
 
 LOOK_EVERY_S: Final = 0.5
+# Name and decimals of each kind of outcome's headline. Repeated from fedrx_models.measures, whose
+# import would make a look at a run wait for torch.
+_HEADLINES: Final = {"mae": ("MAE", 2), "auc": ("ROC AUC", 3), "concordance": ("concordance", 3)}
 # Reasons that a person must do something about; every other name is a site's own word.
 _REMEDIES: Final = {
     "lost": "did not answer in time",
@@ -75,7 +78,7 @@ def figures(live: LiveState) -> list[str]:
     """Metric, privacy, bytes and time, as far as they are known."""
     lines = []
     if live.metrics is not None:
-        lines.append(f"error after round {live.metrics_round}: {_metric(live)}")
+        lines.append(f"after round {live.metrics_round}: {_metric(live)}")
     if live.epsilon_promised is not None:
         spent = "unknown" if live.epsilon_spent is None else f"{live.epsilon_spent:.3g}"
         lines.append(
@@ -133,7 +136,7 @@ def _line(word: str, live: LiveState | None) -> str:
         return f"{word}: {live.sentence}" + (f"; not there: {missing}" if missing else "")
     text = f"round {live.round}/{live.of}, {len(live.present)} sites"
     if live.metrics is not None:
-        text += f", error {_metric(live)}"
+        text += f", {_metric(live)}"
     return text
 
 
@@ -175,10 +178,14 @@ def _where(live: LiveState | None) -> str:
 
 
 def _metric(live: LiveState) -> str:
+    """The headline of the study's kind of outcome; noise may have left none to compute."""
     metrics = live.metrics or {}
-    if "mae" not in metrics:
+    key = next((key for key in _HEADLINES if key in metrics), None)
+    if key is None:
         return "unknown"
-    text = f"MAE {metrics['mae']:.2f}"
-    if "mae_low" in metrics:
-        text += f" ({metrics['mae_low']:.2f} to {metrics['mae_high']:.2f} by its noise)"
-    return f"{text} {live.unit}"
+    name, digits = _HEADLINES[key]
+    text = f"{name} {metrics[key]:.{digits}f}"
+    if f"{key}_low" in metrics:
+        low, high = metrics[f"{key}_low"], metrics[f"{key}_high"]
+        text += f" ({low:.{digits}f} to {high:.{digits}f} by its noise)"
+    return f"{text} {live.unit}" if key == "mae" else text

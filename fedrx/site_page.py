@@ -35,7 +35,9 @@ def study_page(plan: StudyPlan, patients: int) -> str:
         patients: size of the cohort.
     """
     study = plan.study
-    read = ", ".join(feature.name for feature in study.features)
+    features = [feature.name for feature in study.features]
+    blocks = [f"block {block.name} ({len(block.genes):,} genes)" for block in study.blocks]
+    read = ", ".join([*features, *blocks])
     target = f"{study.target.name} ({study.target.unit})"
     lines = [
         f"Study '{study.name}'" + (f": {study.title}" if study.title else ""),
@@ -43,12 +45,20 @@ def study_page(plan: StudyPlan, patients: int) -> str:
         f"Patients: {patients} of this site, {study.cohort.held_out:.0%} of them held out to test.",
         f"Reads: {read}; and the target {target}.",
         f"Model: {study.model.name} with {plan.dimension:,} weights, {study.rounds} rounds.",
+        *_transfer(study),
         f"Privacy: {privacy_in_words(plan)}",
         f"Metrics: {_metrics(study)}",
         f"Leaves the building: {_leaves(plan)}",
         NEVER_LEAVES,
     ]
     return "\n".join(lines)
+
+
+def _transfer(study: Study) -> list[str]:
+    if study.transfer is None:
+        return []
+    frozen = ", ".join(study.transfer.freeze) or "nothing"
+    return [f"Starts from: the model of study {study.transfer.study}; of it stays fixed: {frozen}."]
 
 
 def counted_page(approval: Approval, releases: Sequence[Release]) -> str:

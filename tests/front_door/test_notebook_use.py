@@ -24,7 +24,7 @@ def test_a_study_and_its_cohorts_give_weights_metrics_ledger_and_figures(study, 
     result = front.simulate(study, cohorts, seed=1)
     assert result.weights.shape == get_vector(result.model).shape
     assert np.isfinite(result.weights).all()
-    assert set(result.metrics) == {"pooled", "federated", "site_alone", "fixed"}
+    assert set(result.metrics) == {"pooled", "federated", "personalised", "site_alone", "fixed"}
     assert set(result.ledger) == set(cohorts)
     assert all(len(releases) == 3 + 2 for releases in result.ledger.values())
     assert {"learning_curve", "error_by_dose_group"} & set(result.figures)

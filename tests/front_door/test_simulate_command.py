@@ -29,7 +29,7 @@ def test_json_is_one_object_on_standard_output_and_nothing_else(fedrx, place):
     assert set(found) == asked | {"study", "study_digest", "model", "data"}
     assert found["data"]["rows_kept"] == found["data"]["rows_read"] > 0
     # Warfarin's published equation does not speak of this study's features.
-    assert set(found["metrics"]) == {"pooled", "federated", "site_alone", "fixed"}
+    assert set(found["metrics"]) == {"pooled", "federated", "personalised", "site_alone", "fixed"}
     for metrics in found["metrics"].values():
         assert {"mae", "r2", "within_20_percent"} <= set(metrics)
         assert metrics["mae"] > 0

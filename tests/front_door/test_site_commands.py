@@ -18,34 +18,6 @@ from fedrx_models.planning import make_plan
 from fedrx_protocol.study import Study
 
 FILES = ("study.toml", "--data", "patients.csv", "--mapping", "mapping.toml")
-SITES = ("a", "b", "d")
-
-
-@pytest.fixture
-def joined(fedrx, place):
-    """Three enrolled sites, of which `a` has joined, with 40 patients that the study allows."""
-    lines = (place / "patients.csv").read_text().splitlines()
-    (place / "patients.csv").write_text("\n".join(lines[:41]) + "\n")
-
-    def done(*argv):
-        ran = fedrx(*argv)
-        assert ran.code == 0, ran.err
-        return ran
-
-    done("coordinator", "init", "c", "--host", "x.example.org", "--name", "W")
-    for site in SITES:
-        done("site", "init", site, "--site", site, "--name", site)
-    done("coordinator", "enroll", "c", *(f"{s}/enrolment-request.json" for s in SITES), "--yes")
-    heard = done("coordinator", "roster", "c", "--json").json["fingerprint"]
-    given = ("--roster", "c/roster.json", "--ca", "c/ca.crt", "--fingerprint", heard)
-    done("site", "join", "a", *given)
-    return done
-
-
-@pytest.fixture
-def approved(joined):
-    ran = joined("site", "approve", "a", *FILES, "--max-epsilon", "9", "--by", "DPO", "--yes")
-    return ran.out
 
 
 def refusal(fedrx, *argv):

@@ -1,0 +1,121 @@
+"""A comparison as one HTML file: table and plot for each scheme, no request to anywhere."""
+
+import html
+from importlib import resources
+from pathlib import Path
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from fedrx_protocol.study import Study
+from fedrx_simulation.compare_stats import ComparedModel, ComparisonTable
+
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; base-uri 'none'; form-action 'none'"
+)
+_TITLES = {"folds": "Patients left out, fold by fold", "sites": "Each site left out once"}
+
+
+def write_page(path: Path, study: Study, tables: tuple[ComparisonTable, ...]) -> Path:
+    """Write the page and return its path."""
+    path.write_text(page(study, tables), encoding="utf-8")
+    return path
+
+
+def page(study: Study, tables: tuple[ComparisonTable, ...]) -> str:
+    """The whole document."""
+    style = resources.files("fedrx_server").joinpath("report.css").read_text(encoding="utf-8")
+    title = html.escape(study.title or study.name)
+    body = "\n".join(_section(table) for table in tables)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title} – FedRx comparison</title>\n<style>{style}</style>\n"
+        f"<script>{get_plotlyjs()}</script>\n</head>\n<body>\n<main>\n"
+        f'<header><p class="eyebrow">FedRx comparison</p><h1>{title}</h1>'
+        f"<p>{html.escape(_privacy(study))}</p></header>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _privacy(study: Study) -> str:
+    if study.privacy.mode == "none":
+        return "Every model was trained without noise."
+    return f"Every model was trained with ε = {study.privacy.epsilon:g} ({study.privacy.mode})."
+
+
+def _section(table: ComparisonTable) -> str:
+    heads = [f"<th>{html.escape(measure.name)}</th>" for measure in table.measures]
+    lines = [
+        f"<tr><th scope='row'>{html.escape(one.model)}</th>"
+        + "".join(f"<td>{shown(one.means.get(m.key), m.digits)}</td>" for m in table.measures)
+        + f"<td>{interval_in_words(one, table)}</td>"
+        + f"<td>{html.escape(in_words(one, table))}</td></tr>"
+        for one in table.models
+    ]
+    drawn = _figure(table).to_html(
+        full_html=False, include_plotlyjs=False, config={"displayModeBar": False}
+    )
+    return (
+        f"<section><h2>{_TITLES[table.scheme]}</h2><div class='scroll'><table><thead><tr>"
+        f"<th>Model</th>{''.join(heads)}<th>{html.escape(table.headline.label)}, 95 %</th>"
+        f"<th>Against {html.escape(table.models[0].model)}</th></tr></thead>"
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+        f"<figure>{drawn}<figcaption>Mean and 95 % interval.</figcaption></figure></section>"
+    )
+
+
+def shown(value: float | None, digits: int) -> str:
+    """A number, or a dash."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def interval_in_words(one: ComparedModel, table: ComparisonTable) -> str:
+    """The 95 % interval of the headline's mean, e.g. "8.31–8.52"."""
+    if one.interval is None:
+        return "–"
+    return "–".join(shown(end, table.headline.digits) for end in one.interval)
+
+
+def in_words(one: ComparedModel, table: ComparisonTable) -> str:
+    """The paired comparison of one model with the first, e.g. "better, p = 0.002"."""
+    if one is table.models[0]:
+        return "–"
+    if one.difference is None or one.p is None:
+        return "no difference"
+    word = "better" if one.difference < 0 else "worse"
+    p = "p < 0.001" if one.p < 0.001 else f"p = {one.p:.3f}"
+    return f"{word}, {p} ({one.pairs:,} {table.unit})"
+
+
+def _figure(table: ComparisonTable) -> go.Figure:
+    """One dot a model, with the interval of its mean."""
+    key = table.headline.key
+    drawn = [one for one in table.models if key in one.means]
+    means = [one.means[key] for one in drawn]
+    spans = [(mean, one.interval or (mean, mean)) for mean, one in zip(means, drawn, strict=True)]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=means,
+        y=[html.escape(one.model) for one in drawn],
+        mode="markers",
+        marker={"size": 11, "color": "#2185C9"},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [high - mean for mean, (_, high) in spans],
+            "arrayminus": [mean - low for mean, (low, _) in spans],
+            "color": "#2185C9",
+        },
+    )
+    figure.update_layout(
+        template="none",
+        height=120 + 40 * len(drawn),
+        margin={"l": 160, "r": 20, "t": 10, "b": 50},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        xaxis_title=html.escape(table.headline.name),
+        yaxis_autorange="reversed",
+    )
+    return figure

@@ -1,0 +1,85 @@
+"""Study files to start from: a task's template, with any model that can do the task.
+
+The section of the model is written from the model's own configuration, so that every
+hyper-parameter stands there with its default and its meaning, and none can be forgotten.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from importlib import resources
+from types import MappingProxyType
+
+from pydantic.fields import FieldInfo
+
+from fedrx_models.build import FACTORIES, build_model
+from fedrx_protocol.errors import MisuseError
+from fedrx_protocol.study import Study
+
+TASKS: Mapping[str, str] = MappingProxyType(
+    {
+        "dose": "warfarin.toml",
+        "response": "response.toml",
+        "toxicity": "toxicity.toml",
+        "survival": "survival.toml",
+    }
+)
+"""Template of each task."""
+
+_DEFAULT_TASK = "response"
+_DOSE_MODELS = ("linear", "mlp")  # what takes the dosing study's columns best
+_SECTION = re.compile(r"(?:^#[^\n]*\n)*^\[model\]\n(?:^[^\n]+\n)*", re.MULTILINE)
+
+
+def template(task: str) -> str:
+    """A task's study file as it stands."""
+    folder = resources.files("fedrx").joinpath("templates")
+    return folder.joinpath(TASKS[task]).read_text(encoding="utf-8")
+
+
+def new_study(model: str | None, task: str | None) -> str:
+    """The text of a study file that works.
+
+    Args:
+        model: the model; the one in the task's template if left out.
+        task: one of `TASKS`; the one that the model is mostly used for if left out.
+
+    Raises:
+        MisuseError: unknown model or task, or the model cannot do it; says what is there.
+    """
+    if model is not None and model not in FACTORIES:
+        raise MisuseError(f"--model is '{model}': use {_either(FACTORIES)}.")
+    chosen = task or _usual_task(model)
+    if chosen not in TASKS:
+        raise MisuseError(f"--task is '{chosen}': use {_either(TASKS)}.")
+    text = template(chosen)
+    if model is not None and model != Study.parse(text).model.name:
+        text = _SECTION.sub(lambda _: model_section(model), text, count=1)
+    study = Study.parse(text, source=f"--model {model} --task {chosen}")
+    build_model(study.model, study.feature_schema, seed=0)
+    return text
+
+
+def model_section(model: str) -> str:
+    """The `[model]` section with every hyper-parameter at its default, in words."""
+    factory = FACTORIES[model]
+    lines = [f'name = "{model}"']
+    for key, field in factory.config.model_fields.items():
+        value = _default(field)
+        # JSON's numbers, texts and lists are TOML's too, but TOML has no word for nothing.
+        line = f"# {key} =" if value is None else f"{key} = {json.dumps(value)}"
+        lines.append(line + (f"  # {field.description}" if field.description else ""))
+    return "\n".join(["[model]", *lines, ""])
+
+
+def _default(field: FieldInfo) -> object:
+    return field.get_default(call_default_factory=True)
+
+
+def _usual_task(model: str | None) -> str:
+    return "dose" if model is None or model in _DOSE_MODELS else _DEFAULT_TASK
+
+
+def _either(words: Mapping[str, object]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} or {last}"

@@ -1,0 +1,132 @@
+"""`fedrx study new --model` writes files that run at once; `--compare` puts models in a table."""
+
+import pytest
+
+from fedrx.study_files import TASKS, model_section, new_study, template
+from fedrx_models.build import FACTORIES, build_model
+from fedrx_protocol.study import Study
+
+QUICK = ("--sites", "4", "--patients", "30..40", "--rounds", "2", "--seed", "2")
+NEEDS_BLOCKS = {"drug_gene_gnn", "multiomics_vae"}
+
+
+@pytest.mark.parametrize("model", FACTORIES)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_model_has_a_file_for_every_task_it_can_do(fedrx, place, model, task):
+    ran = fedrx("study", "new", "--model", model, "--task", task, "--output", "new.toml")
+    if task == "dose" and model in NEEDS_BLOCKS:
+        assert ran.code == 2
+        assert f"model '{model}' needs" in ran.err
+        assert not (place / "new.toml").exists()
+        return
+    assert ran.code == 0, ran.err
+    study = Study.load(place / "new.toml")
+    assert study.model.name == model
+    build_model(study.model, study.feature_schema, seed=0)
+    assert (place / "new.toml").read_text().count("# ") > 8
+
+
+@pytest.mark.parametrize("model", FACTORIES)
+def test_the_model_section_holds_every_hyper_parameter_at_its_default(model):
+    text = model_section(model)
+    study = Study.parse(template("toxicity").replace('[model]\nname = "linear"\n', text))
+    config = FACTORIES[model].config
+    assert config.model_validate(study.model.parameters) == config()
+    for key in config.model_fields:
+        assert f"{key} =" in text
+
+
+@pytest.mark.parametrize("model", FACTORIES)
+def test_every_models_file_runs_at_once(fedrx, model):
+    assert fedrx("study", "new", "--model", model, "--output", "n.toml").code == 0
+    ran = fedrx("simulate", "n.toml", *QUICK, "--no-baselines", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["model"] == model
+
+
+@pytest.mark.parametrize(
+    ("model", "task"), [("drug_gene_gnn", "response"), ("mlp", "toxicity"), ("linear", "survival")]
+)
+def test_a_new_file_runs_at_once_on_synthetic_patients(fedrx, model, task):
+    assert fedrx("study", "new", "--model", model, "--task", task, "--output", "n.toml").code == 0
+    ran = fedrx("simulate", "n.toml", *QUICK, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["model"] == model
+    beside = {"personalised", "pooled", "site_alone", "fixed"}
+    assert set(ran.json["metrics"]) == {"federated", *beside}
+
+
+def test_a_model_without_a_task_gets_its_usual_one():
+    assert Study.parse(new_study("mlp", None)).target.kind == "continuous"
+    assert Study.parse(new_study("genomic_cnn", None)).target.kind == "panel"
+    assert new_study(None, None) == template("dose")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--model", "forest"), "--model is 'forest': use linear, mlp, genomic_cnn"),
+        (("--task", "sleep"), "--task is 'sleep': use dose, response, toxicity or survival"),
+    ],
+)
+def test_an_unknown_model_or_task_is_one_sentence(fedrx, place, options, words):
+    ran = fedrx("study", "new", *options, "--output", "new.toml")
+    assert ran.code == 2
+    assert words in ran.err
+    assert not (place / "new.toml").exists()
+
+
+def test_models_are_compared_and_the_same_command_goes_on(fedrx, place):
+    command = ("simulate", *QUICK[:-2], "--compare", "linear,mlp", "--folds", "2", "--output", "c")
+    ran = fedrx(*command, "--seed", "3")
+    assert ran.code == 0, ran.err
+    assert "4/4 mlp, fold 2, seed 3" in ran.err
+    assert "against linear" in " ".join(ran.out.split())
+    page = (place / "c" / "comparison.html").read_text()
+    assert "default-src 'none'" in page
+    again = fedrx(*command, "--json")
+    assert again.code == 0, again.err
+    (table,) = again.json["tables"]
+    assert [one["model"] for one in table["models"]] == ["linear", "mlp"]
+    assert table["models"][1]["pairs"] > 100
+
+
+def test_a_study_file_is_compared_as_it_trains(fedrx, place):
+    """Its model and its training count; the study's own patients and privacy hold for all."""
+    text = template("dose").replace('name = "linear"', 'name = "mlp"\nhidden = [4]', 1)
+    text = text.replace("rounds = 100", "rounds = 8").replace("epsilon = 1.0", "epsilon = 99.0")
+    (place / "small.toml").write_text(text)
+    options = (*QUICK, "--compare", "linear,small.toml", "--folds", "2", "--output", "c")
+    ran = fedrx("simulate", *options, "--json")
+    assert ran.code == 0, ran.err
+    assert [one["model"] for one in ran.json["tables"][0]["models"]] == ["linear", "small"]
+    assert ran.json["epsilon"] == 1.0
+
+
+def test_a_study_file_of_other_patients_is_refused(fedrx, place):
+    (place / "other.toml").write_text(template("toxicity"))
+    ran = fedrx("simulate", *QUICK, "--compare", "linear,other.toml", "--output", "c")
+    assert ran.code == 2
+    assert "other.toml: has other features, blocks or target" in ran.err
+    assert not (place / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--compare", "linear"), "--compare needs at least two models"),
+        (("--compare", "linear,linear"), "--compare names 'linear' twice"),
+        (("--compare", "linear,forest"), "'model.name' is 'forest': allowed are linear, mlp"),
+        (("--compare", "linear,mlp", "--folds", "41"), "fewer than the 41 folds"),
+        (("--compare", "linear,mlp", "--repeats", "0"), "--repeats is 0"),
+        (("--compare", "linear,mlp", "--engine", "flower"), "--engine cannot be given with --comp"),
+        (("--folds", "3"), "--folds needs --compare MODELS"),
+        (("--personalised",), "--personalised needs --compare MODELS"),
+    ],
+)
+def test_a_comparison_that_cannot_be_is_one_sentence(fedrx, place, options, words):
+    ran = fedrx("simulate", *QUICK, *options)
+    assert ran.code == 2
+    assert words in ran.err
+    assert ran.err.count("\n") == 1
+    assert not (place / "runs").exists()
