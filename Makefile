@@ -1,9 +1,11 @@
 # FedRx: `make demo` on a fresh machine, `make test` before a commit.
 #   PYTHON=python3.12 make demo     another interpreter, 3.11 or newer
 #   PIP_FLAGS='--index-url …' make  a mirror, or another build of torch
+#   PYTEST_FLAGS= make test         one test after another; by default a file of tests a core
 
 PYTHON ?= python3
 PIP_FLAGS ?=
+PYTEST_FLAGS ?= -n auto --dist loadfile
 BIN := .venv/bin
 STAMP := .venv/.installed
 
@@ -23,7 +25,7 @@ test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 bench: $(STAMP)
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done

@@ -11,6 +11,8 @@ sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+# A file of tests a core: more threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
