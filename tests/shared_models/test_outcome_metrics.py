@@ -291,7 +291,9 @@ class TestPanel:
 
 
 @pytest.mark.parametrize(
-    ("target", "made"), [(BINARY, binary), (SURVIVAL, survival), (PANEL, panel)], ids=str
+    ("target", "made"),
+    [(BINARY, binary), (SURVIVAL, survival), (PANEL, panel)],
+    ids=("binary", "survival", "panel"),
 )
 def test_the_study_decides_plan_and_measures(study, target, made):
     agreed = study.with_(target={}).model_copy(update={"target": target})
