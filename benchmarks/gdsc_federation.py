@@ -59,19 +59,40 @@ RECIPES = {
         private_rate=1e-2,
     ),
     "genomic_cnn": Recipe(
-        {"gene_tokens": 64, "channels": 8, "hidden": 512, **SQUARED}, 3e-4, (20, 30, 40)
+        {"gene_tokens": 64, "channels": 8, "hidden": 512, **SQUARED},
+        3e-4,
+        (20, 30, 40),
+        private={"gene_tokens": 16, "channels": 4, "layers": 1, "hidden": 8, "linear_path": False},
+        private_rate=1e-2,
     ),
-    "genomic_transformer": Recipe({"gene_tokens": 48, "size": 32, **SQUARED}, 5e-4, (20, 30, 40)),
+    "genomic_transformer": Recipe(
+        {"gene_tokens": 48, "size": 32, **SQUARED},
+        5e-4,
+        (20, 30, 40),
+        private={
+            "gene_tokens": 16,
+            "size": 8,
+            "heads": 2,
+            "layers": 1,
+            "feed_forward": 16,
+            "linear_path": False,
+        },
+        private_rate=1e-2,
+    ),
     "drug_gene_gnn": Recipe(
         {"size": 4, "hidden": 256, **SQUARED},
         5e-4,
         (20, 30, 40),
+        private={"size": 2, "hidden": 8, "linear_path": False},
+        private_rate=1e-2,
         blocks=("expression", "copy_number"),
     ),
     "multiomics_vae": Recipe(
         {"latent": 48, "hidden": 256, "head_hidden": 512, **SQUARED},
         5e-4,
         (20, 30, 40),
+        private={"latent": 8, "hidden": 8, "head_hidden": 8, "linear_path": False},
+        private_rate=1e-2,
         blocks=("expression", "copy_number", "mutation", "methylation"),
     ),
 }

@@ -10,8 +10,9 @@ from fedrx_models.encoding import block_columns, encode
 from fedrx_models.pharmacogenomic.multiomics_vae import MultiomicsVae
 from fedrx_protocol.schema import FeatureSchema
 
-_LATENT = {"hidden": 128, "linear_path": False, "kl": 0.0005}
+_LATENT = {"hidden": 32, "linear_path": False, "reconstruction": 0.1, "kl": 1e-4}
 """Without a linear path, so that the outcome must pass through the latent space."""
+_RATE, _ROUNDS = 5e-4, 30
 
 
 def latent(data: Lines, seed: int) -> None:
@@ -58,7 +59,7 @@ def _places(
     model = model_of("multiomics_vae", schema, seed, **_LATENT)
     if not isinstance(model, MultiomicsVae):
         raise TypeError("another model answers to this name")
-    Federation(by_site(batch, tissues, train)).train(model, 2e-3, 20)
+    Federation(by_site(batch, tissues, train)).train(model, _RATE, _ROUNDS)
     return model.latent(batch)
 
 

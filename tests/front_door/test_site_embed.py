@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fedrx_models.build import build_model
+from fedrx_models.contract import get_vector, set_vector
 from fedrx_models.files import save_model
 from fedrx_protocol.study import Study
 
@@ -45,6 +46,8 @@ def omics(joined, place):
 def trained(place):
     study = Study.load(place / "study.toml")
     model = build_model(study.model, study.feature_schema, seed=3)
+    vector = get_vector(model)  # moved as by a training: untrained, everybody lies at the prior
+    set_vector(model, vector + np.random.default_rng(3).normal(0, 0.2, vector.shape))
     return save_model(place / "model.safetensors", model, study.digest)
 
 

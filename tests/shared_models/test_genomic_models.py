@@ -142,6 +142,13 @@ def test_a_patient_without_blocks_lies_at_the_prior():
     assert not model.latent(nothing).any()
 
 
+def test_nobody_is_placed_by_weights_that_nothing_was_learned_for():
+    model, batch = build_model(ModelSection(name="multiomics_vae"), schema(), seed=0), batch_of()
+    assert not model.latent(batch).any()
+    model(batch).sum().backward()
+    assert all(encoder.straight.weight.grad.any() for encoder in model.encoders)
+
+
 def test_the_latent_noise_is_balanced_and_the_patients_own():
     values = torch.randn(4000, 11, generator=torch.Generator().manual_seed(0))
     signs = _signs(values, 6)

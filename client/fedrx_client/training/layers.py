@@ -105,11 +105,11 @@ class _SegmentGradients:
         own = own_parameters(self.layer)
         sums = {name: torch.zeros_like(p) for name, p in own.items()}
         for activation, slope in self.uses:
-            weighted = slope * factors[:, None, None]
-            if "weight" in own:
-                sums["weight"] += torch.einsum("bsp,bse->spe", activation, weighted)
+            if "weight" in own:  # the inputs are the narrow side
+                weighted = activation * factors[:, None, None]
+                sums["weight"] += torch.einsum("bsp,bse->spe", weighted, slope)
             if "bias" in own:
-                sums["bias"] += weighted.sum(0)
+                sums["bias"] += torch.tensordot(factors, slope, dims=1)
         return sums
 
 

@@ -30,6 +30,7 @@ from fedrx_protocol.errors import StudyError
 from fedrx_protocol.schema import FeatureSchema
 
 _LOG_VARIANCE_RANGE = 6.0
+_FIRST_LOG_PRECISION = 4.0
 _LARGEST_VALUE = 10.0  # normalised; beyond it a value says no more about where a patient lies
 _HASH_STEPS = 64  # of a normalised value, for the sign that stands for the latent noise
 _HASH_MODULUS = 2_147_483_647
@@ -56,16 +57,42 @@ class MultiomicsVaeConfig(BaseModel):
 
 
 class _Coder(nn.Module):
-    """Two layers, `(B, inputs) -> (B, outputs)`."""
+    """A linear path and two layers beside it that start at zero, `(B, inputs) -> (B, outputs)`.
 
-    def __init__(self, inputs: int, hidden: int, outputs: int, generator: torch.Generator) -> None:
+    The linear paths alone are an autoencoder that can span what PCA spans.
+    """
+
+    def __init__(
+        self, inputs: int, hidden: int, straight: nn.Linear, generator: torch.Generator
+    ) -> None:
         super().__init__()
+        self.straight = straight
         self.first = drawn_linear(inputs, hidden, generator, 2**0.5)
-        self.second = drawn_linear(hidden, outputs, generator)
+        self.second = zero_linear(hidden, straight.out_features)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self.second(nn.functional.gelu(self.first(values)))
+        curved = self.second(nn.functional.gelu(self.first(values)))
+        output: torch.Tensor = self.straight(values) + curved
         return output
+
+
+def _encoder(size: int, config: MultiomicsVaeConfig, generator: torch.Generator) -> _Coder:
+    """From a block to a mean and a log-precision for each dimension.
+
+    It starts at zero, since drawn weights would stay as they are wherever no training patient
+    has values, and put noise into the place of every new one; and it starts precise, so that the
+    latent noise does not drown what the blocks say.
+    """
+    straight = zero_linear(size, 2 * config.latent)
+    with torch.no_grad():
+        straight.bias[config.latent :] = _FIRST_LOG_PRECISION
+    return _Coder(size, config.hidden, straight, generator)
+
+
+def _decoder(size: int, config: MultiomicsVaeConfig, generator: torch.Generator) -> _Coder:
+    """From a place in the latent space to a block."""
+    straight = drawn_linear(config.latent, size, generator)
+    return _Coder(config.latent, config.hidden, straight, generator)
 
 
 class MultiomicsVae(PatientModel):
@@ -80,12 +107,8 @@ class MultiomicsVae(PatientModel):
         self.places = list(block_columns(schema).values())
         sizes = [place.stop - place.start for place in self.places]
         latent, columns = config.latent, len(column_names(schema))
-        self.encoders = nn.ModuleList(
-            _Coder(size, config.hidden, 2 * latent, generator) for size in sizes
-        )
-        self.decoders = nn.ModuleList(
-            _Coder(latent, config.hidden, size, generator) for size in sizes
-        )
+        self.encoders = nn.ModuleList(_encoder(size, config, generator) for size in sizes)
+        self.decoders = nn.ModuleList(_decoder(size, config, generator) for size in sizes)
         outputs = outcome_count(schema.target)
         self.hidden = drawn_linear(latent + columns, config.head_hidden, generator, 2**0.5)
         self.out = zero_linear(config.head_hidden, outputs)
