@@ -9,13 +9,23 @@ from pydantic import BaseModel, ValidationError
 from fedrx_protocol.omics import GENE_PATTERN, Block
 from fedrx_protocol.schema import CategoryFeature, FlagFeature, NumberFeature
 from fedrx_protocol.targets import TARGETS, Drug
+from fedrx_protocol.visits import Horizon, Marker, Treatment, VisitsSection
 
 # Features by kind; pydantic puts the kind into the place of an error, where no key stands.
 _KINDS: Mapping[str, type[BaseModel]] = MappingProxyType(
     {"number": NumberFeature, "category": CategoryFeature, "flag": FlagFeature}
 )
 # Entries of lists whose entries are all alike.
-_ENTRIES: Mapping[str, type[BaseModel]] = MappingProxyType({"blocks": Block, "drugs": Drug})
+_ENTRIES: Mapping[str, type[BaseModel]] = MappingProxyType(
+    {
+        "blocks": Block,
+        "drugs": Drug,
+        "horizons": Horizon,
+        "markers": Marker,
+        "treatments": Treatment,
+        "visits": VisitsSection,
+    }
+)
 _LONGEST_SHOWN = 60
 _TABLES = ("model_type", "model_attributes_type")
 

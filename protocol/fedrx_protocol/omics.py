@@ -57,22 +57,29 @@ class Block(Frozen):
 
 
 class Graph(Frozen):
-    """Which genes act on each other: undirected edges between genes of the study's blocks."""
+    """Which genes, or markers, act on each other: undirected edges between those of the study."""
 
     edges: tuple[Edge, ...] = Field(min_length=1, strict=False)
     source: str = Field(default="", description="where the edges come from")
 
-    def check_against(self, genes: Iterable[str]) -> None:
-        """Hold the edges against the genes that the blocks know.
+    def check_against(
+        self,
+        names: Iterable[str],
+        kind: str = "gene",
+        lack: str = "in none of the study's blocks: remove its edges, or add the gene to a block",
+    ) -> None:
+        """Hold the edges against the genes that the blocks know, or against the markers.
+
+        Args:
+            names: what edges may name.
+            kind: what they are, in a word.
+            lack: what is wrong with an unknown one, and what to do about it.
 
         Raises:
-            ValueError: naming the first gene that no block has.
+            ValueError: naming the first that is unknown.
         """
-        known = set(genes)
+        known = set(names)
         for edge in self.edges:
-            for gene in edge:
-                if gene not in known:
-                    raise ValueError(
-                        f"the graph names gene '{gene}', which is in none of the study's blocks: "
-                        "remove its edges, or add the gene to a block"
-                    )
+            for name in edge:
+                if name not in known:
+                    raise ValueError(f"the graph names {kind} '{name}', which is {lack}")

@@ -13,10 +13,12 @@ from fedrx_protocol.omics import Block, Graph
 from fedrx_protocol.targets import (
     BinaryTarget,
     ContinuousTarget,
+    ForecastTarget,
     PanelTarget,
     SurvivalTarget,
     Target,
 )
+from fedrx_protocol.visits import MOST_MARKERS, Horizon, Marker, Treatment, VisitsSection
 
 __all__ = [
     "BinaryTarget",
@@ -26,12 +28,17 @@ __all__ = [
     "Feature",
     "FeatureSchema",
     "FlagFeature",
+    "ForecastTarget",
     "Graph",
+    "Horizon",
+    "Marker",
     "Name",
     "NumberFeature",
     "PanelTarget",
     "SurvivalTarget",
     "Target",
+    "Treatment",
+    "VisitsSection",
 ]
 
 
@@ -85,22 +92,67 @@ Feature = Annotated[NumberFeature | CategoryFeature | FlagFeature, Field(discrim
 
 
 class FeatureSchema(Frozen):
-    """Features and blocks in order, and the target; both sides build the same tensors from it."""
+    """All that is known of a patient, in order, and the target; both sides build the same tensors.
+
+    Features and blocks are known once for a patient; markers and treatments at every visit.
+    """
 
     features: tuple[Feature, ...] = Field(default=(), strict=False)
     blocks: tuple[Block, ...] = Field(default=(), strict=False, exclude_if=is_empty)
+    visits: VisitsSection | None = Field(default=None, exclude_if=is_empty)
+    markers: tuple[Marker, ...] = Field(
+        default=(), max_length=MOST_MARKERS, strict=False, exclude_if=is_empty
+    )
+    treatments: tuple[Treatment, ...] = Field(default=(), strict=False, exclude_if=is_empty)
     graph: Graph | None = Field(default=None, exclude_if=is_empty)
     target: Target
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if not self.features and not self.blocks:
+        self._check_course()
+        if not self.features and not self.blocks and not self.markers:
             raise ValueError("a study needs at least 1 item in features or blocks")
-        parts = (*self.features, *self.blocks, self.target)
+        parts = (*self.features, *self.blocks, *self.markers, *self.treatments, self.target)
         names = [part.name for part in parts]
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ValueError(f"feature names must be unique, but {', '.join(doubled)} is repeated")
         if self.graph is not None:
-            self.graph.check_against(gene for block in self.blocks for gene in block.genes)
+            self._check_graph(self.graph)
         return self
+
+    @property
+    def forecast_markers(self) -> tuple[Marker, ...]:
+        """The markers that the target names, in its order; none for another kind of target."""
+        if not isinstance(self.target, ForecastTarget):
+            return ()
+        by_name = {marker.name: marker for marker in self.markers}
+        return tuple(by_name[name] for name in self.target.markers)
+
+    def _check_course(self) -> None:
+        """Visits, markers and a forecast belong together."""
+        if not isinstance(self.target, ForecastTarget):
+            if self.visits is not None or self.markers or self.treatments:
+                raise ValueError(
+                    "visits, markers and treatments are for a forecast: set target.kind to "
+                    "'forecast', or remove them"
+                )
+            return
+        if self.visits is None:
+            raise ValueError("a forecast needs a [visits] section with its time_unit")
+        if self.blocks:
+            raise ValueError("a forecast takes features, markers and treatments, but no blocks")
+        known = [marker.name for marker in self.markers]
+        for name in self.target.markers:
+            if name not in known:
+                raise ValueError(
+                    f"target.markers names '{name}', which is not among the study's markers: "
+                    f"{', '.join(known) or 'none'}"
+                )
+
+    def _check_graph(self, graph: Graph) -> None:
+        if self.markers:
+            lack = "not among the study's markers: remove its edges, or add the marker"
+            graph.check_against((marker.name for marker in self.markers), "marker", lack)
+        else:
+            graph.check_against(gene for block in self.blocks for gene in block.genes)

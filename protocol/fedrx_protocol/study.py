@@ -18,12 +18,15 @@ from fedrx_protocol.findings import sentences
 from fedrx_protocol.frozen import Frozen, Name, is_empty
 from fedrx_protocol.omics import Block, Graph
 from fedrx_protocol.schema import Feature, FeatureSchema
-from fedrx_protocol.targets import Target
+from fedrx_protocol.targets import ForecastTarget, Target
+from fedrx_protocol.visits import Marker, Treatment, VisitsSection
 
 PrivacyMode = Literal["distributed", "local", "none"]
 
 # No consortium is larger; bounds what the grid's arithmetic must hold.
 _MOST_PATIENTS = 1_000_000_000
+# In a marker's reference standard deviations; a larger bound would drown the metrics in noise.
+_LARGEST_FORECAST_BOUND = 20.0
 
 
 class CohortSection(Frozen):
@@ -141,7 +144,9 @@ class MetricsSection(Frozen):
 
     mode: Literal["private", "secure-sum"] = "private"
     evaluations: int = Field(default=5, ge=0, description="besides the last one")
-    error_bound: float = Field(default=60.0, gt=0, description="in the target's unit")
+    error_bound: float = Field(
+        default=60.0, gt=0, description="in the target's unit; for a forecast in markers' scales"
+    )
     final_share: float = Field(
         default=0.6, gt=0, lt=1, description="the last evaluation's part of the metrics' budget"
     )
@@ -174,6 +179,9 @@ class Study(Frozen):
     schedule: ScheduleSection = ScheduleSection()
     features: tuple[Feature, ...] = Field(default=(), strict=False)
     blocks: tuple[Block, ...] = Field(default=(), strict=False, exclude_if=is_empty)
+    visits: VisitsSection | None = Field(default=None, exclude_if=is_empty)
+    markers: tuple[Marker, ...] = Field(default=(), strict=False, exclude_if=is_empty)
+    treatments: tuple[Treatment, ...] = Field(default=(), strict=False, exclude_if=is_empty)
     graph: Graph | None = Field(default=None, exclude_if=is_empty)
     target: Target
 
@@ -195,13 +203,25 @@ class Study(Frozen):
                 f"metrics.evaluations is {self.metrics.evaluations}, but the study has "
                 f"{self.rounds} rounds: use {self.rounds} or fewer"
             )
+        bound = self.metrics.error_bound
+        if isinstance(self.target, ForecastTarget) and bound > _LARGEST_FORECAST_BOUND:
+            raise ValueError(
+                f"metrics.error_bound is {bound:g}, but a forecast's errors are bounded in the "
+                f"markers' scales: use {_LARGEST_FORECAST_BOUND:g} or less, e.g. 4"
+            )
         return self
 
     @property
     def feature_schema(self) -> FeatureSchema:
-        """Features, blocks, graph and target together, as the models want them."""
+        """Features, blocks, markers, graph and target together, as the models want them."""
         return FeatureSchema(
-            features=self.features, blocks=self.blocks, graph=self.graph, target=self.target
+            features=self.features,
+            blocks=self.blocks,
+            visits=self.visits,
+            markers=self.markers,
+            treatments=self.treatments,
+            graph=self.graph,
+            target=self.target,
         )
 
     @property

@@ -1,4 +1,4 @@
-"""The outcome that a study predicts: a number, yes or no, a time until an event, or many drugs.
+"""The outcome that a study predicts: a number, yes or no, time to an event, drugs, markers.
 
 Reference values (means, scales, rates) are public knowledge, never computed from the sites'
 patients, so that normalising costs no privacy.
@@ -11,9 +11,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from fedrx_protocol.frozen import Frozen, Name, first_repeated
+from fedrx_protocol.visits import MOST_MARKERS, Horizon
 
 MOST_BINS = 200
 MOST_DRUGS = 2000
+MOST_HORIZONS = 20
 
 
 class ContinuousTarget(Frozen):
@@ -128,12 +130,40 @@ class PanelTarget(Frozen):
         return self
 
 
+class ForecastTarget(Frozen):
+    """How markers will move: from every visit, each marker at each horizon, with an interval."""
+
+    kind: Literal["forecast"]
+    name: Name
+    markers: tuple[Name, ...] = Field(
+        min_length=1, max_length=MOST_MARKERS, strict=False, description="of the study's markers"
+    )
+    horizons: tuple[Horizon, ...] = Field(min_length=1, max_length=MOST_HORIZONS, strict=False)
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        twice = first_repeated(self.markers)
+        if twice is not None:
+            raise ValueError(f"marker '{twice}' stands twice")
+        times = [horizon.at for horizon in self.horizons]
+        if times != sorted(set(times)):
+            raise ValueError("horizons must rise")
+        return self
+
+    @property
+    def unit(self) -> str:
+        """None of its own: each marker has one, and errors are told as ratios."""
+        return ""
+
+
 TARGETS: Mapping[str, type[BaseModel]] = MappingProxyType(
     {
         "continuous": ContinuousTarget,
         "binary": BinaryTarget,
         "survival": SurvivalTarget,
         "panel": PanelTarget,
+        "forecast": ForecastTarget,
     }
 )
 """Kinds of outcome, by the word in the study file."""
@@ -149,6 +179,7 @@ Target = Annotated[
     Annotated[ContinuousTarget, Tag("continuous")]
     | Annotated[BinaryTarget, Tag("binary")]
     | Annotated[SurvivalTarget, Tag("survival")]
-    | Annotated[PanelTarget, Tag("panel")],
+    | Annotated[PanelTarget, Tag("panel")]
+    | Annotated[ForecastTarget, Tag("forecast")],
     Discriminator(_kind),
 ]

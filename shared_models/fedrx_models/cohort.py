@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fedrx_models.visits import Courses, outcome_shape
+from fedrx_models.visits_check import check_visits, require_forecasts
 from fedrx_protocol.errors import DataError
 from fedrx_protocol.schema import (
     BinaryTarget,
@@ -22,6 +24,7 @@ from fedrx_protocol.schema import (
     ContinuousTarget,
     Feature,
     FeatureSchema,
+    ForecastTarget,
     NumberFeature,
     PanelTarget,
     SurvivalTarget,
@@ -46,8 +49,13 @@ class Cohort:
         target: what happened, float64. A number `(n,)` in the target's unit, or 0 and 1 `(n,)`,
             never missing; for survival `(n, 2)`: the time of event or last contact, and 1 for an
             event, 0 for a patient who left unharmed; for a panel `(n, drugs)`, NaN where a drug
-            was not given, with at least one that was.
+            was not given, with at least one that was. For a forecast `(n, T, H, M, 2)`, which
+            follows from the visits: see `Courses.outcomes`; give `(n, 0)` to have it worked out.
         blocks: by block name, `(n, genes)` float64 in the block's unit, NaN where missing.
+        visits: `(n, T, 2 + markers + treatments)` float64: time, episode number, and the values
+            in the study's order and units, NaN where missing; rows after a patient's last visit
+            are NaN throughout. Times rise within an episode, and an episode's visits stand
+            together. None for a study without visits.
 
     Raises:
         DataError: if a column or block is missing or unknown, has another length or type, or
@@ -60,6 +68,7 @@ class Cohort:
     values: Mapping[str, NDArray[Any]]
     target: NDArray[np.float64]
     blocks: Mapping[str, NDArray[np.float64]] = field(default_factory=lambda: MappingProxyType({}))
+    visits: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0, 0)))
 
     def __post_init__(self) -> None:
         _check_patients(self.site, self.patients)
@@ -70,7 +79,11 @@ class Cohort:
             for feature in self.schema.features
         }
         object.__setattr__(self, "values", checked)
-        object.__setattr__(self, "target", _target(self.site, self.schema, self.target, count))
+        object.__setattr__(self, "visits", _visits(self.site, self.schema, self.visits, count))
+        target = _target(self.site, self.schema, self.target, count)
+        if isinstance(self.schema.target, ForecastTarget) and target.ndim == 2:
+            target = Courses(self.schema, self.visits).outcomes()
+        object.__setattr__(self, "target", _frozen(target))
         _check_blocks(self.site, self.schema, self.blocks)
         blocks = {
             block.name: _block(self.site, block, self.blocks[block.name], count)
@@ -94,6 +107,7 @@ class Cohort:
             values={name: column[positions] for name, column in self.values.items()},
             target=self.target[positions],
             blocks={name: block[positions] for name, block in self.blocks.items()},
+            visits=self.visits[positions],
         )
 
     def split(self, held_out: float, salt: bytes, fold: int = 0) -> tuple["Cohort", "Cohort"]:
@@ -130,6 +144,8 @@ class Cohort:
         _feed(digest, _canonical(self.target[order]))
         for block in self.schema.blocks:
             _feed(digest, _canonical(self.blocks[block.name][order]))
+        if self.schema.visits is not None:
+            _feed(digest, _canonical(self.visits[order]))
         return digest.hexdigest()
 
 
@@ -156,6 +172,8 @@ def require_variety(target: Target, outcomes: NDArray[np.float64], where: str) -
                 f"{where}, nobody had the event '{target.name}' before the last edge: bring "
                 "longer follow-up, or earlier edges."
             )
+    if isinstance(target, ForecastTarget):
+        require_forecasts(target, outcomes, where)
 
 
 def concatenate(cohorts: Sequence[Cohort], *, site: str = "pooled") -> Cohort:
@@ -186,6 +204,7 @@ def concatenate(cohorts: Sequence[Cohort], *, site: str = "pooled") -> Cohort:
             block.name: np.concatenate([c.blocks[block.name] for c in cohorts])
             for block in schema.blocks
         },
+        visits=np.concatenate([c.visits for c in cohorts]),
     )
 
 
@@ -257,10 +276,13 @@ def _codes(site: str, feature: CategoryFeature, raw: NDArray[Any]) -> NDArray[np
 
 
 def _target(site: str, schema: FeatureSchema, values: ArrayLike, count: int) -> NDArray[Any]:
-    """The checked, copied, read-only outcomes."""
+    """The checked outcomes."""
     target, numbers = schema.target, np.asarray(values, dtype=np.float64)
     name = target.name
-    if isinstance(target, PanelTarget):
+    if isinstance(target, ForecastTarget):
+        if numbers.shape not in ((count, 0), outcome_shape(schema, count)):
+            raise DataError(f"site '{site}': '{name}' has shape {numbers.shape}: give (n, 0).")
+    elif isinstance(target, PanelTarget):
         _check_shape(site, name, numbers, count, len(target.drugs))
         known = ~np.isnan(numbers)
         _check_range(site, name, numbers[known], target.minimum, target.maximum)
@@ -274,6 +296,17 @@ def _target(site: str, schema: FeatureSchema, values: ArrayLike, count: int) -> 
         _check_shape(site, name, numbers, count)
         _check_nobody_is_empty(site, name, ~np.isnan(numbers))
         _check_single(site, target, numbers)
+    return numbers
+
+
+def _visits(site: str, schema: FeatureSchema, values: ArrayLike, count: int) -> NDArray[Any]:
+    """The checked, copied, read-only visits; `(n, 0, 0)` for a study without."""
+    numbers = np.asarray(values, dtype=np.float64)
+    if schema.visits is None:
+        if numbers.size:
+            raise DataError(f"site '{site}': visits were given, but the study knows of none.")
+        return _frozen(np.zeros((count, 0, 0)))
+    check_visits(site, schema, numbers, count)
     return _frozen(numbers)
 
 

@@ -29,16 +29,20 @@ class PatientBatch:
     """Patients as tensors; every one is `(patients, ...)`, so that whoever clips can map over them.
 
     The blocks lie side by side in one tensor, in the order of the study: `encoding.block_columns`
-    says where each stands. F, G, M and K may be 0.
+    says where each stands. F, G, M, T, C and K may be 0.
 
     Attributes:
         x: `(B, F)` float32, columns as in `encoding.column_names`.
         y: `(B, K)` float32: the normalised target (K = 1), 0 or 1 (binary, K = 1), the event in
-            each time bin (survival), or the normalised response to each drug (panel).
+            each time bin (survival), the normalised response to each drug (panel), or the
+            normalised changes from the last value, by visit, horizon and marker (forecast).
         y_observed: `(B, K)` float32, 1 where `y` is known, else 0; for survival, 1 while the
             patient was at risk. Where it is 0, `y` is 0.
         omics: `(B, G)` float32, all blocks' genes, normalised; 0 where missing.
         omics_observed: `(B, M)` float32, for each block 1 where the patient has it, else 0.
+        visits: `(B, T, C)` float32, what is known at each visit, in order, columns as in
+            `visits.VisitColumns`; rows after a patient's last visit are 0. `(B, 0, 0)`, the
+            default, for a study without visits.
 
     Raises:
         DataError: if the shapes do not belong together.
@@ -49,12 +53,18 @@ class PatientBatch:
     y_observed: torch.Tensor
     omics: torch.Tensor
     omics_observed: torch.Tensor
+    visits: torch.Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, 0, 0))
 
     def __post_init__(self) -> None:
+        if self.visits.shape == (0, 0, 0):
+            object.__setattr__(self, "visits", self.x.new_zeros(self.x.shape[0], 0, 0))
         shapes = {f.name: tuple(getattr(self, f.name).shape) for f in dataclasses.fields(self)}
         patients = self.x.shape[:1]
-        flat = any(len(shape) != 2 or shape[:1] != patients for shape in shapes.values())
-        if flat or shapes["y"] != shapes["y_observed"]:
+        alike = all(
+            len(shape) == (3 if name == "visits" else 2) and shape[:1] == patients
+            for name, shape in shapes.items()
+        )
+        if not alike or shapes["y"] != shapes["y_observed"]:
             told = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
             raise DataError(
                 "a batch needs tensors of shape (patients, columns), y and y_observed alike, "
@@ -127,7 +137,21 @@ class SurvivalCurves:
     hazards: Floats
 
 
-AnyPrediction = Prediction | Probability | SurvivalCurves
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """Where each marker will be, from every visit and at every horizon, with an interval.
+
+    Attributes:
+        mean: `(B, T, H, M, 3)` float64, in each marker's unit: the median, and the lower and the
+            upper end of the interval; NaN where no last value is known.
+        level: nominal coverage of the interval.
+    """
+
+    mean: Floats
+    level: float = 0.8
+
+
+AnyPrediction = Prediction | Probability | SurvivalCurves | Forecast
 """What a model predicts, by kind of outcome; `mean` is what the metrics judge."""
 
 

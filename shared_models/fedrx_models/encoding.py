@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fedrx_models.cohort import MISSING_CATEGORY, Cohort
 from fedrx_models.contract import PatientBatch
+from fedrx_models.visits import Courses, VisitColumns, encode_changes, visits_section
 from fedrx_protocol.errors import DataError
 from fedrx_protocol.schema import (
     Block,
@@ -20,6 +21,7 @@ from fedrx_protocol.schema import (
     ContinuousTarget,
     Feature,
     FeatureSchema,
+    ForecastTarget,
     NumberFeature,
     PanelTarget,
     SurvivalTarget,
@@ -57,13 +59,19 @@ def encode(cohort: Cohort, schema: FeatureSchema) -> PatientBatch:
     columns = [_columns(feature, cohort) for feature in schema.features]
     blocks = [_normalised(block, cohort.blocks[block.name]) for block in schema.blocks]
     there = [(~np.isnan(cohort.blocks[block.name])).sum(axis=1) > 0 for block in schema.blocks]
-    y, observed = encode_outcome(schema.target, cohort.target)
+    if isinstance(schema.target, ForecastTarget):
+        y, observed = encode_changes(schema, cohort.target)
+        visits = Courses(schema, cohort.visits).tensor()
+    else:
+        y, observed = encode_outcome(schema.target, cohort.target)
+        visits = torch.zeros(patients, 0, 0)
     return PatientBatch(
         x=_tensor(patients, columns),
         y=torch.from_numpy(y.astype(np.float32)),
         y_observed=torch.from_numpy(observed.astype(np.float32)),
         omics=_tensor(patients, blocks),
         omics_observed=_tensor(patients, [one[:, None] for one in there]),
+        visits=visits,
     )
 
 
@@ -100,8 +108,20 @@ def flat_width(schema: FeatureSchema) -> int:
     return len(column_names(schema)) + genes + len(schema.blocks)
 
 
+def output_count(schema: FeatureSchema) -> int:
+    """How many numbers a model gives: for a patient, or at each visit of a forecast."""
+    if isinstance(schema.target, ForecastTarget):
+        return VisitColumns.of(schema).outputs
+    return outcome_count(schema.target)
+
+
+def forecast_count(schema: FeatureSchema) -> int:
+    """K of a forecast: a patient's outcomes over all visits, horizons and markers."""
+    return visits_section(schema).most * VisitColumns.of(schema).forecasts
+
+
 def outcome_count(target: Target) -> int:
-    """K: how many numbers a model gives for a patient."""
+    """K: how many numbers a model gives for a patient; a forecast has `output_count`."""
     if isinstance(target, PanelTarget):
         return len(target.drugs)
     return len(target.edges) if isinstance(target, SurvivalTarget) else 1

@@ -15,6 +15,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from fedrx_models.cohort import Cohort
 from fedrx_models.contract import PatientBatch, PatientModel
 from fedrx_models.encoding import encode
+from fedrx_models.head_forecast import ForecastHead
 
 Vector = NDArray[np.float64]
 
@@ -63,6 +64,8 @@ def _minimise(
     watch: Callable[[Vector], None] = lambda _: None,
 ) -> None:
     """L-BFGS on the mean loss, in place, in double precision."""
+    if isinstance(model.head, ForecastHead):
+        model.head.joint = True
     start = parameters_to_vector(_trained(model)).detach().numpy()
     found = minimize(
         lambda weights: _loss(model, weights, batch),

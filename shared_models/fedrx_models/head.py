@@ -20,7 +20,13 @@ from fedrx_models.contract import (
     SurvivalCurves,
 )
 from fedrx_models.encoding import restore_panel, restore_target
-from fedrx_protocol.schema import BinaryTarget, PanelTarget, SurvivalTarget, Target
+from fedrx_protocol.schema import (
+    BinaryTarget,
+    ForecastTarget,
+    PanelTarget,
+    SurvivalTarget,
+    Target,
+)
 
 LEVEL = 0.9
 _SPREAD_WEIGHT = 0.25
@@ -95,8 +101,8 @@ class OutcomeHead(nn.Module):
         ends = (means, means - reach, means + reach)
         if isinstance(target, PanelTarget):
             mean, lower, upper = (restore_panel(target, end) for end in ends)
-        elif isinstance(target, BinaryTarget | SurvivalTarget):
-            raise TypeError(f"a {target.kind} outcome has no interval.")
+        elif isinstance(target, BinaryTarget | SurvivalTarget | ForecastTarget):
+            raise TypeError(f"a {target.kind} outcome has no interval here.")
         else:
             mean, lower, upper = (restore_target(target, end[:, 0]) for end in ends)
         return Prediction(mean=mean, lower=lower, upper=upper, level=LEVEL)

@@ -12,9 +12,16 @@ from numpy.typing import NDArray
 
 from fedrx_models.metrics import DoseMetrics, MetricPlan, exact
 from fedrx_models.metrics_binary import BinaryPlan, exact_binary
+from fedrx_models.metrics_forecast import ForecastPlan, exact_forecast
 from fedrx_models.metrics_panel import PanelPlan, exact_panel
 from fedrx_models.metrics_survival import SurvivalPlan, exact_survival
-from fedrx_protocol.schema import BinaryTarget, ContinuousTarget, PanelTarget, Target
+from fedrx_protocol.schema import (
+    BinaryTarget,
+    ContinuousTarget,
+    ForecastTarget,
+    PanelTarget,
+    Target,
+)
 from fedrx_protocol.study import Study
 
 Floats = NDArray[np.float64]
@@ -98,6 +105,9 @@ def metric_plan(study: Study, *, final: bool) -> Plan:
         return BinaryPlan(final=final, rate=target.rate, threshold=target.threshold)
     if isinstance(target, PanelTarget):
         return PanelPlan(final=final, error_bound=study.metrics.error_bound, target=target)
+    if isinstance(target, ForecastTarget):
+        bound = study.metrics.error_bound
+        return ForecastPlan.of(study.feature_schema, final=final, error_bound=bound)
     return SurvivalPlan(final=final, target=target)
 
 
@@ -118,6 +128,8 @@ def exact_metrics(target: Target, predicted: Floats, actual: Floats) -> Metrics:
         return exact_binary(predicted, actual, target.threshold)
     if isinstance(target, PanelTarget):
         return exact_panel(predicted, actual, target)
+    if isinstance(target, ForecastTarget):
+        return exact_forecast(predicted, actual, target)
     return exact_survival(predicted, actual, target)
 
 
@@ -130,7 +142,7 @@ def measures_of(target: Target) -> tuple[Measure, ...]:
     if isinstance(target, PanelTarget):
         correlation = Measure("correlation", "Correlation, mean over drugs", short="correlation")
         return (_mean_absolute_error(target.unit, digits=3), Measure("r2", "R²"), correlation)
-    return _SURVIVAL
+    return _FORECAST if isinstance(target, ForecastTarget) else _SURVIVAL
 
 
 def _mean_absolute_error(unit: str, digits: int) -> Measure:
@@ -151,6 +163,15 @@ _BINARY = (
     Measure("calibration_error", "Calibration error", higher_is_better=False, short="calib."),
 )
 _SURVIVAL = (Measure("concordance", "Concordance"), _BRIER)
+_FORECAST = (
+    Measure(
+        "ratio",
+        "Mean error relative to the last value",
+        higher_is_better=False,
+        short="relative error",
+    ),
+    Measure("coverage", "Outcomes within the 80 % interval", "%", digits=1, short="coverage, %"),
+)
 
 __all__ = [
     "DoseMetrics",

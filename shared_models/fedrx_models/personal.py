@@ -14,9 +14,10 @@ from safetensors.torch import load, save
 from torch import nn
 
 from fedrx_models.contract import AnyPrediction, Head, PatientBatch, PatientModel
-from fedrx_models.encoding import outcome_count
+from fedrx_models.encoding import output_count
 from fedrx_models.errors import ModelFileInvalid
 from fedrx_models.head import OutcomeHead
+from fedrx_models.head_forecast import ForecastHead
 
 PRIOR_SD = 0.3
 """Of a shift, in normalised outputs, and of a stretch's logarithm: how far sites may differ."""
@@ -28,7 +29,7 @@ class PrivateHead(nn.Module):
 
     Args:
         shared: the federated model's head, which stays as it is.
-        outputs: K, the number of outputs.
+        outputs: their number, the outputs' last dimension.
     """
 
     def __init__(self, shared: Head, outputs: int) -> None:
@@ -64,7 +65,9 @@ def personalise(model: PatientModel, batch: PatientBatch) -> PatientModel:
     personal = copy.deepcopy(model)
     if isinstance(personal.head, OutcomeHead):
         personal.head.trains_reach = False
-    private = PrivateHead(personal.head, batch.y.shape[1]).to(batch.x)
+    if isinstance(personal.head, ForecastHead):
+        personal.head.joint = True
+    private = PrivateHead(personal.head, output_count(model.schema)).to(batch.x)
     for parameter in personal.parameters():
         parameter.requires_grad = False
     personal.head = private
@@ -115,7 +118,7 @@ def with_private_head(model: PatientModel, content: bytes, source: str) -> Patie
         raise ModelFileInvalid(f"{source}: holds no private head of FedRx.")
     if not bool(torch.isfinite(torch.cat([shift, stretch])).all()):
         raise ModelFileInvalid(f"{source}: holds a weight that is not a finite number.")
-    outputs = outcome_count(model.schema.target)
+    outputs = output_count(model.schema)
     if len(shift) != outputs:
         raise ModelFileInvalid(
             f"{source}: is the private head of a model with {len(shift)} outputs, not {outputs}: "

@@ -12,7 +12,7 @@ import torch
 from omics_cohorts import TARGETS, omics_cohort, omics_schema
 
 from fedrx_client.training.clipping import leave_one_out_sensitivity
-from fedrx_models.build import FACTORIES, build_model
+from fedrx_models.build import build_model, models_of
 from fedrx_models.contract import get_vector, set_vector, weight_spec
 from fedrx_models.encoding import encode
 from fedrx_models.files import load_model, save_model
@@ -20,9 +20,11 @@ from fedrx_models.measures import exact_metrics, measures_of
 from fedrx_protocol.errors import StudyError
 from fedrx_protocol.study import ModelSection
 
+MODELS = models_of("pharmacogenomic")
+
 KINDS = list(TARGETS)
 PATIENTS = 12
-CASES = [(name, kind) for name in FACTORIES for kind in KINDS]
+CASES = [(name, kind) for name in MODELS for kind in KINDS]
 # Small, so that the whole suite is quick; the wiring is the same.
 SMALL = {
     "mlp": {"hidden": [6]},
@@ -156,7 +158,7 @@ def test_features_are_explained_once(model, batch):
     assert sorted(columns) == list(range(batch.x.shape[1]))
 
 
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("name", MODELS)
 def test_blocks_alone_are_enough(name):
     schema = omics_schema("panel", features=False)
     section = ModelSection(name=name, **SMALL.get(name, {}))
@@ -165,7 +167,7 @@ def test_blocks_alone_are_enough(name):
     assert losses.isfinite().all()
 
 
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("name", MODELS)
 def test_an_unknown_hyper_parameter_is_one_sentence(name):
     with pytest.raises(
         StudyError, match=rf"unknown key 'model\.depht' for model '{name}'; allowed"

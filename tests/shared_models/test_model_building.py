@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from flux_cohorts import flux_schema
 from omics_cohorts import omics_schema
 
 from fedrx_models.build import FACTORIES, build_model, check_config
@@ -44,7 +45,7 @@ def test_defaults_are_filled_in():
 
 @pytest.mark.parametrize("name", list(FACTORIES))
 def test_a_model_remembers_how_it_was_built(name):
-    schema = omics_schema()
+    schema = flux_schema() if FACTORIES[name].family == "flux" else omics_schema()
     model = build_model(ModelSection(name=name), schema, seed=0)
     assert model.name == name
     assert model.schema == schema

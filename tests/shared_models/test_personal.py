@@ -7,12 +7,14 @@ import pytest
 import torch
 from omics_cohorts import TARGETS, omics_cohort, omics_schema
 
-from fedrx_models.build import FACTORIES, build_model
+from fedrx_models.build import build_model, models_of
 from fedrx_models.contract import get_vector
 from fedrx_models.encoding import encode
 from fedrx_models.measures import exact_metrics
 from fedrx_models.personal import personalise
 from fedrx_protocol.study import ModelSection
+
+MODELS = models_of("pharmacogenomic")
 
 
 def trained(kind, name="linear"):
@@ -51,7 +53,7 @@ def test_a_site_like_the_others_changes_little(kind):
     assert personal.head.log_stretch.detach().abs().max() < 0.4
 
 
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("name", MODELS)
 def test_every_model_takes_a_private_head_and_is_left_as_it_was(name):
     schema = omics_schema("panel")
     model = build_model(ModelSection(name=name), schema, seed=0)

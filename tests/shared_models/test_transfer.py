@@ -6,7 +6,7 @@ import torch
 from omics_cohorts import TARGETS, omics_cohort, omics_schema
 
 from fedrx_client.training.clipping import leave_one_out_sensitivity
-from fedrx_models.build import FACTORIES, build_model
+from fedrx_models.build import build_model, models_of
 from fedrx_models.contract import get_vector
 from fedrx_models.encoding import encode
 from fedrx_models.errors import ModelFileInvalid
@@ -15,6 +15,8 @@ from fedrx_models.planning import make_plan
 from fedrx_models.transfer import freezable_parts, start_model, study_model, trained_positions
 from fedrx_protocol.errors import MisuseError, StudyError
 from fedrx_protocol.study import ModelSection, Study
+
+MODELS = models_of("pharmacogenomic")
 
 EARLIER = "ab" * 32
 
@@ -46,13 +48,13 @@ def test_a_study_without_the_section_has_the_digest_that_it_had():
     assert without.digest != of_it.digest
 
 
-@pytest.mark.parametrize("model", FACTORIES)
+@pytest.mark.parametrize("model", MODELS)
 def test_every_model_starts_from_the_earlier_weights(model, tmp_path):
     path, earlier = earlier_file(tmp_path, model)
     assert np.array_equal(get_vector(start_model(study_of(model), 3, path)), get_vector(earlier))
 
 
-@pytest.mark.parametrize("model", FACTORIES)
+@pytest.mark.parametrize("model", MODELS)
 def test_frozen_parts_are_left_out_of_what_is_summed(model):
     if model == "linear":  # one layer; freezing it leaves nothing
         with pytest.raises(StudyError, match="leaves nothing to train"):
