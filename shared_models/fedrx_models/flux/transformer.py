@@ -1,0 +1,149 @@
+"""`transformer`: attention over a patient's visits, with time as it is, not as a position.
+
+Each head forgets at its own public rate in the study's time unit, so that a visit of a minute ago
+and one of last year are not alike because they stand beside each other. Linear biases by distance:
+Press, Smith, Lewis 2022 (ALiBi), here by elapsed time.
+"""
+
+from typing import Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import nn
+from torch.nn import functional
+
+from fedrx_models.contract import PatientBatch
+from fedrx_models.flux.forecaster import Forecaster
+from fedrx_models.flux.parts import WayOut
+from fedrx_models.flux.summaries import VisitSummaries
+from fedrx_models.pharmacogenomic.parts import drawn_linear
+from fedrx_models.visits import VisitColumns, forecast_target
+from fedrx_protocol.schema import FeatureSchema
+
+_NEVER = -1e4  # added to a logit: e to its power is 0 in float32
+_OCTAVES = 4  # sines and cosines of the elapsed time, each of twice the period before
+
+
+class TransformerConfig(BaseModel):
+    """Hyper-parameters of `transformer`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    size: int = Field(default=48, ge=1, le=512, description="values of a visit's state")
+    heads: int = Field(default=4, ge=1, le=32)
+    layers: int = Field(default=1, ge=1, le=12)
+    feed_forward: int = Field(default=64, ge=1, le=4096, description="width between two layers")
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.size % self.heads:
+            raise ValueError(f"size {self.size} must be a multiple of heads {self.heads}")
+        return self
+
+
+class TimedAttention(nn.Module):
+    """Attention of every visit to itself and those before it, `(B, T, E) -> (B, T, E)`."""
+
+    def __init__(self, size: int, heads: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.heads = heads
+        self.inside = drawn_linear(size, 3 * size, generator)
+        self.outside = drawn_linear(size, size, generator)
+
+    def forward(self, states: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Each visit's mix of what it may read; `bias` is added to logits, `(B, heads, T, T)`."""
+        patients, visits, width = states.shape
+        joined = self.inside(states).reshape(patients, visits, 3, self.heads, width // self.heads)
+        query, key, value = joined.permute(2, 0, 3, 1, 4)
+        logits = query @ key.transpose(2, 3) / key.shape[3] ** 0.5 + bias
+        mixed = torch.softmax(logits, dim=3) @ value
+        output: torch.Tensor = self.outside(mixed.transpose(1, 2).flatten(2))
+        return output
+
+
+class _Layer(nn.Module):
+    def __init__(self, config: TransformerConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        self.before = nn.LayerNorm(config.size)
+        self.attention = TimedAttention(config.size, config.heads, generator)
+        self.between = nn.LayerNorm(config.size)
+        self.wide = drawn_linear(config.size, config.feed_forward, generator, 2**0.5)
+        self.narrow = drawn_linear(config.feed_forward, config.size, generator)
+
+    def forward(self, states: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        states = states + self.attention(self.before(states), bias)
+        moved: torch.Tensor = self.narrow(functional.gelu(self.wide(self.between(states))))
+        return states + moved
+
+
+class TransformerNetwork(nn.Module):
+    """`PatientBatch -> (B, T, 3 * H * M)`."""
+
+    rates: torch.Tensor
+    waves: torch.Tensor
+
+    def __init__(
+        self, config: TransformerConfig, schema: FeatureSchema, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.columns = VisitColumns.of(schema)
+        self.summaries = VisitSummaries(schema)
+        times = [horizon.at for horizon in forecast_target(schema).horizons]
+        self.register_buffer("rates", _rates(times, config.heads), persistent=False)
+        self.register_buffer("waves", _waves(times[0]), persistent=False)
+        width = self.summaries.width + 2 * _OCTAVES
+        self.inside = drawn_linear(width, config.size, generator)
+        self.layers = nn.ModuleList(_Layer(config, generator) for _ in range(config.layers))
+        self.last = nn.LayerNorm(config.size)
+        self.outside = WayOut(schema, config.size, self.summaries.width, generator)
+
+    def forward(self, batch: PatientBatch) -> torch.Tensor:
+        """Outputs, 0 at the start."""
+        summaries = self.summaries(batch)
+        time = _lasting(batch.visits, self.columns)
+        angles = time[:, :, None] * self.waves.to(time)
+        waves = torch.cat([torch.sin(angles), torch.cos(angles)], dim=2)
+        states = self.inside(torch.cat([summaries, waves], dim=2))
+        bias = self._bias(time)
+        for layer in self.layers:
+            states = layer(states, bias)
+        output: torch.Tensor = self.outside(self.last(states), summaries)
+        return output
+
+    def _bias(self, time: torch.Tensor) -> torch.Tensor:
+        """Minus rate x age, and never for a later visit, `(B, heads, T, T)`.
+
+        Padding stands after all visits, so that no visit reads it.
+        """
+        visits = time.shape[1]
+        later = torch.triu(torch.ones(visits, visits, device=time.device), diagonal=1)
+        ages = (time[:, :, None] - time[:, None, :]).abs()
+        faded = -self.rates.to(time)[None, :, None, None] * ages[:, None]
+        return faded.clamp(min=_NEVER / 2) + _NEVER * later
+
+
+def _lasting(visits: torch.Tensor, columns: VisitColumns) -> torch.Tensor:
+    """Time since a patient's first visit, with no time between two episodes, `(B, T)`."""
+    return visits[:, :, columns.gap].cumsum(dim=1)
+
+
+def _rates(times: list[float], heads: int) -> torch.Tensor:
+    """How fast each head forgets, `(heads,)`: the first never, the others ever faster."""
+    slowest, fastest = 1.0 / (4.0 * times[-1]), 2.0 / times[0]
+    steps = torch.linspace(0.0, 1.0, max(heads - 1, 1))
+    rates = slowest * (fastest / slowest) ** steps
+    return torch.cat([torch.zeros(1), rates])[:heads]
+
+
+def _waves(shortest: float) -> torch.Tensor:
+    """Angular speeds whose periods begin at four of the shortest horizon, `(_OCTAVES,)`."""
+    periods = 4.0 * shortest * 2.0 ** torch.arange(_OCTAVES)
+    return 2.0 * torch.pi / periods
+
+
+def build_transformer(
+    config: TransformerConfig, schema: FeatureSchema, generator: torch.Generator
+) -> Forecaster:
+    """The model; it starts at "as last measured"."""
+    network = TransformerNetwork(config, schema, generator)
+    return Forecaster("transformer", config, schema, network)
