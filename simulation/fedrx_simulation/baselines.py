@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedrx_models.build import build_model
 from fedrx_models.cohort import Cohort, concatenate
 from fedrx_models.contract import PatientModel
 from fedrx_models.encoding import encode, outcome_count
@@ -23,6 +24,8 @@ from fedrx_models.pharmacogenomic.published import (
     is_applicable,
     pharmacogenetic_dose,
 )
+from fedrx_protocol.schema import ForecastTarget
+from fedrx_protocol.study import ModelSection
 
 Vector = NDArray[np.float64]
 
@@ -97,8 +100,11 @@ def personalised(
 
 
 def fixed_prediction(cohort: Cohort) -> Vector:
-    """The same for everybody: the usual dose, or what the study's public reference says."""
+    """The same for everybody: the usual dose, what the public reference says, the last value."""
     target = cohort.schema.target
+    if isinstance(target, ForecastTarget):
+        section = ModelSection(name="last_value")
+        return predict(build_model(section, cohort.schema, seed=0), cohort)
     if target.unit == "mg/week":
         return np.full(len(cohort), FIXED_DOSE_MG_PER_WEEK)
     return OutcomeHead(target).predict(torch.zeros(len(cohort), outcome_count(target))).mean

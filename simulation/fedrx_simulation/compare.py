@@ -6,6 +6,7 @@ the study's; the comparison itself is for a machine that owns its patients.
 """
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +19,16 @@ from numpy.typing import NDArray
 
 from fedrx_models.cohort import Cohort, concatenate
 from fedrx_models.measures import exact_metrics, measures_of
+from fedrx_models.metrics_forecast import patient_scores
 from fedrx_models.metrics_panel import exact_panel
 from fedrx_protocol.errors import DataError, MisuseError
-from fedrx_protocol.schema import BinaryTarget, PanelTarget, SurvivalTarget, Target
+from fedrx_protocol.schema import (
+    BinaryTarget,
+    ForecastTarget,
+    PanelTarget,
+    SurvivalTarget,
+    Target,
+)
 from fedrx_protocol.study import Study
 from fedrx_simulation.baselines import personalised, predict
 from fedrx_simulation.simulate import SimulationOptions, start
@@ -260,6 +268,9 @@ def _scores(target: Target, predicted: Floats, actual: Floats) -> list[float | N
         return [None if value is None else 1.0 - value for value in found]
     if isinstance(target, SurvivalTarget):
         return _survival_losses(target, predicted, actual)
+    if isinstance(target, ForecastTarget):
+        scores = patient_scores(predicted, actual).tolist()
+        return [None if math.isnan(score) else score for score in scores]
     errors = np.abs(predicted - actual)
     return [float(e**2 if isinstance(target, BinaryTarget) else e) for e in errors]
 

@@ -138,7 +138,11 @@ def _within_range(key: str, ends: tuple[float, float] | None) -> tuple[float, fl
     """An interval cut to what the metric can be; few folds give very wide ones."""
     if ends is None:
         return None
-    least, most = {"mae": (0.0, math.inf), "correlation": (-1.0, 1.0)}.get(key, (0.0, 1.0))
+    least, most = {
+        "mae": (0.0, math.inf),
+        "ratio": (0.0, math.inf),
+        "correlation": (-1.0, 1.0),
+    }.get(key, (0.0, 1.0))
     return max(least, ends[0]), min(most, ends[1])
 
 

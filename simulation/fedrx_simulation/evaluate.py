@@ -20,7 +20,7 @@ from fedrx_models.metrics import DoseMetrics
 from fedrx_models.transfer import start_model
 from fedrx_protocol.errors import RunError
 from fedrx_protocol.privacy.events import Release
-from fedrx_protocol.schema import ContinuousTarget, Target
+from fedrx_protocol.schema import ContinuousTarget, ForecastTarget, Target
 from fedrx_server.account import epsilon_curve, privacy_statement
 from fedrx_server.report_data import (
     DoseGroups,
@@ -141,6 +141,8 @@ def _rows(metrics: Mapping[str, Metrics], target: Target) -> list[ResultRow]:
     labels = {**_LABELS}
     if target.unit != "mg/week":
         labels["fixed"] = ("Public reference", "the same prediction for everybody")
+    if isinstance(target, ForecastTarget):
+        labels["fixed"] = ("Last value", "every marker stays as it was last measured")
     return [
         ResultRow(key=key, label=label, detail=detail, values=metrics[key].flat())
         for key, (label, detail) in labels.items()

@@ -7,10 +7,12 @@ import pytest
 from omics_cohorts import TARGETS, omics_cohort, omics_schema
 
 import fedrx
-from fedrx_models.build import FACTORIES
+from fedrx_models.build import models_of
 from fedrx_models.measures import measures_of
 from fedrx_protocol.errors import DataError
 from fedrx_protocol.study import Study
+
+MODELS = models_of("pharmacogenomic")
 
 MODES = ["distributed", "local", "none"]
 SMALL = {
@@ -51,10 +53,10 @@ def run(study, folder, **options):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("model", FACTORIES)
+@pytest.mark.parametrize("model", MODELS)
 def test_a_model_trains_in_a_mode(model, mode, tmp_path):
     kinds = list(TARGETS)
-    kind = kinds[(list(FACTORIES).index(model) + MODES.index(mode)) % len(kinds)]
+    kind = kinds[(MODELS.index(model) + MODES.index(mode)) % len(kinds)]
     study = study_of(model, mode, kind)
     result = run(study, tmp_path / "run")
     assert len(result.rounds) == study.final_round
@@ -68,7 +70,7 @@ def test_a_model_trains_in_a_mode(model, mode, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("model", FACTORIES)
+@pytest.mark.parametrize("model", MODELS)
 def test_both_engines_give_the_same_model(model, mode, tmp_path):
     study = study_of(model, mode, "panel", rounds=2)
     here = run(study, tmp_path / "here")

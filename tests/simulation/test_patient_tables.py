@@ -37,7 +37,7 @@ def drawn():
 def test_tables_and_mapping_of_every_task_give_back_the_same_cohorts(task, tmp_path):
     study = Study.parse(new_study(None, task))
     paths = require_same(draw(study), tmp_path / "rehearsal")
-    several = bool(study.blocks)
+    several = bool(study.blocks or study.visits)
     assert [path.name for path in paths] == (
         ["patients.csv"] * 3 if several else ["site-1.csv", "site-2.csv", "site-3.csv"]
     )

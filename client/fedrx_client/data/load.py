@@ -17,8 +17,9 @@ from fedrx_client.data.columns import (
     read_flags,
     read_numbers,
 )
+from fedrx_client.data.courses import read_courses
 from fedrx_client.data.mapping import CategorySource, FlagSource, NumberSource, TableMapping
-from fedrx_client.data.omics import read_blocks
+from fedrx_client.data.omics import read_blocks, rows_by_patient
 from fedrx_client.data.outcomes import OutcomeTable, limits_of, outcome_table, read_outcomes
 from fedrx_client.data.quality import DataQuality
 from fedrx_client.data.table import Table, read_table
@@ -92,13 +93,19 @@ def _load(
     mapping.check_against(schema)
     whole, folder = read_table(path, mapping.table), Path(path).parent
     whole.require((*mapping.columns, *more_columns))
+    if mapping.visits is not None:
+        return _load_courses(whole, folder, mapping, schema, sites_of)
     outcomes = outcome_table(whole, mapping, schema, folder)
     kept, dropped = _filter(whole, mapping, outcomes)
     table = whole.select(kept)
     sites, patients = sites_of(table), _patients(table, mapping)
     _check_patients(table, mapping, sites, patients)
+    features = _read_features(Reading(table, mapping.table), mapping, schema)
     content = _Content(
-        **_read_features(Reading(table, mapping.table), mapping, schema),
+        values=features["values"],
+        imputed=features["imputed"],
+        missing=features["missing"],
+        unknown=features["unknown"],
         blocks=read_blocks(patients, mapping, schema, folder),
         target=read_outcomes(Reading(outcomes.select(kept), mapping.table), mapping, schema.target),
     )
@@ -114,6 +121,65 @@ def _load(
     return LoadResult(_cohorts(schema, sites, patients, content), quality)
 
 
+def _load_courses(
+    whole: Table,
+    folder: Path,
+    mapping: TableMapping,
+    schema: FeatureSchema,
+    sites_of: Callable[[Table], list[str]],
+) -> LoadResult:
+    """A table with a row for each visit."""
+    if mapping.visits is None:
+        raise DataError(f"{mapping.source}: section 'visits' is missing.")
+    everything = OutcomeTable(whole, tuple(range(len(whole))), (), whole=True, missing=frozenset())
+    kept, dropped = _filter(whole, mapping, everything)
+    table = whole.select(kept)
+    keys = list(zip(sites_of(table), _patients(table, mapping), strict=True))
+    reading = Reading(table, mapping.table)
+    courses = read_courses(reading, mapping, mapping.visits, schema, keys)
+    sites, patients = zip(*(keys[row] for row in courses.first_rows), strict=True)
+    once = _once_a_patient(table.select(courses.first_rows), list(patients), mapping, folder)
+    features = _read_features(Reading(once, mapping.table), mapping, schema)
+    content = _Content(
+        values=features["values"],
+        imputed=features["imputed"],
+        missing=courses.missing,
+        unknown={**features["unknown"], **courses.unknown},
+        blocks={},
+        target=courses.outcomes,
+        visits=courses.visits,
+    )
+    quality = DataQuality(
+        source=whole.source,
+        rows_read=len(whole),
+        rows_kept=courses.kept,
+        dropped={**dropped, **courses.dropped},
+        missing=content.missing,
+        imputed=content.imputed,
+        unknown=content.unknown,
+    )
+    return LoadResult(_cohorts(schema, list(sites), list(patients), content), quality)
+
+
+def _once_a_patient(
+    first: Table, patients: list[str], mapping: TableMapping, folder: Path
+) -> Table:
+    """The table of features: a file of its own, or the first rows of the visits."""
+    visits = mapping.visits
+    if visits is None or visits.features is None or visits.patient is None:
+        return first
+    table = read_table(folder / visits.features, mapping.table)
+    table.require((visits.patient, *mapping.feature_columns))
+    rows = rows_by_patient(table, visits.patient)
+    for row, patient in enumerate(patients):
+        if patient not in rows:
+            raise DataError(
+                f"{first.where(row, mapping.table.patient)}: patient {patient!r} has no row in "
+                f"{table.source}; add one."
+            )
+    return table.select([rows[patient] for patient in patients])
+
+
 @dataclass(frozen=True, eq=False)
 class _Content:
     """Typed columns of all rows, and the counts for the account."""
@@ -124,6 +190,7 @@ class _Content:
     missing: dict[str, int]
     imputed: dict[str, int]
     unknown: dict[str, int]
+    visits: NDArray[np.float64] | None = None
 
 
 def _without(blocks: dict[str, NDArray[np.float64]]) -> dict[str, int]:
@@ -277,6 +344,7 @@ def _cohorts(
             values={name: column[rows] for name, column in content.values.items()},
             target=content.target[rows],
             blocks={name: block[rows] for name, block in content.blocks.items()},
+            visits=np.zeros((0, 0, 0)) if content.visits is None else content.visits[rows],
         )
     return cohorts
 

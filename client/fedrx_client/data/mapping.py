@@ -11,6 +11,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from fedrx_client.data.course_sources import (
+    MarkerSource,
+    TreatmentSource,
+    VisitsSource,
+    check_course,
+    course_columns,
+)
 from fedrx_client.data.sources import (
     BlockSource,
     Column,
@@ -128,9 +135,12 @@ class TableMapping(Section):
     source: str = Field(default="mapping", description="the file's name, for errors")
     table: TableOptions
     filters: tuple[RowFilter, ...] = ()
-    target: TargetSource
+    target: TargetSource = TargetSource()
     features: dict[Name, FeatureSource] = Field(default={})
     blocks: dict[Name, BlockSource] = Field(default={})
+    visits: VisitsSource | None = None
+    markers: dict[Name, MarkerSource] = Field(default={})
+    treatments: dict[Name, TreatmentSource] = Field(default={})
 
     @model_validator(mode="after")
     def _conditions_known(self) -> Self:
@@ -158,6 +168,15 @@ class TableMapping(Section):
     def columns(self) -> tuple[str, ...]:
         """Every column of the main table that is always read, in order of first mention."""
         names = [self.table.patient, *(f.column for f in self.filters), *self.target.main_columns]
+        names.extend(course_columns(self.visits, self.markers, self.treatments))
+        if self.visits is not None and self.visits.features is not None:
+            return tuple(dict.fromkeys(names))
+        return tuple(dict.fromkeys([*names, *self.feature_columns]))
+
+    @property
+    def feature_columns(self) -> tuple[str, ...]:
+        """Every column that features and their rules are read from."""
+        names: list[str] = []
         for source in self.features.values():
             names.extend(source.any_of if isinstance(source, FlagSource) else [source.column])
         for _, rule in self.imputations:
@@ -168,13 +187,16 @@ class TableMapping(Section):
     def files(self) -> tuple[str, ...]:
         """Names of the files that it reads beside the main table."""
         panel = [] if self.target.file is None else [self.target.file]
-        return tuple(dict.fromkeys([*panel, *(block.file for block in self.blocks.values())]))
+        blocks = [block.file for block in self.blocks.values()]
+        once = [] if self.visits is None or self.visits.features is None else [self.visits.features]
+        return tuple(dict.fromkeys([*panel, *blocks, *once]))
 
     def check_against(self, schema: FeatureSchema) -> None:
         """Raise `DataError` unless the mapping gives the study every feature it needs."""
         for feature in schema.features:
             self._check_feature(feature)
         check_blocks(self.blocks, schema, self.source)
+        check_course(self.visits, self.markers, self.treatments, schema, self.source)
         self.target.check_against(schema, self.source)
 
     @classmethod

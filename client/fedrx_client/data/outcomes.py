@@ -12,11 +12,12 @@ from fedrx_client.data.mapping import FlagSource, NumberSource, TableMapping
 from fedrx_client.data.omics import rows_by_patient
 from fedrx_client.data.table import Table, read_table
 from fedrx_client.data.units import conversion
-from fedrx_protocol.errors import DataError
+from fedrx_protocol.errors import DataError, MisuseError
 from fedrx_protocol.schema import (
     BinaryTarget,
     ContinuousTarget,
     FeatureSchema,
+    ForecastTarget,
     NumberFeature,
     PanelTarget,
     SurvivalTarget,
@@ -97,6 +98,8 @@ def read_outcomes(reading: Reading, mapping: TableMapping, target: Target) -> ND
     column, unit = source.column or "", source.unit or ""
     if isinstance(target, BinaryTarget):
         return _yes_or_no(reading, mapping, column)
+    if isinstance(target, ForecastTarget):
+        raise MisuseError("a forecast's outcomes follow from its visits, and have no column.")
     limits = limits_of(unit, target)
     if isinstance(target, PanelTarget):
         columns = source.panel_columns(target)

@@ -66,6 +66,7 @@ class TargetSource(Section):
             "binary": ("column",),
             "survival": ("column", "unit", "event"),
             "panel": ("unit",),
+            "forecast": (),  # follows from the visits
         }[target.kind]
         for key in needed:
             if getattr(self, key) is None:

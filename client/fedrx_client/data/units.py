@@ -25,6 +25,13 @@ _CONVERSIONS: Mapping[tuple[str, str], Conversion] = MappingProxyType(
         ("m", "cm"): _times(100.0),
         ("mm", "cm"): _times(0.1),
         ("mg/day", "mg/week"): _times(7.0),
+        ("minute", "hour"): _times(1 / 60),
+        ("minute", "day"): _times(1 / 1440),
+        ("hour", "day"): _times(1 / 24),
+        ("day", "hour"): _times(24.0),
+        ("day", "month"): _times(1 / 30.4375),  # the mean of the Gregorian calendar
+        ("day", "year"): _times(1 / 365.25),
+        ("month", "year"): _times(1 / 12),
         ("year", "decade"): lambda years: float(math.floor(years / 10)),
     }
 )

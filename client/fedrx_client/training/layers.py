@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from fedrx_client.training.matrix import Conv1dRule, LinearRule
 from fedrx_client.training.uses import LayerGradients, Rule, Use, gram_squared_norm, own_parameters
+from fedrx_models.flux.parts import NodeLinear
 from fedrx_models.pharmacogenomic.parts import SegmentLinear
 
 SMALL_LAYER = 4096
@@ -158,6 +159,15 @@ class _LayerNorm(_Held):
         return _affine(layer, normal.reshape(per_step), slope.reshape(per_step), 1)
 
 
+class _Nodes(_Held):
+    """A linear layer for every node: `(B, N, T, P)` in, `(B, N, T, E)` out."""
+
+    def of_use(self, layer: nn.Module, use: Use) -> dict[str, Tensor]:
+        activation, slope = use
+        found = {"weight": activation.transpose(2, 3) @ slope, "bias": slope.sum(2)}
+        return {name: found[name] for name in own_parameters(layer)}
+
+
 class _GroupNorm(_Held):
     def of_use(self, layer: nn.Module, use: Use) -> dict[str, Tensor]:
         if not isinstance(layer, nn.GroupNorm):
@@ -200,4 +210,5 @@ _RULES: dict[type[nn.Module], Rule] = {
     nn.LayerNorm: _LayerNorm(),
     nn.GroupNorm: _GroupNorm(),
     SegmentLinear: _Segments(),
+    NodeLinear: _Nodes(),
 }

@@ -1,16 +1,19 @@
 """Synthetic cohorts with documented sources."""
 
 from fedrx_models.cohort import Cohort
-from fedrx_protocol.schema import ContinuousTarget, FeatureSchema
+from fedrx_protocol.schema import ContinuousTarget, FeatureSchema, ForecastTarget
+from fedrx_simulation.cohorts.flux import FluxCohorts, generate_flux
 from fedrx_simulation.cohorts.genomic import GenomicCohorts, generate_genomic
 from fedrx_simulation.cohorts.warfarin import ImpossibleCohorts, WarfarinCohorts, generate
 
 __all__ = [
+    "FluxCohorts",
     "GenomicCohorts",
     "ImpossibleCohorts",
     "WarfarinCohorts",
     "draw_cohorts",
     "generate",
+    "generate_flux",
     "generate_genomic",
 ]
 
@@ -25,20 +28,33 @@ def draw_cohorts(
     measurement_shift: float,
     seed: int,
 ) -> dict[str, Cohort]:
-    """Synthetic patients of the study's family: doses from clinic and genotype, or omics.
+    """Synthetic patients of the study's family: doses from clinic and genotype, omics, or courses.
 
     Args:
         schema: what the study wants of a patient.
         sites: number of sites.
         patients: smallest and largest site.
         heterogeneity: 0 for sites alike, 1 for sites as different as can be.
-        missingness: mean share of heights that were not recorded, or of patients without a block.
+        missingness: mean share of heights that were not recorded, of patients without a block, or
+            of markers that a visit lacks.
         measurement_shift: between sites, in standard deviations.
         seed: same seed, same patients.
 
     Raises:
         ImpossibleCohorts: naming the knob, or the part of the study that no generator can fill.
     """
+    if isinstance(schema.target, ForecastTarget):
+        return generate_flux(
+            FluxCohorts(
+                schema=schema,
+                sites=sites,
+                patients=patients,
+                heterogeneity=heterogeneity,
+                missingness=missingness,
+                measurement_shift=measurement_shift,
+                seed=seed,
+            )
+        )
     if schema.blocks or not isinstance(schema.target, ContinuousTarget):
         return generate_genomic(
             GenomicCohorts(

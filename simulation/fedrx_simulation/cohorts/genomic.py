@@ -23,6 +23,7 @@ from fedrx_protocol.schema import (
     BinaryTarget,
     CategoryFeature,
     FeatureSchema,
+    ForecastTarget,
     NumberFeature,
     PanelTarget,
     SurvivalTarget,
@@ -125,7 +126,7 @@ def generate_genomic(knobs: GenomicCohorts) -> dict[str, Cohort]:
 def _draw_site(rng: Generator, knobs: GenomicCohorts, name: str, size: int) -> Cohort:
     """One site: true values first, the outcome from them, then what is missing."""
     schema, planted = knobs.schema, planted_genes(knobs.schema)
-    values = {feature.name: _feature(rng, feature, size) for feature in schema.features}
+    values = {feature.name: draw_feature(rng, feature, size) for feature in schema.features}
     between = knobs.heterogeneity
     factors = math.sqrt(between) * rng.standard_normal(FACTORS) + math.sqrt(
         1 - between
@@ -143,7 +144,8 @@ def _draw_site(rng: Generator, knobs: GenomicCohorts, name: str, size: int) -> C
     return Cohort(name, schema, patients, values, target, measured)
 
 
-def _feature(rng: Generator, feature: object, size: int) -> NDArray[np.generic]:
+def draw_feature(rng: Generator, feature: object, size: int) -> NDArray[np.generic]:
+    """A feature of `size` patients, from its public reference; nothing is missing."""
     if isinstance(feature, NumberFeature):
         drawn = rng.normal(feature.mean, feature.scale, size)
         return np.clip(drawn, feature.minimum, feature.maximum)
@@ -185,6 +187,8 @@ def _outcome(
         return _times(rng, target, effect)
     if isinstance(target, PanelTarget):
         return _responses(rng, knobs, target, effect, states)
+    if isinstance(target, ForecastTarget):
+        raise ImpossibleCohorts("a forecast is drawn by the generator of courses.")
     noisy = effect + rng.normal(0.0, knobs.noise_sd, len(effect))
     return restore_target(target, noisy)
 

@@ -3,7 +3,8 @@
 For a rehearsal with the very commands that a live study uses. The columns are named after the
 study's features, genes and drugs, and hold its own units and values. A study of columns alone has
 one table a site; one with omics blocks or a panel of drugs has a folder a site, with a file for
-each block and one for the panel beside the table.
+each block and one for the panel beside the table. A forecast has a table with a row for each visit,
+and one of features beside it.
 """
 
 import csv
@@ -23,6 +24,7 @@ from fedrx_protocol.schema import (
     CategoryFeature,
     Feature,
     FeatureSchema,
+    ForecastTarget,
     NumberFeature,
     PanelTarget,
     SurvivalTarget,
@@ -31,6 +33,8 @@ from fedrx_protocol.schema import (
 MAPPING = "mapping.toml"
 PATIENT = "patient_id"
 PATIENTS = "patients.csv"
+FEATURES = "features.csv"
+TIME, EPISODE = "Time", "Episode"
 EVENT = "Event"  # no feature's name: those have no capitals
 
 
@@ -65,9 +69,10 @@ def mapping_text(schema: FeatureSchema) -> str:
     """The mapping file (TOML) of tables as `write_tables` makes them."""
     sections = [
         f"[table]\npatient = {_quoted(PATIENT)}",
-        f"[target]\n{_target_source(schema)}",
+        *([] if _is_course(schema) else [f"[target]\n{_target_source(schema)}"]),
         *(f"[features.{feature.name}]\n" + _source(feature) for feature in schema.features),
         *(f"[blocks.{block.name}]\n" + _block_source(block) for block in schema.blocks),
+        *_course_sources(schema),
     ]
     return (
         "# How these synthetic tables become the study's features.\n\n"
@@ -79,6 +84,12 @@ def mapping_text(schema: FeatureSchema) -> str:
 def _write_site(folder: Path, cohort: Cohort) -> Path:
     """A site's files; its main table."""
     schema = cohort.schema
+    if _is_course(schema):
+        (folder / cohort.site).mkdir()
+        table = folder / cohort.site / PATIENTS
+        _write(table.parent / FEATURES, *_main(cohort))
+        _write(table, _visit_columns(schema), _visit_rows(cohort))
+        return table
     if not schema.blocks and not isinstance(schema.target, PanelTarget):
         table = folder / f"{cohort.site}.csv"
     else:
@@ -115,9 +126,42 @@ def _main(cohort: Cohort) -> tuple[list[str], Iterator[tuple[str, ...]]]:
 
 
 def _outcome_columns(schema: FeatureSchema) -> list[str]:
-    if isinstance(schema.target, PanelTarget):
+    if isinstance(schema.target, PanelTarget | ForecastTarget):
         return []
     return [schema.target.name, *([EVENT] if isinstance(schema.target, SurvivalTarget) else [])]
+
+
+def _is_course(schema: FeatureSchema) -> bool:
+    return isinstance(schema.target, ForecastTarget)
+
+
+def _visit_columns(schema: FeatureSchema) -> list[str]:
+    markers, treatments = ([p.name for p in parts] for parts in (schema.markers, schema.treatments))
+    return [EPISODE, TIME, *markers, *treatments]
+
+
+def _visit_rows(cohort: Cohort) -> Iterator[list[str]]:
+    """A row for each visit."""
+    for patient, visits in zip(cohort.patients, cohort.visits, strict=True):
+        for visit in visits[~np.isnan(visits[:, 0])]:
+            time, episode, *values = visit.tolist()
+            yield [patient, _number(episode), *(_number(value) for value in (time, *values))]
+
+
+def _course_sources(schema: FeatureSchema) -> Iterator[str]:
+    """Sections of the mapping for visits, markers and treatments."""
+    if schema.visits is None:
+        return
+    where = f"time = {_quoted(TIME)}\nepisode = {_quoted(EPISODE)}"
+    once = f"features = {_quoted(FEATURES)}\npatient = {_quoted(PATIENT)}"
+    unit = f"unit = {_quoted(schema.visits.time_unit)}"
+    yield f'[visits]\n{where}\n{unit}\n{once}\nshort = "drop"'
+    yield from (_course_source("markers", one.name, one.unit) for one in schema.markers)
+    yield from (_course_source("treatments", one.name, one.unit) for one in schema.treatments)
+
+
+def _course_source(kind: str, name: str, unit: str) -> str:
+    return f"[{kind}.{name}]\ncolumn = {_quoted(name)}\nunit = {_quoted(unit)}"
 
 
 def _rows(patients: tuple[str, ...], values: NDArray[np.float64]) -> Iterator[list[str]]:

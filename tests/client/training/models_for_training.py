@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fedrx_models.flux.parts import NodeLinear
 from fedrx_models.pharmacogenomic.parts import SegmentLinear
 
 
@@ -85,6 +86,17 @@ class TwiceThrough(nn.Module):
         return torch.tanh(self.layer(torch.tanh(self.layer(x))))
 
 
+class NodesTwice(nn.Module):
+    """One layer of nodes used twice in a pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = NodeLinear(5, 4, 4, torch.Generator().manual_seed(0))
+
+    def forward(self, x):
+        return torch.tanh(self.layer(torch.tanh(self.layer(x))))
+
+
 def segments(inputs=4, outputs=3):
     return SegmentLinear(5, inputs, outputs, torch.Generator().manual_seed(0))
 
@@ -153,6 +165,10 @@ COVERED = {
     "segments used twice": lambda: (
         nn.Sequential(TwiceThrough(), nn.Flatten(), nn.Linear(20, 1)),
         numbers(5, 4),
+    ),
+    "nodes at every visit": lambda: (
+        nn.Sequential(NodesTwice(), nn.Flatten(), nn.Linear(5 * 6 * 4, 1)),
+        numbers(5, 6, 4),
     ),
     "conv1d, wide on few steps": lambda: (
         nn.Sequential(nn.Conv1d(30, 40, 3), nn.Tanh(), Channels(), Mean(), nn.Linear(40, 1)),

@@ -1,0 +1,113 @@
+"""How a mapping says where visits, markers and treatments stand: a row for each visit."""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from fedrx_client.data.sources import Column, Section, check_unit
+from fedrx_protocol.errors import DataError
+from fedrx_protocol.schema import FeatureSchema
+
+
+class VisitsSource(Section):
+    """Which columns tell visits apart, and where the features of a patient stand.
+
+    Without `features`, those are read from each patient's first row.
+    """
+
+    time: Column
+    unit: str = Field(min_length=1, description="unit of the times; converted to the study's")
+    episode: Column | None = Field(default=None, description="what tells several stays apart")
+    short: Literal["error", "drop"] = Field(
+        default="error", description="what to do with a patient of whom nothing can be forecast"
+    )
+    features: str | None = Field(
+        default=None, min_length=1, description="file beside the table with a row for each patient"
+    )
+    patient: Column | None = Field(default=None, description="that file's patient column")
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if (self.features is None) != (self.patient is None):
+            raise ValueError("features and patient belong together: give both or neither")
+        return self
+
+
+class MarkerSource(Section):
+    """One marker's column; a site that does not measure it says `measured = false` instead."""
+
+    column: Column | None = None
+    unit: str = ""
+    measured: bool = True
+    unknown: Literal["error", "missing"] = Field(
+        default="error", description="what to do with a value that is no number or not plausible"
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.measured and (self.column is None or not self.unit):
+            raise ValueError("give column and unit, or measured = false")
+        return self
+
+
+class TreatmentSource(Section):
+    """One treatment's column: an amount, or codes of yes and no; nothing recorded is none given."""
+
+    column: Column
+    unit: str = ""
+    yes: tuple[str, ...] = ("1",)
+    no: tuple[str, ...] = ("0",)
+
+
+Markers = Mapping[str, MarkerSource]
+Treatments = Mapping[str, TreatmentSource]
+
+
+def course_columns(
+    visits: VisitsSource | None, markers: Markers, treatments: Treatments
+) -> tuple[str, ...]:
+    """Every column of the table of visits."""
+    found = [] if visits is None else [visits.time, visits.episode]
+    found += [source.column for source in markers.values()]
+    found += [source.column for source in treatments.values()]
+    return tuple(column for column in found if column is not None)
+
+
+def check_course(
+    visits: VisitsSource | None,
+    markers: Markers,
+    treatments: Treatments,
+    schema: FeatureSchema,
+    source: str,
+) -> None:
+    """Raise `DataError` unless a mapping says all that the study's visits need, and no more."""
+    _check_names(source, "markers", markers, (m.name for m in schema.markers))
+    _check_names(source, "treatments", treatments, (t.name for t in schema.treatments))
+    if (visits is None) != (schema.visits is None):
+        raise DataError(
+            f"{source}: section 'visits' is missing; give at least its time and unit."
+            if visits is None
+            else f"{source}: section 'visits' is not for this study, which forecasts nothing."
+        )
+    if visits is not None and schema.visits is not None:
+        check_unit(source, "visits", visits.unit, schema.visits.time_unit)
+    for marker in schema.markers:
+        if markers[marker.name].measured:
+            check_unit(source, f"markers.{marker.name}", markers[marker.name].unit, marker.unit)
+    for treatment in schema.treatments:
+        unit = treatments[treatment.name].unit
+        check_unit(source, f"treatments.{treatment.name}", unit, treatment.unit)
+
+
+def _check_names(source: str, kind: str, given: Iterable[str], wanted: Iterable[str]) -> None:
+    names, known = set(given), list(wanted)
+    for name in sorted(names - set(known)):
+        raise DataError(
+            f"{source}: '{kind}.{name}' is not in the study; its {kind} are: "
+            f"{', '.join(known) or 'none'}."
+        )
+    for name in known:
+        if name not in names:
+            cure = "; a site without it says measured = false" if kind == "markers" else ""
+            raise DataError(f"{source}: '{kind}.{name}' is missing{cure}.")
