@@ -16,12 +16,15 @@ from opacus import GradSampleModule
 from fedrx_client.training import clipped_gradient_sum, gradient_sum, supports_bookkeeping
 from fedrx_models.build import build_model
 from fedrx_models.contract import PatientBatch, PatientModel
+from fedrx_models.encoding import encode
 from fedrx_protocol.schema import FeatureSchema
 from fedrx_protocol.study import ModelSection
+from fedrx_simulation.cohorts.flux import FluxCohorts, generate_flux
 
 PATIENTS = 256
 GENES = 128
 DRUGS = 30
+VISITS = 96
 
 
 def schema() -> FeatureSchema:
@@ -62,6 +65,38 @@ def patients(count: int) -> PatientBatch:
     )
 
 
+def course_schema() -> FeatureSchema:
+    """Eight markers in a ring, all forecast at three horizons."""
+    names = [f"m{i}" for i in range(8)]
+    marker = {"unit": "sd", "minimum": -9, "maximum": 9, "mean": 0, "scale": 1}
+    return FeatureSchema.model_validate(
+        {
+            "visits": {"time_unit": "hour", "most": VISITS},
+            "markers": [{"name": name, **marker} for name in names],
+            "graph": {"edges": list(zip(names, [*names[1:], names[0]], strict=True))},
+            "target": {
+                "kind": "forecast",
+                "name": "course",
+                "markers": names,
+                "horizons": [{"at": at, "window": (at, at + 1)} for at in (1, 6, 24)],
+            },
+        }
+    )
+
+
+def courses(count: int) -> PatientBatch:
+    plan = FluxCohorts(course_schema(), sites=1, patients=(count, count))
+    (cohort,) = generate_flux(plan).values()
+    return encode(cohort, cohort.schema)
+
+
+FLUX_SECTIONS: dict[str, dict[str, object]] = {
+    "linear_mixed": {},
+    "tcn": {},
+    "lstm": {},
+    "transformer": {},
+    "pathway_gnn": {},
+}
 SECTIONS: dict[str, dict[str, object]] = {
     "linear": {},
     "mlp": {"hidden": [128, 128]},
@@ -104,37 +139,44 @@ def hooks(model: PatientModel, batch: PatientBatch) -> float:
         hooked.to_standard_module()
 
 
+def line_of(model: PatientModel, batch: PatientBatch, repeats: int, *, others: bool) -> str:
+    """A model's line of the table."""
+    if not supports_bookkeeping(model, batch):
+        raise SystemExit(f"{model.name}: book-keeping does not apply")
+    plain, ours = in_turns(
+        [lambda: gradient_sum(model, batch), lambda: clipped_gradient_sum(model, batch, 1.0)],
+        repeats,
+    )
+    weights = sum(p.numel() for p in model.parameters())
+    line = f"{model.name:22}{weights:9}{min(plain) * 1e3:10.2f}{min(ours) / min(plain):7.2f}"
+    line += f"{median(o / p for o, p in zip(ours, plain, strict=True)):8.2f}"
+    if others:
+        mapped = in_turns([lambda: clipped_gradient_sum(model, batch, 1.0, method="vmap")], 3)
+        line += f"{min(mapped[0]) / min(plain):7.1f}{hooks(model, batch) / min(plain):7.1f}"
+    return line
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--others", action="store_true", help="time vmap and Opacus's hooks too")
+    parser.add_argument("--models", help="comma-separated; all of them, if not given")
     told = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    batch = patients(PATIENTS)
     print(
         f"{'model':22}{'weights':>9}{'plain ms':>10}{'best':>7}{'median':>8}{'vmap':>7}{'hooks':>7}"
     )
-    for name, parameters in SECTIONS.items():
-        model = build_model(ModelSection(name=name, **parameters), schema(), seed=0)
-        if not supports_bookkeeping(model, batch):
-            raise SystemExit(f"{name}: book-keeping does not apply")
-        plain, ours = in_turns(
-            [
-                lambda m=model: gradient_sum(m, batch),
-                lambda m=model: clipped_gradient_sum(m, batch, 1.0),
-            ],
-            told.repeats,
-        )
-        weights = sum(p.numel() for p in model.parameters())
-        line = f"{name:22}{weights:9}{min(plain) * 1e3:10.2f}{min(ours) / min(plain):7.2f}"
-        line += f"{median(o / p for o, p in zip(ours, plain, strict=True)):8.2f}"
-        if told.others:
-            mapped = in_turns(
-                [lambda m=model: clipped_gradient_sum(m, batch, 1.0, method="vmap")], 3
-            )
-            line += f"{min(mapped[0]) / min(plain):7.1f}{hooks(model, batch) / min(plain):7.1f}"
-        print(line, flush=True)
+    families: list[tuple[dict[str, dict[str, object]], FeatureSchema, PatientBatch]] = [
+        (SECTIONS, schema(), patients(PATIENTS)),
+        (FLUX_SECTIONS, course_schema(), courses(PATIENTS)),
+    ]
+    for sections, columns, batch in families:
+        for name, parameters in sections.items():
+            if told.models is None or name in told.models.split(","):
+                section = ModelSection(name=name, **parameters)
+                model = build_model(section, columns, seed=0)
+                print(line_of(model, batch, told.repeats, others=told.others), flush=True)
 
 
 if __name__ == "__main__":

@@ -224,10 +224,13 @@ def simulate(
 def study_new(
     output: Annotated[Path, typer.Option(help="File to write.")] = Path("study.toml"),
     model: Annotated[
-        str | None, typer.Option(help="Model, e.g. linear, mlp, genomic_cnn, drug_gene_gnn.")
+        str | None, typer.Option(help="Model, e.g. linear, mlp, genomic_cnn, drug_gene_gnn, tcn.")
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="What is predicted: dose, response, toxicity or survival.")
+        str | None,
+        typer.Option(
+            help="What is predicted: dose, response, toxicity, survival, forecast, anticoagulation."
+        ),
     ] = None,
 ) -> None:
     """Write a commented study file to start from."""

@@ -22,7 +22,7 @@ _ROWS = {
     "published": "Published equation (IWPC 2009)",
 }
 # The headline of every kind of outcome: whichever a round has is the one to show.
-_HEADLINES = {"mae": "MAE", "auc": "AUC", "concordance": "concordance"}
+_HEADLINES = {"mae": "MAE", "auc": "AUC", "concordance": "concordance", "ratio": "relative error"}
 
 
 @contextmanager

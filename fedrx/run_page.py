@@ -22,7 +22,12 @@ from fedrx_server.serving import Serving
 LOOK_EVERY_S: Final = 0.5
 # Name and decimals of each kind of outcome's headline. Repeated from fedrx_models.measures, whose
 # import would make a look at a run wait for torch.
-_HEADLINES: Final = {"mae": ("MAE", 2), "auc": ("ROC AUC", 3), "concordance": ("concordance", 3)}
+_HEADLINES: Final = {
+    "mae": ("MAE", 2),
+    "auc": ("ROC AUC", 3),
+    "concordance": ("concordance", 3),
+    "ratio": ("relative error", 3),
+}
 # Reasons that a person must do something about; every other name is a site's own word.
 _REMEDIES: Final = {
     "lost": "did not answer in time",

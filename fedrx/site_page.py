@@ -37,8 +37,10 @@ def study_page(plan: StudyPlan, patients: int) -> str:
     study = plan.study
     features = [feature.name for feature in study.features]
     blocks = [f"block {block.name} ({len(block.genes):,} genes)" for block in study.blocks]
-    read = ", ".join([*features, *blocks])
-    target = f"{study.target.name} ({study.target.unit})"
+    at_visits = [f"{part.name} at every visit" for part in study.markers]
+    given = [f"{part.name} at every visit" for part in study.treatments]
+    read = ", ".join([*features, *blocks, *at_visits, *given])
+    target = study.target.name + (f" ({study.target.unit})" if study.target.unit else "")
     lines = [
         f"Study '{study.name}'" + (f": {study.title}" if study.title else ""),
         f"Digest: {study.digest}",

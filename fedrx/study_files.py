@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from pydantic.fields import FieldInfo
 
-from fedrx_models.build import FACTORIES, build_model
+from fedrx_models.build import FACTORIES, build_model, models_of
 from fedrx_protocol.errors import MisuseError
 from fedrx_protocol.study import Study
 
@@ -22,11 +22,14 @@ TASKS: Mapping[str, str] = MappingProxyType(
         "response": "response.toml",
         "toxicity": "toxicity.toml",
         "survival": "survival.toml",
+        "forecast": "forecast.toml",
+        "anticoagulation": "anticoagulation.toml",
     }
 )
 """Template of each task."""
 
 _DEFAULT_TASK = "response"
+_FLUX_TASK = "forecast"
 _DOSE_MODELS = ("linear", "mlp")  # what takes the dosing study's columns best
 _SECTION = re.compile(r"(?:^#[^\n]*\n)*^\[model\]\n(?:^[^\n]+\n)*", re.MULTILINE)
 
@@ -77,7 +80,9 @@ def _default(field: FieldInfo) -> object:
 
 
 def _usual_task(model: str | None) -> str:
-    return "dose" if model is None or model in _DOSE_MODELS else _DEFAULT_TASK
+    if model is None or model in _DOSE_MODELS:
+        return "dose"
+    return _FLUX_TASK if model in models_of("flux") else _DEFAULT_TASK
 
 
 def _either(words: Mapping[str, object]) -> str:

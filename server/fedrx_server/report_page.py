@@ -28,6 +28,8 @@ _TILES = {
     "average_precision": "",
     "concordance": "",
     "correlation": "",
+    "ratio": "",
+    "coverage": "",
 }
 
 # A plot follows the width of its place; a printed page is narrower than any screen.

@@ -3,7 +3,7 @@
 import pytest
 
 from fedrx.study_files import TASKS, model_section, new_study, template
-from fedrx_models.build import FACTORIES, build_model
+from fedrx_models.build import FACTORIES, build_model, models_of
 from fedrx_protocol.study import Study
 
 QUICK = ("--sites", "4", "--patients", "30..40", "--rounds", "2", "--seed", "2")
@@ -14,9 +14,11 @@ NEEDS_BLOCKS = {"drug_gene_gnn", "multiomics_vae"}
 @pytest.mark.parametrize("task", TASKS)
 def test_every_model_has_a_file_for_every_task_it_can_do(fedrx, place, model, task):
     ran = fedrx("study", "new", "--model", model, "--task", task, "--output", "new.toml")
-    if task == "dose" and model in NEEDS_BLOCKS:
+    flux = template(task).count('kind = "forecast"') > 0
+    if (task == "dose" and model in NEEDS_BLOCKS) or flux != (model in models_of("flux")):
         assert ran.code == 2
-        assert f"model '{model}' needs" in ran.err
+        mismatch = f"'model.name' is '{model}', which forecasts"
+        assert f"model '{model}' needs" in ran.err or mismatch in ran.err
         assert not (place / "new.toml").exists()
         return
     assert ran.code == 0, ran.err
@@ -45,7 +47,13 @@ def test_every_models_file_runs_at_once(fedrx, model):
 
 
 @pytest.mark.parametrize(
-    ("model", "task"), [("drug_gene_gnn", "response"), ("mlp", "toxicity"), ("linear", "survival")]
+    ("model", "task"),
+    [
+        ("drug_gene_gnn", "response"),
+        ("mlp", "toxicity"),
+        ("linear", "survival"),
+        ("linear_mixed", "anticoagulation"),
+    ],
 )
 def test_a_new_file_runs_at_once_on_synthetic_patients(fedrx, model, task):
     assert fedrx("study", "new", "--model", model, "--task", task, "--output", "n.toml").code == 0
@@ -59,6 +67,7 @@ def test_a_new_file_runs_at_once_on_synthetic_patients(fedrx, model, task):
 def test_a_model_without_a_task_gets_its_usual_one():
     assert Study.parse(new_study("mlp", None)).target.kind == "continuous"
     assert Study.parse(new_study("genomic_cnn", None)).target.kind == "panel"
+    assert Study.parse(new_study("tcn", None)).target.kind == "forecast"
     assert new_study(None, None) == template("dose")
 
 
@@ -66,7 +75,7 @@ def test_a_model_without_a_task_gets_its_usual_one():
     ("options", "words"),
     [
         (("--model", "forest"), "--model is 'forest': use linear, mlp, genomic_cnn"),
-        (("--task", "sleep"), "--task is 'sleep': use dose, response, toxicity or survival"),
+        (("--task", "sleep"), "--task is 'sleep': use dose, response, toxicity, survival"),
     ],
 )
 def test_an_unknown_model_or_task_is_one_sentence(fedrx, place, options, words):

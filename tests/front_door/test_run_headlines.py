@@ -37,6 +37,7 @@ def state(metrics, unit=""):
             "months",
             "concordance 0.700 (0.600 to 0.800 by its noise)",
         ),
+        ({"ratio": 0.87654, "coverage": 80.0}, "", "relative error 0.877"),
         ({"n": 3.0}, "months", "unknown"),
     ],
 )
