@@ -67,6 +67,7 @@ def test_a_model_trains_in_a_mode(model, mode, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("model", models_of("flux"))
+@pytest.mark.usefixtures("one_ray")
 def test_both_engines_give_the_same_model(model, mode, tmp_path):
     study = study_of(model, mode, rounds=2)
     here = run(study, tmp_path / "here")

@@ -144,6 +144,7 @@ def _save(cohort: Cohort, path: Path) -> None:
     columns = {f"value.{name}": column for name, column in cohort.values.items()}
     columns |= {"patients": np.array(cohort.patients), "target": cohort.target}
     columns |= {f"block.{name}": block for name, block in cohort.blocks.items()}
+    columns["visits"] = cohort.visits
     np.savez(path, allow_pickle=False, **columns)
 
 
@@ -156,4 +157,5 @@ def _load(path: Path, site: str, schema: FeatureSchema) -> Cohort:
             values={f.name: arrays[f"value.{f.name}"] for f in schema.features},
             target=arrays["target"],
             blocks={block.name: arrays[f"block.{block.name}"] for block in schema.blocks},
+            visits=arrays["visits"],
         )
