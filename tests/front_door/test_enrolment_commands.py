@@ -18,7 +18,7 @@ FINGERPRINT = re.compile(r"([A-Z2-7]{4}-){7}[A-Z2-7]{4}")
 
 
 @pytest.fixture(autouse=True)
-def _workplace(tmp_path, monkeypatch):
+def _folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FEDRX_PASSPHRASE", raising=False)
 
