@@ -17,6 +17,8 @@ MOST_MEMORIES = 4
 _LARGEST = 8.0  # normalised; what is further out is a rare value, and would drown all others
 _FOREVER = 1e6  # in units of the longest horizon: a plain mean of the episode so far
 _COUNT_SCALE = 2.0  # brings the logarithm of a count near 1
+FAINTEST = 1e-6
+"""A mean that so little remembers says nothing: it is the newest value."""
 
 
 class VisitSummaries(nn.Module):
@@ -70,9 +72,9 @@ class VisitSummaries(nn.Module):
         for memory in self.memories:
             sums = torch.bmm(before * torch.exp(-ages / memory), seen)
             total, weight = sums[:, :, :count], sums[:, :, count : 2 * count]
-            markers.append((total / weight.clamp(min=1e-6) - last) * (weight > 1e-6))
+            markers.append((total / weight.clamp(min=FAINTEST) - last) * (weight > FAINTEST))
             markers.append(torch.log1p(weight) / _COUNT_SCALE)
-            shared.append(sums[:, :, 2 * count : -1] / sums[:, :, -1:].clamp(min=1e-6))
+            shared.append(sums[:, :, 2 * count : -1] / sums[:, :, -1:].clamp(min=FAINTEST))
         mask = valid.unsqueeze(3)
         return torch.cat(shared, dim=2) * valid, torch.stack(markers, dim=3) * mask
 
