@@ -8,9 +8,9 @@ from omics_cohorts import omics_schema
 from fedrx_models.visits import TIME, Courses
 from fedrx_protocol.schema import FeatureSchema
 from fedrx_simulation.cohorts import draw_cohorts
+from fedrx_simulation.cohorts.federation import ImpossibleCohorts
 from fedrx_simulation.cohorts.flux import FluxCohorts, generate_flux
 from fedrx_simulation.cohorts.flux_course import Dynamics, activity, planted_course, under_therapy
-from fedrx_simulation.cohorts.warfarin import ImpossibleCohorts
 
 SCHEMA = flux_schema(most=30)
 

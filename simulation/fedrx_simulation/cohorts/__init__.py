@@ -1,10 +1,13 @@
 """Synthetic cohorts with documented sources."""
 
+from typing import Any
+
 from fedrx_models.cohort import Cohort
 from fedrx_protocol.schema import ContinuousTarget, FeatureSchema, ForecastTarget
+from fedrx_simulation.cohorts.federation import ImpossibleCohorts
 from fedrx_simulation.cohorts.flux import FluxCohorts, generate_flux
 from fedrx_simulation.cohorts.genomic import GenomicCohorts, generate_genomic
-from fedrx_simulation.cohorts.warfarin import ImpossibleCohorts, WarfarinCohorts, generate
+from fedrx_simulation.cohorts.warfarin import WarfarinCohorts, generate
 
 __all__ = [
     "FluxCohorts",
@@ -43,38 +46,17 @@ def draw_cohorts(
     Raises:
         ImpossibleCohorts: naming the knob, or the part of the study that no generator can fill.
     """
+    knobs: dict[str, Any] = {
+        "schema": schema,
+        "sites": sites,
+        "patients": patients,
+        "heterogeneity": heterogeneity,
+        "missingness": missingness,
+        "measurement_shift": measurement_shift,
+        "seed": seed,
+    }
     if isinstance(schema.target, ForecastTarget):
-        return generate_flux(
-            FluxCohorts(
-                schema=schema,
-                sites=sites,
-                patients=patients,
-                heterogeneity=heterogeneity,
-                missingness=missingness,
-                measurement_shift=measurement_shift,
-                seed=seed,
-            )
-        )
+        return generate_flux(FluxCohorts(**knobs))
     if schema.blocks or not isinstance(schema.target, ContinuousTarget):
-        return generate_genomic(
-            GenomicCohorts(
-                schema=schema,
-                sites=sites,
-                patients=patients,
-                heterogeneity=heterogeneity,
-                missingness=missingness,
-                measurement_shift=measurement_shift,
-                seed=seed,
-            )
-        )
-    return generate(
-        WarfarinCohorts(
-            schema=schema,
-            sites=sites,
-            patients=patients,
-            heterogeneity=heterogeneity,
-            missingness=missingness,
-            measurement_shift=measurement_shift,
-            seed=seed,
-        )
-    )
+        return generate_genomic(GenomicCohorts(**knobs))
+    return generate(WarfarinCohorts(**knobs))

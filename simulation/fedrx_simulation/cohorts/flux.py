@@ -7,9 +7,10 @@ looks abnormal is measured more often, as in a hospital: what is missing says so
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from numpy.random import PCG64, Generator, SeedSequence
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from fedrx_models.cohort import Cohort
@@ -23,6 +24,7 @@ from fedrx_models.visits import (
     visits_section,
 )
 from fedrx_protocol.schema import FeatureSchema, ForecastTarget
+from fedrx_simulation.cohorts.federation import ImpossibleCohorts, check_knobs, draw_sites
 from fedrx_simulation.cohorts.flux_course import (
     LEVEL_SD,
     Dynamics,
@@ -32,7 +34,6 @@ from fedrx_simulation.cohorts.flux_course import (
     wandering,
 )
 from fedrx_simulation.cohorts.genomic import draw_feature
-from fedrx_simulation.cohorts.warfarin import ImpossibleCohorts
 
 Floats = NDArray[np.float64]
 Steps = NDArray[np.int64]
@@ -79,7 +80,6 @@ class FluxCohorts:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        low, high = self.patients
         limits = {
             "sites": (self.sites, 1, 100_000),
             "coupling": (self.coupling, -10, 10),
@@ -90,15 +90,7 @@ class FluxCohorts:
             "noise_sd": (self.noise_sd, 0, 10),
             "seed": (self.seed, 0, math.inf),
         }
-        for name, (value, least, most) in limits.items():
-            if not least <= value <= most:
-                raise ImpossibleCohorts(
-                    f"{name} is {value:g}: it must lie between {least:g} and {most:g}."
-                )
-        if not 1 <= low <= high:
-            raise ImpossibleCohorts(
-                f"patients is {low}..{high}: give a range that starts at 1 or more and rises."
-            )
+        check_knobs(limits, self.patients)
         if not isinstance(self.schema.target, ForecastTarget):
             raise ImpossibleCohorts(
                 f"courses are for forecasts, but the study's outcome is {self.schema.target.kind}."
@@ -113,18 +105,12 @@ class FluxCohorts:
 
 def generate_flux(knobs: FluxCohorts) -> dict[str, Cohort]:
     """Draw all sites, by name, in order."""
-    for_sizes, *for_sites = SeedSequence(knobs.seed).spawn(knobs.sites + 1)
-    low, high = (math.log(size) for size in knobs.patients)
-    sizes = np.exp(Generator(PCG64(for_sizes)).uniform(low, high, knobs.sites)).round().astype(int)
-    width = len(str(knobs.sites))
-    names = [f"site-{i + 1:0{width}d}" for i in range(knobs.sites)]
-    return {
-        name: _draw_site(Generator(PCG64(sequence)), knobs, name, int(size))
-        for name, size, sequence in zip(names, sizes, for_sites, strict=True)
-    }
+    return draw_sites(
+        partial(_draw_site, knobs), sites=knobs.sites, patients=knobs.patients, seed=knobs.seed
+    )
 
 
-def _draw_site(rng: Generator, knobs: FluxCohorts, name: str, size: int) -> Cohort:
+def _draw_site(knobs: FluxCohorts, rng: Generator, name: str, size: int) -> Cohort:
     """One site: when visits are, what is given, how markers move, what of it is measured."""
     schema = knobs.schema
     values = {feature.name: draw_feature(rng, feature, size) for feature in schema.features}

@@ -12,9 +12,10 @@ The panel's drugs act through the genes that they target. How genes are drawn: `
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from numpy.random import PCG64, Generator, SeedSequence
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from fedrx_models.cohort import Cohort
@@ -28,6 +29,7 @@ from fedrx_protocol.schema import (
     PanelTarget,
     SurvivalTarget,
 )
+from fedrx_simulation.cohorts.federation import ImpossibleCohorts, check_knobs, draw_sites
 from fedrx_simulation.cohorts.genomic_blocks import (
     FACTORS,
     RARE_CARRIERS,
@@ -37,7 +39,6 @@ from fedrx_simulation.cohorts.genomic_blocks import (
     planted_genes,
 )
 from fedrx_simulation.cohorts.genomic_blocks import measured as measured_block
-from fedrx_simulation.cohorts.warfarin import ImpossibleCohorts
 
 Floats = NDArray[np.float64]
 
@@ -86,7 +87,6 @@ class GenomicCohorts:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        low, high = self.patients
         limits = {
             "sites": (self.sites, 1, 100_000),
             "interaction": (self.interaction, -10, 10),
@@ -98,32 +98,18 @@ class GenomicCohorts:
             "noise_sd": (self.noise_sd, 0, 10),
             "seed": (self.seed, 0, math.inf),
         }
-        for name, (value, least, most) in limits.items():
-            if not least <= value <= most:
-                raise ImpossibleCohorts(
-                    f"{name} is {value:g}: it must lie between {least:g} and {most:g}."
-                )
-        if not 1 <= low <= high:
-            raise ImpossibleCohorts(
-                f"patients is {low}..{high}: give a range that starts at 1 or more and rises."
-            )
+        check_knobs(limits, self.patients)
         planted_genes(self.schema)
 
 
 def generate_genomic(knobs: GenomicCohorts) -> dict[str, Cohort]:
     """Draw all sites, by name, in order."""
-    for_sizes, *for_sites = SeedSequence(knobs.seed).spawn(knobs.sites + 1)
-    low, high = (math.log(size) for size in knobs.patients)
-    sizes = np.exp(Generator(PCG64(for_sizes)).uniform(low, high, knobs.sites)).round().astype(int)
-    width = len(str(knobs.sites))
-    names = [f"site-{i + 1:0{width}d}" for i in range(knobs.sites)]
-    return {
-        name: _draw_site(Generator(PCG64(sequence)), knobs, name, int(size))
-        for name, size, sequence in zip(names, sizes, for_sites, strict=True)
-    }
+    return draw_sites(
+        partial(_draw_site, knobs), sites=knobs.sites, patients=knobs.patients, seed=knobs.seed
+    )
 
 
-def _draw_site(rng: Generator, knobs: GenomicCohorts, name: str, size: int) -> Cohort:
+def _draw_site(knobs: GenomicCohorts, rng: Generator, name: str, size: int) -> Cohort:
     """One site: true values first, the outcome from them, then what is missing."""
     schema, planted = knobs.schema, planted_genes(knobs.schema)
     values = {feature.name: draw_feature(rng, feature, size) for feature in schema.features}

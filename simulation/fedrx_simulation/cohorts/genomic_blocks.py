@@ -12,7 +12,7 @@ from numpy.random import PCG64, Generator
 from numpy.typing import NDArray
 
 from fedrx_protocol.schema import Block, FeatureSchema
-from fedrx_simulation.cohorts.warfarin import ImpossibleCohorts
+from fedrx_simulation.cohorts.federation import ImpossibleCohorts
 
 Floats = NDArray[np.float64]
 

@@ -13,16 +13,16 @@ The result is for testing and teaching: effects that the equation does not know 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.random import PCG64, Generator, SeedSequence
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from fedrx_models.cohort import MISSING_CATEGORY, Cohort
 from fedrx_models.encoding import reference_target
 from fedrx_models.pharmacogenomic.published import is_applicable, pharmacogenetic_dose
-from fedrx_protocol.errors import MisuseError
 from fedrx_protocol.schema import (
     CategoryFeature,
     ContinuousTarget,
@@ -31,13 +31,9 @@ from fedrx_protocol.schema import (
     NumberFeature,
 )
 from fedrx_simulation.cohorts.ancestry import ANCESTRIES
+from fedrx_simulation.cohorts.federation import ImpossibleCohorts, check_knobs, draw_sites
 
 Column = NDArray[Any]
-
-
-class ImpossibleCohorts(MisuseError):  # noqa: N818 - named for what happened
-    """The knobs of a synthetic federation contradict themselves; nothing was generated."""
-
 
 _HEIGHT_SD_CM = 7.3
 _AGE_SD_YEARS = 14.0
@@ -98,27 +94,17 @@ class WarfarinCohorts:
         self._check_schema()
 
     def _check_numbers(self) -> None:
-        for name in ("heterogeneity", "missingness"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ImpossibleCohorts(
-                    f"{name} is {getattr(self, name):g}: it must lie between 0 and 1."
-                )
-        for name in ("measurement_shift", "noise_sd"):
-            if not 0 <= getattr(self, name) <= 10:
-                raise ImpossibleCohorts(
-                    f"{name} is {getattr(self, name):g}: it must lie between 0 and 10."
-                )
-        if self.seed < 0:
-            raise ImpossibleCohorts(f"seed is {self.seed}: it must be at least 0.")
+        limits = {
+            "sites": (self.sites, 1, math.inf),
+            "heterogeneity": (self.heterogeneity, 0, 1),
+            "missingness": (self.missingness, 0, 1),
+            "measurement_shift": (self.measurement_shift, 0, 10),
+            "noise_sd": (self.noise_sd, 0, 10),
+            "seed": (self.seed, 0, math.inf),
+        }
+        check_knobs(limits, self.patients)
 
     def _check_sizes(self) -> None:
-        low, high = self.patients
-        if self.sites < 1:
-            raise ImpossibleCohorts(f"sites is {self.sites}: there must be at least 1.")
-        if not 1 <= low <= high:
-            raise ImpossibleCohorts(
-                f"patients is {low}..{high}: give a range that starts at 1 or more and rises."
-            )
         if self.sizes is not None and (len(self.sizes) != self.sites or min(self.sizes) < 1):
             raise ImpossibleCohorts(
                 f"sizes has {len(self.sizes)} entries for {self.sites} sites: "
@@ -157,26 +143,16 @@ def dose_target(schema: FeatureSchema) -> ContinuousTarget:
 
 def generate(knobs: WarfarinCohorts) -> dict[str, Cohort]:
     """Draw all sites, by name, in order."""
-    for_sizes, *for_sites = SeedSequence(knobs.seed).spawn(knobs.sites + 1)
-    sizes = knobs.sizes or _draw_sizes(_generator(for_sizes), knobs)
-    width = len(str(knobs.sites))
-    names = [f"site-{i + 1:0{width}d}" for i in range(knobs.sites)]
-    return {
-        name: _draw_site(_generator(sequence), knobs, name, size)
-        for name, size, sequence in zip(names, sizes, for_sites, strict=True)
-    }
+    return draw_sites(
+        partial(_draw_site, knobs),
+        sites=knobs.sites,
+        patients=knobs.patients,
+        seed=knobs.seed,
+        sizes=knobs.sizes,
+    )
 
 
-def _generator(sequence: SeedSequence) -> Generator:
-    return Generator(PCG64(sequence))
-
-
-def _draw_sizes(rng: Generator, knobs: WarfarinCohorts) -> tuple[int, ...]:
-    low, high = (math.log(size) for size in knobs.patients)
-    return tuple(round(math.exp(x)) for x in rng.uniform(low, high, knobs.sites))
-
-
-def _draw_site(rng: Generator, knobs: WarfarinCohorts, name: str, size: int) -> Cohort:
+def _draw_site(knobs: WarfarinCohorts, rng: Generator, name: str, size: int) -> Cohort:
     """One site: true values first, dose from them, then what the site would have recorded."""
     truth = _draw_patients(rng, _draw_mix(rng, knobs.heterogeneity), size)
     typed = {f.name: _typed(f, truth[f.name]) for f in knobs.schema.features}

@@ -1,0 +1,69 @@
+"""What all synthetic federations share: knobs within limits, and sites of differing sizes."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from numpy.random import PCG64, Generator, SeedSequence
+
+from fedrx_models.cohort import Cohort
+from fedrx_protocol.errors import MisuseError
+
+DrawSite = Callable[[Generator, str, int], Cohort]
+
+
+class ImpossibleCohorts(MisuseError):  # noqa: N818 - named for what happened
+    """The knobs of a synthetic federation contradict themselves; nothing was generated."""
+
+
+def check_knobs(
+    limits: Mapping[str, tuple[float, float, float]], patients: tuple[int, int]
+) -> None:
+    """Check what a person can turn.
+
+    Args:
+        limits: by a knob's name: its value, the least and the most allowed; infinite for no most.
+        patients: smallest and largest site.
+
+    Raises:
+        ImpossibleCohorts: naming the knob, the value and what is allowed.
+    """
+    for name, (value, least, most) in limits.items():
+        if not least <= value <= most:
+            allowed = (
+                f"be at least {least:g}"
+                if math.isinf(most)
+                else f"lie between {least:g} and {most:g}"
+            )
+            raise ImpossibleCohorts(f"{name} is {value:g}: it must {allowed}.")
+    low, high = patients
+    if not 1 <= low <= high:
+        raise ImpossibleCohorts(
+            f"patients is {low}..{high}: give a range that starts at 1 or more and rises."
+        )
+
+
+def draw_sites(
+    draw: DrawSite,
+    *,
+    sites: int,
+    patients: tuple[int, int],
+    seed: int,
+    sizes: Sequence[int] | None = None,
+) -> dict[str, Cohort]:
+    """All sites by name, in order; a site's patients do not depend on the other sites.
+
+    Args:
+        draw: draws one site, from its own randomness, name and size.
+        sites: number of sites.
+        patients: smallest and largest site; sizes are drawn log-uniformly between them.
+        seed: same seed, same patients.
+        sizes: patients of each site, instead of drawing them.
+    """
+    for_sizes, *for_sites = (Generator(PCG64(s)) for s in SeedSequence(seed).spawn(sites + 1))
+    low, high = (math.log(size) for size in patients)
+    drawn = sizes or [round(math.exp(x)) for x in for_sizes.uniform(low, high, sites)]
+    width = len(str(sites))
+    names = [f"site-{i + 1:0{width}d}" for i in range(sites)]
+    return {
+        name: draw(rng, name, size) for name, size, rng in zip(names, drawn, for_sites, strict=True)
+    }
