@@ -126,11 +126,12 @@ class Nursery:
 
 @dataclass
 class Running:
-    """A command that stays: a coordinator, a site."""
+    """A command that stays: a coordinator, a site; not well if something goes wrong in it."""
 
     nursery: Nursery
     pid: int
     output: Path
+    well: bool = True
     status: int | None = None
 
     @property
@@ -270,7 +271,8 @@ class Town:
         given = ("--coordinator", address, "--health-port", self.probes[name])
         output = self.folder / f"{name}.txt"
         argv = ("site", "start", self.home(name), *given)
-        running = Running(self.nursery, self.nursery.start(argv, output, **arranged), output)
+        pid = self.nursery.start(argv, output, **arranged)
+        running = Running(self.nursery, pid, output, well=not arranged)
         self.sites[name] = running
         return running
 
