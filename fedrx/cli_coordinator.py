@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedrx import cli_coordinator_runs
+from fedrx.cli_coordinator_runs import EXPIRY_WARNING_S, AsJson, Folder, warn_certificate
 from fedrx.passphrase import new_passphrase, passphrase_for
 from fedrx_protocol.errors import FedRxError, MisuseError
 
@@ -22,19 +23,15 @@ if TYPE_CHECKING:
     from fedrx_protocol.enrolment import SignedEnrolmentRequest
     from fedrx_server.consortium import Consortium
 
-EXPIRY_WARNING_S = 30 * 86_400
-
 app = typer.Typer(
     help="Found a consortium, enrol its sites, and run studies with them.", no_args_is_help=True
 )
 cli_coordinator_runs.register(app)
 
-Folder = Annotated[Path, typer.Argument(help="The consortium folder.")]
 PassphraseFile = Annotated[
     Path | None,
     typer.Option(help="File with the passphrase in its first line; else FEDRX_PASSPHRASE."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
 @app.command(
@@ -231,11 +228,7 @@ def _warn_expiry(consortium: "Consortium", now: int) -> None:
                 "it, or no site will believe the roster from then on.",
                 err=True,
             )
-    if consortium.certificate.not_valid_after_utc.timestamp() < now + EXPIRY_WARNING_S:
-        typer.echo(
-            f"The TLS certificate ends {_until(consortium)}: run `fedrx coordinator renew`.",
-            err=True,
-        )
+    warn_certificate(consortium)
 
 
 def _described(consortium: "Consortium") -> dict[str, Any]:

@@ -21,10 +21,11 @@ from fedrx_protocol.errors import FedRxError, MisuseError, RunError
 
 if TYPE_CHECKING:
     from fedrx_server.consortium import Consortium
+    from fedrx_server.runs import Runs
 
 _LOG_BYTES, _LOG_FILES = 1_000_000, 5
 _STOP_PATIENCE_S = 30.0
-_EXPIRY_WARNING_S = 30 * 86_400
+EXPIRY_WARNING_S = 30 * 86_400
 
 Folder = Annotated[Path, typer.Argument(help="The consortium folder.")]
 RunName = Annotated[str, typer.Argument(help="Name of the run, e.g. warfarin_dose-1.")]
@@ -72,7 +73,7 @@ def start(
     _log_to(folder / "service.log")
     over = threading.Event()
     on_ending(over.set)
-    _warn(consortium)
+    warn_certificate(consortium)
     typer.echo("Starting; this takes some seconds.")
     Coordinator(consortium, ports).serve(over, lambda: _tell_ready(consortium, port))
     typer.echo("Stopped: runs, proxy and SuperLink have ended.")
@@ -207,13 +208,14 @@ def report(
 ) -> None:
     """Write a run's report as it stands, at any time."""
     from fedrx_server.report import write_report
-    from fedrx_server.report_run import run_report, run_result
+    from fedrx_server.report_run import run_privacy, run_report, run_result
     from fedrx_server.runs import RunView
 
     view = RunView.read(_runs(folder).path(name))
-    written = write_report(output or view.path / "report.html", run_report(view))
+    privacy = run_privacy(view)
+    written = write_report(output or view.path / "report.html", run_report(view, privacy))
     if as_json:
-        _print({**run_result(view), "report": str(written)})
+        _print({**run_result(view, privacy), "report": str(written)})
     else:
         typer.echo(f"{written}: {len(view.rounds)} of {view.study.final_round} rounds.")
 
@@ -286,7 +288,7 @@ def _in_use(path: Path) -> bool:
     return False
 
 
-def _runs(folder: Path) -> Any:  # noqa: ANN401 - Runs, imported on use
+def _runs(folder: Path) -> "Runs":
     from fedrx_server.runs import Runs, runs_folder
 
     if not (folder / "consortium.json").is_file():
@@ -304,10 +306,10 @@ def _tell_ready(consortium: "Consortium", port: int) -> None:
     sys.stdout.flush()
 
 
-def _warn(consortium: "Consortium") -> None:
+def warn_certificate(consortium: "Consortium") -> None:
     """Say a month ahead what will close the door."""
     certificate = consortium.certificate.not_valid_after_utc
-    if certificate.timestamp() < time.time() + _EXPIRY_WARNING_S:
+    if certificate.timestamp() < time.time() + EXPIRY_WARNING_S:
         typer.echo(
             f"The TLS certificate ends {certificate:%Y-%m-%d}: run `fedrx coordinator renew`.",
             err=True,

@@ -66,7 +66,7 @@ def _sentence(item: dict[str, Any], root: type[BaseModel]) -> str:
             kinds = TARGETS if item["loc"] == ("target",) else _KINDS
             sentence = f"'{key}.kind' is '{context['tag']}': use {_either(kinds)}"
         case _:
-            sentence = f"'{key}' is {_shown(item['input'])}: {_rule(item, context)}"
+            sentence = f"'{key}' is {shown(item['input'])}: {_rule(item, context)}"
     return sentence
 
 
@@ -120,6 +120,7 @@ def _either(words: Iterable[str]) -> str:
     return f"{', '.join(most)} or {last}"
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value as a sentence quotes it: cut where it is long."""
     text = repr(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"

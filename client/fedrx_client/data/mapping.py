@@ -23,13 +23,14 @@ from fedrx_client.data.sources import (
     Column,
     Section,
     TargetSource,
+    Unknown,
     check_blocks,
+    check_codes,
     check_unit,
 )
 from fedrx_protocol.errors import DataError
+from fedrx_protocol.findings import shown
 from fedrx_protocol.schema import CategoryFeature, Feature, FeatureSchema, Name, NumberFeature
-
-Unknown = Literal["error", "missing"]
 
 
 class TableOptions(Section):
@@ -50,6 +51,11 @@ class TableOptions(Section):
         if self.delimiter == self.decimal:
             raise ValueError("delimiter and decimal must differ")
         return self
+
+    @property
+    def not_recorded(self) -> frozenset[str]:
+        """All codes for 'not recorded'; an empty cell is always one."""
+        return frozenset({*self.missing, ""})
 
 
 class RowFilter(Section):
@@ -120,9 +126,7 @@ class FlagSource(Section):
 
     @model_validator(mode="after")
     def _disjoint(self) -> Self:
-        both = sorted(set(self.yes) & set(self.no))
-        if both:
-            raise ValueError(f"'{both[0]}' cannot mean both yes and no")
+        check_codes(self.yes, self.no)
         return self
 
 
@@ -204,6 +208,11 @@ class TableMapping(Section):
         """Parse TOML text; `source` names it in errors."""
         try:
             document = tomllib.loads(text)
+            if "table" not in document:
+                raise DataError(
+                    f"{source}: has no section [table], so it is no mapping file; "
+                    "`fedrx study patients` writes one that fits a study."
+                )
             return cls.model_validate({**document, "source": Path(source).name})
         except tomllib.TOMLDecodeError as error:
             raise DataError(f"{source}: not valid TOML: {error}.") from None
@@ -259,4 +268,4 @@ def _sentence(item: dict[str, Any]) -> str:
         return f"'{key}': {item['ctx']['error']}." if key else f"{item['ctx']['error']}."
     if item["type"] == "union_tag_not_found":
         return f"key '{key}.kind' is missing; allowed: number, category, flag."
-    return f"'{key}' is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}."
+    return f"'{key}' is {shown(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}."

@@ -44,6 +44,7 @@ def test_a_mapping_names_the_columns_it_reads(mapping):
         ),
         ('race = ["White"]', 'smoker = ["White"]', "depends on 'smoker', which is no category"),
         ("[table]", "[table", "not valid TOML"),
+        ("[table]", "[tables]", r"has no section \[table\], so it is no mapping file"),
     ],
 )
 def test_a_mapping_that_cannot_be_used_is_refused(old, new, sentence):
