@@ -24,14 +24,8 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
-from fedrx_client.fleet import (
-    HEARTBEAT_INTERVAL_S,
-    Door,
-    Fleet,
-    NotAdmitted,
-    Undeliverable,
-    Unreachable,
-)
+from fedrx_client.door import Door, NotAdmitted, Undeliverable, Unreachable
+from fedrx_client.fleet import HEARTBEAT_INTERVAL_S, Fleet
 from fedrx_protocol.endings import on_ending
 from fedrx_protocol.errors import MisuseError
 

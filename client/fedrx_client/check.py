@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from fedrx_client.approval import (
+    DAY_S,
     DEFAULT_COHORT,
     ApprovalExpired,
     ApprovalForged,
@@ -366,7 +367,7 @@ def approval(study: Study, cohort: Cohort, folder: Path, *, installed: str, now:
     found = Approvals(folder).find(study.digest, now)
     found.require_cohort(cohort.fingerprint, len(cohort))
     found.require_version(installed)
-    left = (found.expires_at - now) // 86_400
+    left = (found.expires_at - now) // DAY_S
     return CheckLine("approval", ok=True, text=f"given by {found.by}, ends in {left} days.")
 
 

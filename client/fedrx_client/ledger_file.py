@@ -6,6 +6,7 @@ last head noted is refused.
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedrx_client.audit import AuditLog
@@ -13,6 +14,13 @@ from fedrx_client.ledger import Ledger, LedgerHead
 from fedrx_client.store import LEDGER, LedgerDamaged, SiteStore
 
 _HEAD = re.compile(r"; ledger (\d{1,18}):([0-9a-f]{64})$")
+
+
+@dataclass(frozen=True)
+class _Opened:
+    store: SiteStore
+    ledger: Ledger
+    inode: int
 
 
 class LedgerFile:
@@ -25,9 +33,7 @@ class LedgerFile:
 
     def __init__(self, folder: Path, log: AuditLog) -> None:
         self.path = folder / LEDGER
-        self._store: SiteStore | None = None
-        self._ledger: Ledger | None = None
-        self._inode = 0
+        self._opened: _Opened | None = None
         self._noted = noted_head(log)
 
     def store(self) -> SiteStore:
@@ -38,18 +44,7 @@ class LedgerFile:
             LedgerLocked: another process holds it.
             LedgerUnwritable: it cannot be written.
         """
-        if self._store is None or not self.is_in_place():
-            self.close()
-            self._require_there()
-            store = SiteStore(self.path, durability="power")
-            try:
-                self._ledger = Ledger(store)
-                self._require_newest(self._ledger)
-            except BaseException:
-                store.close()
-                raise
-            self._store, self._inode = store, self.path.stat().st_ino
-        return self._store
+        return self._open().store
 
     def head(self) -> LedgerHead:
         """Where the ledger stands.
@@ -57,10 +52,7 @@ class LedgerFile:
         Raises:
             LedgerDamaged, LedgerLocked, LedgerUnwritable: as `store`.
         """
-        self.store()
-        if self._ledger is None:
-            raise LedgerDamaged(f"{self.path}: the ledger was closed; start the site again.")
-        self._noted = self._ledger.head
+        self._noted = self._open().ledger.head
         return self._noted
 
     def verify(self) -> None:
@@ -70,13 +62,12 @@ class LedgerFile:
             LedgerDamaged: a line was changed, removed or reordered.
         """
         self.head()
-        if self._ledger is not None:
-            self._ledger.verify()
+        self._open().ledger.verify()
 
     def is_in_place(self) -> bool:
         """Whether the open file is the one that stands in the folder."""
         try:
-            return self._store is None or self.path.stat().st_ino == self._inode
+            return self._opened is None or self.path.stat().st_ino == self._opened.inode
         except OSError:
             return False
 
@@ -89,9 +80,24 @@ class LedgerFile:
 
     def close(self) -> None:
         """Close the file; it is opened again when it is needed."""
-        if self._store is not None:
-            self._store.close()
-        self._store = self._ledger = None
+        if self._opened is not None:
+            self._opened.store.close()
+        self._opened = None
+
+    def _open(self) -> _Opened:
+        """The file that stands in the folder, opened and believed to be the newest."""
+        if self._opened is None or not self.is_in_place():
+            self.close()
+            self._require_there()
+            store = SiteStore(self.path, durability="power")
+            try:
+                ledger = Ledger(store)
+                self._require_newest(ledger)
+            except BaseException:
+                store.close()
+                raise
+            self._opened = _Opened(store, ledger, self.path.stat().st_ino)
+        return self._opened
 
     def _require_there(self) -> None:
         """A ledger that had lines and is gone must not begin anew."""

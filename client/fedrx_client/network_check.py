@@ -10,16 +10,16 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, cast
 
+from fedrx_client.approval import DAY_S
 from fedrx_client.check import Check, CheckLine
-from fedrx_client.fleet import Door, Fleet, NotAdmitted, Undeliverable, Unreachable
+from fedrx_client.door import Door, NotAdmitted, Undeliverable, Unreachable
+from fedrx_client.fleet import Fleet
 from fedrx_client.site_settings import agent_runs
 
-DAY_S = 86_400
 LEAST_VALID_DAYS = 14
 # Flower's node authentication refuses a site whose clock is further ahead than this.
 LARGEST_SKEW_S = 5.0
@@ -164,7 +164,7 @@ class Network:
 
 def _valid_until(connection: ssl.SSLSocket) -> float:
     found = cast("dict[str, Any]", connection.getpeercert() or {})
-    return datetime.fromtimestamp(ssl.cert_time_to_seconds(found["notAfter"]), UTC).timestamp()
+    return ssl.cert_time_to_seconds(found["notAfter"])
 
 
 def _said(error: Exception) -> str:

@@ -78,7 +78,7 @@ class Patients:
         return [table, *(table.parent / name for name in self._kept.mapping.files)]
 
     def _looks(self) -> list[_Look]:
-        return [_looks(path) for path in self._files()]
+        return [_look_at(path) for path in self._files()]
 
     def _contents(self) -> list[bytes]:
         return [_content(path) for path in self._files()]
@@ -94,7 +94,7 @@ class Patients:
             ) from None
 
 
-def _looks(path: Path) -> _Look:
+def _look_at(path: Path) -> _Look:
     try:
         found = path.stat()
     except OSError as error:

@@ -27,7 +27,6 @@ LEDGER = "site.db"
 
 _SYNCHRONOUS: dict[Durability, str] = {"power": "FULL", "process": "OFF"}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 _UNWRITABLE = {
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_IOERR,

@@ -7,6 +7,7 @@ here comes from the SuperLink's register and is for people to read; it proves no
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -72,7 +73,7 @@ class Admission:
 
     offers: Offers
     _willing: set[int] = field(default_factory=set)
-    _absences: dict[int, _Absence] = field(default_factory=dict)
+    _absences: defaultdict[int, _Absence] = field(default_factory=lambda: defaultdict(_Absence))
     _names: dict[int, str] = field(default_factory=dict)
     _connected: frozenset[int] = frozenset()
 
@@ -87,7 +88,7 @@ class Admission:
         self._connected = frozenset(connected)
         self._willing -= arrived
         for node in arrived:
-            absence = self._absences.setdefault(node, _Absence())
+            absence = self._absences[node]
             absence.due, absence.fresh = 0.0, True
         if arrived - self._names.keys():
             self._names.update(self.offers.names())
@@ -96,18 +97,16 @@ class Admission:
         """Connected nodes that should be asked now whether they take part."""
         now = self.offers.now()
         return sorted(
-            node
-            for node in self._connected - self._willing
-            if self._absences.setdefault(node, _Absence()).due <= now
+            node for node in self._connected - self._willing if self._absences[node].due <= now
         )
 
     def fresh(self, node: int) -> bool:
         """Whether a node has just come, or just lost its keys, and so will answer soon."""
-        return self._absences.setdefault(node, _Absence()).fresh
+        return self._absences[node].fresh
 
     def asked(self, node: int) -> None:
         """A node was asked, and is not asked again before it answers or fails."""
-        self._absences.setdefault(node, _Absence()).due = math.inf
+        self._absences[node].due = math.inf
 
     def accept(self, node: int, reply: OfferReply) -> None:
         """Read the answer to an offer.
@@ -131,7 +130,7 @@ class Admission:
             cost_s: How long the others had to wait for it.
         """
         self._willing.discard(node)
-        absence = self._absences.setdefault(node, _Absence())
+        absence = self._absences[node]
         absence.times += 1
         absence.reason = reason
         absence.fresh = absence.times == 1 and reason in FORGOTTEN
@@ -157,8 +156,7 @@ class Admission:
     def _why(self, node: int | None) -> str:
         if node is None:
             return "not connected"
-        absence = self._absences.get(node, _Absence())
-        return absence.reason or "has not answered yet"
+        return self._absences[node].reason or "has not answered yet"
 
 
 def _pause(times: int, reason: str, cost_s: float) -> float:

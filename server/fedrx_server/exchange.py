@@ -96,19 +96,10 @@ class Exchange:
             deadline_s: Seconds to wait for the last reply.
             payload: A vector that all nodes get beside the header.
         """
-        record = None if payload is None else _array_record(payload)
-        messages = [
-            Message(_content(header, record), node, kind, group_id=attempt, ttl=deadline_s)
-            for node, header in headers.items()
-        ]
-        size = 0 if payload is None else payload.nbytes
-        self.traffic.down += sum(len(header) + size for header in headers.values())
-        ids = list(self._grid.push_messages(messages))
-        # While this generator waits for replies it keeps no copy of what was sent.
-        del messages, record, payload
-        # Flower gives None for a message it could not push, and no list if all were too large.
-        pushed = dict(zip(headers, ids, strict=False))
-        yield from (Reply(node, lost=True) for node in headers if not pushed.get(node))
+        pushed = self._push(kind, headers, attempt, deadline_s, payload)
+        # While this generator waits for replies it keeps nothing of what was sent.
+        del payload
+        yield from (Reply(node, lost=True) for node, message_id in pushed.items() if not message_id)
         waiting = {message_id: node for node, message_id in pushed.items() if message_id}
         yield from self._collect(waiting, deadline_s)
 
@@ -123,14 +114,9 @@ class Exchange:
             attempt: For Flower's `group_id`.
             deadline_s: A node that has not answered by then is lost.
         """
-        messages = [
-            Message(_content(header, None), node, kind, group_id=attempt, ttl=deadline_s)
-            for node, header in headers.items()
-        ]
-        self.traffic.down += sum(len(header) for header in headers.values())
-        ids = list(self._grid.push_messages(messages))
+        pushed = self._push(kind, headers, attempt, deadline_s)
         end = self._clock() + deadline_s
-        for node, message_id in zip_longest(headers, ids[: len(headers)]):
+        for node, message_id in pushed.items():
             if message_id:
                 self._posted[message_id] = (node, end)
             else:
@@ -149,6 +135,26 @@ class Exchange:
             self._come.append(Reply(self._posted.pop(message_id)[0], lost=True))
         come, self._come = self._come, []
         return come
+
+    def _push(
+        self,
+        kind: str,
+        headers: Mapping[int, bytes],
+        attempt: str,
+        deadline_s: float,
+        payload: NDArray[np.float32] | None = None,
+    ) -> dict[int, str | None]:
+        """Hand requests to the grid; the message's id by node, none where it could not be sent."""
+        record = None if payload is None else _array_record(payload)
+        messages = [
+            Message(_content(header, record), node, kind, group_id=attempt, ttl=deadline_s)
+            for node, header in headers.items()
+        ]
+        size = 0 if payload is None else payload.nbytes
+        self.traffic.down += sum(len(header) + size for header in headers.values())
+        # Flower gives None for a message it could not push, and no list if all were too large.
+        ids = list(self._grid.push_messages(messages))[: len(headers)]
+        return dict(zip_longest(headers, ids))
 
     def _collect(self, waiting: dict[str, int], deadline_s: float) -> Iterator[Reply]:
         end, wait = self._clock() + deadline_s, _SHORTEST_WAIT_S

@@ -23,9 +23,7 @@ from flwr.app import Message
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import SubStatus
 from flwr.common.serde import message_from_proto, message_to_proto, run_from_proto
-from flwr.proto.control_pb2 import (
-    StartRunRequest,
-)
+from flwr.proto.control_pb2 import StartRunRequest
 from flwr.proto.fab_pb2 import Fab
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,

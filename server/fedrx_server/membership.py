@@ -25,7 +25,7 @@ from fedrx_protocol.secagg.coordinator import CoordinatorKeys
 from fedrx_protocol.secagg.errors import ParticipantsInvalid
 from fedrx_protocol.secagg.messages import Advert
 from fedrx_protocol.secagg.parameters import session_id
-from fedrx_server.admission import FORGOTTEN, LOST, Admission, Offers
+from fedrx_server.admission import FORGOTTEN, LOST, Admission, Offers, VersionDiffers
 from fedrx_server.exchange import Exchange, Reply
 from fedrx_server.run_folder import RunFolder
 from fedrx_server.watch import Watch
@@ -191,9 +191,11 @@ class Membership:
     def _opened(self, reply: Reply) -> None:
         answer = wire.decode(reply.header, OfferReply)
         if self._admission is not None:
-            if answer.version != self._admission.offers.version:
+            try:
+                self._admission.accept(reply.node, answer)
+            except VersionDiffers:
                 self._watch.differing(self.name(reply.node), answer.version)
-            self._admission.accept(reply.node, answer)
+                raise
 
     def _enough(self, sites: int) -> bool:
         return sites >= self._parties.plan.parameters.threshold

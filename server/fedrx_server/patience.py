@@ -86,7 +86,7 @@ class GiveUp:
         """Return at once, unless the tries or the sites' budgets are used up."""
         spent = setback.reasons.get(_EXHAUSTED, 0)
         if spent and setback.members - spent < setback.threshold:
-            raise StudyStopped(budget_spent(setback.round))
+            raise StudyStopped(_budget_spent(setback.round))
         if setback.tries < self.attempts:
             return
         counted = sorted(setback.reasons.items(), key=lambda item: -item[1])
@@ -128,7 +128,7 @@ class Wait:
         """Wait a moment for sites to come, or longer after an attempt that failed."""
         spent = [site for site, why in setback.missing.items() if why == _EXHAUSTED]
         if spent and setback.sites - len(spent) < setback.threshold:
-            raise StudyStopped(budget_spent(setback.round))
+            raise StudyStopped(_budget_spent(setback.round))
         if setback.members < setback.threshold:
             self.watch.waiting(
                 f"round {setback.round} needs {setback.threshold} sites and "
@@ -157,7 +157,7 @@ class Wait:
         return float(min(self.longest_s, self.pause_s * 2.0 ** min(times - 1, 30)))
 
 
-def budget_spent(round_number: int) -> str:
+def _budget_spent(round_number: int) -> str:
     """Why a run ends where too many sites would spend more than they may."""
     return (
         f"stopped before round {round_number}: the sites' privacy budget is spent after "

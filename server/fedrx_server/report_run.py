@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fedrx_models.measures import measures_of
+from fedrx_protocol.privacy.events import Release
 from fedrx_protocol.schema import Target
 from fedrx_protocol.study import Study
 from fedrx_server.account import epsilon_curve, plan_for, planned_releases, privacy_statement
@@ -103,19 +104,16 @@ def run_cost(rounds: Sequence[RoundRecord], seconds: float, sites: int) -> RunCo
 
 
 def run_privacy(view: RunView) -> PrivacyStatement:
-    """What a live run has spent so far, by its plan and its attempts."""
+    """What a live run has spent so far, by its plan and its attempts; takes a moment to compute."""
     sites = len(view.signed.roster.sites)
     plan = plan_for(view.study, sites)
-    releases = planned_releases(view.study, view.run_id, view.attempts())
     fewest = min((record.survivors for record in view.rounds), default=sites)
-    return privacy_statement(plan, {"any site": releases}, fewest)
+    return privacy_statement(plan, {"any site": _releases(view)}, fewest)
 
 
-def run_report(view: RunView) -> ReportData:
-    """The report of a live run, finished or under way."""
+def run_report(view: RunView, privacy: PrivacyStatement) -> ReportData:
+    """The report of a live run, finished or under way, and what `run_privacy` says of it."""
     reported = last_metrics(view.rounds)
-    privacy = run_privacy(view)
-    releases = planned_releases(view.study, view.run_id, view.attempts())
     seconds = sum(record.seconds for record in view.rounds)
     return ReportData(
         **heading(view.study, view.run_id, simulation=False),
@@ -125,7 +123,7 @@ def run_report(view: RunView) -> ReportData:
         reported_noise=half_width(reported, view.study.target) or None,
         privacy=privacy,
         curve=reported_curve(view.rounds, view.study.target),
-        epsilon_curve=epsilon_curve(releases, view.study.privacy.delta),
+        epsilon_curve=epsilon_curve(_releases(view), view.study.privacy.delta),
         cost=run_cost(view.rounds, seconds, len(view.signed.roster.sites)),
         details=[
             *transfer_details(view.study),
@@ -136,9 +134,8 @@ def run_report(view: RunView) -> ReportData:
     )
 
 
-def run_result(view: RunView) -> dict[str, Any]:
+def run_result(view: RunView, privacy: PrivacyStatement) -> dict[str, Any]:
     """The object that `result.json` holds: as a simulation's, without what only that can know."""
-    privacy = run_privacy(view)
     return {
         "study": view.study.name,
         "study_digest": view.study.digest,
@@ -166,6 +163,10 @@ def run_result(view: RunView) -> dict[str, Any]:
         "repeated_attempts": sum(record.attempt for record in view.rounds),
         "dropouts": sum(record.dropped for record in view.rounds),
     }
+
+
+def _releases(view: RunView) -> tuple[Release, ...]:
+    return planned_releases(view.study, view.run_id, view.attempts())
 
 
 def _under_way(view: RunView, privacy: PrivacyStatement) -> str:

@@ -25,7 +25,6 @@ import httpx
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
-from fedrx_protocol.endings import on_ending
 from fedrx_protocol.errors import FedRxError, MisuseError
 from fedrx_server.backstage import Backstage
 from fedrx_server.link.child import Child
@@ -124,30 +123,12 @@ class SuperLink:
 
     def supervise(self, stop: threading.Event) -> None:
         """Start again what dies, until told to stop."""
-        while not stop.wait(_LOOK_EVERY_S):
-            self.look()
-
-    def serve(self, timeout_s: float = 60.0) -> None:
-        """Run until SIGTERM or SIGINT, then stop the proxy first and the SuperLink after it.
-
-        Raises:
-            MisuseError: A port is taken.
-            NotStarted: One of them does not come up in time.
-        """
-        stop = threading.Event()
-        on_ending(stop.set)
-        with self.running(timeout_s):
-            self.supervise(stop)
-
-    def look(self) -> bool:
-        """Start again what has died, if it is time; whether both are alive."""
         children = (self._superlink, self._proxy)
-        for child in children:
-            child.trim_log()
-            child.revive()
-        alive = all(child.alive for child in children)
-        self._tell(ready=alive)
-        return alive
+        while not stop.wait(_LOOK_EVERY_S):
+            for child in children:
+                child.trim_log()
+                child.revive()
+            self._tell(ready=all(child.alive for child in children))
 
     def is_ready(self) -> bool:
         """Whether a site's call passes the proxy and is answered by the SuperLink."""

@@ -41,7 +41,7 @@ from fedrx_server.live_state import (
 )
 from fedrx_server.patience import StudyStopped, Wait
 from fedrx_server.report import write_report
-from fedrx_server.report_run import run_report, run_result
+from fedrx_server.report_run import run_privacy, run_report, run_result
 from fedrx_server.rounds import RunParties, StudyRun
 from fedrx_server.run_files import RunInUse
 from fedrx_server.run_folder import RunFolder
@@ -152,9 +152,10 @@ class Worker:
             raise RunError(f"{self._run.path}: has no finished round; resume the run.")
         set_vector(model, checkpoint.weights)
         view = RunView.read(self._run.path)
+        privacy = run_privacy(view)
         save_model(self._run.path / "model.safetensors", model, self._run.study.digest)
-        write_report(self._run.report_path, run_report(view))
-        self._run.write_result(run_result(view))
+        write_report(self._run.report_path, run_report(view, privacy))
+        self._run.write_result(run_result(view, privacy))
 
     def _spent(self, round_number: int, attempt: int) -> float:
         """Upper bound on epsilon once this attempt is made too."""

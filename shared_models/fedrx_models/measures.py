@@ -5,15 +5,12 @@ norm of at most 1; sums add up over sites, get their noise, and are read back in
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fedrx_models.metrics import DoseMetrics, MetricPlan, exact
+from fedrx_models.metrics import MetricPlan, exact
 from fedrx_models.metrics_binary import BinaryPlan, exact_binary
 from fedrx_models.metrics_forecast import ForecastPlan, exact_forecast
 from fedrx_models.metrics_panel import PanelPlan, exact_panel
+from fedrx_models.metrics_shares import Floats, Metrics, Plan
 from fedrx_models.metrics_survival import SurvivalPlan, exact_survival
 from fedrx_protocol.schema import (
     BinaryTarget,
@@ -23,8 +20,6 @@ from fedrx_protocol.schema import (
     Target,
 )
 from fedrx_protocol.study import Study
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -51,49 +46,6 @@ class Measure:
     def label(self) -> str:
         """The shortest name there is."""
         return self.short or self.name
-
-
-class Metrics(Protocol):
-    """How well outcomes of one kind were predicted."""
-
-    @property
-    def n(self) -> float:
-        """Number of patients; an estimate where noise was added."""
-
-    def flat(self) -> dict[str, float]:
-        """One flat mapping; absent values are left out.
-
-        The interval of the headline's noise, where there is one, stands under `KEY_low` and
-        `KEY_high`.
-        """
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as for JSON."""
-
-
-class Plan(Protocol):
-    """What one evaluation releases."""
-
-    @property
-    def components(self) -> tuple[str, ...]:
-        """Names of the state's components, in order."""
-
-    @property
-    def size(self) -> int:
-        """Number of components `m`."""
-
-    @property
-    def sensitivity(self) -> float:
-        """Bound on the L2 norm of one patient's share in the state."""
-
-    def shares(self, predicted: Floats, actual: Floats) -> Floats:
-        """Each patient's share, `(n, m)`; it never leaves a site."""
-
-    def state(self, predicted: Floats, actual: Floats) -> Floats:
-        """The sum of all patients' shares, `(m,)`."""
-
-    def from_state(self, state: Floats, *, noise_sd: float | None = None) -> Metrics:
-        """Read the metrics from a summed state, noisy or not."""
 
 
 def metric_plan(study: Study, *, final: bool) -> Plan:
@@ -174,10 +126,8 @@ _FORECAST = (
 )
 
 __all__ = [
-    "DoseMetrics",
     "Measure",
     "Metrics",
-    "Plan",
     "exact_metrics",
     "measures_of",
     "metric_plan",

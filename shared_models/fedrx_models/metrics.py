@@ -5,7 +5,6 @@ patients); `MetricPlan.from_state` reads the metrics from the noisy total. A sim
 owns its patients, also has `exact`.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrx_models.encoding import reference_target
-from fedrx_models.metrics_shares import Z95, known, scales, unscaled
+from fedrx_models.metrics_shares import (
+    Plan,
+    cut_error,
+    interval,
+    known,
+    limits,
+    mean_error_sd,
+    noisy_r2,
+    require_bound,
+    scales,
+    unscaled,
+)
 from fedrx_protocol.errors import DataError, MisuseError
 from fedrx_protocol.schema import ContinuousTarget
 from fedrx_protocol.study import Study
@@ -68,14 +78,12 @@ class DoseMetrics:
 
     def flat(self) -> dict[str, float]:
         """Values by name; absent ones are left out."""
-        low, high = self.mae_interval or (None, None)
         values = {
             "n": self.n,
             "mae": self.mae,
             "within_20_percent": self.within_20_percent,
             "r2": self.r2,
-            "mae_low": low,
-            "mae_high": high,
+            **limits("mae", self.mae_interval),
         }
         for group in self.groups:
             values[f"mae {group.name}"] = group.mae
@@ -84,7 +92,7 @@ class DoseMetrics:
 
 
 @dataclass(frozen=True)
-class MetricPlan:
+class MetricPlan(Plan):
     """What one evaluation releases, and how each patient's share in it is bounded.
 
     An intermediate evaluation has three components: the count, the absolute error cut at
@@ -111,8 +119,7 @@ class MetricPlan:
     groups: tuple[float, float] = DOSE_GROUPS
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.error_bound) and self.error_bound > 0):
-            raise MisuseError(f"error_bound is {self.error_bound:g}: it must be above 0.")
+        require_bound(self.error_bound)
         if not 0 < self.groups[0] < self.groups[1]:
             raise MisuseError(f"groups is {self.groups}: the limits must rise from above 0.")
 
@@ -132,38 +139,20 @@ class MetricPlan:
         )
 
     @property
-    def sensitivity(self) -> float:
-        """Bound on the L2 norm of one patient's share in the state."""
-        return 1.0
-
-    @property
     def components(self) -> tuple[str, ...]:
         """Names of the state's components, in order."""
         return tuple(name for name, _ in self._weights())
 
-    @property
-    def size(self) -> int:
-        """Number of components `m`."""
-        return len(self.components)
-
-    def state(self, predicted: Doses, actual: Doses) -> Doses:
-        """The sum of all patients' bounded shares.
+    def shares(self, predicted: Doses, actual: Doses) -> Doses:
+        """Each patient's share, `(n, m)`; it never leaves a site.
 
         Args:
             predicted: `(n,)`, in the target's unit; a value that is not finite counts as an
                 error of `error_bound`.
             actual: `(n,)`, in the target's unit.
-
-        Returns:
-            `(m,)` float64; zeros for no patients; no component exceeds `n` in absolute value.
         """
-        total: Doses = self.shares(predicted, actual).sum(axis=0)
-        return total
-
-    def shares(self, predicted: Doses, actual: Doses) -> Doses:
-        """Each patient's share, `(n, m)`; see `state`. It never leaves a site."""
         predicted, actual = _pair(predicted, actual)
-        error = _cut_error(predicted, actual, self.error_bound)
+        error = cut_error(predicted, actual, self.error_bound)
         total = np.stack([np.ones_like(error), error, _within(predicted, actual)])
         columns = list(total)
         if self.final:
@@ -192,7 +181,7 @@ class MetricPlan:
             n=n,
             mae=mae,
             within_20_percent=within,
-            r2=_noisy_r2(sums, n) if self.final else None,
+            r2=noisy_r2(sums, n) if self.final else None,
             groups=tuple(self._groups(sums)) if self.final else (),
             mae_interval=None if noise_sd is None else self._interval(mae, n, noise_sd),
         )
@@ -205,14 +194,10 @@ class MetricPlan:
             n: the (estimated) number of patients.
             noise_sd: standard deviation of the noise on each component of the state.
         """
-        count_scale, error_scale, *_ = self._scales()
-        from_error = self.error_bound * noise_sd / error_scale
-        from_count = mae * noise_sd / count_scale
-        return float(math.hypot(from_error, from_count) / max(n, 1.0))
+        return mean_error_sd(mae, n, noise_sd, self.error_bound, self._scales())
 
     def _interval(self, mae: float, n: float, noise_sd: float) -> tuple[float, float]:
-        reach = Z95 * self.mae_noise_sd(mae, n, noise_sd)
-        return max(0.0, mae - reach), min(self.error_bound, mae + reach)
+        return interval(mae, self.mae_noise_sd(mae, n, noise_sd), 0.0, self.error_bound)
 
     def _groups(self, sums: dict[str, float]) -> Iterator[GroupMetrics]:
         for name in group_names(self.groups):
@@ -284,12 +269,6 @@ def _pair(predicted: Doses, actual: Doses) -> tuple[Doses, Doses]:
     return predicted, actual
 
 
-def _cut_error(predicted: Doses, actual: Doses, bound: float) -> Doses:
-    """Absolute error divided by `bound`, in 0..1; a prediction that is no number counts as 1."""
-    error = np.abs(predicted - actual) / bound
-    return np.where(np.isfinite(error), np.minimum(error, 1.0), 1.0)
-
-
 def _within(predicted: Doses, actual: Doses) -> Doses:
     return (np.abs(predicted - actual) <= 0.2 * np.abs(actual)).astype(np.float64)
 
@@ -297,14 +276,6 @@ def _within(predicted: Doses, actual: Doses) -> Doses:
 def _membership(actual: Doses, groups: tuple[float, float]) -> list[NDArray[np.bool_]]:
     low, high = groups
     return [actual <= low, (actual > low) & (actual < high), actual >= high]
-
-
-def _noisy_r2(sums: dict[str, float], n: float) -> float | None:
-    """R² from cut distances; `None` where the noise left no variance to explain."""
-    variance = float(sums["square"]) - float(sums["offset"]) ** 2 / n
-    if variance <= 0:
-        return None
-    return min(max(1.0 - float(sums["residual"]) / variance, -1.0), 1.0)
 
 
 def _exact_r2(predicted: Doses, actual: Doses) -> float | None:

@@ -14,19 +14,20 @@ from numpy.typing import NDArray
 
 from fedrx_models.metrics_shares import (
     Floats,
+    Plan,
     concordance_of_counts,
+    count_scales,
     interval,
     known,
+    limits,
     one_hot,
     require_patients,
-    scales,
     unscaled,
 )
 from fedrx_protocol.errors import DataError, MisuseError
 
 _REACH = 4.0  # log-odds on each side of the public rate that the inner bins cover
 _BINS = {False: 10, True: 20}  # in between, and at the end
-_BRIER_WEIGHT = 0.1  # squared, relative to the count of a bin
 _CALIBRATION_BINS = 10
 
 
@@ -61,12 +62,11 @@ class BinaryMetrics:
     def flat(self) -> dict[str, float]:
         """Values by name; absent ones are left out."""
         values = {k: v for k, v in asdict(self).items() if k != "auc_interval"}
-        low, high = self.auc_interval or (None, None)
-        return known({**values, "auc_low": low, "auc_high": high})
+        return known({**values, **limits("auc", self.auc_interval)})
 
 
 @dataclass(frozen=True)
-class BinaryPlan:
+class BinaryPlan(Plan):
     """What one evaluation of a yes-or-no outcome releases.
 
     A patient adds 1 to one of the counts, "score in bin i and outcome yes" or "... no"; the final
@@ -88,11 +88,6 @@ class BinaryPlan:
                 raise MisuseError(f"{name} is {getattr(self, name):g}: it must lie in 0..1.")
 
     @property
-    def sensitivity(self) -> float:
-        """Bound on the L2 norm of one patient's share in the state."""
-        return 1.0
-
-    @property
     def edges(self) -> Floats:
         """Inner edges of the score bins, as probabilities, rising."""
         inner = _log_odds(self.rate) + np.linspace(-_REACH, _REACH, _BINS[self.final] - 1)
@@ -105,11 +100,6 @@ class BinaryPlan:
         bins = range(len(self.edges) + 1)
         counts = tuple(f"{outcome}:{i}" for outcome in ("no", "yes") for i in bins)
         return (*counts, "brier") if self.final else counts
-
-    @property
-    def size(self) -> int:
-        """Number of components `m`."""
-        return len(self.components)
 
     def shares(self, predicted: Floats, actual: Floats) -> Floats:
         """Each patient's share, `(n, m)`; it never leaves a site.
@@ -126,11 +116,6 @@ class BinaryPlan:
         if self.final:
             counts = np.concatenate([counts, np.square(scores - actual)[:, None]], axis=1)
         return counts * self._scales()
-
-    def state(self, predicted: Floats, actual: Floats) -> Floats:
-        """The sum of all patients' shares, `(m,)`."""
-        total: Floats = self.shares(predicted, actual).sum(axis=0)
-        return total
 
     def from_state(self, state: Floats, *, noise_sd: float | None = None) -> BinaryMetrics:
         """Read the metrics from a summed state, noisy or not; `noise_sd` is per component.
@@ -172,10 +157,7 @@ class BinaryPlan:
         return float(gaps.sum() / total)
 
     def _scales(self) -> Floats:
-        squared = np.ones(2 * (len(self.edges) + 1))
-        if not self.final:
-            return scales(squared, 1.0)
-        return scales(np.append(squared, _BRIER_WEIGHT), 1.0 + _BRIER_WEIGHT)
+        return count_scales(2 * (len(self.edges) + 1), brier=self.final)
 
 
 def exact_binary(predicted: Floats, actual: Floats, threshold: float) -> BinaryMetrics:

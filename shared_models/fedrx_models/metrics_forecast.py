@@ -14,13 +14,18 @@ import numpy as np
 
 from fedrx_models.metrics_shares import (
     Floats,
+    Plan,
+    cut_error,
     interval,
     known,
+    limits,
+    require_bound,
     require_patients,
     scales,
     unscaled,
 )
-from fedrx_protocol.errors import DataError, MisuseError
+from fedrx_models.visits import forecast_target
+from fedrx_protocol.errors import DataError
 from fedrx_protocol.schema import FeatureSchema, ForecastTarget
 
 # Squared relative weights, for each horizon and marker; see `metrics`.
@@ -68,14 +73,12 @@ class ForecastMetrics:
 
     def flat(self) -> dict[str, float]:
         """Values by name; absent ones are left out."""
-        low, high = self.ratio_interval or (None, None)
         values = {
             "n": self.n,
             "ratio": self.ratio,
             "coverage": self.coverage,
             "row_ratio": self.row_ratio,
-            "ratio_low": low,
-            "ratio_high": high,
+            **limits("ratio", self.ratio_interval),
         }
         for pair in self.pairs:
             values[f"ratio {pair.name}"] = pair.ratio
@@ -84,7 +87,7 @@ class ForecastMetrics:
 
 
 @dataclass(frozen=True)
-class ForecastPlan:
+class ForecastPlan(Plan):
     """What one evaluation of a forecast releases.
 
     Attributes:
@@ -100,37 +103,24 @@ class ForecastPlan:
     unit_scales: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.error_bound) and self.error_bound > 0):
-            raise MisuseError(f"error_bound is {self.error_bound:g}: it must be above 0.")
+        require_bound(self.error_bound)
 
     @classmethod
     def of(cls, schema: FeatureSchema, *, final: bool, error_bound: float) -> "ForecastPlan":
         """The plan of a study's forecast; raises `MisuseError` for another kind of target."""
-        if not isinstance(schema.target, ForecastTarget):
-            raise MisuseError(f"a {schema.target.kind} outcome is no forecast.")
-        names = pair_names(schema.target)
+        target = forecast_target(schema)
         unit_scales = [marker.unit_scale for marker in schema.forecast_markers]
         return cls(
             final=final,
             error_bound=error_bound,
-            names=names,
-            unit_scales=tuple(unit_scales * len(schema.target.horizons)),
+            names=pair_names(target),
+            unit_scales=tuple(unit_scales * len(target.horizons)),
         )
-
-    @property
-    def sensitivity(self) -> float:
-        """Bound on the L2 norm of one patient's share in the state."""
-        return 1.0
 
     @property
     def components(self) -> tuple[str, ...]:
         """Names of the state's components, in order."""
         return ("n", *(f"{part} {name}" for part in self._parts() for name in self.names))
-
-    @property
-    def size(self) -> int:
-        """Number of components `m`."""
-        return len(self.components)
 
     def shares(self, predicted: Floats, actual: Floats) -> Floats:
         """Each patient's share, `(n, m)`; it never leaves a site.
@@ -151,11 +141,6 @@ class ForecastPlan:
         columns = [np.ones((len(actual), 1)), *(parts[part] for part in self._parts())]
         return np.concatenate(columns, axis=1) * self._scales()
 
-    def state(self, predicted: Floats, actual: Floats) -> Floats:
-        """The sum of all patients' shares, `(m,)`."""
-        total: Floats = self.shares(predicted, actual).sum(axis=0)
-        return total
-
     def from_state(self, state: Floats, *, noise_sd: float | None = None) -> ForecastMetrics:
         """Read the metrics from a summed state, noisy or not; `noise_sd` is per component.
 
@@ -168,15 +153,15 @@ class ForecastPlan:
         ratio, reach = _headline(error, last, noise)
         pairs = self._pairs(sums, error, last, noise) if self.final else ()
         covered = [pair.coverage for pair in pairs if pair.coverage is not None]
-        limits = None
+        ends = None
         if noise_sd is not None and ratio is not None:
-            limits = interval(ratio, reach, 0.0, _LARGEST_RATIO)
+            ends = interval(ratio, reach, 0.0, _LARGEST_RATIO)
         return ForecastMetrics(
             n=max(1.0, sums["n"]),
             ratio=ratio,
             coverage=float(np.mean(covered)) if covered else None,
             pairs=pairs,
-            ratio_interval=limits,
+            ratio_interval=ends,
         )
 
     def _pairs(
@@ -298,11 +283,7 @@ def _patient_means(predicted: Floats, actual: Floats, bounds: Floats | None) -> 
         return found
 
     def error(values: Floats) -> Floats:
-        off = np.abs(values - outcome)
-        if bounds is None:
-            return off
-        off = off / bounds
-        return np.where(np.isfinite(off), np.minimum(off, 1.0), 1.0)
+        return np.abs(values - outcome) if bounds is None else cut_error(values, outcome, bounds)
 
     inside = ((lower <= outcome) & (outcome <= upper)).astype(np.float64)
     return _Means(counts, mean(error(median)), mean(error(last)), mean(inside))

@@ -4,7 +4,6 @@ Errors are averaged over the drugs that a patient was given, so that one patient
 bounded. The correlation drug by drug is for simulations only, which own their patients.
 """
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,13 +12,18 @@ from numpy.typing import NDArray
 
 from fedrx_models.metrics_shares import (
     Floats,
+    Plan,
+    cut_error,
     interval,
     known,
+    limits,
+    mean_error_sd,
+    noisy_r2,
+    require_bound,
     require_patients,
     scales,
     unscaled,
 )
-from fedrx_protocol.errors import MisuseError
 from fedrx_protocol.schema import PanelTarget
 
 # Squared relative weights, as for doses: see `metrics`.
@@ -54,13 +58,12 @@ class PanelMetrics:
 
     def flat(self) -> dict[str, float]:
         """Values by name; absent ones are left out."""
-        low, high = self.mae_interval or (None, None)
         values = {"n": self.n, "mae": self.mae, "r2": self.r2, "correlation": self.correlation}
-        return known({**values, "mae_low": low, "mae_high": high})
+        return known({**values, **limits("mae", self.mae_interval)})
 
 
 @dataclass(frozen=True)
-class PanelPlan:
+class PanelPlan(Plan):
     """What one evaluation of a panel releases.
 
     Attributes:
@@ -74,23 +77,12 @@ class PanelPlan:
     target: PanelTarget
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.error_bound) and self.error_bound > 0):
-            raise MisuseError(f"error_bound is {self.error_bound:g}: it must be above 0.")
-
-    @property
-    def sensitivity(self) -> float:
-        """Bound on the L2 norm of one patient's share in the state."""
-        return 1.0
+        require_bound(self.error_bound)
 
     @property
     def components(self) -> tuple[str, ...]:
         """Names of the state's components, in order."""
         return (*_TOTAL, *_VARIANCE) if self.final else tuple(_TOTAL)
-
-    @property
-    def size(self) -> int:
-        """Number of components `m`."""
-        return len(self.components)
 
     def shares(self, predicted: Floats, actual: Floats) -> Floats:
         """Each patient's share, `(n, m)`; it never leaves a site.
@@ -101,19 +93,13 @@ class PanelPlan:
             actual: likewise, NaN where a drug was not given.
         """
         given = ~np.isnan(actual)
-        error = np.abs(predicted - actual) / self.error_bound
-        error = np.where(np.isfinite(error), np.minimum(error, 1.0), 1.0)
+        error = cut_error(predicted, actual, self.error_bound)
         columns = [np.ones(len(actual)), _mean(error, given)]
         if self.final:
             means = np.array([drug.mean for drug in self.target.drugs])
             offset = np.clip((np.nan_to_num(actual) - means) / self.error_bound, -1.0, 1.0)
             columns += [_mean(part, given) for part in (offset, offset**2, error**2)]
         return np.stack(columns, axis=1) * self._scales()
-
-    def state(self, predicted: Floats, actual: Floats) -> Floats:
-        """The sum of all patients' shares, `(m,)`."""
-        total: Floats = self.shares(predicted, actual).sum(axis=0)
-        return total
 
     def from_state(self, state: Floats, *, noise_sd: float | None = None) -> PanelMetrics:
         """Read the metrics from a summed state, noisy or not; `noise_sd` is per component.
@@ -124,18 +110,12 @@ class PanelPlan:
         sums = unscaled(self.components, state, self._scales())
         n = max(1.0, sums["n"])
         mae = self.error_bound * min(max(sums["error"] / n, 0.0), 1.0)
-        r2 = None
-        if self.final and (spread := sums["square"] - sums["offset"] ** 2 / n) > 0:
-            r2 = min(max(1.0 - sums["residual"] / spread, -1.0), 1.0)
-        reach = None if noise_sd is None else self._mae_sd(mae, n, noise_sd)
-        limits = None if reach is None else interval(mae, reach, 0.0, self.error_bound)
-        return PanelMetrics(n=n, mae=mae, r2=r2, mae_interval=limits)
-
-    def _mae_sd(self, mae: float, n: float, noise_sd: float) -> float:
-        """Standard deviation of the MAE by the delta method, in the panel's unit."""
-        count_scale, error_scale, *_ = self._scales()
-        from_error = self.error_bound * noise_sd / error_scale
-        return float(math.hypot(from_error, mae * noise_sd / count_scale) / n)
+        ends = None
+        if noise_sd is not None:
+            sd = mean_error_sd(mae, n, noise_sd, self.error_bound, self._scales())
+            ends = interval(mae, sd, 0.0, self.error_bound)
+        r2 = noisy_r2(sums, n) if self.final else None
+        return PanelMetrics(n=n, mae=mae, r2=r2, mae_interval=ends)
 
     def _scales(self) -> Floats:
         weights = {**_TOTAL, **_VARIANCE} if self.final else _TOTAL

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from fedrx_models.encoding import encode_outcome
 from fedrx_models.metrics_shares import (
     Floats,
+    Plan,
     concordance_of_counts,
+    count_scales,
     interval,
     known,
+    limits,
     one_hot,
     require_patients,
-    scales,
     unscaled,
 )
 from fedrx_protocol.errors import DataError
@@ -28,7 +30,6 @@ from fedrx_protocol.schema import SurvivalTarget
 _RISK_BINS = 10
 _REACH = 2.0  # logarithm of the cumulative hazard, on each side of the public reference
 _MOST_TIMES = 5  # coarser than the study's bins where those are many: each count has its noise
-_BRIER_WEIGHT = 0.1  # squared, relative to a count
 _SMALLEST = 1e-12
 
 
@@ -54,20 +55,12 @@ class SurvivalMetrics:
 
     def flat(self) -> dict[str, float]:
         """Values by name; absent ones are left out."""
-        low, high = self.concordance_interval or (None, None)
-        return known(
-            {
-                "n": self.n,
-                "concordance": self.concordance,
-                "brier": self.brier,
-                "concordance_low": low,
-                "concordance_high": high,
-            }
-        )
+        values = {"n": self.n, "concordance": self.concordance, "brier": self.brier}
+        return known({**values, **limits("concordance", self.concordance_interval)})
 
 
 @dataclass(frozen=True)
-class SurvivalPlan:
+class SurvivalPlan(Plan):
     """What one evaluation of a survival outcome releases.
 
     A patient adds 1 to one of the counts, "risk in bin i, event in time bin k" or "risk in bin i,
@@ -83,11 +76,6 @@ class SurvivalPlan:
     target: SurvivalTarget
 
     @property
-    def sensitivity(self) -> float:
-        """Bound on the L2 norm of one patient's share in the state."""
-        return 1.0
-
-    @property
     def times(self) -> int:
         """Number of joined time bins."""
         return min(_MOST_TIMES, len(self.target.edges))
@@ -99,11 +87,6 @@ class SurvivalPlan:
         counts += [f"free:{k}:{i}" for k in range(self.times + 1) for i in range(_RISK_BINS)]
         return (*counts, "brier") if self.final else tuple(counts)
 
-    @property
-    def size(self) -> int:
-        """Number of components `m`."""
-        return len(self.components)
-
     def shares(self, predicted: Floats, actual: Floats) -> Floats:
         """Each patient's share, `(n, m)`; it never leaves a site.
 
@@ -112,17 +95,12 @@ class SurvivalPlan:
             actual: time and event, `(n, 2)`.
         """
         happened, at_risk = encode_outcome(self.target, actual)
-        place = self._history(happened, at_risk) * _RISK_BINS + self._risk_bin(predicted)
+        place = _history(happened, at_risk, self._joined()) * _RISK_BINS + self._risk_bin(predicted)
         counts = one_hot(place, (2 * self.times + 1) * _RISK_BINS)
         if self.final:
             error = _brier(predicted, happened, at_risk)
             counts = np.concatenate([counts, error[:, None]], axis=1)
         return counts * self._scales()
-
-    def state(self, predicted: Floats, actual: Floats) -> Floats:
-        """The sum of all patients' shares, `(m,)`."""
-        total: Floats = self.shares(predicted, actual).sum(axis=0)
-        return total
 
     def from_state(self, state: Floats, *, noise_sd: float | None = None) -> SurvivalMetrics:
         """Read the metrics from a summed state, noisy or not; `noise_sd` is per component.
@@ -144,17 +122,6 @@ class SurvivalPlan:
             else interval(concordance, noise * sd, 0.0, 1.0),
         )
 
-    def _history(self, happened: Floats, at_risk: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """What is known of each patient: event in joined bin k, or free through k joined bins."""
-        joined = self._joined()
-        event = happened.any(axis=1)
-        when = joined[happened.argmax(axis=1)]
-        # A joined bin counts as survived only if its last bin was.
-        last = np.append(np.flatnonzero(np.diff(joined)), len(joined) - 1)
-        through = (at_risk & ~happened.astype(bool))[:, last].sum(axis=1)
-        history: NDArray[np.int64] = np.where(event, when, self.times + through)
-        return history
-
     def _joined(self) -> NDArray[np.int64]:
         """The joined bin of each of the study's bins, `(bins,)`."""
         bins = len(self.target.edges)
@@ -168,10 +135,7 @@ class SurvivalPlan:
         return np.searchsorted(edges, np.where(np.isnan(risk), 0.0, risk), side="right")
 
     def _scales(self) -> Floats:
-        squared = np.ones((2 * self.times + 1) * _RISK_BINS)
-        if not self.final:
-            return scales(squared, 1.0)
-        return scales(np.append(squared, _BRIER_WEIGHT), 1.0 + _BRIER_WEIGHT)
+        return count_scales((2 * self.times + 1) * _RISK_BINS, brier=self.final)
 
 
 def exact_survival(predicted: Floats, actual: Floats, target: SurvivalTarget) -> SurvivalMetrics:
@@ -194,10 +158,8 @@ def exact_survival(predicted: Floats, actual: Floats, target: SurvivalTarget) ->
         )
     risks, place = np.unique(_cumulative_hazard(predicted), return_inverse=True)
     bins = len(target.edges)
-    free = (at_risk & ~happened.astype(bool)).sum(axis=1)
-    history = np.where(happened.any(axis=1), happened.argmax(axis=1), bins + free)
     counts = np.zeros((2 * bins + 1, len(risks)))
-    np.add.at(counts, (history, place), 1.0)
+    np.add.at(counts, (_history(happened, at_risk, np.arange(bins)), place), 1.0)
     concordance, _ = _concordance(counts, bins)
     return SurvivalMetrics(
         n=float(len(actual)),
@@ -206,12 +168,29 @@ def exact_survival(predicted: Floats, actual: Floats, target: SurvivalTarget) ->
     )
 
 
+def _history(
+    happened: Floats, at_risk: NDArray[np.bool_], joined: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """What is known of each patient: event in joined bin k, or free through k joined bins.
+
+    `joined` is the joined bin of each of the study's bins, `(bins,)`; the second kind of history
+    is numbered on from the first.
+    """
+    event = happened.any(axis=1)
+    when = joined[happened.argmax(axis=1)]
+    # A joined bin counts as survived only if its last bin was.
+    last = np.append(np.flatnonzero(np.diff(joined)), len(joined) - 1)
+    through = (at_risk & ~happened.astype(bool))[:, last].sum(axis=1)
+    history: NDArray[np.int64] = np.where(event, when, len(last) + through)
+    return history
+
+
 def _concordance(counts: Floats, times: int) -> tuple[float | None, float]:
     """Concordance from counts `(2 times + 1, risks)`, and its sd for noise of 1 on each count.
 
     Rows 0..times-1 are events in each time bin, row times + k is free of it through k bins.
     """
-    events, free = counts[:times], counts[times:]
+    events = counts[:times]
     pairs = ordered = 0.0
     by_ordered, by_pairs = np.zeros_like(counts), np.zeros_like(counts)
     for k in range(times):
@@ -224,7 +203,7 @@ def _concordance(counts: Floats, times: int) -> tuple[float | None, float]:
         by_ordered[later] += by_later
         by_pairs[k] += beyond.sum()
         by_pairs[later] += events[k].sum()
-    if pairs < 1 or free.size == 0:
+    if pairs < 1:
         return None, np.inf
     concordance = ordered / pairs
     slope = (by_ordered - concordance * by_pairs) / pairs

@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -203,12 +204,17 @@ def traced(path: Path):
 def supervise(folder: Path, tls: Path, *ports: int) -> None:
     """Be the coordinator's supervisor, until told to stop."""
     # A site's process never loads the server.
+    from fedrx_protocol.endings import on_ending  # noqa: PLC0415
     from fedrx_server.proxy import Tls  # noqa: PLC0415
     from fedrx_server.superlink import Ports, SuperLink  # noqa: PLC0415
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     files = Tls(*(tls / name for name in ("ca.crt", "server.crt", "server.key")))
-    SuperLink(folder, files, Ports(*ports, host="127.0.0.1")).serve()
+    link = SuperLink(folder, files, Ports(*ports, host="127.0.0.1"))
+    over = threading.Event()
+    on_ending(over.set)
+    with link.running():
+        link.supervise(over)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from fedrx_client.data.mapping import (
     Imputation,
     NumberSource,
     TableOptions,
-    Unknown,
 )
+from fedrx_client.data.sources import Unknown
 from fedrx_client.data.table import Table
-from fedrx_client.data.units import Conversion
+from fedrx_client.data.units import Conversion, conversion
 from fedrx_protocol.errors import DataError
 
 _HINT = 'correct it, or set unknown = "missing" for it in the mapping'
@@ -42,7 +42,7 @@ class Reading:
 
     def cells(self, column: str) -> list[str | None]:
         """The column's text, `None` where nothing was recorded."""
-        missing = set(self.options.missing) | {""}
+        missing = self.options.not_recorded
         return [None if cell in missing else cell for cell in self.table.columns[column]]
 
 
@@ -54,6 +54,18 @@ class Limits:
     minimum: float
     maximum: float
     convert: Conversion
+
+    @classmethod
+    def of(cls, unit: str, to: str, minimum: float, maximum: float) -> "Limits":
+        """The limits, in the study's unit `to`, of a column in `unit`.
+
+        Raises:
+            DataError: the units do not fit.
+        """
+        convert = conversion(unit, to)
+        if convert is None:
+            raise DataError(f"'{unit}' cannot be converted to '{to}'.")
+        return cls(to, minimum, maximum, convert)
 
 
 def read_numbers(

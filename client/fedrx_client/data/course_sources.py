@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedrx_client.data.sources import Column, Section, check_unit
+from fedrx_client.data.sources import Column, Section, Unknown, check_unit
 from fedrx_protocol.errors import DataError
 from fedrx_protocol.schema import FeatureSchema
 
@@ -40,7 +40,7 @@ class MarkerSource(Section):
     column: Column | None = None
     unit: str = ""
     measured: bool = True
-    unknown: Literal["error", "missing"] = Field(
+    unknown: Unknown = Field(
         default="error", description="what to do with a value that is no number or not plausible"
     )
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import compress, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from fedrx_client.data.columns import Limits, Reading, read_flags, read_numbers
 from fedrx_client.data.course_sources import VisitsSource
 from fedrx_client.data.mapping import FlagSource, NumberSource, TableMapping
-from fedrx_client.data.units import conversion
 from fedrx_models.visits import (
     EPISODE,
     FIRST_VALUE,
@@ -89,7 +88,7 @@ def read_courses(
         )
     kept, there = visits[useful], there[useful]
     return CourseTable(
-        first_rows=[p[0] for p, useful_one in zip(patients, useful, strict=True) if useful_one],
+        first_rows=[own[0] for own in compress(patients, useful)],
         visits=kept,
         outcomes=outcomes[useful],
         kept=int(there.sum()),
@@ -120,7 +119,7 @@ def _rows(
 def _times(reading: Reading, source: VisitsSource, schema: FeatureSchema) -> Floats:
     unit = visits_section(schema).time_unit
     column = NumberSource(kind="number", column=source.time, unit=source.unit)
-    values = read_numbers(reading, column, _limits(source.unit, unit, -1e9, 1e9)).values
+    values = read_numbers(reading, column, Limits.of(source.unit, unit, -1e9, 1e9)).values
     for row in np.flatnonzero(np.isnan(values)).tolist():
         raise DataError(f"{reading.table.where(row, source.time)}: the visit has no time.")
     return values
@@ -134,7 +133,7 @@ def _marker(reading: Reading, mapping: TableMapping, marker: Marker) -> tuple[Fl
     column = NumberSource(
         kind="number", column=source.column, unit=source.unit, unknown=source.unknown
     )
-    limits = _limits(source.unit, marker.unit, marker.minimum, marker.maximum)
+    limits = Limits.of(source.unit, marker.unit, marker.minimum, marker.maximum)
     parsed = read_numbers(reading, column, limits)
     return parsed.values, parsed.unknown
 
@@ -146,16 +145,9 @@ def _treatment(reading: Reading, mapping: TableMapping, treatment: Treatment) ->
         column = FlagSource(kind="flag", any_of=(source.column,), yes=source.yes, no=source.no)
         return np.array([float(bool(value)) for value in read_flags(reading, column).values])
     amount = NumberSource(kind="number", column=source.column, unit=source.unit)
-    limits = _limits(source.unit, treatment.unit, 0.0, treatment.maximum)
+    limits = Limits.of(source.unit, treatment.unit, 0.0, treatment.maximum)
     values: Floats = read_numbers(reading, amount, limits).values
     return np.where(np.isnan(values), 0.0, values)
-
-
-def _limits(unit: str, to: str, minimum: float, maximum: float) -> Limits:
-    convert = conversion(unit, to)
-    if convert is None:
-        raise DataError(f"'{unit}' cannot be converted to '{to}'.")
-    return Limits(to, minimum, maximum, convert)
 
 
 def _episodes(

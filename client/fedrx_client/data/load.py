@@ -19,10 +19,10 @@ from fedrx_client.data.columns import (
 )
 from fedrx_client.data.courses import read_courses
 from fedrx_client.data.mapping import CategorySource, FlagSource, NumberSource, TableMapping
-from fedrx_client.data.omics import read_blocks, rows_by_patient
-from fedrx_client.data.outcomes import OutcomeTable, limits_of, outcome_table, read_outcomes
+from fedrx_client.data.omics import read_blocks
+from fedrx_client.data.outcomes import limits_of, outcome_table, read_outcomes
 from fedrx_client.data.quality import DataQuality
-from fedrx_client.data.table import Table, read_table
+from fedrx_client.data.table import Table, read_table, rows_by_key, rows_by_patient
 from fedrx_models.cohort import MISSING_CATEGORY, Cohort
 from fedrx_protocol.errors import DataError
 from fedrx_protocol.schema import (
@@ -96,16 +96,14 @@ def _load(
     if mapping.visits is not None:
         return _load_courses(whole, folder, mapping, schema, sites_of)
     outcomes = outcome_table(whole, mapping, schema, folder)
-    kept, dropped = _filter(whole, mapping, outcomes)
+    kept, dropped = _filter(whole, mapping, outcomes.is_recorded)
     table = whole.select(kept)
     sites, patients = sites_of(table), _patients(table, mapping)
-    _check_patients(table, mapping, sites, patients)
+    # A patient counts once, whatever the number of rows: privacy is promised per patient.
+    rows_by_key(table, mapping.table.patient, list(zip(sites, patients, strict=True)))
     features = _read_features(Reading(table, mapping.table), mapping, schema)
     content = _Content(
-        values=features["values"],
-        imputed=features["imputed"],
-        missing=features["missing"],
-        unknown=features["unknown"],
+        values=features.values,
         blocks=read_blocks(patients, mapping, schema, folder),
         target=read_outcomes(Reading(outcomes.select(kept), mapping.table), mapping, schema.target),
     )
@@ -114,9 +112,9 @@ def _load(
         rows_read=len(whole),
         rows_kept=len(table),
         dropped=dropped,
-        missing={**content.missing, **_without(content.blocks)},
-        imputed=content.imputed,
-        unknown=content.unknown,
+        missing={**features.missing, **_without(content.blocks)},
+        imputed=features.imputed,
+        unknown=features.unknown,
     )
     return LoadResult(_cohorts(schema, sites, patients, content), quality)
 
@@ -131,8 +129,7 @@ def _load_courses(
     """A table with a row for each visit."""
     if mapping.visits is None:
         raise DataError(f"{mapping.source}: section 'visits' is missing.")
-    everything = OutcomeTable(whole, tuple(range(len(whole))), (), whole=True, missing=frozenset())
-    kept, dropped = _filter(whole, mapping, everything)
+    kept, dropped = _filter(whole, mapping, lambda _: True)  # outcomes follow from the visits
     table = whole.select(kept)
     keys = list(zip(sites_of(table), _patients(table, mapping), strict=True))
     reading = Reading(table, mapping.table)
@@ -141,10 +138,7 @@ def _load_courses(
     once = _once_a_patient(table.select(courses.first_rows), list(patients), mapping, folder)
     features = _read_features(Reading(once, mapping.table), mapping, schema)
     content = _Content(
-        values=features["values"],
-        imputed=features["imputed"],
-        missing=courses.missing,
-        unknown={**features["unknown"], **courses.unknown},
+        values=features.values,
         blocks={},
         target=courses.outcomes,
         visits=courses.visits,
@@ -154,9 +148,9 @@ def _load_courses(
         rows_read=len(whole),
         rows_kept=courses.kept,
         dropped={**dropped, **courses.dropped},
-        missing=content.missing,
-        imputed=content.imputed,
-        unknown=content.unknown,
+        missing=courses.missing,
+        imputed=features.imputed,
+        unknown={**features.unknown, **courses.unknown},
     )
     return LoadResult(_cohorts(schema, list(sites), list(patients), content), quality)
 
@@ -181,15 +175,22 @@ def _once_a_patient(
 
 
 @dataclass(frozen=True, eq=False)
+class _Features:
+    """Typed columns by feature, and the counts for the account."""
+
+    values: dict[str, NDArray[Any]]
+    missing: dict[str, int]
+    imputed: dict[str, int]
+    unknown: dict[str, int]
+
+
+@dataclass(frozen=True, eq=False)
 class _Content:
-    """Typed columns of all rows, and the counts for the account."""
+    """What cohorts hold, of all sites together."""
 
     values: dict[str, NDArray[Any]]
     target: NDArray[np.float64]
     blocks: dict[str, NDArray[np.float64]]
-    missing: dict[str, int]
-    imputed: dict[str, int]
-    unknown: dict[str, int]
     visits: NDArray[np.float64] | None = None
 
 
@@ -202,16 +203,16 @@ def _without(blocks: dict[str, NDArray[np.float64]]) -> dict[str, int]:
 
 
 def _filter(
-    table: Table, mapping: TableMapping, outcomes: OutcomeTable
+    table: Table, mapping: TableMapping, has_outcome: Callable[[int], bool]
 ) -> tuple[list[int], dict[str, int]]:
     """The rows to keep, and how many were dropped for which reason."""
-    missing = {*mapping.table.missing, ""}
+    missing = mapping.table.not_recorded
     reasons = [f.reason for f in mapping.filters] + ["no target recorded"]
     dropped: Counter[str] = Counter(dict.fromkeys(reasons, 0))
     kept = []
     for row in range(len(table)):
         reason = _reason(table, mapping, row, missing)
-        if reason is None and not outcomes.is_recorded(row):
+        if reason is None and not has_outcome(row):
             reason = reasons[-1]
         if reason is None:
             kept.append(row)
@@ -223,7 +224,7 @@ def _filter(
     return kept, dict(dropped)
 
 
-def _reason(table: Table, mapping: TableMapping, row: int, missing: set[str]) -> str | None:
+def _reason(table: Table, mapping: TableMapping, row: int, missing: frozenset[str]) -> str | None:
     """Which filter drops a row, `None` if none does."""
     for condition in mapping.filters:
         cell = table.columns[condition.column][row]
@@ -234,7 +235,7 @@ def _reason(table: Table, mapping: TableMapping, row: int, missing: set[str]) ->
 
 def _sites(table: Table, mapping: TableMapping, column: str) -> list[str]:
     sites = list(table.columns[column])
-    missing = {*mapping.table.missing, ""}
+    missing = mapping.table.not_recorded
     for row, site in enumerate(sites):
         if site in missing:
             raise DataError(f"{table.where(row, column)}: the row belongs to no site.")
@@ -243,31 +244,14 @@ def _sites(table: Table, mapping: TableMapping, column: str) -> list[str]:
 
 def _patients(table: Table, mapping: TableMapping) -> list[str]:
     patients = list(table.columns[mapping.table.patient])
-    missing = {*mapping.table.missing, ""}
+    missing = mapping.table.not_recorded
     for row, patient in enumerate(patients):
         if patient in missing:
             raise DataError(f"{table.where(row, mapping.table.patient)}: the patient has no id.")
     return patients
 
 
-def _check_patients(
-    table: Table, mapping: TableMapping, sites: list[str], patients: list[str]
-) -> None:
-    """A patient counts once, whatever the number of rows: privacy is promised per patient."""
-    seen: dict[tuple[str, str], int] = {}
-    for row, key in enumerate(zip(sites, patients, strict=True)):
-        if key in seen:
-            raise DataError(
-                f"{table.where(row, mapping.table.patient)}: patient {patients[row]!r} is already "
-                f"on {table.unit} {table.places[seen[key]]}; keep one row per patient."
-            )
-        seen[key] = row
-
-
-def _read_features(
-    reading: Reading, mapping: TableMapping, schema: FeatureSchema
-) -> dict[str, dict[str, Any]]:
-    """Typed columns and the counts for the account, by their names in `_Content`."""
+def _read_features(reading: Reading, mapping: TableMapping, schema: FeatureSchema) -> _Features:
     features = {feature.name: feature for feature in schema.features}
     parsed = {
         name: _parse(reading, source, features.get(name))
@@ -277,12 +261,12 @@ def _read_features(
     imputed = _impute(reading, mapping, parsed)
     values = {name: _typed(feature, parsed[name].values) for name, feature in features.items()}
     missing = {name: int(_is_missing(parsed[name].values).sum()) for name in features}
-    return {
-        "values": values,
-        "missing": missing,
-        "imputed": imputed,
-        "unknown": {name: parsed[name].unknown for name in features},
-    }
+    return _Features(
+        values=values,
+        missing=missing,
+        imputed=imputed,
+        unknown={name: parsed[name].unknown for name in features},
+    )
 
 
 def _parse(

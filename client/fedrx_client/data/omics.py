@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from fedrx_client.data.columns import number_parser
 from fedrx_client.data.mapping import TableMapping, TableOptions
 from fedrx_client.data.sources import BlockSource
-from fedrx_client.data.table import Table, read_table
+from fedrx_client.data.table import Table, read_table, rows_by_patient
 from fedrx_protocol.errors import DataError
 from fedrx_protocol.schema import Block, FeatureSchema
 
@@ -39,23 +39,6 @@ def read_blocks(
     }
 
 
-def rows_by_patient(table: Table, column: str) -> dict[str, int]:
-    """The row of each patient.
-
-    Raises:
-        DataError: a patient has two rows.
-    """
-    found: dict[str, int] = {}
-    for row, patient in enumerate(table.columns[column]):
-        if patient in found:
-            raise DataError(
-                f"{table.where(row, column)}: patient {patient!r} is already on {table.unit} "
-                f"{table.places[found[patient]]}; keep one row per patient."
-            )
-        found[patient] = row
-    return found
-
-
 def _read_block(
     patients: list[str], source: BlockSource, block: Block, options: TableOptions, folder: Path
 ) -> NDArray[np.float64]:
@@ -74,7 +57,7 @@ def _read_block(
 
 def _column(table: Table, column: str, block: Block, options: TableOptions) -> list[float]:
     """One gene's values, checked against the block's range; NaN where not recorded."""
-    parse, missing = number_parser(options.decimal), {*options.missing, ""}
+    parse, missing = number_parser(options.decimal), options.not_recorded
     values = []
     for row, cell in enumerate(table.columns[column]):
         value = float("nan") if cell in missing else parse(cell)

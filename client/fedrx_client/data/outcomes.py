@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 
 from fedrx_client.data.columns import Limits, Reading, read_flags, read_numbers
 from fedrx_client.data.mapping import FlagSource, NumberSource, TableMapping
-from fedrx_client.data.omics import rows_by_patient
-from fedrx_client.data.table import Table, read_table
-from fedrx_client.data.units import conversion
-from fedrx_protocol.errors import DataError, MisuseError
+from fedrx_client.data.table import Table, read_table, rows_by_patient
+from fedrx_protocol.errors import MisuseError
 from fedrx_protocol.schema import (
     BinaryTarget,
     ContinuousTarget,
@@ -77,9 +75,8 @@ def outcome_table(
             places = rows_by_patient(table, source.patient)
             rows = tuple(places.get(p, -1) for p in main.columns[mapping.table.patient])
     table.require(columns)
-    missing = frozenset({*mapping.table.missing, ""})
     whole = not isinstance(target, PanelTarget)
-    return OutcomeTable(table, rows, columns, whole, missing)
+    return OutcomeTable(table, rows, columns, whole, mapping.table.not_recorded)
 
 
 def read_outcomes(reading: Reading, mapping: TableMapping, target: Target) -> NDArray[np.float64]:
@@ -119,12 +116,9 @@ def limits_of(
     Raises:
         DataError: the units do not fit.
     """
-    convert = conversion(unit, feature.unit)
-    if convert is None:
-        raise DataError(f"'{unit}' cannot be converted to '{feature.unit}'.")
     if isinstance(feature, SurvivalTarget):
-        return Limits(feature.unit, 0.0, float("inf"), convert)
-    return Limits(feature.unit, feature.minimum, feature.maximum, convert)
+        return Limits.of(unit, feature.unit, 0.0, float("inf"))
+    return Limits.of(unit, feature.unit, feature.minimum, feature.maximum)
 
 
 def _numbers(reading: Reading, column: str, unit: str, limits: Limits) -> NDArray[np.float64]:

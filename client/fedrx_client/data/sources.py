@@ -1,6 +1,6 @@
 """Where a mapping finds outcomes and omics blocks; the parts of it that a study's kind decides."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,6 +16,7 @@ from fedrx_protocol.schema import (
 )
 
 Column = Annotated[str, Field(min_length=1)]
+Unknown = Literal["error", "missing"]
 
 
 class Section(BaseModel):
@@ -42,9 +43,7 @@ class TargetSource(Section):
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
-        both = sorted(set(self.yes) & set(self.no))
-        if both:
-            raise ValueError(f"'{both[0]}' cannot mean both yes and no")
+        check_codes(self.yes, self.no)
         if (self.file is None) != (self.patient is None):
             raise ValueError("file and patient belong together: give both or neither")
         return self
@@ -130,6 +129,13 @@ def check_blocks(sources: dict[str, BlockSource], schema: FeatureSchema, source:
                 "header only."
             )
         sources[name].check_against(block, source)
+
+
+def check_codes(yes: tuple[str, ...], no: tuple[str, ...]) -> None:
+    """Raise `ValueError` if a code means both yes and no."""
+    both = sorted(set(yes) & set(no))
+    if both:
+        raise ValueError(f"'{both[0]}' cannot mean both yes and no")
 
 
 def check_unit(source: str, key: str, unit: str, to: str) -> None:

@@ -7,14 +7,18 @@ import csv
 import gzip
 import io
 import zlib
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 from pyarrow import parquet
 
 from fedrx_client.data.mapping import TableOptions
 from fedrx_protocol.errors import DataError
+
+KeyT = TypeVar("KeyT", bound=Hashable)
 
 _PARQUET = {".parquet", ".pq"}
 _TEXT = {".csv", ".tsv", ".txt"}
@@ -90,6 +94,37 @@ def read_table(path: Path | str, options: TableOptions, *, may_be_empty: bool = 
     if not len(table) and not may_be_empty:
         raise DataError(f"{path.name}: there are no rows in the file.")
     return table
+
+
+def rows_by_patient(table: Table, column: str) -> dict[str, int]:
+    """The row of each patient whom `column` names.
+
+    Raises:
+        DataError: a patient has two rows.
+    """
+    return rows_by_key(table, column, table.columns[column])
+
+
+def rows_by_key(table: Table, column: str, keys: Sequence[KeyT]) -> dict[KeyT, int]:
+    """The row of each patient, where an id alone does not tell them apart.
+
+    Args:
+        table: the table.
+        column: the column of ids, for errors.
+        keys: what tells patients apart, row by row.
+
+    Raises:
+        DataError: a patient has two rows.
+    """
+    found: dict[KeyT, int] = {}
+    for row, key in enumerate(keys):
+        if key in found:
+            raise DataError(
+                f"{table.where(row, column)}: patient {table.columns[column][row]!r} is already on "
+                f"{table.unit} {table.places[found[key]]}; keep one row per patient."
+            )
+        found[key] = row
+    return found
 
 
 def _read_csv(path: Path, options: TableOptions) -> Table:

@@ -114,7 +114,7 @@ def _layer(model: nn.Module, name: str, uses: list[Use]) -> LayerGradients:
     rule = rule_for(layer)
     if rule is None:
         raise NotCovered(name)
-    return rule.gradients(layer, uses)
+    return rule(layer, uses)
 
 
 @contextmanager

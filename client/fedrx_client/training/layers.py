@@ -6,7 +6,7 @@ arXiv:2210.00038. A layer used several times has several pairs, which count as o
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn import functional
 
-from fedrx_client.training.matrix import Conv1dRule, LinearRule
+from fedrx_client.training.matrix import conv1d, linear
 from fedrx_client.training.uses import LayerGradients, Rule, Use, gram_squared_norm, own_parameters
 from fedrx_models.flux.parts import NodeLinear
 from fedrx_models.pharmacogenomic.parts import SegmentLinear
@@ -34,7 +34,7 @@ def rule_for(layer: nn.Module) -> Rule | None:
         return rule if plain and _is_usual(layer) else None
     values = sum(p.numel() for p in own_parameters(layer).values())
     has_trained_children = any(own_parameters(c) for c in layer.modules() if c is not layer)
-    return _Small() if values <= SMALL_LAYER and not has_trained_children else None
+    return _held(_small) if values <= SMALL_LAYER and not has_trained_children else None
 
 
 def _is_usual(layer: nn.Module) -> bool:
@@ -64,15 +64,14 @@ class _Rows:
         return {"weight": table.index_add(0, self.tokens.flatten(), weighted)}
 
 
-class _Embedding:
-    def gradients(self, layer: nn.Module, uses: Sequence[Use]) -> LayerGradients:
-        """See `uses.Rule`; padding has no gradient."""
-        tokens = torch.cat([tokens.reshape(len(tokens), -1) for tokens, _ in uses], 1)
-        slopes = torch.cat([g.reshape(len(g), -1, g.shape[-1]) for _, g in uses], 1)
-        padding = layer.padding_idx
-        if isinstance(padding, int):
-            slopes = slopes * (tokens != padding).unsqueeze(2)
-        return _Rows(layer, tokens, slopes)
+def _embedding(layer: nn.Module, uses: Sequence[Use]) -> LayerGradients:
+    """The rule of an embedding, whose padding has no gradient."""
+    tokens = torch.cat([tokens.reshape(len(tokens), -1) for tokens, _ in uses], 1)
+    slopes = torch.cat([g.reshape(len(g), -1, g.shape[-1]) for _, g in uses], 1)
+    padding = layer.padding_idx
+    if isinstance(padding, int):
+        slopes = slopes * (tokens != padding).unsqueeze(2)
+    return _Rows(layer, tokens, slopes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,12 +113,6 @@ class _SegmentGradients:
         return sums
 
 
-class _Segments:
-    def gradients(self, layer: nn.Module, uses: Sequence[Use]) -> LayerGradients:
-        """See `uses.Rule`."""
-        return _SegmentGradients(layer, uses)
-
-
 @dataclass(frozen=True, eq=False)
 class _HeldGradients:
     """Gradients held patient by patient, `(B, *shape)` by parameter."""
@@ -135,47 +128,44 @@ class _HeldGradients:
         return {name: torch.tensordot(factors, g, dims=1) for name, g in self.each.items()}
 
 
-class _Held:
-    """Small layers whose gradients are simply held, patient by patient."""
+def _held(of_use: Callable[[nn.Module, Use], dict[str, Tensor]]) -> Rule:
+    """The rule of a small layer, whose gradients are simply held, patient by patient.
 
-    def of_use(self, layer: nn.Module, use: Use) -> dict[str, Tensor]:
-        """Each own parameter's gradient per patient, `(B, *shape)`."""
-        raise TypeError(f"{type(layer).__name__} has no held form for {len(use)} tensors.")
+    Args:
+        of_use: each own parameter's gradient per patient, `(B, *shape)`, from one use.
+    """
 
-    def gradients(self, layer: nn.Module, uses: Sequence[Use]) -> LayerGradients:
-        """See `uses.Rule`."""
-        each = [self.of_use(layer, use) for use in uses]
+    def rule(layer: nn.Module, uses: Sequence[Use]) -> LayerGradients:
+        each = [of_use(layer, use) for use in uses]
         return _HeldGradients({n: sum(g[n] for g in each[1:]) + each[0][n] for n in each[0]})
 
-
-class _LayerNorm(_Held):
-    def of_use(self, layer: nn.Module, use: Use) -> dict[str, Tensor]:
-        if not isinstance(layer, nn.LayerNorm):
-            raise TypeError(f"{type(layer).__name__} is not a LayerNorm.")
-        activation, slope = use
-        shape = tuple(layer.normalized_shape)
-        normal = functional.layer_norm(activation, shape, eps=layer.eps)
-        per_step = (len(slope), -1, math.prod(shape))
-        return _affine(layer, normal.reshape(per_step), slope.reshape(per_step), 1)
+    return rule
 
 
-class _Nodes(_Held):
+def _layer_norm(layer: nn.Module, use: Use) -> dict[str, Tensor]:
+    if not isinstance(layer, nn.LayerNorm):
+        raise TypeError(f"{type(layer).__name__} is not a LayerNorm.")
+    activation, slope = use
+    shape = tuple(layer.normalized_shape)
+    normal = functional.layer_norm(activation, shape, eps=layer.eps)
+    per_step = (len(slope), -1, math.prod(shape))
+    return _affine(layer, normal.reshape(per_step), slope.reshape(per_step), 1)
+
+
+def _nodes(layer: nn.Module, use: Use) -> dict[str, Tensor]:
     """A linear layer for every node: `(B, N, T, P)` in, `(B, N, T, E)` out."""
-
-    def of_use(self, layer: nn.Module, use: Use) -> dict[str, Tensor]:
-        activation, slope = use
-        found = {"weight": activation.transpose(2, 3) @ slope, "bias": slope.sum(2)}
-        return {name: found[name] for name in own_parameters(layer)}
+    activation, slope = use
+    found = {"weight": activation.transpose(2, 3) @ slope, "bias": slope.sum(2)}
+    return {name: found[name] for name in own_parameters(layer)}
 
 
-class _GroupNorm(_Held):
-    def of_use(self, layer: nn.Module, use: Use) -> dict[str, Tensor]:
-        if not isinstance(layer, nn.GroupNorm):
-            raise TypeError(f"{type(layer).__name__} is not a GroupNorm.")
-        activation, slope = use
-        normal = functional.group_norm(activation, layer.num_groups, eps=layer.eps)
-        per_channel = (len(slope), layer.num_channels, -1)
-        return _affine(layer, normal.reshape(per_channel), slope.reshape(per_channel), 2)
+def _group_norm(layer: nn.Module, use: Use) -> dict[str, Tensor]:
+    if not isinstance(layer, nn.GroupNorm):
+        raise TypeError(f"{type(layer).__name__} is not a GroupNorm.")
+    activation, slope = use
+    normal = functional.group_norm(activation, layer.num_groups, eps=layer.eps)
+    per_channel = (len(slope), layer.num_channels, -1)
+    return _affine(layer, normal.reshape(per_channel), slope.reshape(per_channel), 2)
 
 
 def _affine(layer: nn.Module, normal: Tensor, slope: Tensor, steps: int) -> dict[str, Tensor]:
@@ -184,31 +174,29 @@ def _affine(layer: nn.Module, normal: Tensor, slope: Tensor, steps: int) -> dict
     return {n: sums[n].reshape(-1, *p.shape) for n, p in own_parameters(layer).items()}
 
 
-class _Small(_Held):
+def _small(layer: nn.Module, use: Use) -> dict[str, Tensor]:
     """Plain parameters on any small module that takes and returns one tensor, patients first."""
+    weights = {name: p.detach() for name, p in own_parameters(layer).items()}
 
-    def of_use(self, layer: nn.Module, use: Use) -> dict[str, Tensor]:
-        weights = {name: p.detach() for name, p in own_parameters(layer).items()}
+    def alone(activation: Tensor, slope: Tensor) -> dict[str, Tensor]:
+        def output(values: dict[str, Tensor]) -> Tensor:
+            result: Tensor = functional_call(layer, values, (activation.unsqueeze(0),))
+            return result
 
-        def alone(activation: Tensor, slope: Tensor) -> dict[str, Tensor]:
-            def output(values: dict[str, Tensor]) -> Tensor:
-                result: Tensor = functional_call(layer, values, (activation.unsqueeze(0),))
-                return result
+        pull_back = vjp(output, weights)[1]
+        gradients: dict[str, Tensor] = pull_back(slope.unsqueeze(0))[0]
+        return gradients
 
-            pull_back = vjp(output, weights)[1]
-            gradients: dict[str, Tensor] = pull_back(slope.unsqueeze(0))[0]
-            return gradients
-
-        each: dict[str, Tensor] = vmap(alone)(*use)
-        return each
+    each: dict[str, Tensor] = vmap(alone)(*use)
+    return each
 
 
 _RULES: dict[type[nn.Module], Rule] = {
-    nn.Linear: LinearRule(),
-    nn.Conv1d: Conv1dRule(),
-    nn.Embedding: _Embedding(),
-    nn.LayerNorm: _LayerNorm(),
-    nn.GroupNorm: _GroupNorm(),
-    SegmentLinear: _Segments(),
-    NodeLinear: _Nodes(),
+    nn.Linear: linear,
+    nn.Conv1d: conv1d,
+    nn.Embedding: _embedding,
+    nn.LayerNorm: _held(_layer_norm),
+    nn.GroupNorm: _held(_group_norm),
+    SegmentLinear: _SegmentGradients,
+    NodeLinear: _held(_nodes),
 }

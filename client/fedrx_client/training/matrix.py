@@ -23,27 +23,21 @@ HELD_VALUES = 2**24
 _FEW_STEPS = 0.4
 
 
-class LinearRule:
-    """`nn.Linear` on patients, or on any number of steps of each patient."""
-
-    def gradients(self, layer: nn.Module, uses: Sequence[Use]) -> LayerGradients:
-        """See `uses.Rule`."""
-        parts = [_steps(use) for use in uses]
-        slope = _longer([slope for _, slope in parts])
-        return _gradients(layer, [[_longer([activation for activation, _ in parts])]], slope)
+def linear(layer: nn.Module, uses: Sequence[Use]) -> LayerGradients:
+    """The rule of `nn.Linear` on patients, or on any number of steps of each patient."""
+    parts = [_steps(use) for use in uses]
+    slope = _longer([slope for _, slope in parts])
+    return _gradients(layer, [[_longer([activation for activation, _ in parts])]], slope)
 
 
-class Conv1dRule:
-    """`nn.Conv1d` with any padding, stride, dilation and groups: for each tap a linear layer."""
-
-    def gradients(self, layer: nn.Module, uses: Sequence[Use]) -> LayerGradients:
-        """See `uses.Rule`."""
-        if not isinstance(layer, nn.Conv1d):
-            raise TypeError(f"{type(layer).__name__} is not a Conv1d.")
-        by_tap = zip(*(_taps(layer, use) for use in uses), strict=True)
-        taps = [_longer(list(tap)).chunk(layer.groups, 2) for tap in by_tap]
-        slope = _longer([slope.transpose(1, 2) for _, slope in uses])
-        return _gradients(layer, [list(group) for group in zip(*taps, strict=True)], slope)
+def conv1d(layer: nn.Module, uses: Sequence[Use]) -> LayerGradients:
+    """The rule of `nn.Conv1d`, whatever its options: for each tap a linear layer."""
+    if not isinstance(layer, nn.Conv1d):
+        raise TypeError(f"{type(layer).__name__} is not a Conv1d.")
+    by_tap = zip(*(_taps(layer, use) for use in uses), strict=True)
+    taps = [_longer(list(tap)).chunk(layer.groups, 2) for tap in by_tap]
+    slope = _longer([slope.transpose(1, 2) for _, slope in uses])
+    return _gradients(layer, [list(group) for group in zip(*taps, strict=True)], slope)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """What book-keeping sees of a layer in one forward pass, and what a rule makes of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -25,11 +25,8 @@ class LayerGradients(Protocol):
         """Sum over patients of factor times gradient, by the layer's own parameter names."""
 
 
-class Rule(Protocol):
-    """What book-keeping needs to know about one kind of layer."""
-
-    def gradients(self, layer: nn.Module, uses: Sequence[Use]) -> LayerGradients:
-        """The layer's gradients, from all its uses in one forward pass; at least one."""
+Rule = Callable[[nn.Module, Sequence[Use]], LayerGradients]
+"""One kind of layer's gradients, from all its uses in one forward pass; at least one."""
 
 
 def own_parameters(layer: nn.Module) -> dict[str, nn.Parameter]:

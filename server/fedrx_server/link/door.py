@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 from fastapi import FastAPI
 from flwr.proto.fleet_pb2 import (
@@ -19,9 +19,7 @@ from flwr.proto.fleet_pb2 import (
     PullMessagesResponse,
     PushMessagesRequest,
 )
-from flwr.proto.message_pb2 import (
-    PushObjectRequest,
-)
+from flwr.proto.message_pb2 import PushObjectRequest
 from flwr.proto.runtime_pb2 import (
     PullAppMessagesRequest,
     PullAppMessagesResponse,
@@ -33,9 +31,7 @@ from flwr.supercore.constant import TASK_TOKEN_HEADER
 from flwr.supercore.dependencies.task import authenticate_task
 from flwr.supercore.error import http_error_translator
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
-from flwr.supercore.protobuf.translation import (
-    PROTOBUF_REQUEST_TYPES,
-)
+from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 from flwr.superlink.routers.fleet.node_auth import authenticate_node
 from google.protobuf.message import Message  # type: ignore[import-untyped]  # ships no types
 from starlette.requests import Request
@@ -45,11 +41,7 @@ from starlette.types import Receive, Scope, Send
 
 from fedrx_server.link.bell import Bell
 from fedrx_server.link.bodies import first, parse, read_protobuf
-from fedrx_server.link.calls import (
-    FLEET,
-    RUNTIME,
-    WAIT_HEADER,
-)
+from fedrx_server.link.calls import FLEET, RUNTIME, WAIT_HEADER
 from fedrx_server.link.limits import Limits
 from fedrx_server.link.mailbox import Intake, Mailbox, Parcel
 from fedrx_server.link.owners import Owners, refuse, require_announcement
@@ -59,12 +51,9 @@ from fedrx_server.link.transfer import Transfer
 
 logger = logging.getLogger(__name__)
 
+# A run also waits for sites to be gone, of which no bell tells.
 _LOOK_AGAIN_S: Final = 2.0
 
-T = TypeVar("T")
-M = TypeVar("M", bound=Message)
-Handler = Callable[..., Message]
-Check = Callable[..., None]
 Fused = Callable[[Request], Awaitable[Response]]
 
 
@@ -164,12 +153,8 @@ class Link:
             parcel = self._mailbox.next_request(node)
             return [parcel] if parcel else []
 
-        found = await self._wait_for(("node", node), look, request)
-        answer = PullMessagesResponse(
-            messages_list=[parcel.head for parcel in found],
-            message_object_trees=[parcel.tree for parcel in found],
-        )
-        return self._transfer.parcels(answer, found, self._transfer.lot(node))
+        found = await self._wait_for(("node", node), look, request, self._limits.wait_s)
+        return self._transfer.parcels(PullMessagesResponse, found, self._transfer.lot(node))
 
     async def _give(self, request: Request) -> Response:
         """Take a node's reply with all its objects; its request is then done."""
@@ -225,12 +210,8 @@ class Link:
             finished.clear()
             return self._mailbox.next_replies(run, waiting.message_ids)
 
-        found = await self._wait_for(("run", run), look, request)
-        answer = PullAppMessagesResponse(
-            messages_list=[parcel.head for parcel in found],
-            message_object_trees=[parcel.tree for parcel in found],
-        )
-        return self._transfer.parcels(answer, found, lot)
+        found = await self._wait_for(("run", run), look, request, _LOOK_AGAIN_S)
+        return self._transfer.parcels(PullAppMessagesResponse, found, lot)
 
     def _task_run(self, request: Request) -> int:
         token = request.headers.get(TASK_TOKEN_HEADER)
@@ -239,8 +220,9 @@ class Link:
     # What they share.
 
     async def _wait_for(
-        self, key: Hashable, look: Callable[[], list[Parcel]], request: Request
+        self, key: Hashable, look: Callable[[], list[Parcel]], request: Request, again_s: float
     ) -> list[Parcel]:
+        """Look, and again when the bell rings or `again_s` has passed, until there is something."""
         end = time.monotonic() + _wait_s(request, self._limits.wait_s)
         while True:
             ticket = self._bell.ticket(key)
@@ -248,12 +230,7 @@ class Link:
             left = end - time.monotonic()
             if found or left <= 0 or self._stopping:
                 return found
-            await self._bell.wait(ticket, min(left, self._look_again_s(key)))
-
-    def _look_again_s(self, key: Hashable) -> float:
-        """A run also waits for sites to be gone, of which no bell tells."""
-        is_run = isinstance(key, tuple) and key[0] == "run"
-        return _LOOK_AGAIN_S if is_run else self._limits.wait_s
+            await self._bell.wait(ticket, min(left, again_s))
 
 
 def _wait_s(request: Request, longest: float) -> float:

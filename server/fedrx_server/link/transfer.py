@@ -96,9 +96,12 @@ class Transfer:
         finally:
             lot.release()
 
-    def parcels(self, answer: Message, found: list[Parcel], lot: Lot) -> Response:
-        """A head, and after it each parcel's objects."""
-        head = answer.SerializeToString()
+    def parcels(self, kind: type[Message], found: list[Parcel], lot: Lot) -> Response:
+        """A head of this kind, and after it each parcel's objects."""
+        head = kind(
+            messages_list=[parcel.head for parcel in found],
+            message_object_trees=[parcel.tree for parcel in found],
+        ).SerializeToString()
         sizes = [size for parcel in found for size in parcel.sizes.values()]
         length = frames.body_bytes([len(head), *sizes])
         return _Closed(
