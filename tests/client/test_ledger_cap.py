@@ -3,32 +3,16 @@
 import time
 
 import pytest
+from charges import release
 
 from fedrx_client.ledger import Ledger, PrivacyCap, ReleaseRepeated
 from fedrx_client.store import SiteStore
 from fedrx_protocol.errors import BudgetExhausted, MisuseError
 from fedrx_protocol.privacy.accountant import epsilon
 from fedrx_protocol.privacy.calibration import training_noise_multiplier
-from fedrx_protocol.privacy.events import Release
 
 CAP = PrivacyCap(epsilon=1.0, delta=1e-5)
 NO_NOISE = PrivacyCap(epsilon=1e6, delta=1e-5)
-
-
-def release(round_number: int, **changes) -> Release:
-    values = {
-        "time": "2026-11-21T10:00:00Z",
-        "study": "aa" * 32,
-        "run": "run-1",
-        "round": round_number,
-        "attempt": 0,
-        "purpose": "training",
-        "noise_multiplier": 20.0,
-        "sample_rate": 1.0,
-        "clipping_norm": 1.0,
-        "cohort": "cc" * 32,
-    }
-    return Release(**{**values, **changes})
 
 
 @pytest.fixture

@@ -9,26 +9,9 @@ from pathlib import Path
 import live_consortium
 import pytest
 from live_consortium import free_ports, wait_until, write_certificates
+from needs import needs_nginx
 
-from fedrx_protocol.errors import MisuseError
-from fedrx_server.proxy import find_nginx
-
-
-def nginx_is_here() -> bool:
-    try:
-        find_nginx()
-    except MisuseError:
-        return False
-    return True
-
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not nginx_is_here(),
-        reason="NGINX MISSING: supervision not tested; apt-get install nginx-light",
-    ),
-]
+pytestmark = [pytest.mark.slow, needs_nginx]
 
 
 def listens(port: int) -> bool:

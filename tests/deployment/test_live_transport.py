@@ -61,6 +61,7 @@ from live_consortium import (
     write_certificates,
     write_site_key,
 )
+from needs import needs_nginx
 
 from fedrx_client.fleet import load_transport_key
 from fedrx_protocol import frames
@@ -69,25 +70,10 @@ from fedrx_server.backstage import SuperLinkRefused, list_sites, register_site, 
 from fedrx_server.exchange import Exchange
 from fedrx_server.link.limits import DEFAULT_LIMITS
 from fedrx_server.live import empty_bundle, live_run
-from fedrx_server.proxy import Tls, find_nginx
+from fedrx_server.proxy import Tls
 from fedrx_server.superlink import Ports, SuperLink
 
-
-def nginx_is_here() -> bool:
-    try:
-        find_nginx()
-    except MisuseError:
-        return False
-    return True
-
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not nginx_is_here(),
-        reason="NGINX MISSING: live transport not tested; apt-get install nginx-light",
-    ),
-]
+pytestmark = [pytest.mark.slow, needs_nginx]
 
 SITES = 3
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_doses import MAPPING, SCHEMA
 
 from fedrx import cli
 
@@ -27,42 +28,8 @@ rounds = 3
 epsilon = 8.0
 [metrics]
 evaluations = 1
-[[features]]
-name = "weight_kg"
-kind = "number"
-unit = "kg"
-minimum = 30
-maximum = 200
-mean = 70
-scale = 15
-[[features]]
-name = "vkorc1"
-kind = "category"
-values = ["G/G", "A/G", "A/A"]
-[target]
-name = "dose"
-unit = "mg/week"
-minimum = 1
-maximum = 200
-mean = 35
-scale = 15
 """
 
-MAPPING = """
-[table]
-patient = "id"
-[target]
-column = "dose"
-unit = "mg/week"
-[features.weight_kg]
-kind = "number"
-column = "weight"
-unit = "kg"
-[features.vkorc1]
-kind = "category"
-column = "snp"
-values = { CC = "G/G", CT = "A/G", TT = "A/A" }
-"""
 
 HEADER = "id,site,dose,weight,snp"
 
@@ -94,7 +61,7 @@ class Ran:
 def place(tmp_path, monkeypatch):
     """The working folder, with study.toml, mapping.toml and patients.csv in it."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "study.toml").write_text(STUDY)
+    (tmp_path / "study.toml").write_text(STUDY + SCHEMA)
     (tmp_path / "mapping.toml").write_text(MAPPING)
     (tmp_path / "patients.csv").write_text(table())
     return tmp_path

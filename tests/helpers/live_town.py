@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from live_consortium import free_ports, wait_until
+from small_doses import MAPPING, SCHEMA
 
 from fedrx_client.ledger import Ledger
 from fedrx_client.store import SiteStore
@@ -44,41 +45,6 @@ reserve_rounds = 30
 evaluations = 2
 [schedule]
 round_deadline_s = {deadline_s}
-[[features]]
-name = "weight_kg"
-kind = "number"
-unit = "kg"
-minimum = 30
-maximum = 200
-mean = 70
-scale = 15
-[[features]]
-name = "vkorc1"
-kind = "category"
-values = ["G/G", "A/G", "A/A"]
-[target]
-name = "dose"
-unit = "mg/week"
-minimum = 1
-maximum = 200
-mean = 35
-scale = 15
-"""
-
-MAPPING = """
-[table]
-patient = "id"
-[target]
-column = "dose"
-unit = "mg/week"
-[features.weight_kg]
-kind = "number"
-column = "weight"
-unit = "kg"
-[features.vkorc1]
-kind = "category"
-column = "snp"
-values = { CC = "G/G", CT = "A/G", TT = "A/A" }
 """
 
 
@@ -236,7 +202,7 @@ class Town:
             **values,
         }
         path = self.folder / f"{name}.toml"
-        path.write_text(STUDY.format(**values).replace("small_dose", name))
+        path.write_text((STUDY.format(**values) + SCHEMA).replace("small_dose", name))
         return path
 
     def files(self, name: str) -> tuple[Path, Path]:

@@ -11,12 +11,13 @@ from flwr.app import Context, Message, RecordDict
 from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedrx_client.app import make_client_app
 from fedrx_client.site import Site
+from fedrx_simulation.engines.grid import SimulatorGrid
 from fedrx_simulation.engines.setup import EngineSetup
 from fedrx_simulation.faults import faults_mod
 
@@ -27,7 +28,7 @@ _RUN_NUMBER = 1
 _FIRST_NODE = 1000
 
 
-class InProcessGrid(Grid):
+class InProcessGrid(SimulatorGrid):
     """Runs `app` for every node in this process.
 
     Args:
@@ -57,17 +58,6 @@ class InProcessGrid(Grid):
     def run(self) -> Run:
         """The run that messages belong to."""
         return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Build a message (Flower keeps this method for old apps)."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """Ids of all nodes."""

@@ -3,18 +3,19 @@
 import threading
 from collections.abc import Iterable
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from fedrx_protocol.errors import FedRxError
+from fedrx_simulation.engines.grid import SimulatorGrid
 
 
 class CalledOff(FedRxError):  # noqa: N818 - named for what happened
     """The engine under a study has ended; waiting for its sites would never end."""
 
 
-class WatchedGrid(Grid):
+class WatchedGrid(SimulatorGrid):
     """Passes everything on until `over` is set, and raises from then on.
 
     Args:
@@ -34,17 +35,6 @@ class WatchedGrid(Grid):
     def run(self) -> Run:
         """The run that messages belong to."""
         return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Build a message (Flower keeps this method for old apps)."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """Ids of all nodes."""
