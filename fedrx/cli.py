@@ -108,7 +108,8 @@ def study_patients(
     """Draw synthetic patients as tables, to rehearse a live study with its own commands."""
     from fedrx import front_door
 
-    tables = front_door.write_patients(study, output, sites=sites, patients=patients, seed=seed)
+    agreed, _ = front_door.read_study(study)
+    tables = front_door.write_patients(agreed, output, sites=sites, patients=patients, seed=seed)
     names = ", ".join(str(path.relative_to(output)) for path in tables)
     typer.echo(f"{output}: {names}, and their mapping.toml.")
 

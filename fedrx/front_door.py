@@ -4,31 +4,36 @@ Everything here only puts other rooms together: files into cohorts, knobs into a
 simulation into a run folder that can be resumed.
 """
 
-import re
 import secrets
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from fedrx.sources import (
+    PatientFile,
+    Source,
+    SyntheticSites,
+    gather,
+    load_cohorts,
+    parse_range,
+    read_patients,
+    sized,
+    source_of,
+    synthetic_sites,
+    write_patients,
+)
 from fedrx.study_files import TASKS, new_study, template
-from fedrx_client.data.load import LoadResult, load_split
-from fedrx_client.data.mapping import TableMapping
 from fedrx_models.cohort import Cohort
 from fedrx_models.contract import get_vector
 from fedrx_models.files import load_model
 from fedrx_models.planning import make_plan
 from fedrx_models.transfer import study_model
-from fedrx_protocol.errors import DataError, FedRxError, MisuseError, RunError
-from fedrx_protocol.roster import SITE_ID
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_protocol.errors import FedRxError
 from fedrx_protocol.study import Study
 from fedrx_server.run_folder import RunFolder
-from fedrx_simulation.cohorts import draw_cohorts
-from fedrx_simulation.cohorts.tables import write_tables
 from fedrx_simulation.result import SimulationResult
 from fedrx_simulation.simulate import (
     EngineName,
@@ -38,78 +43,6 @@ from fedrx_simulation.simulate import (
     stored_options,
 )
 from fedrx_simulation.simulate import resume as continue_run
-
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
-
-
-@dataclass(frozen=True)
-class SyntheticSites:
-    """Knobs of a synthetic consortium.
-
-    Args:
-        sites: Number of sites.
-        patients: Least and most patients a site.
-        heterogeneity: 0 for sites alike, 1 for one ancestry a site.
-        missingness: Mean share of clinical values that were not recorded.
-        shift: Measurement shift between sites, in standard deviations.
-    """
-
-    sites: int = 21
-    patients: tuple[int, int] = (63, 789)
-    heterogeneity: float = 0.7
-    missingness: float = 0.2
-    shift: float = 0.1
-
-
-# Enough to see an omics model learn; the warfarin sites' sizes would take it many minutes.
-_OMICS_SITES, _OMICS_PATIENTS = 8, (60, 240)
-
-
-def synthetic_sites(
-    study: Study,
-    *,
-    sites: int | None = None,
-    patients: tuple[int, int] | None = None,
-    heterogeneity: float = SyntheticSites.heterogeneity,
-    missingness: float = SyntheticSites.missingness,
-    shift: float = SyntheticSites.shift,
-) -> SyntheticSites:
-    """Synthetic sites for a study: as many as suit its family, where nothing is asked for.
-
-    Args:
-        study: The study.
-        sites: Number of sites, if asked for.
-        patients: Least and most patients a site, if asked for.
-        heterogeneity: See `SyntheticSites`.
-        missingness: See `SyntheticSites`.
-        shift: See `SyntheticSites`.
-    """
-    usual = SyntheticSites(heterogeneity=heterogeneity, missingness=missingness, shift=shift)
-    if study.blocks:
-        usual = replace(usual, sites=_OMICS_SITES, patients=_OMICS_PATIENTS)
-    return replace(
-        usual,
-        sites=usual.sites if sites is None else sites,
-        patients=usual.patients if patients is None else patients,
-    )
-
-
-@dataclass(frozen=True)
-class PatientFile:
-    """A table of real patients that is split into sites.
-
-    Args:
-        data: CSV or Parquet file.
-        mapping: Mapping file.
-        split_by: Column that names each patient's site.
-    """
-
-    data: Path
-    mapping: Path
-    split_by: str
-
-
-Source = SyntheticSites | PatientFile
 
 
 def default_study() -> tuple[Study, str]:
@@ -123,16 +56,6 @@ def read_study(path: Path | None) -> tuple[Study, str]:
     if path is None:
         return default_study()
     return Study.load(path), path.read_text(encoding="utf-8")
-
-
-def parse_range(text: str) -> tuple[int, int]:
-    """Read `40..400` or `250`."""
-    if text.isdigit():
-        return int(text), int(text)
-    found = _RANGE.fullmatch(text)
-    if not found:
-        raise MisuseError(f"--patients is '{text}': give a number, or a range such as 40..400.")
-    return int(found[1]), int(found[2])
 
 
 def override(
@@ -161,38 +84,6 @@ def override(
         document["training"]["local"]["rounds"] = None
         document["metrics"]["evaluations"] = min(document["metrics"]["evaluations"], rounds)
     return Study.from_document(document, source="study")
-
-
-def load_cohorts(source: Source, schema: FeatureSchema, seed: int) -> dict[str, Cohort]:
-    """The cohorts of a simulation, by site."""
-    if isinstance(source, PatientFile):
-        return read_patients(source, schema).cohorts
-    return draw_cohorts(
-        schema,
-        sites=source.sites,
-        patients=source.patients,
-        heterogeneity=source.heterogeneity,
-        missingness=source.missingness,
-        measurement_shift=source.shift,
-        seed=seed,
-    )
-
-
-def read_patients(source: PatientFile, schema: FeatureSchema) -> LoadResult:
-    """A patient file's cohorts by site, and what happened to every row."""
-    mapping = TableMapping.load(source.mapping)
-    loaded = load_split(source.data, mapping, schema, split_by=source.split_by)
-    _check_site_ids(source, loaded.cohorts)
-    return loaded
-
-
-def _check_site_ids(source: PatientFile, sites: Iterable[str]) -> None:
-    for site in sites:
-        if not SITE_ID.fullmatch(site):
-            raise DataError(
-                f"{source.data}, column '{source.split_by}': {site!r} is no site id; use 1 to 64 "
-                "letters, digits, '.', '_', '-', the first of them a letter or digit."
-            )
 
 
 def simulate(
@@ -238,14 +129,8 @@ def simulate(
     )
     described: dict[str, Any] = {}
     if cohorts is None:
-        source = source or synthetic_sites(study)
-        described = _describe(source)
-        if isinstance(source, PatientFile):
-            loaded = read_patients(source, study.feature_schema)
-            cohorts, described["quality"] = loaded.cohorts, loaded.quality.to_dict()
-        else:
-            cohorts = load_cohorts(source, study.feature_schema, seed)
-        study = sized(study, source, cohorts)
+        gathered = gather(study, source or synthetic_sites(study), seed)
+        study, cohorts, described = gathered.study, gathered.cohorts, gathered.described
     folder = Path(output) if output else Path(tempfile.mkdtemp(prefix="fedrx-")) / study.name
     return start(
         study,
@@ -285,7 +170,7 @@ def resume(
         with RunFolder.open(folder) as run:
             options, schema = stored_options(run), run.study.feature_schema
             described = run.meta.get("source", {})
-        cohorts = load_cohorts(_source(folder, described), schema, options.seed)
+        cohorts = load_cohorts(source_of(folder, described), schema, options.seed)
     return continue_run(folder, cohorts, observer=observer)
 
 
@@ -340,61 +225,6 @@ def study_cost(study: Study, sites: int) -> dict[str, Any]:
 def new_run_folder(study: Study, now: datetime) -> Path:
     """Where `fedrx simulate` keeps a run if it is not told: `runs/NAME-TIME`."""
     return Path("runs") / f"{study.name}-{now:%Y%m%d-%H%M%S-%f}"
-
-
-def write_patients(
-    study: Path, folder: Path, *, sites: int, patients: str | None, seed: int
-) -> tuple[Path, ...]:
-    """Draw synthetic patients for a study and write them as tables with their mapping.
-
-    Args:
-        study: Study file.
-        folder: To make; must not exist, or be empty.
-        sites: Number of sites.
-        patients: Range a site, as `parse_range` reads it; else about what the study expects.
-        seed: Fixes what is drawn.
-    """
-    agreed, _ = read_study(study)
-    size = min(agreed.cohort.patients // sites, agreed.cohort.largest_site)
-    most = max(size, agreed.cohort.minimum_per_site)
-    expected = (max(3 * most // 4, agreed.cohort.minimum_per_site), most)
-    source = SyntheticSites(sites, parse_range(patients) if patients else expected)
-    return write_tables(load_cohorts(source, agreed.feature_schema, seed), folder)
-
-
-def sized(study: Study, source: Source, cohorts: Mapping[str, Cohort]) -> Study:
-    """The study with the sizes of a synthetic consortium, whose knobs are public."""
-    if not isinstance(source, SyntheticSites):
-        return study
-    sizes = [len(cohort) for cohort in cohorts.values()]
-    least = min(study.cohort.minimum_per_site, *sizes)
-    return study.with_(
-        cohort={"patients": sum(sizes), "largest_site": max(sizes), "minimum_per_site": least}
-    )
-
-
-def _describe(source: Source) -> dict[str, Any]:
-    """A source as JSON values; paths are made absolute, so that a run resumes from anywhere."""
-    if isinstance(source, PatientFile):
-        return {
-            "kind": "file",
-            "data": str(source.data.resolve()),
-            "mapping": str(source.mapping.resolve()),
-            "split_by": source.split_by,
-        }
-    return {"kind": "synthetic", **asdict(source)}
-
-
-def _source(folder: Path, described: Mapping[str, Any]) -> Source:
-    values = dict(described)
-    kind = values.pop("kind", None)
-    if kind == "file":
-        return PatientFile(Path(values["data"]), Path(values["mapping"]), values["split_by"])
-    if kind == "synthetic":
-        return SyntheticSites(**{**values, "patients": tuple(values["patients"])})
-    raise RunError(
-        f"{folder}: its cohorts came from a notebook; resume it there with the same cohorts."
-    )
 
 
 __all__ = [

@@ -1,0 +1,212 @@
+"""Where a simulation's patients come from: knobs of synthetic sites, or a table of real ones."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedrx_client.data.load import LoadResult, load_split
+from fedrx_client.data.mapping import TableMapping
+from fedrx_models.cohort import Cohort
+from fedrx_protocol.errors import DataError, MisuseError, RunError
+from fedrx_protocol.roster import SITE_ID
+from fedrx_protocol.schema import FeatureSchema
+from fedrx_protocol.study import Study
+from fedrx_simulation.cohorts import draw_cohorts
+from fedrx_simulation.cohorts.tables import write_tables
+
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+@dataclass(frozen=True)
+class SyntheticSites:
+    """Knobs of a synthetic consortium.
+
+    Args:
+        sites: Number of sites.
+        patients: Least and most patients a site.
+        heterogeneity: 0 for sites alike, 1 for one ancestry a site.
+        missingness: Mean share of clinical values that were not recorded.
+        shift: Measurement shift between sites, in standard deviations.
+    """
+
+    sites: int = 21
+    patients: tuple[int, int] = (63, 789)
+    heterogeneity: float = 0.7
+    missingness: float = 0.2
+    shift: float = 0.1
+
+
+# Enough to see an omics model learn; the warfarin sites' sizes would take it many minutes.
+_OMICS_SITES, _OMICS_PATIENTS = 8, (60, 240)
+
+
+def synthetic_sites(
+    study: Study,
+    *,
+    sites: int | None = None,
+    patients: tuple[int, int] | None = None,
+    heterogeneity: float = SyntheticSites.heterogeneity,
+    missingness: float = SyntheticSites.missingness,
+    shift: float = SyntheticSites.shift,
+) -> SyntheticSites:
+    """Synthetic sites for a study: as many as suit its family, where nothing is asked for.
+
+    Args:
+        study: The study.
+        sites: Number of sites, if asked for.
+        patients: Least and most patients a site, if asked for.
+        heterogeneity: See `SyntheticSites`.
+        missingness: See `SyntheticSites`.
+        shift: See `SyntheticSites`.
+    """
+    usual = SyntheticSites(heterogeneity=heterogeneity, missingness=missingness, shift=shift)
+    if study.blocks:
+        usual = replace(usual, sites=_OMICS_SITES, patients=_OMICS_PATIENTS)
+    return replace(
+        usual,
+        sites=usual.sites if sites is None else sites,
+        patients=usual.patients if patients is None else patients,
+    )
+
+
+@dataclass(frozen=True)
+class PatientFile:
+    """A table of real patients that is split into sites.
+
+    Args:
+        data: CSV or Parquet file.
+        mapping: Mapping file.
+        split_by: Column that names each patient's site.
+    """
+
+    data: Path
+    mapping: Path
+    split_by: str
+
+
+Source = SyntheticSites | PatientFile
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """Read `40..400` or `250`."""
+    if text.isdigit():
+        return int(text), int(text)
+    found = _RANGE.fullmatch(text)
+    if not found:
+        raise MisuseError(f"--patients is '{text}': give a number, or a range such as 40..400.")
+    return int(found[1]), int(found[2])
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What a source gives a study.
+
+    Attributes:
+        study: With the sizes of synthetic sites; else as it was.
+        cohorts: Patients by site.
+        described: The source as JSON values, to find the same patients again.
+    """
+
+    study: Study
+    cohorts: Mapping[str, Cohort]
+    described: dict[str, Any]
+
+
+def gather(study: Study, source: Source, seed: int) -> Gathered:
+    """A simulation's patients, and the study that fits them."""
+    described = _described(source)
+    if isinstance(source, PatientFile):
+        loaded = read_patients(source, study.feature_schema)
+        described["quality"] = loaded.quality.to_dict()
+        return Gathered(study, loaded.cohorts, described)
+    cohorts = load_cohorts(source, study.feature_schema, seed)
+    return Gathered(sized(study, source, cohorts), cohorts, described)
+
+
+def load_cohorts(source: Source, schema: FeatureSchema, seed: int) -> dict[str, Cohort]:
+    """The cohorts of a simulation, by site."""
+    if isinstance(source, PatientFile):
+        return read_patients(source, schema).cohorts
+    return draw_cohorts(
+        schema,
+        sites=source.sites,
+        patients=source.patients,
+        heterogeneity=source.heterogeneity,
+        missingness=source.missingness,
+        measurement_shift=source.shift,
+        seed=seed,
+    )
+
+
+def read_patients(source: PatientFile, schema: FeatureSchema) -> LoadResult:
+    """A patient file's cohorts by site, and what happened to every row."""
+    mapping = TableMapping.load(source.mapping)
+    loaded = load_split(source.data, mapping, schema, split_by=source.split_by)
+    _check_site_ids(source, loaded.cohorts)
+    return loaded
+
+
+def _check_site_ids(source: PatientFile, sites: Iterable[str]) -> None:
+    for site in sites:
+        if not SITE_ID.fullmatch(site):
+            raise DataError(
+                f"{source.data}, column '{source.split_by}': {site!r} is no site id; use 1 to 64 "
+                "letters, digits, '.', '_', '-', the first of them a letter or digit."
+            )
+
+
+def write_patients(
+    study: Study, folder: Path, *, sites: int, patients: str | None, seed: int
+) -> tuple[Path, ...]:
+    """Draw synthetic patients for a study and write them as tables with their mapping.
+
+    Args:
+        study: The study.
+        folder: To make; must not exist, or be empty.
+        sites: Number of sites.
+        patients: Range a site, as `parse_range` reads it; else about what the study expects.
+        seed: Fixes what is drawn.
+    """
+    size = min(study.cohort.patients // sites, study.cohort.largest_site)
+    most = max(size, study.cohort.minimum_per_site)
+    expected = (max(3 * most // 4, study.cohort.minimum_per_site), most)
+    source = SyntheticSites(sites, parse_range(patients) if patients else expected)
+    return write_tables(load_cohorts(source, study.feature_schema, seed), folder)
+
+
+def sized(study: Study, source: Source, cohorts: Mapping[str, Cohort]) -> Study:
+    """The study with the sizes of a synthetic consortium, whose knobs are public."""
+    if not isinstance(source, SyntheticSites):
+        return study
+    sizes = [len(cohort) for cohort in cohorts.values()]
+    least = min(study.cohort.minimum_per_site, *sizes)
+    return study.with_(
+        cohort={"patients": sum(sizes), "largest_site": max(sizes), "minimum_per_site": least}
+    )
+
+
+def _described(source: Source) -> dict[str, Any]:
+    """A source as JSON values; paths are made absolute, so that a run resumes from anywhere."""
+    if isinstance(source, PatientFile):
+        return {
+            "kind": "file",
+            "data": str(source.data.resolve()),
+            "mapping": str(source.mapping.resolve()),
+            "split_by": source.split_by,
+        }
+    return {"kind": "synthetic", **asdict(source)}
+
+
+def source_of(folder: Path, described: Mapping[str, Any]) -> Source:
+    """The source that a run folder describes; raises `RunError` if a notebook gave the cohorts."""
+    values = dict(described)
+    kind = values.pop("kind", None)
+    if kind == "file":
+        return PatientFile(Path(values["data"]), Path(values["mapping"]), values["split_by"])
+    if kind == "synthetic":
+        return SyntheticSites(**{**values, "patients": tuple(values["patients"])})
+    raise RunError(
+        f"{folder}: its cohorts came from a notebook; resume it there with the same cohorts."
+    )
