@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from live_consortium import free_ports, wait_until
+from live_consortium import BUSY, free_ports, wait_until
 from live_town import Nursery
 
 pytestmark = pytest.mark.slow
@@ -66,7 +66,7 @@ class Person:
         """Stop a running command; gives its exit status."""
         process = self.started.pop(name)
         process.send_signal(number)
-        return process.wait(40)
+        return process.wait(40 * BUSY)
 
     def leaves(self) -> None:
         """Stop all that still runs, sites first."""

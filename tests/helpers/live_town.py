@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from live_consortium import free_ports, wait_until
+from live_consortium import BUSY, free_ports, wait_until
 from small_doses import MAPPING, SCHEMA
 
 from fedrx_client.ledger import Ledger
@@ -76,7 +76,7 @@ class Nursery:
 
     def wait(self, pid: int, timeout_s: float) -> int | None:
         """Exit status of a command; None if it still runs after so long."""
-        answer = self._ask({"wait": pid, "timeout_s": timeout_s})
+        answer = self._ask({"wait": pid, "timeout_s": timeout_s * BUSY})
         return None if answer == "alive" else int(answer)
 
     def close(self) -> None:
