@@ -24,6 +24,10 @@ FEDRX = Path(sys.executable).with_name("fedrx")
 ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
 
 
+def _hears_control_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Person:
     """Somebody at a keyboard in one folder."""
 
@@ -52,6 +56,8 @@ class Person:
                 env=ENVIRONMENT,
                 stdout=output,
                 stderr=output,
+                # A test run in the background of a shell ignores SIGINT; children inherit that.
+                preexec_fn=_hears_control_c,  # noqa: PLW1509 - no threads here
             )
 
     def sees(self, name: str, words: str, timeout_s: float = 90) -> None:
