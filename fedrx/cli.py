@@ -19,7 +19,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import click
 import typer
 
-from fedrx import cli_coordinator, cli_simulate, cli_site
+from fedrx import cli_coordinator, cli_model, cli_simulate, cli_site
 from fedrx_protocol.errors import FedRxError, MisuseError
 
 # What a shell expects after Control-C; Typer turns the interrupt into this number.
@@ -36,6 +36,7 @@ app = typer.Typer(
 study_app = typer.Typer(help="Write and check study files.", no_args_is_help=True)
 cli_simulate.register(app)
 app.add_typer(study_app, name="study")
+app.add_typer(cli_model.app, name="model")
 app.add_typer(cli_coordinator.app, name="coordinator")
 app.add_typer(cli_site.app, name="site")
 

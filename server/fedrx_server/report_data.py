@@ -12,6 +12,7 @@ from typing import Literal
 from fedrx_models.measures import Measure
 from fedrx_protocol.errors import MisuseError
 from fedrx_protocol.study import PrivacyMode
+from fedrx_server.report_forecast_data import ForecastPictures
 
 DOSE_MEASURES = (
     Measure("mae", "Mean absolute error", "mg/week", higher_is_better=False, digits=2),
@@ -203,6 +204,7 @@ class ReportData:
         curve: learning curve.
         predictions: single held-out patients.
         groups: errors by dose group.
+        forecast: courses, bands and errors by horizon; a simulated forecast only.
         epsilon_curve: privacy by round.
         cost: time and bytes.
         details: further lines for the last section, (name, value).
@@ -226,6 +228,7 @@ class ReportData:
     curve: LearningCurve | None = None
     predictions: Predictions | None = None
     groups: DoseGroups | None = None
+    forecast: ForecastPictures | None = None
     epsilon_curve: EpsilonCurve | None = None
     cost: RunCost | None = None
     details: Sequence[tuple[str, str]] = field(default=())

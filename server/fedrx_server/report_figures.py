@@ -1,10 +1,5 @@
-"""A report's plots, as Plotly figures with transparent ground, so that the page's theme shows.
+"""A report's plots, as Plotly figures; those of a forecast are in `report_forecast`."""
 
-Colours are the Okabe-Ito set, which colour-blind readers can tell apart, with a blue that shows
-on light and on dark; shape or dash always says the same again.
-"""
-
-import html
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
@@ -17,16 +12,25 @@ from fedrx_server.report_data import (
     Predictions,
     ReportData,
 )
+from fedrx_server.report_plot import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    NamedFigure,
+    blank_figure,
+    safe_text,
+)
 
-BLUE, ORANGE, GREEN, GREY, PURPLE = "#2185C9", "#D55E00", "#009E73", "#8A8F98", "#CC79A7"
 _OTHERS = ((GREY, ""), (ORANGE, "."), (GREEN, "x"), (PURPLE, "-"))
 MOST_POINTS = 2000  # more single patients than this make the file large, and the plot a blot
 
 
 def learning_curve(curve: LearningCurve, measure: Measure) -> go.Figure:
     """The headline by round: as reported, with the interval of its noise, and exact if known."""
-    unit = f" ({_text(measure.unit)})" if measure.unit else ""
-    figure = _figure("Round", f"{_text(measure.name)}{unit}")
+    unit = f" ({safe_text(measure.unit)})" if measure.unit else ""
+    figure = blank_figure("Round", f"{safe_text(measure.name)}{unit}")
     if curve.exact:
         figure.add_scatter(
             x=list(curve.exact_rounds),
@@ -51,7 +55,7 @@ def learning_curve(curve: LearningCurve, measure: Measure) -> go.Figure:
 
 def predicted_against_actual(predictions: Predictions, unit: str) -> go.Figure:
     """One dot a held-out patient; the line is a perfect prediction, the band 20 % around it."""
-    figure = _figure(f"Actual ({_text(unit)})", f"Predicted ({_text(unit)})")
+    figure = blank_figure(f"Actual ({safe_text(unit)})", f"Predicted ({safe_text(unit)})")
     step = -(-len(predictions.actual) // MOST_POINTS) or 1
     actual = [float(value) for value in predictions.actual[::step]]
     predicted = [float(value) for value in predictions.predicted[::step]]
@@ -93,14 +97,16 @@ def _robust_top(values: Sequence[float]) -> float:
 
 def error_by_group(groups: DoseGroups, unit: str) -> go.Figure:
     """Mean absolute error of each model in each dose group."""
-    figure = _figure(f"Actual dose ({_text(unit)})", f"Mean absolute error ({_text(unit)})")
+    figure = blank_figure(
+        f"Actual dose ({safe_text(unit)})", f"Mean absolute error ({safe_text(unit)})"
+    )
     others = iter(_OTHERS * len(groups.models))
     for model in groups.models:
         color, shape = (BLUE, "") if model.key == "federated" else next(others)
         figure.add_bar(
             x=_group_labels(groups),
             y=list(model.mae),
-            name=_text(model.label),
+            name=safe_text(model.label),
             marker={"color": color, "pattern": {"shape": shape, "size": 6}},
         )
     figure.update_layout(barmode="group", bargap=0.3, bargroupgap=0.08)
@@ -108,7 +114,7 @@ def error_by_group(groups: DoseGroups, unit: str) -> go.Figure:
 
 
 def _group_labels(groups: DoseGroups) -> list[str]:
-    labels = [_text(_typeset(label)) for label in groups.labels]
+    labels = [safe_text(_typeset(label)) for label in groups.labels]
     if not groups.patients:
         return labels
     pairs = zip(labels, groups.patients, strict=True)
@@ -121,7 +127,7 @@ def _typeset(label: str) -> str:
 
 def epsilon_by_round(curve: EpsilonCurve, promised: float | None) -> go.Figure:
     """Privacy spent so far, and the promise it must stay below."""
-    figure = _figure("Round", "ε spent")
+    figure = blank_figure("Round", "ε spent")
     figure.add_scatter(
         x=list(curve.rounds),
         y=list(curve.epsilon),
@@ -145,7 +151,7 @@ def epsilon_by_round(curve: EpsilonCurve, promised: float | None) -> go.Figure:
 
 def dropouts_by_round(dropped: Sequence[int]) -> go.Figure:
     """Sites that fell out, round by round."""
-    figure = _figure("Round", "Sites that fell out")
+    figure = blank_figure("Round", "Sites that fell out")
     figure.add_bar(
         x=list(range(1, len(dropped) + 1)),
         y=list(dropped),
@@ -157,9 +163,9 @@ def dropouts_by_round(dropped: Sequence[int]) -> go.Figure:
     return figure
 
 
-def all_figures(data: ReportData) -> list[tuple[str, str, go.Figure]]:
+def all_figures(data: ReportData) -> list[NamedFigure]:
     """(title, caption, figure) of every plot that there are data for."""
-    plots: list[tuple[str, str, go.Figure]] = []
+    plots: list[NamedFigure] = []
     if data.curve and data.curve.rounds:
         better = "Higher" if data.headline.higher_is_better else "Lower"
         caption = _CURVE.format(better=better)
@@ -180,27 +186,3 @@ _CURVE = "{better} is better. Bars show the noise that protects the held-out pat
 _PREDICTIONS = "Each dot is one held-out patient; in the shaded band the dose is within 20 %."
 _GROUPS = "Lower is better. Patients who need very low or very high doses are the hardest."
 _EPSILON = "Less is safer. No round may lift the line above the promise."
-
-
-def _figure(x: str, y: str) -> go.Figure:
-    figure = go.Figure()
-    figure.update_layout(
-        template="none",
-        height=330,
-        margin={"l": 58, "r": 14, "t": 12, "b": 50},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 12},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 12}},
-        showlegend=True,
-        hoverlabel={"font": {"family": "system-ui, sans-serif"}},
-    )
-    axis = {"gridcolor": "rgba(128,128,128,0.22)", "zeroline": False, "automargin": True}
-    figure.update_xaxes(title={"text": x, "standoff": 8, "font": {"size": 13}}, **axis)
-    figure.update_yaxes(title={"text": y, "standoff": 8, "font": {"size": 13}}, **axis)
-    return figure
-
-
-def _text(value: str) -> str:
-    """Plotly reads its labels as a little HTML; a study's text must not be read so."""
-    return html.escape(value)

@@ -12,6 +12,8 @@ from fedrx_models.measures import Measure
 from fedrx_server import report_text as text
 from fedrx_server.report_data import PrivacyStatement, ReportData, ResultRow, RunCost
 from fedrx_server.report_figures import all_figures, dropouts_by_round
+from fedrx_server.report_forecast import course_figures, summary_figures
+from fedrx_server.report_plot import NamedFigure
 
 # The browser itself refuses whatever would leave this page, should anything ever try.
 _POLICY = (
@@ -47,13 +49,16 @@ _FIT_SCRIPT = """
     printing = true;
     figures.forEach(function (figure) {
       var width = figure.closest('.pairs') ? 295 : 630;
-      Plotly.relayout(plot(figure), {width: width, height: 290, autosize: false});
+      figure.dataset.height = plot(figure).layout.height;
+      var height = figure.dataset.height - 40;
+      Plotly.relayout(plot(figure), {width: width, height: height, autosize: false});
     });
   });
   window.addEventListener('afterprint', function () {
     printing = false;
     figures.forEach(function (figure) {
-      Plotly.relayout(plot(figure), {width: null, height: 330, autosize: true});
+      var height = Number(figure.dataset.height);
+      Plotly.relayout(plot(figure), {width: null, height: height, autosize: true});
     });
   });
 })();
@@ -62,7 +67,7 @@ _FIT_SCRIPT = """
 
 def page(data: ReportData) -> str:
     """The whole document."""
-    figures = [_plot(*plot) for plot in all_figures(data)]
+    figures = [_plot(*plot) for plot in (*all_figures(data), *summary_figures(data.forecast))]
     drops = _dropouts(data.cost)
     body = "\n".join(
         part
@@ -71,6 +76,7 @@ def page(data: ReportData) -> str:
             _tiles(data),
             _results(data),
             _grid(figures),
+            _courses(data),
             _privacy(data.privacy) if data.privacy else "",
             _cost(data.cost, drops) if data.cost else "",
             _details(data),
@@ -88,6 +94,12 @@ def page(data: ReportData) -> str:
         f"</head>\n<body>\n<main>\n{body}\n</main>\n{fit}\n"
         "</body>\n</html>\n"
     )
+
+
+def report_figures(data: ReportData) -> list[NamedFigure]:
+    """Every plot of the page but the last, in order."""
+    forecast = data.forecast
+    return [*all_figures(data), *summary_figures(forecast), *course_figures(forecast)]
 
 
 def _header(data: ReportData) -> str:
@@ -223,8 +235,10 @@ def _cell(value: float | None, measure: Measure) -> str:
     return f"<td>{'–' if value is None else f'{value:.{measure.digits}f}'}</td>"
 
 
-def _plot(title: str, caption: str, figure: go.Figure) -> str:
+def _plot(title: str, caption: str, figure: go.Figure, *, wide: bool = False) -> str:
     drawn = figure.to_html(full_html=False, include_plotlyjs=False, config=_PLOT_OPTIONS)
+    if wide:  # too much for a phone's width
+        drawn = f'<div class="scroll"><div class="wide">{drawn}</div></div>'
     return (
         f'<figure role="group" aria-label="{_safe(title)}: {_safe(caption)}">'
         f"<h3>{_safe(title)}</h3>{drawn}<figcaption>{_safe(caption)}</figcaption></figure>"
@@ -234,6 +248,19 @@ def _plot(title: str, caption: str, figure: go.Figure) -> str:
 def _grid(figures: Sequence[str]) -> str:
     pairs = " pairs" if len(figures) > 1 else ""
     return f'<div class="plots{pairs}">{"".join(figures)}</div>' if figures else ""
+
+
+def _courses(data: ReportData) -> str:
+    """A few patients' courses, each as wide as the page; what they are, and who may see them."""
+    figures = course_figures(data.forecast)
+    if data.forecast is None or not figures:
+        return ""
+    words = _safe(text.courses_in_words(invented=data.forecast.invented))
+    section = (
+        '<section aria-labelledby="courses"><h2 id="courses">Forecasts of single patients</h2>'
+        f"<p>{words}</p></section>"
+    )
+    return section + "".join(_grid([_plot(*figure, wide=True)]) for figure in figures)
 
 
 def _privacy(privacy: PrivacyStatement) -> str:

@@ -48,6 +48,8 @@ def _reached(data: ReportData, federated: float) -> str:
     target = target_in_words(data.target, data.unit)
     if data.headline.key == "mae":
         return f"misses the actual {target} by {federated:.2f} {data.unit} on average"
+    if data.headline.key == "ratio":
+        return f"forecasts {target} with {federated:.3f} times the error of the last value"
     return f"predicts {target} with {measured(data.headline, federated)}"
 
 
@@ -140,6 +142,20 @@ def _metrics(privacy: PrivacyStatement) -> str:
         f"Patients in the training part spent ε = {training}, held-out patients, whose errors are "
         f"reported, ε = {number(privacy.metrics_epsilon)}. No patient is in both parts, so the "
         "larger of the two counts."
+    )
+
+
+def courses_in_words(*, invented: bool) -> str:
+    """Which patients are drawn, and who may see them."""
+    chosen = (
+        "Held-out patients, chosen by the forecast's error over their whole course, among the "
+        "quarter of whom most was measured later."
+    )
+    if invented:
+        return f"{chosen} They are synthetic."
+    return (
+        f"{chosen} These are the data of single patients: keep this file where their table is "
+        "kept, and do not pass it on. The report of a live study has no such pictures."
     )
 
 

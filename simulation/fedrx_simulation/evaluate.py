@@ -6,6 +6,7 @@ what a real coordinator would have seen.
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from fedrx_models.cohort import Cohort, concatenate
 from fedrx_models.contract import PatientModel, set_vector
 from fedrx_models.measures import Metrics, exact_metrics, measures_of
 from fedrx_models.metrics import DoseMetrics
+from fedrx_models.metrics_forecast import ForecastMetrics
 from fedrx_models.transfer import start_model
 from fedrx_protocol.errors import RunError
 from fedrx_protocol.privacy.events import Release
@@ -31,6 +33,7 @@ from fedrx_server.report_data import (
     ResultRow,
     RowKey,
 )
+from fedrx_server.report_forecast_data import ForecastPictures
 from fedrx_server.report_run import (
     half_width,
     heading,
@@ -42,6 +45,7 @@ from fedrx_server.report_run import (
 from fedrx_server.run_folder import RunFolder
 from fedrx_simulation.baselines import compute_baselines, personalised, predict
 from fedrx_simulation.engines.setup import EngineSetup
+from fedrx_simulation.pictures import forecast_pictures
 from fedrx_simulation.result import SimulationResult
 
 _LABELS: Mapping[RowKey, tuple[str, str]] = {
@@ -68,57 +72,88 @@ def evaluate(
     Raises:
         RunError: The run has not finished.
     """
-    consortium, quality = setup.consortium, run.meta["source"].get("quality")
-    model = consortium.model()
     checkpoint = run.latest_checkpoint()
     if checkpoint is None or checkpoint.record.round < run.study.final_round:
         raise RunError(f"{run.path}: the run has not finished; resume it.")
-    training, held_out = _split(setup)
-    everyone = concatenate(list(held_out.values()))
+    model = setup.consortium.model()
     set_vector(model, checkpoint.weights)
-    predicted = predict(model, everyone)
-    target = run.study.target
-    metrics = {"federated": exact_metrics(target, predicted, everyone.target)}
-    if baselines:
-        first = start_model(run.study, consortium.seed, run.start_file)
-        found = compute_baselines(first, training, held_out, consortium.seed)
-        personal = personalised(model, training, held_out)
-        metrics |= {
-            "personalised": exact_metrics(target, personal, everyone.target),
-            **found.by_name(),
-        }
-    ledger = _ledgers(setup)
+    judged = _judge(run, setup, model, baselines=baselines)
+    ledger, quality = _ledgers(setup), run.meta["source"].get("quality")
     # The round with the fewest sites in it has the least noise to spare for colluders.
-    privacy = privacy_statement(consortium.plan, ledger, min(r.survivors for r in run.rounds))
-    seconds, reported = time.monotonic() - began, dict(run.rounds[-1].metrics or {})
+    fewest = min(record.survivors for record in run.rounds)
+    privacy = privacy_statement(setup.consortium.plan, ledger, fewest)
+    report = _report(run, setup, model, judged)
+    seconds = time.monotonic() - began
     return SimulationResult(
         study=run.study,
         model=model,
         weights=checkpoint.weights,
-        metrics=metrics,
-        reported=reported,
+        metrics=judged.metrics,
+        reported=dict(run.rounds[-1].metrics or {}),
         privacy=privacy,
         ledger=ledger,
         rounds=run.rounds,
-        report=ReportData(
-            **heading(run.study, consortium.run_id, simulation=True),
-            measures=measures_of(target),
-            rows=_rows(metrics, target),
-            reported=reported_row(reported),
-            reported_noise=half_width(reported, target) if reported else None,
+        report=replace(
+            report,
             privacy=privacy,
-            curve=_curve(run, consortium.model(), everyone),
-            predictions=_predictions(everyone, predicted),
-            groups=_groups(metrics),
             epsilon_curve=epsilon_curve(max(ledger.values(), key=len), run.study.privacy.delta),
             cost=run_cost(run.rounds, seconds, len(setup.sites)),
-            details=transfer_details(run.study),
         ),
         folder=run.path,
         quality=DataQuality(**quality) if quality else None,
         seconds=seconds,
         sites=len(setup.sites),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """The held-out patients of all sites, what was predicted of them, and how good that is."""
+
+    everyone: Cohort
+    predicted: NDArray[np.float64]
+    metrics: Mapping[str, Metrics]
+
+
+def _judge(run: RunFolder, setup: EngineSetup, model: PatientModel, *, baselines: bool) -> _Judged:
+    """Exact metrics of the federated model, and of what it is held against if that is wanted."""
+    training, held_out = _split(setup)
+    everyone, target = concatenate(list(held_out.values())), run.study.target
+    predicted = predict(model, everyone)
+    metrics = {"federated": exact_metrics(target, predicted, everyone.target)}
+    if baselines:
+        seed = setup.consortium.seed
+        first = start_model(run.study, seed, run.start_file)
+        personal = personalised(model, training, held_out)
+        metrics["personalised"] = exact_metrics(target, personal, everyone.target)
+        metrics |= compute_baselines(first, training, held_out, seed).by_name()
+    return _Judged(everyone, predicted, metrics)
+
+
+def _report(run: RunFolder, setup: EngineSetup, model: PatientModel, judged: _Judged) -> ReportData:
+    """What the report shows of the results."""
+    study, reported = run.study, dict(run.rounds[-1].metrics or {})
+    return ReportData(
+        **heading(study, setup.consortium.run_id, simulation=True),
+        measures=measures_of(study.target),
+        rows=_rows(judged.metrics, study.target),
+        reported=reported_row(reported),
+        reported_noise=half_width(reported, study.target) if reported else None,
+        curve=_curve(run, setup.consortium.model(), judged.everyone),
+        predictions=_predictions(judged.everyone, judged.predicted),
+        groups=_groups(judged.metrics),
+        forecast=_pictures(run, model, judged),
+        details=transfer_details(study),
+    )
+
+
+def _pictures(run: RunFolder, model: PatientModel, judged: _Judged) -> ForecastPictures | None:
+    """Courses and calibration, for forecasts."""
+    federated = judged.metrics["federated"]
+    if not isinstance(federated, ForecastMetrics):
+        return None
+    invented = run.meta["source"].get("kind") == "synthetic"
+    return forecast_pictures(model, judged.everyone, judged.predicted, federated, invented=invented)
 
 
 def _split(setup: EngineSetup) -> tuple[dict[str, Cohort], dict[str, Cohort]]:

@@ -57,9 +57,9 @@ class SimulationResult:
     @property
     def figures(self) -> dict[str, Any]:
         """The report's plots as plotly figures, by name, e.g. `learning_curve`."""
-        from fedrx_server.report_figures import all_figures  # noqa: PLC0415 - plotly is slow
+        from fedrx_server.report_page import report_figures  # noqa: PLC0415 - plotly is slow
 
-        figures = all_figures(self.report)
+        figures = report_figures(self.report)
         return {title.lower().replace(" ", "_"): figure for title, _, figure in figures}
 
     @property

@@ -3,9 +3,9 @@
 import math
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
+from report_pages import ATTACK, BARE, FULL, PRIVACY, Outline, outline, row
 
 from fedrx_protocol.errors import MisuseError, RunError
 from fedrx_server import report_text as text
@@ -16,8 +16,6 @@ from fedrx_server.report import (
     LearningCurve,
     Predictions,
     PrivacyStatement,
-    ReportData,
-    ResultRow,
     RunCost,
     write_report,
 )
@@ -31,87 +29,7 @@ from fedrx_server.report_figures import (
 )
 from fedrx_server.report_page import page
 
-ATTACK = "</title></script><script>alert(1)</script><img src=x onerror=alert(2)>"
-
-
-def row(key, label, *values):
-    """A line of the table, from MAE, R² and the share within 20 % as far as they are given."""
-    return ResultRow(
-        key, label, dict(zip(("mae", "r2", "within_20_percent"), values, strict=False))
-    )
-
-
-BARE = ReportData(
-    title="Warfarin dose", study="dose", study_digest="ab" * 32, run="r1", finished="today"
-)
-PRIVACY = PrivacyStatement(
-    mode="distributed",
-    epsilon=0.998,
-    delta=1e-5,
-    promised_epsilon=1.0,
-    assumption="if at least 15 of 21 sites are honest and take part",
-    training_epsilon=0.998,
-    metrics_epsilon=0.75,
-    collusion=[(0, 0.84), (8, 1.08)],
-)
-FULL = replace(
-    BARE,
-    simulation=True,
-    description="A study of the weekly dose.",
-    rows=(
-        row("pooled", "All patients pooled", 8.22, 0.447, 46.9),
-        row("federated", "Federated", 8.34, 0.437, 46.3),
-        row("site_alone", "Each site alone", 9.61, 0.31, 40.2),
-        row("fixed", "Fixed dose", 13.2),
-    ),
-    reported=row("federated", "As reported", 8.51, 0.42, 45.1),
-    reported_noise=0.52,
-    privacy=PRIVACY,
-    curve=LearningCurve([1, 101], [14.2, 8.5], [1.4, 0.5], [1, 50, 101], [14.0, 9.0, 8.3]),
-    predictions=Predictions([20.0, 35.0], [25.0, 33.0]),
-    groups=DoseGroups(["≤ 21", "> 21"], [GroupErrors("Federated", [6.0, 9.0])], [300, 700]),
-    epsilon_curve=EpsilonCurve([1, 100], [0.1, 0.998]),
-    cost=RunCost(101, 21, 14.2, 3_210_000, 12_400_000, [0, 2, 1], 1),
-    details=[("Seed", "3")],
-)
 TITLES = ["Learning curve", "Predicted against actual", "Error by dose group", "Privacy spent"]
-
-
-class Outline(HTMLParser):
-    """Tags, what they point at, and the words between them."""
-
-    def __init__(self, document: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.addresses: list[str] = []
-        self.handlers: list[str] = []
-        self._words: list[str] = []
-        self._hidden = 0
-        self.feed(document)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self._hidden += tag in {"script", "style"}
-        for name, value in attrs:
-            if name in {"src", "href", "action", "data", "srcset", "poster"}:
-                self.addresses.append(value)
-            if name.startswith("on"):
-                self.handlers.append(name)
-
-    def handle_endtag(self, tag):
-        self._hidden -= tag in {"script", "style"}
-
-    def handle_data(self, data):
-        if not self._hidden:
-            self._words.append(data)
-
-    @property
-    def words(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self._words))
-
-
-def outline(data: ReportData) -> Outline:
-    return Outline(page(data))
 
 
 def test_a_report_is_one_file_that_asks_nobody(tmp_path):

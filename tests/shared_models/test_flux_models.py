@@ -97,7 +97,7 @@ class TestPathway:
 
     def test_a_neighbour_follows(self):
         schema = flux_schema()
-        moved = ripple(model_of("pathway_gnn", schema), batch_of(schema), "albumin", 2.0)
+        moved = ripple(model_of("pathway_gnn", schema), batch_of(schema), "albumin", 20.0)
         assert (np.abs(moved.mean[:, moved.markers.index("platelets")]) > 1e-3).all()
 
     def test_edges_go_both_ways_once(self):
@@ -124,8 +124,8 @@ class TestRipple:
     def test_a_model_that_forecasts_the_last_value_moves_just_the_marker(self):
         schema = flux_schema()
         model = build_model(ModelSection(name="tcn"), schema, seed=0)  # starts at the last value
-        moved = ripple(model, batch_of(schema), "albumin", 1.0)
-        expected = [0.0, 10.0, 0.0]  # one scale of albumin, in its unit
+        moved = ripple(model, batch_of(schema), "albumin", 5.0)
+        expected = [0.0, 5.0, 0.0]  # in its unit
         np.testing.assert_allclose(moved.mean, [expected, expected], atol=1e-3)
         np.testing.assert_allclose(moved.agreement[:, 1], 1.0)
         assert moved.horizons == (1.0, 4.0)
@@ -134,6 +134,41 @@ class TestRipple:
         schema = flux_schema()
         with pytest.raises(MisuseError, match="'sodium' is no marker of the study"):
             ripple(model_of("tcn", schema), batch_of(schema), "sodium", 1.0)
+
+    def test_an_amount_is_in_the_unit_of_a_marker_seen_as_a_logarithm_too(self):
+        schema = flux_schema()
+        model = build_model(ModelSection(name="tcn"), schema, seed=0)
+        moved = ripple(model, batch_of(schema), "bilirubin", 3.0)
+        np.testing.assert_allclose(moved.mean[:, 0], 3.0, atol=1e-3)
+        assert moved.units == ("mg/L", "mg/L", "mg/L")
+
+    def test_who_would_leave_the_plausible_range_is_left_out(self):
+        schema = flux_schema()
+        model, batch = build_model(ModelSection(name="tcn"), schema, seed=0), batch_of(schema)
+        few, all_ = (ripple(model, batch, "albumin", by).patients for by in (45.0, 5.0))
+        assert 0 < few < all_ <= len(batch)
+
+    @pytest.mark.parametrize(
+        ("amount", "words"),
+        [
+            (200.0, "can move by 200 mg/L and stay between 1 and 99"),
+            (0.0, "other than 0, not 0"),
+            (float("nan"), "other than 0, not nan"),
+            (float("-inf"), "other than 0, not -inf"),
+        ],
+    )
+    def test_an_impossible_amount_is_one_sentence(self, amount, words):
+        schema = flux_schema()
+        with pytest.raises(MisuseError, match=words) as error:
+            ripple(model_of("tcn", schema), batch_of(schema), "albumin", amount)
+        assert "\n" not in str(error.value)
+
+    def test_the_band_is_the_forecasts_own(self):
+        schema = flux_schema()
+        model, batch = model_of("pathway_gnn", schema), batch_of(schema)
+        one, other = (ripple(model, batch, "albumin", by) for by in (5.0, -5.0))
+        assert (one.band > 0).all()
+        np.testing.assert_allclose(one.band[:, 0], other.band[:, 0], rtol=1e-4)  # not joined to it
 
     def test_somebody_must_have_a_value(self):
         schema = flux_schema()

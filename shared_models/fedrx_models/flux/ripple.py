@@ -10,10 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fedrx_models.contract import Forecast, PatientBatch, PatientModel
-from fedrx_models.visits import VisitColumns, forecast_target
+from fedrx_models.visits import VisitColumns, forecast_target, normalise_marker, restore_marker
 from fedrx_protocol.errors import MisuseError
+from fedrx_protocol.schema import FeatureSchema, Marker
+
+Floats = NDArray[np.float64]
 
 TAIL = 0.1
 """Share of patients beyond each end of a ripple's range."""
@@ -25,72 +29,132 @@ class Ripple:
 
     Attributes:
         marker: the one that is moved.
-        amount: by how many of its scales.
+        amount: by how much, in its unit.
+        patients: how many were asked about.
         markers: those that may follow.
+        units: of each.
         horizons: times ahead, in the study's unit.
         mean: how far the median forecast moves, over patients, `(H, M)`.
         lower: what it exceeds in nine patients of ten.
         upper: what it stays below in nine patients of ten.
         agreement: share of patients for whom it moves in the direction of the mean.
+        band: half the width of the forecast's own interval, mean over patients: what the model
+            does not know of a single patient's outcome, however sure the move is.
     """
 
     marker: str
     amount: float
+    patients: int
     markers: tuple[str, ...]
+    units: tuple[str, ...]
     horizons: tuple[float, ...]
-    mean: np.ndarray
-    lower: np.ndarray
-    upper: np.ndarray
-    agreement: np.ndarray
+    mean: Floats
+    lower: Floats
+    upper: Floats
+    agreement: Floats
+    band: Floats
 
 
 def ripple(model: PatientModel, batch: PatientBatch, marker: str, amount: float) -> Ripple:
     """Move one marker at each patient's newest visit, and see what the forecasts do.
 
+    Patients without a last value of the marker, or in whom it would leave its plausible range, are
+    left out.
+
     Args:
         model: trained; any flux model.
-        batch: the patients to ask it about; those without a last value of `marker` are left out.
+        batch: the patients to ask it about.
         marker: one of the study's.
-        amount: in the marker's public scales; for a logarithm, of the logarithm.
+        amount: in the marker's unit; not 0.
 
     Raises:
-        MisuseError: the study has no such marker, or no patient has a value of it.
+        MisuseError: the study has no such marker, no patient has a value of it, or none can move
+            so far.
     """
-    target, columns = forecast_target(model.schema), VisitColumns.of(model.schema)
-    names = [one.name for one in model.schema.markers]
-    if marker not in names:
-        raise MisuseError(f"'{marker}' is no marker of the study: {', '.join(names)}.")
-    place = names.index(marker)
-    newest = batch.visits[:, :, columns.valid].sum(dim=1).long() - 1
-    rows = torch.arange(len(batch), device=newest.device)
-    known = batch.visits[rows, newest][:, columns.known][:, place] == 1
-    if not bool(known.any()):
-        raise MisuseError(f"no patient has a value of '{marker}' at the newest visit.")
-    chosen, newest = batch.select(known), newest[known]
-    still, moved = (_forecast(model, chosen, newest, place, by) for by in (0.0, amount))
-    effect = moved - still
+    moving = _marker(model.schema, marker)
+    newest = batch.visits[:, :, VisitColumns.of(model.schema).valid].sum(dim=1).long() - 1
+    last = _last_values(model.schema, batch, newest, moving)
+    can_move = _can_move(moving, last, amount)
+    chosen = torch.from_numpy(can_move).to(newest.device)
+    asked, newest, last = batch.select(chosen), newest[chosen], last[can_move]
+    still = _forecast(model, asked, newest, moving, last)
+    moved = _forecast(model, asked, newest, moving, last + amount)
+    return _summed_up(model.schema, moving, amount, still, moved)
+
+
+def _can_move(marker: Marker, last: Floats, amount: float) -> NDArray[np.bool_]:
+    """Which patients have a value that may move so far, `(B,)`; refuses what none can do."""
+    if not amount or not np.isfinite(amount):
+        raise MisuseError(f"'{marker.name}' must move by an amount other than 0, not {amount:g}.")
+    if not np.isfinite(last).any():
+        raise MisuseError(f"no patient has a value of '{marker.name}' at the newest visit.")
+    plausible: NDArray[np.bool_] = (last + amount >= marker.minimum) & (
+        last + amount <= marker.maximum
+    )
+    if not plausible.any():
+        raise MisuseError(
+            f"no patient's '{marker.name}' can move by {amount:g} {marker.unit} and stay between "
+            f"{marker.minimum:g} and {marker.maximum:g}, which is plausible: give a smaller amount."
+        )
+    return plausible
+
+
+def _summed_up(
+    schema: FeatureSchema, marker: Marker, amount: float, still: Floats, moved: Floats
+) -> Ripple:
+    """From forecasts without and with the move, both `(B, H, M, 3)`, to what follows."""
+    target = forecast_target(schema)
+    effect = moved[..., 0] - still[..., 0]
+    unknown = np.isnan(effect).all(axis=0)
+    effect[:, unknown] = 0.0  # else NumPy warns of an empty mean; taken out again below
     mean = np.nanmean(effect, axis=0)
     low, high = np.nanquantile(effect, [TAIL, 1 - TAIL], axis=0)
     same = np.where(np.isnan(effect), np.nan, np.sign(effect) == np.sign(mean))
+    width = np.where(unknown, 0.0, moved[..., 2] - moved[..., 1])
+    parts = mean, low, high, np.nanmean(same, axis=0), np.nanmean(width, axis=0) / 2
+    mean, low, high, agreement, band = (np.where(unknown, np.nan, part) for part in parts)
     return Ripple(
-        marker=marker,
+        marker=marker.name,
         amount=amount,
+        patients=len(moved),
         markers=target.markers,
+        units=tuple(one.unit for one in schema.forecast_markers),
         horizons=tuple(horizon.at for horizon in target.horizons),
         mean=mean,
         lower=low,
         upper=high,
-        agreement=np.nanmean(same, axis=0),
+        agreement=agreement,
+        band=band,
     )
 
 
-def _forecast(
-    model: PatientModel, batch: PatientBatch, newest: torch.Tensor, place: int, by: float
-) -> np.ndarray:
-    """Medians from the newest visit, `(B, H, M)`, the marker measured there at last value + by."""
-    columns, visits = VisitColumns.of(model.schema), batch.visits.clone()
+def _marker(schema: FeatureSchema, name: str) -> Marker:
+    """The study's marker of that name."""
+    for marker in schema.markers:
+        if marker.name == name:
+            return marker
+    names = ", ".join(marker.name for marker in schema.markers)
+    raise MisuseError(f"'{name}' is no marker of the study: {names}.")
+
+
+def _last_values(
+    schema: FeatureSchema, batch: PatientBatch, newest: torch.Tensor, marker: Marker
+) -> Floats:
+    """Each patient's newest value of a marker in its unit, `(B,)`; NaN for none."""
+    columns, place = VisitColumns.of(schema), schema.markers.index(marker)
     rows = torch.arange(len(batch), device=newest.device)
-    value = visits[rows, newest, columns.last.start + place] + by
+    now = batch.visits[rows, newest].double().cpu().numpy()
+    values = restore_marker(marker, now[:, columns.last][:, place])
+    return np.where(now[:, columns.known][:, place] == 1, values, np.nan)
+
+
+def _forecast(
+    model: PatientModel, batch: PatientBatch, newest: torch.Tensor, marker: Marker, values: Floats
+) -> Floats:
+    """Forecasts from the newest visit, `(B, H, M, 3)`, were the marker measured there as given."""
+    columns, visits = VisitColumns.of(model.schema), batch.visits.clone()
+    place, rows = model.schema.markers.index(marker), torch.arange(len(batch), device=newest.device)
+    value = torch.from_numpy(normalise_marker(marker, values)).to(visits)
     for block, now in (
         (columns.value, value),
         (columns.last, value),
@@ -101,5 +165,5 @@ def _forecast(
     predicted = model.predict(dataclasses.replace(batch, visits=visits))
     if not isinstance(predicted, Forecast):
         raise MisuseError(f"a {model.schema.target.kind} outcome has no ripple.")
-    found: np.ndarray = predicted.mean[rows.cpu().numpy(), newest.cpu().numpy(), :, :, 0]
-    return found.astype(np.float64)
+    found: Floats = predicted.mean[rows.cpu().numpy(), newest.cpu().numpy()]
+    return found
