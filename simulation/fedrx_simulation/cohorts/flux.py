@@ -23,7 +23,7 @@ from fedrx_models.visits import (
     visit_width,
     visits_section,
 )
-from fedrx_protocol.schema import FeatureSchema, ForecastTarget
+from fedrx_protocol.schema import FeatureSchema, ForecastTarget, Treatment
 from fedrx_simulation.cohorts.federation import ImpossibleCohorts, check_knobs, draw_sites
 from fedrx_simulation.cohorts.flux_course import (
     LEVEL_SD,
@@ -43,7 +43,7 @@ _FEWEST_VISITS = 4
 _SECOND_EPISODE = 0.2
 _ABNORMAL = 0.8  # how much likelier one more scale from the mean makes a measurement, log odds
 _NEW_DOSE = 0.25
-_SENSITIVITY_SD = 0.35  # of the logarithm, between patients
+SENSITIVITY_SD = 0.35  # of the logarithm, between patients
 _HETEROGENEITY_SD = 0.6  # between sites, of a marker's level, at heterogeneity 1
 
 
@@ -114,7 +114,7 @@ def _draw_site(knobs: FluxCohorts, rng: Generator, name: str, size: int) -> Coho
     """One site: when visits are, what is given, how markers move, what of it is measured."""
     schema = knobs.schema
     values = {feature.name: draw_feature(rng, feature, size) for feature in schema.features}
-    steps, episodes = _visit_steps(rng, visits_section(schema).most, size)
+    steps, episodes = visit_steps(rng, visits_section(schema).most, size)
     there = steps >= 0
     given = _given(rng, schema, steps)
     true = _true(rng, knobs, given, steps)
@@ -129,7 +129,7 @@ def _draw_site(knobs: FluxCohorts, rng: Generator, name: str, size: int) -> Coho
     return Cohort(name, schema, patients, values, np.zeros((size, 0)), visits=visits)
 
 
-def _visit_steps(rng: Generator, most: int, size: int) -> tuple[Steps, Floats]:
+def visit_steps(rng: Generator, most: int, size: int) -> tuple[Steps, Floats]:
     """Steps of the grid at which visits are, -1 for padding, and episodes; `(size, most)` each.
 
     A second episode goes on along the same grid; its times begin anew.
@@ -169,15 +169,22 @@ def _given(rng: Generator, schema: FeatureSchema, steps: Steps) -> Floats:
     size, most = steps.shape
     found = np.zeros((size, most, len(schema.treatments)))
     for a, treatment in enumerate(schema.treatments):
-        start = np.where(rng.random(size) < 0.5, 0, rng.integers(1, 2 * _FEWEST_VISITS, size))
-        change = rng.random((size, most)) < _NEW_DOSE
-        change[:, 0] = True
-        drawn = treatment.scale * rng.lognormal(0.0, 0.5, (size, most))
-        latest = np.maximum.accumulate(np.where(change, np.arange(most)[None, :], 0), axis=1)
-        amounts = np.minimum(np.take_along_axis(drawn, latest, axis=1), treatment.maximum)
-        on = np.arange(most)[None, :] >= start[:, None]
-        found[:, :, a] = on * (amounts if treatment.kind == "amount" else 1.0)
+        start, amounts = draw_treatment(rng, treatment, size, most)
+        found[:, :, a] = np.where(np.arange(most)[None, :] >= start[:, None], amounts, 0.0)
     return found
+
+
+def draw_treatment(
+    rng: Generator, treatment: Treatment, size: int, most: int
+) -> tuple[Steps, Floats]:
+    """The visit that each patient starts at `(size,)`, and what is given from then on."""
+    start = np.where(rng.random(size) < 0.5, 0, rng.integers(1, 2 * _FEWEST_VISITS, size))
+    change = rng.random((size, most)) < _NEW_DOSE
+    change[:, 0] = True
+    drawn = treatment.scale * rng.lognormal(0.0, 0.5, (size, most))
+    latest = np.maximum.accumulate(np.where(change, np.arange(most)[None, :], 0), axis=1)
+    amounts = np.minimum(np.take_along_axis(drawn, latest, axis=1), treatment.maximum)
+    return start, amounts if treatment.kind == "amount" else np.ones((size, most))
 
 
 def _true(rng: Generator, knobs: FluxCohorts, given: Floats, steps: Steps) -> Floats:
@@ -190,15 +197,15 @@ def _true(rng: Generator, knobs: FluxCohorts, given: Floats, steps: Steps) -> Fl
     if planted.treated is not None:
         names = [marker.name for marker in schema.markers]
         m = names.index(planted.treated)
-        doses = _on_grid(given[:, :, 0] / schema.treatments[0].scale, steps, length)
-        sensitivity = np.exp(_SENSITIVITY_SD * rng.standard_normal(size))
+        doses = on_grid(given[:, :, 0] / schema.treatments[0].scale, steps, length)
+        sensitivity = np.exp(SENSITIVITY_SD * rng.standard_normal(size))
         left = activity(schema, doses, sensitivity, knobs.dynamics)
         marker = schema.markers[m]
         grid[:, :, m] = under_therapy(marker, grid[:, :, m], left, rises=planted.rises)
     return np.take_along_axis(grid, np.maximum(steps, 0)[:, :, None], axis=1)
 
 
-def _on_grid(at_visits: Floats, steps: Steps, length: int) -> Floats:
+def on_grid(at_visits: Floats, steps: Steps, length: int) -> Floats:
     """What was given at each step of the grid: as at the newest visit, `(size, length)`."""
     visit = np.zeros((len(steps), length), dtype=np.int64)
     patient, place = np.nonzero(steps >= 0)
