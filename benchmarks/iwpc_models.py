@@ -58,7 +58,7 @@ RECIPES = {
     "mlp": Recipe({}, _SGD, 100),
     "genomic_cnn": Recipe({"channels": 4, "layers": 1, "hidden": 16}, _ADAM, 50),
     "genomic_transformer": Recipe(
-        {"size": 8, "heads": 2, "layers": 1, "feed_forward": 16}, _ADAM, 50
+        {"size": 8, "heads": 2, "layers": 1, "feed_forward": 16, "hidden": 16}, _ADAM, 50
     ),
 }
 

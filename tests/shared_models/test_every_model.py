@@ -29,7 +29,7 @@ CASES = [(name, kind) for name in MODELS for kind in KINDS]
 SMALL = {
     "mlp": {"hidden": [6]},
     "genomic_cnn": {"channels": 4, "hidden": 6},
-    "genomic_transformer": {"size": 8, "heads": 2, "feed_forward": 8},
+    "genomic_transformer": {"size": 8, "heads": 2, "feed_forward": 8, "hidden": 16},
     "drug_gene_gnn": {"size": 4, "hidden": 6},
     "multiomics_vae": {"latent": 3, "hidden": 8, "head_hidden": 6},
 }

@@ -1,6 +1,8 @@
 """`genomic_transformer`: attention among a patient's tokens; what it attends to can be read.
 
-Attention is written out of linear layers, because gradients per patient are known for those.
+Attention is written out of linear layers, because gradients per patient are known for those. A
+hidden layer reads all tokens side by side. Their mean would not do: before training it is nearly
+a sum over genes, which holds no product of two, and noise hides the slope that would make one.
 """
 
 from typing import Self
@@ -18,7 +20,7 @@ from fedrx_models.pharmacogenomic.tokens import TokenLayout, Tokens, token_layou
 from fedrx_protocol.schema import FeatureSchema
 
 SUMMARY = "summary"
-"""Name of the token that reads all others and gives the outputs."""
+"""Name of the token that stands for the patient and reads all others."""
 
 
 class GenomicTransformerConfig(BaseModel):
@@ -33,6 +35,7 @@ class GenomicTransformerConfig(BaseModel):
     heads: int = Field(default=4, ge=1, le=32)
     layers: int = Field(default=2, ge=1, le=12)
     feed_forward: int = Field(default=64, ge=1, le=4096, description="width between two layers")
+    hidden: int = Field(default=64, ge=1, le=4096, description="width of the last hidden layer")
     linear_path: bool = Field(
         default=True, description="add a linear model of the same inputs to the output"
     )
@@ -111,7 +114,9 @@ class GenomicTransformerNetwork(nn.Module):
         self.tokens = Tokens(layout, width, config.size, generator)
         self.layers = nn.ModuleList(_Layer(config, generator) for _ in range(config.layers))
         self.last = nn.LayerNorm(config.size)
-        self.out = zero_linear(2 * config.size, outputs)
+        places = len(layout.names) * config.size
+        self.hidden = drawn_linear(places, config.hidden, generator, 2**0.5)
+        self.out = zero_linear(config.hidden, outputs)
         self.linear = zero_linear(width, outputs) if config.linear_path else None
 
     def forward(self, batch: PatientBatch) -> torch.Tensor:
@@ -119,9 +124,8 @@ class GenomicTransformerNetwork(nn.Module):
         tokens = self.tokens(batch)
         for layer in self.layers:
             tokens = layer(tokens)
-        tokens = self.last(tokens)
-        read = torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1)
-        output: torch.Tensor = self.out(read)
+        hidden = nn.functional.gelu(self.hidden(self.last(tokens).flatten(1)))
+        output: torch.Tensor = self.out(hidden)
         return output if self.linear is None else output + self.linear(flat_inputs(batch))
 
     def attention(self, batch: PatientBatch) -> Floats:
