@@ -6,7 +6,7 @@ from gdsc_data import Floats, Lines
 from gdsc_federation import FOLDS, RECIPES, Federation, by_site, correlations, folds, model_of
 
 from fedrx_models.contract import PatientBatch
-from fedrx_models.encoding import block_columns, encode
+from fedrx_models.encoding import encode, without_blocks
 from fedrx_models.pharmacogenomic.multiomics_vae import MultiomicsVae
 from fedrx_protocol.schema import FeatureSchema
 
@@ -67,14 +67,9 @@ def _with_dropped(
     batch: PatientBatch, schema: FeatureSchema, share: float, rng: np.random.Generator
 ) -> PatientBatch:
     """Each block of each line missing with this chance; the last that a line has stays."""
-    observed = batch.omics_observed.clone()
-    kept = torch.from_numpy((rng.random(tuple(observed.shape)) >= share).astype(np.float32))
-    kept[(observed * kept).sum(1) == 0] = 1.0
-    observed = observed * kept
-    omics = batch.omics.clone()
-    for i, place in enumerate(block_columns(schema).values()):
-        omics[:, place] *= observed[:, i : i + 1]
-    return PatientBatch(batch.x, batch.y, batch.y_observed, omics, observed)
+    kept = torch.from_numpy(rng.random(tuple(batch.omics_observed.shape)) >= share)
+    kept[(batch.omics_observed * kept).sum(1) == 0] = True
+    return without_blocks(batch, schema, kept)
 
 
 def _ridge(places: Floats, response: Floats, train: Floats) -> Floats:

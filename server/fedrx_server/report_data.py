@@ -148,6 +148,27 @@ class DoseGroups:
 
 
 @dataclass(frozen=True)
+class BlockCurve:
+    """The headline on held-out patients as their omics blocks are dropped; a simulation only.
+
+    Args:
+        dropped: shares of blocks, 0..1, ascending.
+        value: exact metrics, the mean over draws of which blocks are dropped.
+        low: lower ends of 95 % intervals: other draws of blocks, and of patients.
+        high: upper ends.
+    """
+
+    dropped: Sequence[float]
+    value: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+    def __post_init__(self) -> None:
+        values = {"value": self.value, "low": self.low, "high": self.high}
+        _same_length("blocks dropped", dropped=self.dropped, **values)
+
+
+@dataclass(frozen=True)
 class EpsilonCurve:
     """Privacy spent by round, at the promise's delta."""
 
@@ -205,6 +226,7 @@ class ReportData:
         predictions: single held-out patients.
         groups: errors by dose group.
         forecast: courses, bands and errors by horizon; a simulated forecast only.
+        blocks: the headline as blocks are dropped; a simulated study with blocks only.
         epsilon_curve: privacy by round.
         cost: time and bytes.
         details: further lines for the last section, (name, value).
@@ -229,6 +251,7 @@ class ReportData:
     predictions: Predictions | None = None
     groups: DoseGroups | None = None
     forecast: ForecastPictures | None = None
+    blocks: BlockCurve | None = None
     epsilon_curve: EpsilonCurve | None = None
     cost: RunCost | None = None
     details: Sequence[tuple[str, str]] = field(default=())

@@ -10,6 +10,7 @@ from plotly.offline import get_plotlyjs
 
 from fedrx_models.measures import Measure
 from fedrx_server import report_text as text
+from fedrx_server.report_blocks import block_figures
 from fedrx_server.report_data import PrivacyStatement, ReportData, ResultRow, RunCost
 from fedrx_server.report_figures import all_figures, dropouts_by_round
 from fedrx_server.report_forecast import course_figures, summary_figures
@@ -67,7 +68,7 @@ _FIT_SCRIPT = """
 
 def page(data: ReportData) -> str:
     """The whole document."""
-    figures = [_plot(*plot) for plot in (*all_figures(data), *summary_figures(data.forecast))]
+    figures = [_plot(*plot) for plot in _grid_figures(data)]
     drops = _dropouts(data.cost)
     body = "\n".join(
         part
@@ -98,8 +99,13 @@ def page(data: ReportData) -> str:
 
 def report_figures(data: ReportData) -> list[NamedFigure]:
     """Every plot of the page but the last, in order."""
-    forecast = data.forecast
-    return [*all_figures(data), *summary_figures(forecast), *course_figures(forecast)]
+    return [*_grid_figures(data), *course_figures(data.forecast)]
+
+
+def _grid_figures(data: ReportData) -> list[NamedFigure]:
+    """Those that stand side by side."""
+    blocks = block_figures(data.blocks, data.headline)
+    return [*all_figures(data), *blocks, *summary_figures(data.forecast)]
 
 
 def _header(data: ReportData) -> str:

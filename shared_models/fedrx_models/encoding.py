@@ -5,6 +5,7 @@ so that normalising costs no privacy.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,15 @@ def block_columns(schema: FeatureSchema) -> dict[str, slice]:
 def flat_inputs(batch: PatientBatch) -> torch.Tensor:
     """Everything a model without structure sees, `(B, flat_width)`: columns, genes, missing."""
     return torch.cat([batch.x, batch.omics, 1.0 - batch.omics_observed], dim=1)
+
+
+def without_blocks(batch: PatientBatch, schema: FeatureSchema, kept: torch.Tensor) -> PatientBatch:
+    """The same patients, who lack a block wherever `kept`, bool `(B, blocks)`, is false."""
+    observed = batch.omics_observed * kept
+    omics = batch.omics.clone()
+    for i, place in enumerate(block_columns(schema).values()):
+        omics[:, place] *= observed[:, i : i + 1]
+    return replace(batch, omics=omics, omics_observed=observed)
 
 
 def flat_width(schema: FeatureSchema) -> int:

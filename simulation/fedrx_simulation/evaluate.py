@@ -44,6 +44,7 @@ from fedrx_server.report_run import (
 )
 from fedrx_server.run_folder import RunFolder
 from fedrx_simulation.baselines import compute_baselines, personalised, predict
+from fedrx_simulation.dropped_blocks import block_curve
 from fedrx_simulation.engines.setup import EngineSetup
 from fedrx_simulation.pictures import forecast_pictures
 from fedrx_simulation.result import SimulationResult
@@ -143,6 +144,7 @@ def _report(run: RunFolder, setup: EngineSetup, model: PatientModel, judged: _Ju
         predictions=_predictions(judged.everyone, judged.predicted),
         groups=_groups(judged.metrics),
         forecast=_pictures(run, model, judged),
+        blocks=block_curve(model, judged.everyone, setup.consortium.seed),
         details=transfer_details(study),
     )
 
