@@ -142,14 +142,13 @@ class _KnownResponses(nn.Module):
     def forward(self, batch: PatientBatch) -> torch.Tensor:
         """The patient's mean over other drugs, and how that drug's relatives differ from it."""
         everybody, *alike = self.weights.to(batch.y)
-        known, count = batch.y @ everybody, batch.y_observed @ everybody
+        y = batch.y * batch.y_observed
+        known, count = y @ everybody, batch.y_observed @ everybody
         mean = known / count.clamp(min=1.0)
         said = [mean]
         for weights in alike:
             weight = batch.y_observed @ weights
-            said.append(
-                (batch.y @ weights - mean * weight) / (weight + _FEW_RELATIVES * _unit(weights))
-            )
+            said.append((y @ weights - mean * weight) / (weight + _FEW_RELATIVES * _unit(weights)))
         mixed: torch.Tensor = self.mix(_QUICK * torch.stack(said, dim=2))
         known_by: torch.Tensor = mixed.squeeze(2) * (count > 0)
         return known_by
