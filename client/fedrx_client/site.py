@@ -239,7 +239,7 @@ class Site:
             norm = training.clipping_norm
             total = clipped_gradient_sum(self._parts.model, batch, norm).vector
         else:
-            total = gradient_sum(self._parts.model, batch)
+            total = gradient_sum(self._parts.model, batch, mixed=training.mixed_precision)
         event = self._event(part, plan, sample_rate=training.sample_rate)
         grid = {"training": self._grid(part, total, plan)}
         return _Computed(self._with_weight(grid, plan, batch), event)
@@ -379,6 +379,7 @@ class Site:
             clipping_norm=self._study.training.clipping_norm,
             noise_multiplier=plan.local_noise,
             proximal=local.proximal,
+            mixed=self._study.training.mixed_precision,
         )
 
 

@@ -113,6 +113,11 @@ class TrainingSection(Frozen):
     clipping_norm: float = Field(
         default=1.0, gt=0, le=1e6, description="L2 bound of a patient's gradient"
     )
+    mixed_precision: bool = Field(
+        default=False,
+        exclude_if=lambda on: not on,  # younger than approved studies: see `is_empty`
+        description="a GPU may multiply in bfloat16; in mode none only, where nothing is clipped",
+    )
     optimizer: OptimizerSection = OptimizerSection()
     local: LocalTrainingSection = LocalTrainingSection()
 
@@ -197,6 +202,11 @@ class Study(Frozen):
             raise ValueError(
                 "training.steps is 'gradient', but privacy.mode 'local' trains epochs at the "
                 "site: use 'local', or privacy.mode 'distributed' or 'none'"
+            )
+        if self.training.mixed_precision and self.privacy.mode != "none":
+            raise ValueError(
+                "training.mixed_precision is true, but patients are clipped, which needs float32: "
+                "remove it, or use privacy.mode 'none'"
             )
         if self.metrics.evaluations > self.rounds:
             raise ValueError(

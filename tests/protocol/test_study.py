@@ -235,6 +235,14 @@ class TestFindings:
         with pytest.raises(StudyError, match=r"use 'local', or privacy\.mode 'distributed'"):
             Study.from_document(document, source="s")
 
+    def test_fewer_digits_are_for_studies_without_clipping_and_old_digests_stand(self):
+        plain = STUDY.with_(privacy={"mode": "none"})
+        mixed = plain.with_(training={"mixed_precision": True})
+        assert mixed.digest != plain.digest
+        assert "mixed_precision" not in plain.model_dump(mode="json")["training"]
+        with pytest.raises(StudyError, match="clipped, which needs float32"):
+            STUDY.with_(training={"mixed_precision": True})
+
     def test_bad_toml_names_the_line(self):
         with pytest.raises(StudyError, match=r"my\.toml: not valid TOML: .*line 2"):
             Study.parse("name = 'x'\nrounds = = 3", source="my.toml")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fedrx_client.training import bookkeeping, vmapped
 from fedrx_client.training.errors import TrainingInvalid
 from fedrx_client.training.parameters import Batch, dimension, flat, refuse_mixing
-from fedrx_client.training.passes import float32, in_passes
+from fedrx_client.training.passes import in_passes, precision
 
 Method = Literal["auto", "bookkeeping", "vmap"]
 
@@ -73,7 +73,7 @@ def clipped_gradient_sum(
     total = np.zeros(dimension(model))
     clipped = not_finite = 0
     bound = clipping_norm / (1 + CLIPPING_MARGIN)
-    with float32(model, clipped=True):
+    with precision(model, clipped=True):
         for vector, norms in in_passes(
             model, batch, lambda some: _clip(model, some, bound, method)
         ):
@@ -122,14 +122,19 @@ def _factors(norms: Tensor, bound: float) -> Tensor:
     return (bound / norms.clamp(min=torch.finfo(norms.dtype).tiny)).clamp(max=1.0)
 
 
-def gradient_sum(model: nn.Module, batch: Batch) -> npt.NDArray[np.float64]:
+def gradient_sum(model: nn.Module, batch: Batch, *, mixed: bool = False) -> npt.NDArray[np.float64]:
     """Sum of the patients' gradients without clipping, `(d,)`: no privacy, for mode `none`.
+
+    Args:
+        model: see `clipped_gradient_sum`.
+        batch: the patients of this step.
+        mixed: whether a GPU may multiply in bfloat16.
 
     Raises:
         LossShapeInvalid: the model's loss is not one per patient.
     """
     total = np.zeros(dimension(model))
-    with float32(model, clipped=False):
+    with precision(model, clipped=False, mixed=mixed):
         for gradient in in_passes(
             model, batch, lambda some: bookkeeping.plain_gradient(model, some)
         ):

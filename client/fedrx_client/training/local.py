@@ -32,6 +32,7 @@ class LocalSettings:
         clipping_norm: L2 bound C of a patient's gradient.
         noise_multiplier: standard deviation of a step's noise over C; 0 is plain SGD, unclipped.
         proximal: FedProx's mu, which pulls towards the round's first weights; 0 is FedAvg.
+        mixed: whether a GPU may multiply in bfloat16; without noise only.
 
     Raises:
         TrainingInvalid: a value is impossible.
@@ -44,6 +45,7 @@ class LocalSettings:
     clipping_norm: float
     noise_multiplier: float
     proximal: float = 0.0
+    mixed: bool = False
 
     def __post_init__(self) -> None:
         positive = (self.steps, self.divisor, self.learning_rate, self.clipping_norm)
@@ -52,6 +54,7 @@ class LocalSettings:
             and all(0 < value < math.inf for value in positive)
             and 0 <= self.noise_multiplier < math.inf
             and 0 <= self.proximal < math.inf
+            and not (self.mixed and self.noise_multiplier)
         )
         if not usable:
             raise TrainingInvalid(f"No local training is possible with {self}.")
@@ -66,6 +69,7 @@ def local_settings(
     clipping_norm: float,
     noise_multiplier: float,
     proximal: float = 0.0,
+    mixed: bool = False,
 ) -> LocalSettings:
     """Settings for epochs over `patients`: the rate is batch_size / patients, at most 1.
 
@@ -78,6 +82,7 @@ def local_settings(
         clipping_norm: see `LocalSettings`.
         noise_multiplier: see `LocalSettings`.
         proximal: see `LocalSettings`.
+        mixed: see `LocalSettings`.
     """
     if min(patients, epochs, batch_size) < 1:
         raise TrainingInvalid(
@@ -93,6 +98,7 @@ def local_settings(
         clipping_norm=clipping_norm,
         noise_multiplier=noise_multiplier,
         proximal=proximal,
+        mixed=mixed,
     )
 
 
@@ -180,7 +186,8 @@ def _plain_steps(
     weights = list(trained(model).values())
     anchors = [p.detach().clone() for p in weights]
     for sample in _minibatches(len(batch), settings, shuffling):
-        mean = gradient_sum(model, batch.select(torch.from_numpy(sample))) / len(sample)
+        patients = batch.select(torch.from_numpy(sample))
+        mean = gradient_sum(model, patients, mixed=settings.mixed) / len(sample)
         for p, piece in zip(weights, split(mean, weights), strict=True):
             p.grad = piece.to(p)
         pull(weights, anchors, settings.proximal)

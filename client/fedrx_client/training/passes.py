@@ -8,11 +8,12 @@ Mixed precision stays off where gradients are clipped. An accelerator picks anot
 another number of patients, so that leaving one out moves the rounding of all others. In float32
 that is 1e-7 of each, within the clipping margin; in bfloat16 or TF32 it is 1e-3 of each, and a few
 hundred others would move the sum further than the one patient may. Convolutions on CUDA use TF32
-unless told otherwise, so this is told to them. Without privacy nothing is promised, and TF32 is on.
+unless told otherwise, so this is told to them. Without privacy nothing is promised, and TF32 is on;
+bfloat16 as well, where the study says so.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -29,6 +30,8 @@ ON_CPU = 1024
 
 FIRST_TRY = 16_384
 """Patients in one pass on an accelerator, unless its memory says otherwise."""
+
+_FASTER_IN_FEWER_DIGITS = frozenset({"cuda"})
 
 _fits: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
@@ -73,16 +76,21 @@ def _kinds(model: nn.Module) -> set[str]:
 
 
 @contextmanager
-def float32(model: nn.Module, *, clipped: bool) -> Iterator[None]:
-    """Products in float32 to the last digit; in TF32 on CUDA where nothing is clipped.
+def precision(model: nn.Module, *, clipped: bool, mixed: bool = False) -> Iterator[None]:
+    """How exactly products are computed: what is clipped, and all on a CPU, in float32.
 
-    What was set before is set again afterwards.
+    What is not may use fewer digits on CUDA: TF32, or bfloat16 where `mixed` asks for it. What was
+    set before is set again afterwards, and until then it counts for nothing.
     """
-    exactly = clipped or not _kinds(model) <= {"cuda"}
+    exactly = clipped or not _kinds(model) <= _FASTER_IN_FEWER_DIGITS
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest" if exactly else "high")
     try:
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=not exactly):
+        with ExitStack() as stack:
+            stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=not exactly))
+            for kind in _kinds(model):
+                fewer = mixed and not exactly
+                stack.enter_context(torch.autocast(kind, torch.bfloat16, enabled=fewer))
             yield
     finally:
         torch.set_float32_matmul_precision(before)

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from flux_cohorts import flux_cohort, flux_schema
 from omics_cohorts import omics_cohort, omics_schema
 from torch import nn
 
-from fedrx_client.training import clipped_gradient_sum, gradient_sum
-from fedrx_client.training.passes import ON_CPU, float32, in_passes
-from fedrx_models.build import build_model
+from fedrx_client.training import TrainingInvalid, clipped_gradient_sum, gradient_sum
+from fedrx_client.training.local import LocalSettings
+from fedrx_client.training.passes import ON_CPU, in_passes, precision
+from fedrx_models.build import build_model, models_of
 from fedrx_models.contract import PatientBatch
 from fedrx_models.encoding import encode
 from fedrx_protocol.study import ModelSection
@@ -76,7 +78,63 @@ def test_only_what_is_not_clipped_may_be_computed_in_fewer_digits(device, clippe
     monkeypatch.setattr("fedrx_client.training.passes._kinds", lambda _: {device})
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     fewer = device == "cuda" and not clipped
-    with float32(nn.Linear(1, 1), clipped=clipped):
+    with precision(nn.Linear(1, 1), clipped=clipped):
         assert torch.backends.cudnn.allow_tf32 is fewer
         assert torch.get_float32_matmul_precision() == ("high" if fewer else "highest")
     assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == before
+
+
+FAMILIES = {
+    "pharmacogenomic": (omics_schema("panel"), omics_cohort),
+    "flux": (flux_schema(), flux_cohort),
+}
+
+
+@pytest.fixture
+def quick_in_bfloat16(monkeypatch):
+    """A CPU that counts as a device where fewer digits are worth it."""
+    monkeypatch.setattr("fedrx_client.training.passes._FASTER_IN_FEWER_DIGITS", {"cpu"})
+
+
+def product_type(model, *, clipped, mixed):
+    with precision(model, clipped=clipped, mixed=mixed):
+        return model(torch.ones(1, 1)).dtype
+
+
+@pytest.mark.usefixtures("quick_in_bfloat16")
+def test_only_a_plain_pass_is_ever_computed_in_bfloat16():
+    model = nn.Linear(1, 1)
+    assert product_type(model, clipped=False, mixed=True) is torch.bfloat16
+    assert product_type(model, clipped=False, mixed=False) is torch.float32
+    assert product_type(model, clipped=True, mixed=True) is torch.float32
+    with torch.autocast("cpu", torch.bfloat16):  # whoever calls has no say in it
+        assert product_type(model, clipped=True, mixed=False) is torch.float32
+
+
+def test_a_cpu_counts_in_float32_whatever_a_study_says():
+    assert product_type(nn.Linear(1, 1), clipped=False, mixed=True) is torch.float32
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [(family, name) for family in FAMILIES for name in models_of(family)]
+)
+def test_gradients_in_bfloat16_are_those_in_float32_but_for_its_digits(family, name, monkeypatch):
+    schema, cohort = FAMILIES[family]
+    model = build_model(ModelSection(name=name), schema, seed=0)
+    batch = encode(cohort(schema, 60), schema)
+    exact, clipped = gradient_sum(model, batch), clipped_gradient_sum(model, batch, 0.1).vector
+    monkeypatch.setattr("fedrx_client.training.passes._FASTER_IN_FEWER_DIGITS", {"cpu"})
+    mixed = gradient_sum(model, batch, mixed=True)
+    assert np.array_equal(clipped_gradient_sum(model, batch, 0.1).vector, clipped)
+    assert np.linalg.norm(mixed - exact) < 0.02 * np.linalg.norm(exact)
+    if model.name != "last_value":  # which multiplies nothing
+        assert not np.array_equal(mixed, exact)
+
+
+def test_noisy_steps_cannot_ask_for_bfloat16():
+    settings = {
+        "sample_rate": 1.0, "steps": 1, "divisor": 1.0, "learning_rate": 1.0, "clipping_norm": 1.0,
+    }  # fmt: skip
+    assert LocalSettings(**settings, noise_multiplier=0.0, mixed=True).mixed
+    with pytest.raises(TrainingInvalid):
+        LocalSettings(**settings, noise_multiplier=1.0, mixed=True)
