@@ -67,6 +67,13 @@ class OptimizerSection(Frozen):
     momentum: float = Field(default=0.9, ge=0, lt=1, description="sgd's momentum, adam's beta 1")
     beta2: float = Field(default=0.99, ge=0, lt=1)
     decay: Literal["none", "linear"] = "linear"
+    weight_decay: float = Field(
+        default=0.0,
+        ge=0,
+        le=1000,
+        exclude_if=lambda pull: pull == 0,  # younger than approved studies: see `is_empty`
+        description="how strongly weights are pulled to 0: a share of rate x this, each round",
+    )
 
 
 class LocalOptimizerSection(OptimizerSection):

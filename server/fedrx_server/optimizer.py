@@ -2,8 +2,9 @@
 
 SGD with momentum and Adam on one flat vector, as torch defines them (the tests hold them to
 torch's own). FedAvg is SGD with learning rate 1 on the mean weight change, FedAdam (Reddi et al.
-2021) is Adam on it. The state is a dict of arrays, so that a checkpoint is safetensors and a
-resumed run continues to the last bit.
+2021) is Adam on it. Weight decay stands apart from the direction, as in AdamW (Loshchilov and
+Hutter 2019). The state is a dict of arrays, so that a checkpoint is safetensors and a resumed run
+continues to the last bit.
 """
 
 import numpy as np
@@ -44,7 +45,8 @@ class ServerOptimizer:
         if self._settings.decay == "linear":
             rate *= 1.0 - (round_number - 1) / self._rounds
         move = self._adam(direction) if self._settings.name == "adam" else self._sgd(direction)
-        self._weights = (self._weights - rate * move).astype(np.float32)
+        kept = max(0.0, 1.0 - rate * self._settings.weight_decay)
+        self._weights = (kept * self._weights - rate * move).astype(np.float32)
 
     def state(self) -> dict[str, Vector]:
         """Momenta and step counts by name, for a checkpoint."""

@@ -96,6 +96,12 @@ def leaves(value, path=()):
 
 
 class TestDigest:
+    def test_a_pull_that_is_nothing_is_no_word_of_the_study(self):
+        nothing = STUDY.with_(training={"optimizer": {"weight_decay": 0.0}})
+        pulled = STUDY.with_(training={"optimizer": {"weight_decay": 0.1}})
+        plain = STUDY.with_(training={"optimizer": {}})
+        assert nothing.digest == plain.digest != pulled.digest
+
     def test_golden_value(self):
         assert STUDY.digest == GOLDEN
 

@@ -68,6 +68,26 @@ def test_adam_is_adam():
     np.testing.assert_allclose(found, weights, rtol=1e-4)
 
 
+def torch_after(steps):
+    weights = torch.nn.Parameter(torch.tensor(START, dtype=torch.float64))
+    adam = torch.optim.AdamW([weights], lr=0.1, betas=(0.9, 0.99), weight_decay=0.7)
+    for direction in DIRECTIONS[:steps]:
+        weights.grad = torch.from_numpy(direction)
+        adam.step()
+    return weights.detach().numpy()
+
+
+def test_weight_decay_is_that_of_adamw():
+    settings = {"name": "adam", "learning_rate": 0.1, "momentum": 0.9, "beta2": 0.99}
+    found = after(4, weight_decay=0.7, **settings)
+    np.testing.assert_allclose(found, torch_after(4), rtol=1e-5)
+    assert not np.allclose(found, after(4, **settings), rtol=1e-2)
+
+
+def test_a_decay_beyond_all_measure_stops_at_nothing():
+    np.testing.assert_allclose(after(1, weight_decay=1000.0), -0.5 * DIRECTIONS[0], rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("stopped_after", [0, 1, 3])
