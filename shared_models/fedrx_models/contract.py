@@ -17,11 +17,14 @@ from pydantic import BaseModel
 from torch import nn
 
 from fedrx_models.errors import ModelMismatch
+from fedrx_models.visits import VisitColumns
 from fedrx_protocol.errors import DataError
 from fedrx_protocol.schema import FeatureSchema
 from fedrx_protocol.weights import WeightSpec
 
 Floats = NDArray[np.float64]
+
+_FEWEST = 2  # visits that a study keeps; no model is asked to read fewer
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +87,29 @@ class PatientBatch:
     def select(self, index: torch.Tensor) -> "PatientBatch":
         """The patients at `index`: int64 positions, or a boolean mask `(B,)`."""
         return self._each(lambda tensor: tensor[index])
+
+    def lengths(self) -> torch.Tensor:
+        """How many visits each patient has, `(B,)`; 0 in a study without visits."""
+        if not self.visits.shape[2]:
+            return torch.zeros(len(self), device=self.visits.device)
+        return self.visits[:, :, VisitColumns.valid].sum(dim=1)
+
+    def without_padding(self) -> "PatientBatch":
+        """The same patients, cut after the last visit of any: no loss changes, nothing is copied.
+
+        Forecasts are then of as many visits as are left.
+        """
+        visits = self.visits.shape[1]
+        kept = min(visits, max(_FEWEST, int(self.lengths().max()))) if len(self) else visits
+        if kept == visits:
+            return self
+        outcomes = self.y.shape[1] // visits * kept
+        return dataclasses.replace(
+            self,
+            visits=self.visits[:, :kept],
+            y=self.y[:, :outcomes],
+            y_observed=self.y_observed[:, :outcomes],
+        )
 
     def to(self, to: torch.device | torch.dtype | str) -> "PatientBatch":
         """The same batch on a device, or in another floating type."""

@@ -4,6 +4,11 @@ A sum over patients may be taken in any number of passes. On a CPU the number is
 a bit of a run depends on the machine; on an accelerator it is as many as its free memory holds,
 which is found by trying.
 
+Courses of visits are padded to the longest that a study allows, and most patients have far fewer.
+They go through longest first, each pass cut after the last visit in it. On a CPU, where a padded
+visit takes as long as a real one, patients of like length go together. Who takes part was decided
+before, and a patient's own gradient is the same in any company.
+
 Mixed precision stays off where gradients are clipped. An accelerator picks another kernel for
 another number of patients, so that leaving one out moves the rounding of all others. In float32
 that is 1e-7 of each, within the clipping margin; in bfloat16 or TF32 it is 1e-3 of each, and a few
@@ -14,11 +19,11 @@ bfloat16 as well, where the study says so.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TypeVar
+from typing import Protocol, Self, TypeVar, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedrx_client.training.parameters import Batch
 
@@ -33,6 +38,22 @@ FIRST_TRY = 16_384
 
 _FASTER_IN_FEWER_DIGITS = frozenset({"cuda"})
 
+COURSES_ON_CPU = 64
+"""Patients in one pass on a CPU where each brings visits: more would not stay in its cache."""
+
+_ALIKE = 2 / 3  # of the longest in its pass: the shortest that a pass on a CPU takes in
+
+
+@runtime_checkable
+class Courses(Batch, Protocol):
+    """Patients with visits, padded to one length."""
+
+    def lengths(self) -> Tensor:
+        """How many visits each patient has, `(B,)`; 0 in a study without visits."""
+
+    def without_padding(self) -> Self:
+        """The same patients, cut after the last visit of any."""
+
 _fits: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
@@ -46,12 +67,11 @@ def in_passes(
     Raises:
         torch.OutOfMemoryError: a single patient does not fit.
     """
+    order, lengths = _longest_first(batch)
     start = 0
     while start < len(batch):
-        at_once = _patients_at_once(model)
-        count = min(at_once, len(batch) - start)
-        whole = count == len(batch)  # nothing is copied where one pass will do
-        some = batch if whole else batch.select(torch.arange(start, start + count))
+        count = _patients_at_once(model, lengths[start:])
+        some = _together(batch, order[start : start + count])
         try:
             done = work(some)
         except torch.OutOfMemoryError:
@@ -66,8 +86,30 @@ def in_passes(
         torch.cuda.empty_cache()
 
 
-def _patients_at_once(model: nn.Module) -> int:
-    return _fits.get(model, ON_CPU if _kinds(model) <= {"cpu"} else FIRST_TRY)
+def _longest_first(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Positions of the patients, and numbers of visits in that order; as they stand without any."""
+    if not isinstance(batch, Courses):
+        return torch.arange(len(batch)), torch.zeros(len(batch))
+    lengths, order = batch.lengths().cpu().sort(descending=True, stable=True)
+    return order, lengths
+
+
+def _together(batch: BatchT, positions: Tensor) -> BatchT:
+    """These patients without padding; nothing is copied where they are all, as they stand."""
+    everybody = torch.equal(positions, torch.arange(len(batch)))
+    some = batch if everybody else batch.select(positions)
+    return some.without_padding() if isinstance(some, Courses) else some
+
+
+def _patients_at_once(model: nn.Module, lengths: Tensor) -> int:
+    """How many of the patients still to come go through next; `lengths` of visits, falling."""
+    if not _kinds(model) <= {"cpu"}:
+        return min(_fits.get(model, FIRST_TRY), len(lengths))
+    most = min(_fits.get(model, ON_CPU), len(lengths))
+    if not lengths[0]:
+        return most
+    alike = int((lengths >= _ALIKE * lengths[0]).sum())
+    return min(most, alike, COURSES_ON_CPU)
 
 
 def _kinds(model: nn.Module) -> set[str]:

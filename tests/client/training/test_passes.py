@@ -1,5 +1,7 @@
 """Sums in several passes: as many patients as there is room for, and in full precision."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +10,11 @@ from omics_cohorts import omics_cohort, omics_schema
 from torch import nn
 
 from fedrx_client.training import TrainingInvalid, clipped_gradient_sum, gradient_sum
+from fedrx_client.training.bookkeeping import plain_gradient
 from fedrx_client.training.local import LocalSettings
-from fedrx_client.training.passes import ON_CPU, in_passes, precision
+from fedrx_client.training.passes import COURSES_ON_CPU, ON_CPU, in_passes, precision
 from fedrx_models.build import build_model, models_of
-from fedrx_models.contract import PatientBatch
+from fedrx_models.contract import PatientBatch, get_vector, set_vector
 from fedrx_models.encoding import encode
 from fedrx_protocol.study import ModelSection
 
@@ -70,6 +73,54 @@ def test_sums_do_not_depend_on_the_room(take, monkeypatch):
     monkeypatch.setattr("fedrx_client.training.passes.ON_CPU", 7)
     assert np.allclose(take(model, batch), whole, rtol=1e-5, atol=1e-6)
     assert np.abs(whole).sum() > 0
+
+
+def courses(count, most=24):
+    """Patients with 2 to `most` visits, and a model off its start."""
+    schema = flux_schema(most=most)
+    model = build_model(ModelSection(name="tcn", channels=4), schema, seed=0)
+    vector = get_vector(model)
+    set_vector(model, vector + np.random.default_rng(0).normal(0, 0.1, vector.shape))
+    return model, encode(flux_cohort(schema, count), schema)
+
+
+def padded(batch):
+    """How many rows of padding a batch brings."""
+    return int((batch.visits.shape[1] - batch.lengths()).sum())
+
+
+def test_courses_go_through_once_each_longest_first_and_with_little_padding():
+    model, batch = courses(150)
+    batch = dataclasses.replace(batch, x=torch.arange(150.0)[:, None])
+    passes = list(in_passes(model, batch, lambda some: some))
+    assert sorted(torch.cat([some.x for some in passes])[:, 0].tolist()) == list(range(150))
+    longest = [int(some.lengths().max()) for some in passes]
+    assert longest == sorted(longest, reverse=True)
+    assert [some.visits.shape[1] for some in passes] == longest
+    assert max(map(len, passes)) <= COURSES_ON_CPU
+    assert sum(map(padded, passes)) < padded(batch) / 2
+
+
+def test_cutting_padding_off_changes_no_sum():
+    model, batch = courses(40)
+    whole = plain_gradient(model, batch).double().numpy()
+    assert padded(batch) > 0
+    assert np.allclose(gradient_sum(model, batch), whole, rtol=1e-4, atol=1e-5)
+    alone = [
+        clipped_gradient_sum(model, batch.select(torch.tensor([i])), 0.1, method="vmap").vector
+        for i in range(40)
+    ]
+    together = clipped_gradient_sum(model, batch, 0.1).vector
+    assert np.allclose(together, np.sum(alone, axis=0), rtol=1e-4, atol=1e-5)
+    assert np.abs(together).sum() > 0
+
+
+def test_courses_that_do_not_fit_are_halved():
+    model, batch = courses(150)
+    batch = dataclasses.replace(batch, x=torch.arange(150.0)[:, None])
+    room = Room(5)
+    assert sum(in_passes(model, batch, room)) == 150
+    assert sorted(room.seen) == list(range(150))
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
