@@ -58,7 +58,7 @@ def shaken(model):
     return model
 
 
-def trained(model, batch, steps=120):
+def trained(model, batch, steps=80):
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(steps):
         optimizer.zero_grad()

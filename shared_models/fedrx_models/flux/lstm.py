@@ -24,7 +24,8 @@ class LstmConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    size: int = Field(default=32, ge=1, le=512, description="values of the state")
+    size: int = Field(default=16, ge=1, le=512, description="values of the state")
+    linear_path: bool = Field(default=True, description="a linear model of all summaries beside it")
 
 
 class SteppedLstm(nn.Module):
@@ -62,7 +63,9 @@ class LstmNetwork(nn.Module):
         super().__init__()
         self.summaries = VisitSummaries(schema)
         self.memory = SteppedLstm(self.summaries.width, config.size, generator)
-        self.outside = WayOut(schema, config.size, self.summaries.width, generator)
+        self.outside = WayOut(
+            schema, config.size, self.summaries, generator, linear_path=config.linear_path
+        )
 
     def forward(self, batch: PatientBatch) -> torch.Tensor:
         """Outputs, 0 at the start."""

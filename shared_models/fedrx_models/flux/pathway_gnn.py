@@ -14,7 +14,7 @@ from torch.nn import functional
 from fedrx_models.contract import PatientBatch
 from fedrx_models.encoding import output_count
 from fedrx_models.flux.forecaster import Forecaster
-from fedrx_models.flux.parts import NodeLinear
+from fedrx_models.flux.parts import NodeLinear, by_visit
 from fedrx_models.flux.summaries import VisitSummaries
 from fedrx_models.pharmacogenomic.parts import drawn_linear, zero_linear
 from fedrx_models.visits import QUANTILES, VisitColumns
@@ -98,13 +98,7 @@ class PathwayNetwork(nn.Module):
             self.from_neighbours(nodes[:, self.sources]), self.sinks, self.nodes
         )
         rest: torch.Tensor = self.from_rest(shared)
-        return self._by_visit(said[:, self.wanted]) + rest
-
-    def _by_visit(self, said: torch.Tensor) -> torch.Tensor:
-        """`(B, M, T, H * 3)` in the order of a visit's outputs: horizon, marker, quantile."""
-        patients, markers, visits, _ = said.shape
-        parts = said.reshape(patients, markers, visits, self.horizons, QUANTILES)
-        return parts.permute(0, 2, 3, 1, 4).flatten(2)
+        return by_visit(said[:, self.wanted], self.horizons) + rest
 
 
 def directed_edges(schema: FeatureSchema) -> list[tuple[int, int]]:

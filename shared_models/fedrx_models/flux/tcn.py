@@ -22,9 +22,10 @@ class TcnConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    channels: int = Field(default=48, ge=1, le=512, description="values of a visit's state")
-    layers: int = Field(default=3, ge=1, le=10, description="each looks twice as far back")
+    channels: int = Field(default=16, ge=1, le=512, description="values of a visit's state")
+    layers: int = Field(default=2, ge=1, le=10, description="each looks twice as far back")
     width: int = Field(default=3, ge=2, le=9, description="visits that a convolution joins")
+    linear_path: bool = Field(default=True, description="a linear model of all summaries beside it")
 
 
 class CausalConvolution(nn.Module):
@@ -58,7 +59,9 @@ class TcnNetwork(nn.Module):
             CausalConvolution(config.channels, config.width, 2**i, generator)
             for i in range(config.layers)
         )
-        self.outside = WayOut(schema, config.channels, self.summaries.width, generator)
+        self.outside = WayOut(
+            schema, config.channels, self.summaries, generator, linear_path=config.linear_path
+        )
 
     def forward(self, batch: PatientBatch) -> torch.Tensor:
         """Outputs, 0 at the start."""

@@ -33,6 +33,7 @@ class TransformerConfig(BaseModel):
     heads: int = Field(default=4, ge=1, le=32)
     layers: int = Field(default=1, ge=1, le=12)
     feed_forward: int = Field(default=64, ge=1, le=4096, description="width between two layers")
+    linear_path: bool = Field(default=True, description="a linear model of all summaries beside it")
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -95,7 +96,9 @@ class TransformerNetwork(nn.Module):
         self.inside = drawn_linear(width, config.size, generator)
         self.layers = nn.ModuleList(_Layer(config, generator) for _ in range(config.layers))
         self.last = nn.LayerNorm(config.size)
-        self.outside = WayOut(schema, config.size, self.summaries.width, generator)
+        self.outside = WayOut(
+            schema, config.size, self.summaries, generator, linear_path=config.linear_path
+        )
 
     def forward(self, batch: PatientBatch) -> torch.Tensor:
         """Outputs, 0 at the start."""
