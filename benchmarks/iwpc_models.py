@@ -6,10 +6,8 @@
 judged on, mean over sites. Absolute error in mg a week, its 95 % interval, the paired test over
 patients against the first model, and for the folds the error with a private head at each site.
 
-Sites add their patients' clipped gradients, and a patient's gradient does not depend on the site,
-so a step is taken on all training patients at once, with the noise of the whole sum. The transport
-and the masks change a sum by its rounding only; `fedrx simulate --compare` runs with them, and
-takes hours for the same tables. Needs the real patient table beside the checkout.
+`fedrx simulate --compare` trains with masks and transport, and takes hours for the same tables; see
+`federation.py`. Needs the real patient table beside the checkout.
 """
 
 import argparse
@@ -19,36 +17,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from federation import FOLDS, Privacy, Recipe, folds_within, trained
 from iwpc import DATA, ROOT
 from numpy.typing import NDArray
 
 from fedrx.front_door import PatientFile, default_study, load_cohorts
-from fedrx_client.training import clipped_gradient_sum, gradient_sum
-from fedrx_models.build import build_model
 from fedrx_models.cohort import concatenate
-from fedrx_models.contract import PatientBatch, PatientModel, get_vector, set_vector
+from fedrx_models.contract import PatientBatch, PatientModel
 from fedrx_models.encoding import encode
 from fedrx_models.personal import personalise
-from fedrx_protocol.privacy.calibration import training_noise_multiplier
 from fedrx_protocol.schema import FeatureSchema
-from fedrx_protocol.study import ModelSection, OptimizerSection
-from fedrx_server.optimizer import ServerOptimizer
+from fedrx_protocol.study import OptimizerSection
 from fedrx_simulation.compare_stats import mean_interval, paired_p
 
-FOLDS = 5
 DELTA = 1e-5
 CLIPPING_NORM = 0.3
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A model's parameters, and how the coordinator steps."""
-
-    parameters: dict[str, object]
-    optimizer: OptimizerSection
-    rounds: int
 
 
 _SGD = OptimizerSection(name="sgd", learning_rate=2.0, momentum=0.9)
@@ -94,36 +79,20 @@ def read() -> Patients:
     return Patients(schema, encode(everybody, schema), sites, np.array(everybody.target))
 
 
-def trained(name: str, patients: Patients, train: NDArray[np.bool_], epsilon: str) -> PatientModel:
+def federated(
+    name: str, patients: Patients, train: NDArray[np.bool_], epsilon: str
+) -> PatientModel:
     """The federated model of these training patients."""
-    recipe, batch = RECIPES[name], patients.some(train)
-    model = build_model(ModelSection(name=name, **recipe.parameters), patients.schema, seed=0)
-    optimizer = ServerOptimizer(recipe.optimizer, get_vector(model), recipe.rounds)
-    rng, spread = np.random.default_rng(0), 0.0
-    if epsilon != "none":
-        noise = training_noise_multiplier(float(epsilon), DELTA, 1.0, recipe.rounds)
-        spread = noise * CLIPPING_NORM
-    for round_ in range(1, recipe.rounds + 1):
-        if spread:
-            total = clipped_gradient_sum(model, batch, CLIPPING_NORM).vector
-            total = total + rng.normal(0.0, spread, total.shape)
-        else:
-            total = gradient_sum(model, batch)
-        optimizer.step(total / len(batch), round_)
-        set_vector(model, optimizer.weights)
-    return model
+    privacy = Privacy.told(epsilon, DELTA, CLIPPING_NORM)
+    return trained(name, RECIPES[name], patients.schema, patients.some(train), privacy)
 
 
 def by_folds(name: str, patients: Patients, epsilon: str, seed: int) -> list[Floats]:
     """Absolute errors `(patients,)` of the federated and of the personalised models."""
-    fold = np.empty(len(patients.sites), dtype=np.int64)
-    rng = np.random.default_rng(seed)
-    for site in sorted(set(patients.sites)):
-        own = np.flatnonzero(patients.sites == site)
-        fold[rng.permutation(own)] = np.arange(len(own)) % FOLDS
+    fold = folds_within(patients.sites, seed)
     errors, personal = np.empty((2, len(fold)))
     for k in range(FOLDS):
-        model = trained(name, patients, fold != k, epsilon)
+        model = federated(name, patients, fold != k, epsilon)
         errors[fold == k] = _errors(model, patients, fold == k)
         for site in sorted(set(patients.sites)):
             here = patients.sites == site
@@ -138,7 +107,7 @@ def by_sites(name: str, patients: Patients, epsilon: str) -> list[Floats]:
     errors = np.empty(len(patients.sites))
     for site in sorted(set(patients.sites)):
         here = patients.sites == site
-        errors[here] = _errors(trained(name, patients, ~here, epsilon), patients, here)
+        errors[here] = _errors(federated(name, patients, ~here, epsilon), patients, here)
     means = [errors[patients.sites == site].mean() for site in sorted(set(patients.sites))]
     return [errors, np.array([]), np.array(means)]
 

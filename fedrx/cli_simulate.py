@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EngineName = Literal["inprocess", "flower"]
 
 # What shapes synthetic sites and says nothing about a file of real patients.
-_SYNTHETIC = frozenset({"--sites", "--patients", "--heterogeneity", "--missingness", "--shift"})
+_SYNTHETIC = frozenset({"--patients", "--heterogeneity", "--missingness", "--shift"})
 
 # What belongs to a comparison, and what to a single run only.
 _COMPARING = frozenset({"--folds", "--leave-one-site-out", "--repeats", "--personalised"})
@@ -56,7 +56,11 @@ def simulate(
         str | None, typer.Option(help="Column of the file that names each patient's site.")
     ] = None,
     sites: Annotated[
-        int | None, typer.Option(help="Number of synthetic sites; 21, or 8 with omics blocks.")
+        int | None,
+        typer.Option(
+            help="Number of synthetic sites (21, or 8 with omics blocks), or of parts into which "
+            "the patients of --data are dealt, where it names no sites."
+        ),
     ] = None,
     patients: Annotated[
         str | None,
@@ -132,7 +136,7 @@ def simulate(
             result = front_door.resume(resume, study=study, observer=observer)
         _show(result, as_json=as_json)
         return
-    from_file = _source(data, mapping, split_by)
+    from_file = _source(data, mapping, split_by, sites)
     agreed, text = front_door.read_study(study)
     source = from_file or front_door.synthetic_sites(
         agreed,
@@ -212,15 +216,17 @@ def _refuse_together(option: str, given: Set[str], *, allowed: Set[str]) -> None
         )
 
 
-def _source(data: Path | None, mapping: Path | None, split_by: str | None) -> "PatientFile | None":
+def _source(
+    data: Path | None, mapping: Path | None, split_by: str | None, sites: int | None
+) -> "PatientFile | None":
     from fedrx import front_door
 
-    if data is not None and mapping is not None and split_by is not None:
-        return front_door.PatientFile(data, mapping, split_by)
-    given = {"--data": data, "--mapping": mapping, "--split-by": split_by}
-    missing = [name for name, value in given.items() if value is None]
-    if len(missing) == len(given):
+    if data is None and mapping is None and split_by is None:
         return None
+    if data is not None and mapping is not None:
+        return front_door.PatientFile(data, mapping, split_by, sites)
+    missing = [name for name, value in (("--data", data), ("--mapping", mapping)) if value is None]
     raise MisuseError(
-        f"a patient file needs --data, --mapping and --split-by: give {' and '.join(missing)} too."
+        "a patient file needs --data and --mapping, and --split-by COLUMN or --sites NUMBER: "
+        f"give {' and '.join(missing)} too."
     )

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedrx_client.data.load import LoadResult, load_split
+from fedrx_client.data.load import LoadResult, load_dealt, load_split
 from fedrx_client.data.mapping import TableMapping
 from fedrx_models.cohort import Cohort
 from fedrx_protocol.errors import DataError, MisuseError, RunError
@@ -78,12 +78,23 @@ class PatientFile:
     Args:
         data: CSV or Parquet file.
         mapping: Mapping file.
-        split_by: Column that names each patient's site.
+        split_by: Column that names each patient's site; or
+        sites: into how many sites the patients of a table without such a column are dealt out.
     """
 
     data: Path
     mapping: Path
-    split_by: str
+    split_by: str | None = None
+    sites: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.split_by is None) == (self.sites is None):
+            raise MisuseError(
+                "a patient file needs --split-by COLUMN, or --sites NUMBER for a table that names "
+                "no sites: give one of the two."
+            )
+        if self.sites is not None and self.sites < 1:
+            raise MisuseError(f"sites is {self.sites}: use 1 or more.")
 
 
 Source = SyntheticSites | PatientFile
@@ -143,7 +154,9 @@ def load_cohorts(source: Source, schema: FeatureSchema, seed: int) -> dict[str, 
 def read_patients(source: PatientFile, schema: FeatureSchema) -> LoadResult:
     """A patient file's cohorts by site, and what happened to every row."""
     mapping = TableMapping.load(source.mapping)
-    loaded = load_split(source.data, mapping, schema, split_by=source.split_by)
+    if source.sites is not None:
+        return load_dealt(source.data, mapping, schema, sites=source.sites)
+    loaded = load_split(source.data, mapping, schema, split_by=source.split_by or "")
     _check_site_ids(source, loaded.cohorts)
     return loaded
 
@@ -195,6 +208,7 @@ def _described(source: Source) -> dict[str, Any]:
             "data": str(source.data.resolve()),
             "mapping": str(source.mapping.resolve()),
             "split_by": source.split_by,
+            "sites": source.sites,
         }
     return {"kind": "synthetic", **asdict(source)}
 
@@ -204,7 +218,8 @@ def source_of(folder: Path, described: Mapping[str, Any]) -> Source:
     values = dict(described)
     kind = values.pop("kind", None)
     if kind == "file":
-        return PatientFile(Path(values["data"]), Path(values["mapping"]), values["split_by"])
+        split_by, sites = values.get("split_by"), values.get("sites")
+        return PatientFile(Path(values["data"]), Path(values["mapping"]), split_by, sites)
     if kind == "synthetic":
         return SyntheticSites(**{**values, "patients": tuple(values["patients"])})
     raise RunError(

@@ -130,6 +130,47 @@ def test_features_may_stand_in_a_file_of_their_own(load, tmp_path):
         load(bare, mapping)
 
 
+class TestJoinedFiles:
+    """`[join]`: whose stay it is, and where, stands in a file with a row for each stay."""
+
+    JOIN = '[join]\nfile = "stays.csv"\nby = "stay"\n\n[visits]'
+    STAYS = "stay,id,site,age\ns0,a,x,70\ns1,a,x,70\ns9,b,y,50\n"
+
+    @pytest.fixture
+    def load_joined(self, load, tmp_path):
+        bare = "\n".join(row.split(",", 3)[3] for row in TABLE.split()) + "\n"
+
+        def read(stays=self.STAYS, by="stay"):
+            (tmp_path / "stays.csv").write_text(stays)
+            return load(bare, MAPPING.replace("[visits]", self.JOIN.replace("stay", by), 1))
+
+        return read
+
+    def test_they_say_whose_each_visit_is(self, load, load_joined):
+        assert load_joined().cohort.fingerprint == load().cohort.fingerprint
+
+    def test_a_mapping_names_the_file_for_whoever_watches_it(self):
+        mapping = TableMapping.parse(MAPPING.replace("[visits]", self.JOIN, 1))
+        assert mapping.files == ("stays.csv",)
+
+    @pytest.mark.parametrize(
+        ("old", "new", "words"),
+        [
+            ("s9,b,y,50\n", "", "line 3, column 'stay': value 's9' has no row in stays.csv; add"),
+            (
+                "s0,a",
+                "s1,a",
+                "line 3, column 'stay': value 's1' is already on line 2; keep one row",
+            ),
+            ("stay,id", "number,id", "column 'stay', which the mapping names, is not there"),
+        ],
+    )
+    def test_a_mistake_in_them_is_one_sentence(self, load_joined, old, new, words):
+        with pytest.raises(DataError) as found:
+            load_joined(self.STAYS.replace(old, new))
+        assert words in str(found.value)
+
+
 def test_written_tables_are_read_as_they_were(tmp_path):
     cohort = flux_cohort(SCHEMA, 30, missingness=0.2)
     (table,) = write_tables({"site-1": cohort}, tmp_path / "tables")

@@ -22,7 +22,8 @@ from fedrx_client.data.mapping import CategorySource, FlagSource, NumberSource, 
 from fedrx_client.data.omics import read_blocks
 from fedrx_client.data.outcomes import limits_of, outcome_table, read_outcomes
 from fedrx_client.data.quality import DataQuality
-from fedrx_client.data.table import Table, read_table, rows_by_key, rows_by_patient
+from fedrx_client.data.sites import SitesOf, dealt, in_column, natural, the_one
+from fedrx_client.data.table import Table, joined, read_table, rows_by_key, rows_by_patient
 from fedrx_models.cohort import MISSING_CATEGORY, Cohort
 from fedrx_protocol.errors import DataError
 from fedrx_protocol.schema import (
@@ -67,7 +68,7 @@ def load_cohort(
     Raises:
         DataError: naming file, line and column, if anything in it cannot be used.
     """
-    return _load(path, mapping, schema, lambda table: [site] * len(table), ())
+    return _load(path, mapping, schema, the_one(site), ())
 
 
 def load_split(
@@ -80,18 +81,33 @@ def load_split(
     Raises:
         DataError: as `load_cohort`, and where a row has no site.
     """
-    return _load(path, mapping, schema, lambda t: _sites(t, mapping, split_by), (split_by,))
+    return _load(path, mapping, schema, in_column(split_by, mapping), (split_by,))
+
+
+def load_dealt(
+    path: Path | str, mapping: TableMapping, schema: FeatureSchema, *, sites: int
+) -> LoadResult:
+    """Read a table that names no site and deal its patients out to some, as a simulation does.
+
+    Raises:
+        DataError: as `load_cohort`, and where there are fewer patients than sites.
+    """
+    return _load(path, mapping, schema, dealt(sites, mapping), ())
 
 
 def _load(
     path: Path | str,
     mapping: TableMapping,
     schema: FeatureSchema,
-    sites_of: Callable[[Table], list[str]],
+    sites_of: SitesOf,
     more_columns: tuple[str, ...],
 ) -> LoadResult:
     mapping.check_against(schema)
     whole, folder = read_table(path, mapping.table), Path(path).parent
+    if mapping.join is not None:
+        whole = joined(
+            whole, read_table(folder / mapping.join.file, mapping.table), mapping.join.by
+        )
     whole.require((*mapping.columns, *more_columns))
     if mapping.visits is not None:
         return _load_courses(whole, folder, mapping, schema, sites_of)
@@ -124,7 +140,7 @@ def _load_courses(
     folder: Path,
     mapping: TableMapping,
     schema: FeatureSchema,
-    sites_of: Callable[[Table], list[str]],
+    sites_of: SitesOf,
 ) -> LoadResult:
     """A table with a row for each visit."""
     if mapping.visits is None:
@@ -233,15 +249,6 @@ def _reason(table: Table, mapping: TableMapping, row: int, missing: frozenset[st
     return None
 
 
-def _sites(table: Table, mapping: TableMapping, column: str) -> list[str]:
-    sites = list(table.columns[column])
-    missing = mapping.table.not_recorded
-    for row, site in enumerate(sites):
-        if site in missing:
-            raise DataError(f"{table.where(row, column)}: the row belongs to no site.")
-    return sites
-
-
 def _patients(table: Table, mapping: TableMapping) -> list[str]:
     patients = list(table.columns[mapping.table.patient])
     missing = mapping.table.not_recorded
@@ -319,7 +326,7 @@ def _cohorts(
 ) -> dict[str, Cohort]:
     by_site = np.array(sites)
     cohorts = {}
-    for site in sorted(set(sites), key=_natural):
+    for site in sorted(set(sites), key=natural):
         rows = np.flatnonzero(by_site == site)
         cohorts[site] = Cohort(
             site=site,
@@ -331,8 +338,3 @@ def _cohorts(
             visits=np.zeros((0, 0, 0)) if content.visits is None else content.visits[rows],
         )
     return cohorts
-
-
-def _natural(site: str) -> tuple[int, int, str]:
-    """Sort key that puts "2" before "10", and numbers before names."""
-    return (0, int(site), site) if site.isascii() and site.isdigit() else (1, 0, site)

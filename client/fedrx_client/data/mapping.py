@@ -21,6 +21,7 @@ from fedrx_client.data.course_sources import (
 from fedrx_client.data.sources import (
     BlockSource,
     Column,
+    JoinSource,
     Section,
     TargetSource,
     Unknown,
@@ -138,6 +139,7 @@ class TableMapping(Section):
 
     source: str = Field(default="mapping", description="the file's name, for errors")
     table: TableOptions
+    join: JoinSource | None = None
     filters: tuple[RowFilter, ...] = ()
     target: TargetSource = TargetSource()
     features: dict[Name, FeatureSource] = Field(default={})
@@ -170,7 +172,7 @@ class TableMapping(Section):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Every column of the main table that is always read, in order of first mention."""
+        """Every column of the main table, once joined, that is always read, as first mentioned."""
         names = [self.table.patient, *(f.column for f in self.filters), *self.target.main_columns]
         names.extend(course_columns(self.visits, self.markers, self.treatments))
         if self.visits is not None and self.visits.features is not None:
@@ -193,7 +195,8 @@ class TableMapping(Section):
         panel = [] if self.target.file is None else [self.target.file]
         blocks = [block.file for block in self.blocks.values()]
         once = [] if self.visits is None or self.visits.features is None else [self.visits.features]
-        return tuple(dict.fromkeys([*panel, *blocks, *once]))
+        join = [] if self.join is None else [self.join.file]
+        return tuple(dict.fromkeys([*join, *panel, *blocks, *once]))
 
     def check_against(self, schema: FeatureSchema) -> None:
         """Raise `DataError` unless the mapping gives the study every feature it needs."""

@@ -25,6 +25,17 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class JoinSource(Section):
+    """Columns that stand in another file, beside the table: whose stay a row is of, and where.
+
+    Each row of the table gets the columns of that file's row with the same value in `by`; of a
+    column that both have, the table's counts.
+    """
+
+    file: str = Field(min_length=1)
+    by: Column = Field(description="column of both files; no value stands twice in the other one")
+
+
 class TargetSource(Section):
     """The outcome's columns; a row without it is dropped, as nothing can be learned from it.
 

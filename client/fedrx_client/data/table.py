@@ -96,6 +96,25 @@ def read_table(path: Path | str, options: TableOptions, *, may_be_empty: bool = 
     return table
 
 
+def joined(table: Table, other: Table, by: str) -> Table:
+    """The table with the columns of another one, each row from the row that has the same `by`.
+
+    Raises:
+        DataError: one of them lacks the column, the other names a value twice, or lacks one.
+    """
+    for one in (table, other):
+        one.require((by,))
+    places = rows_by_key(other, by, other.columns[by], "value")
+    for row, key in enumerate(table.columns[by]):
+        if key not in places:
+            raise DataError(
+                f"{table.where(row, by)}: value {key!r} has no row in {other.source}; add one."
+            )
+    rows = [places[key] for key in table.columns[by]]
+    more = other.select(rows).columns
+    return Table(table.source, table.unit, table.places, {**more, **table.columns})
+
+
 def rows_by_patient(table: Table, column: str) -> dict[str, int]:
     """The row of each patient whom `column` names.
 
@@ -105,13 +124,16 @@ def rows_by_patient(table: Table, column: str) -> dict[str, int]:
     return rows_by_key(table, column, table.columns[column])
 
 
-def rows_by_key(table: Table, column: str, keys: Sequence[KeyT]) -> dict[KeyT, int]:
+def rows_by_key(
+    table: Table, column: str, keys: Sequence[KeyT], what: str = "patient"
+) -> dict[KeyT, int]:
     """The row of each patient, where an id alone does not tell them apart.
 
     Args:
         table: the table.
         column: the column of ids, for errors.
         keys: what tells patients apart, row by row.
+        what: what a row is of, for errors.
 
     Raises:
         DataError: a patient has two rows.
@@ -120,8 +142,8 @@ def rows_by_key(table: Table, column: str, keys: Sequence[KeyT]) -> dict[KeyT, i
     for row, key in enumerate(keys):
         if key in found:
             raise DataError(
-                f"{table.where(row, column)}: patient {table.columns[column][row]!r} is already on "
-                f"{table.unit} {table.places[found[key]]}; keep one row per patient."
+                f"{table.where(row, column)}: {what} {table.columns[column][row]!r} is already on "
+                f"{table.unit} {table.places[found[key]]}; keep one row per {what}."
             )
         found[key] = row
     return found

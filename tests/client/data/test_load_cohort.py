@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from fedrx_client.data import TableMapping, load_cohort, load_split
+from fedrx_client.data import TableMapping, load_cohort, load_dealt, load_split
 from fedrx_protocol.errors import DataError
 
 from .conftest import HEADER, MAPPING, ROWS
@@ -66,6 +66,22 @@ def test_a_table_splits_into_sites_in_natural_order(write, mapping, small_schema
     assert list(result.cohorts) == ["2", "10", "b"]
     with pytest.raises(DataError, match="holds 3 sites, not one"):
         _ = result.cohort
+
+
+def test_a_table_without_sites_is_dealt_out_the_same_whatever_the_order(
+    write, mapping, small_schema
+):
+    rows = [P1.replace("p1", f"p{i}") for i in range(11)]
+    first, again = (
+        load_dealt(write(*order), mapping, small_schema, sites=3).cohorts
+        for order in (rows, rows[::-1])
+    )
+    assert list(first) == ["part-1", "part-2", "part-3"]
+    assert sorted(len(cohort) for cohort in first.values()) == [3, 4, 4]
+    for site, cohort in first.items():
+        assert sorted(cohort.patients) == sorted(again[site].patients)
+    with pytest.raises(DataError, match="has 11 patients, too few for 12 sites: ask for fewer"):
+        load_dealt(write(*rows), mapping, small_schema, sites=12)
 
 
 def test_the_same_patient_id_at_two_sites_is_two_patients(write, mapping, small_schema):
