@@ -1,5 +1,7 @@
 """What visits must be like before anything is computed from them."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -55,6 +57,28 @@ def require_forecasts(target: ForecastTarget, outcomes: Floats, where: str) -> N
                 f"after another, so that nothing can be said of horizon {horizon.at:g}: take it "
                 "out of target.horizons, or bring longer follow-up."
             )
+
+
+def require_markers(schema: FeatureSchema, visits: Iterable[Floats]) -> None:
+    """Refuse a marker that no site ever measures; one site alone may well lack it.
+
+    Args:
+        schema: the study's.
+        visits: each site's, as a `Cohort` holds them.
+
+    Raises:
+        DataError: naming the marker.
+    """
+    names = [marker.name for marker in schema.markers]
+    columns = slice(FIRST_VALUE, FIRST_VALUE + len(names))
+    found = np.zeros(len(names), dtype=np.bool_)
+    for one in visits:
+        found |= np.isfinite(one[:, :, columns]).any(axis=(0, 1))
+    for m in np.flatnonzero(~found).tolist():
+        raise DataError(
+            f"no site has marker '{names[m]}' measured at any visit: take it out of the study's "
+            "markers, or name its column in the mapping."
+        )
 
 
 def _check_padding(site: str, visits: Floats) -> None:

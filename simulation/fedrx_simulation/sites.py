@@ -24,6 +24,7 @@ from fedrx_models.cohort import Cohort, require_variety
 from fedrx_models.contract import PatientModel
 from fedrx_models.planning import make_plan
 from fedrx_models.transfer import study_model
+from fedrx_models.visits_check import require_markers
 from fedrx_protocol.errors import DataError, MisuseError
 from fedrx_protocol.plan import StudyPlan
 from fedrx_protocol.roster import Roster, SignedRoster, SiteEntry, sign_roster
@@ -106,6 +107,8 @@ class Consortium:
                 )
             outcomes = np.concatenate([part[position].target for part in parts])
             require_variety(self.study.target, outcomes, f"of the patients {name}")
+        if self.study.markers:
+            require_markers(self.study.feature_schema, (c.visits for c in cohorts.values()))
 
     def open_site(self, cohort: Cohort, folder: Path) -> Site:
         """Open one site in its folder; its ledger survives a killed process, not a power cut."""

@@ -76,16 +76,16 @@ def read_courses(
     visits, early = _padded(rows, patients, visits_section(schema).most)
     outcomes = Courses(schema, visits).outcomes()
     useful = (~np.isnan(outcomes[..., 0])).sum(axis=(1, 2, 3)) > 0
-    if source.short == "error":
-        _check_length(reading, mapping, patients, keys, useful)
-    dropped: Counter[str] = Counter({"visits before the newest ones": early})
-    there = ~np.isnan(visits[:, :, TIME])
-    dropped[_SHORT] = int(there[~useful].sum())
     if not useful.any():
         raise DataError(
             f"{reading.table.source}: no patient has a marker at two visits that a horizon of "
             "the study joins; bring longer follow-up, or a study with other horizons."
         )
+    if source.short == "error":
+        _check_length(reading, mapping, patients, keys, useful)
+    dropped: Counter[str] = Counter({"visits before the newest ones": early})
+    there = ~np.isnan(visits[:, :, TIME])
+    dropped[_SHORT] = int(there[~useful].sum())
     kept, there = visits[useful], there[useful]
     return CourseTable(
         first_rows=[own[0] for own in compress(patients, useful)],

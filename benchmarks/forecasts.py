@@ -1,0 +1,208 @@
+"""Every flux model on a follow-up table, fold by fold: what `pbcseq.py` and `aids.py` share.
+
+Patients are dealt out to four sites as `fedrx simulate --sites 4` does, and a fifth of each site's
+is left out, five times, `repeats` times over. Without privacy the number of rounds is chosen inside
+each fold: a fifth of the training patients is set aside, the number with the least loss on them
+counts, and the model is trained anew on all. With privacy nothing is chosen on the patients, which
+would cost them more than the account says: the recipe was fixed beforehand.
+
+An error is a patient's mean over the own visits, relative to the last value's in the same patients;
+its 95 % interval over folds and repeats takes into account that they share training patients. The
+paired test is over patients, each with the mean over repeats, against the last value.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from federation import FOLDS, Privacy, Recipe, folds_within, trained
+from numpy.typing import NDArray
+
+from fedrx.front_door import PatientFile, load_cohorts
+from fedrx_models.cohort import Cohort, concatenate
+from fedrx_models.contract import PatientBatch
+from fedrx_models.encoding import encode
+from fedrx_models.metrics_forecast import exact_forecast, patient_scores
+from fedrx_models.visits import forecast_target
+from fedrx_protocol.study import OptimizerSection, Study
+from fedrx_simulation.compare_stats import mean_interval, paired_p
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT.parent / "shared" / "data"
+SITES = 4
+DELTA = 1e-4
+CLIPPING_NORM = 1.0
+ASIDE = 0.2
+BASELINE = "last_value"
+
+Floats = NDArray[np.float64]
+Chosen = NDArray[np.bool_]
+
+_STEPS = OptimizerSection(name="adam", learning_rate=0.01, momentum=0.9)
+_NOISY = Recipe({}, OptimizerSection(name="adam", learning_rate=0.02, momentum=0.9), 60)
+_ROUNDS = (20, 40, 80, 160)
+SIZES: Mapping[str, dict[str, object]] = {
+    BASELINE: {},
+    "linear_mixed": {},
+    "tcn": {"channels": 8, "layers": 2},
+    "lstm": {"size": 8},
+    "transformer": {"size": 8, "heads": 2, "feed_forward": 16},
+    "pathway_gnn": {"size": 4},
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one column of the table is about.
+
+    Attributes:
+        name: its heading.
+        who: the patients, `(patients,)`; None for all.
+        pair: the marker and horizon, as the metrics name it; None for the mean over all.
+    """
+
+    name: str
+    who: Chosen | None = None
+    pair: str | None = None
+
+
+@dataclass(frozen=True)
+class Patients:
+    """All sites' patients in a row, and the site of each, `(patients,)`."""
+
+    study: Study
+    cohort: Cohort
+    batch: PatientBatch
+    sites: NDArray[np.object_]
+
+    def some(self, chosen: Chosen) -> PatientBatch:
+        """Those chosen, `(patients,)`."""
+        return self.batch.select(torch.from_numpy(np.flatnonzero(chosen)))
+
+
+def read(example: str, mapping: str, table: str) -> Patients:
+    """The patients of an example; exits where they are missing."""
+    path, folder = DATA / table, ROOT / "examples" / example
+    if not path.is_file():
+        sys.exit(f"REAL DATA MISSING: {path} is not here, so nothing was measured.")
+    study = Study.load(folder / "study.toml")
+    source = PatientFile(path, folder / mapping, sites=SITES)
+    cohorts = load_cohorts(source, study.feature_schema, seed=0)
+    cohort = concatenate(list(cohorts.values()))
+    sites = np.concatenate([np.full(len(c), site, dtype=object) for site, c in cohorts.items()])
+    return Patients(study, cohort, encode(cohort, cohort.schema), sites)
+
+
+def forecasts(name: str, patients: Patients, epsilon: str, seed: int) -> tuple[Floats, Floats]:
+    """Forecasts `(patients, T, H, M, 3)` by models that never saw the patient, and the folds."""
+    fold = folds_within(patients.sites, seed)
+    found = np.empty((*patients.cohort.target.shape[:-1], 3))
+    privacy = Privacy.told(epsilon, DELTA, CLIPPING_NORM)
+    for k in range(FOLDS):
+        recipe = replace(_NOISY, parameters=SIZES[name])
+        if privacy.epsilon is None:
+            recipe = chosen(name, patients, fold != k, seed)
+        batch = patients.some(fold != k)
+        model = trained(name, recipe, patients.cohort.schema, batch, privacy, seed=seed)
+        found[fold == k] = model.predict(patients.some(fold == k)).mean
+    return found, fold
+
+
+def chosen(name: str, patients: Patients, train: Chosen, seed: int) -> Recipe:
+    """The recipe with the number of rounds that does best on training patients set aside."""
+    aside = train & (np.random.default_rng(seed).random(len(train)) < ASIDE)
+    watched, rest = patients.some(aside), patients.some(train & ~aside)
+    recipes = [Recipe(SIZES[name], _STEPS, rounds) for rounds in _ROUNDS]
+    exactly = Privacy(None, DELTA, CLIPPING_NORM)
+
+    def loss(recipe: Recipe) -> float:
+        model = trained(name, recipe, patients.cohort.schema, rest, exactly, seed=seed)
+        with torch.no_grad():
+            return float(model(watched).mean())
+
+    return min(recipes, key=loss)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model at one epsilon.
+
+    Attributes:
+        ratios: by part, error relative to the last value, fold by fold.
+        coverage: by part, percent within the 80 % interval, fold by fold.
+        scores: `(patients,)`, each patient's own relative error, mean over repeats.
+    """
+
+    ratios: dict[str, list[float]]
+    coverage: dict[str, list[float]]
+    scores: Floats
+
+
+def measured(name: str, patients: Patients, parts: list[Part], epsilon: str, repeats: int) -> Line:
+    """Train and judge every fold of every repeat."""
+    line = Line({p.name: [] for p in parts}, {p.name: [] for p in parts}, np.zeros(0))
+    scores = []
+    for seed in range(repeats):
+        predicted, fold = forecasts(name, patients, epsilon, seed)
+        scores.append(patient_scores(predicted, patients.cohort.target))
+        for k in range(FOLDS):
+            for part in parts:
+                who = (fold == k) if part.who is None else (fold == k) & part.who
+                ratio, coverage = judged(predicted[who], patients.cohort.select(who), part)
+                line.ratios[part.name].append(ratio)
+                line.coverage[part.name].append(coverage)
+    return replace(line, scores=np.mean(scores, axis=0))
+
+
+def judged(predicted: Floats, cohort: Cohort, part: Part) -> tuple[float, float]:
+    """Relative error and coverage of one part."""
+    found = exact_forecast(predicted, cohort.target, forecast_target(cohort.schema))
+    if part.pair is None:
+        return found.ratio or np.nan, found.coverage or np.nan
+    pair = next(pair for pair in found.pairs if pair.name == part.pair)
+    return pair.ratio or np.nan, pair.coverage or np.nan
+
+
+def shown(line: Line, part: Part) -> str:
+    """The mean over folds and repeats with its interval, and the coverage."""
+    values = np.array(line.ratios[part.name])
+    low, high = mean_interval(values, 1 / (FOLDS - 1)) or (np.nan, np.nan)
+    covered = np.mean(line.coverage[part.name])
+    return f"{values.mean():8.3f} {f'({low:.2f}–{high:.2f})':12}{covered:5.1f} %"
+
+
+def table(patients: Patients, parts: list[Part], told: argparse.Namespace) -> None:
+    """Print one line for each model and epsilon."""
+    heads = "".join(f"{part.name:>29}" for part in parts)
+    print(f"{len(patients.cohort)} patients; {FOLDS} folds, {told.repeats} times; delta {DELTA:g}")
+    print(f"{'model':14}{'epsilon':>8}{heads}{'p':>10}{'s':>6}")
+    for epsilon in told.epsilons.split(","):
+        rule = measured(BASELINE, patients, parts, epsilon, told.repeats)
+        for name in told.models.split(","):
+            start = time.perf_counter()
+            line = rule
+            if name != BASELINE:
+                line = measured(name, patients, parts, epsilon, told.repeats)
+            differences = (line.scores - rule.scores)[np.isfinite(rule.scores)]
+            p = paired_p(differences)
+            test = "–" if p is None else f"{p:.1e}"
+            cells = "".join(f"  {shown(line, part)}" for part in parts)
+            taken = time.perf_counter() - start
+            print(f"{name:14}{epsilon:>8}{cells}{test:>10}{taken:6.0f}", flush=True)
+
+
+def run(doc: str | None, prepare: Callable[[], tuple[Patients, list[Part]]]) -> None:
+    """The command line of a benchmark."""
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("--models", default=",".join(SIZES))
+    parser.add_argument("--epsilons", default="none,8")
+    parser.add_argument("--repeats", type=int, default=3)
+    told = parser.parse_args()
+    torch.set_num_threads(1)
+    patients, parts = prepare()
+    table(patients, parts, told)
