@@ -61,9 +61,34 @@ def _section(table: ComparisonTable) -> str:
         f"<section><h2>{_TITLES[table.scheme]}</h2><div class='scroll'><table><thead><tr>"
         f"<th>Model</th>{''.join(heads)}<th>{html.escape(table.headline.label)}, 95 %</th>"
         f"<th>Against {html.escape(table.models[0].model)}</th></tr></thead>"
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
+        f"<tbody>{''.join(lines)}</tbody></table></div>{_single(table)}"
         f"<figure>{drawn}<figcaption>Mean and 95 % interval.</figcaption></figure></section>"
     )
+
+
+def _single(table: ComparisonTable) -> str:
+    """Of a forecast of several things, each one's error relative to the last value."""
+    names = list(table.models[0].single)
+    if len(names) < 2:
+        return ""
+    heads = "".join(f"<th scope='col'>{html.escape(one.model)}</th>" for one in table.models)
+    lines = []
+    for name in names:
+        cells = "".join(f"<td>{_with_interval(one.single.get(name))}</td>" for one in table.models)
+        lines.append(f"<tr><th scope='row'>{html.escape(name)}</th>{cells}</tr>")
+    return (
+        "<h3>Error relative to the last value, marker by marker</h3><div class='scroll'><table>"
+        f"<thead><tr><th>Marker and horizon</th>{heads}</tr></thead>"
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _with_interval(found: tuple[float, tuple[float, float] | None] | None) -> str:
+    """A mean with its 95 % interval, e.g. "0.93 (0.90–0.97)"."""
+    if found is None:
+        return "–"
+    mean, ends = found
+    return f"{mean:.2f}" + ("" if ends is None else f" ({ends[0]:.2f}–{ends[1]:.2f})")
 
 
 def shown(value: float | None, digits: int) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ Floats = NDArray[np.float64]
 UNITS: Mapping[str, str] = {"panel": "drugs"}
 """What the paired test counts; patients for all other outcomes."""
 
+_SINGLE = "ratio "
+"""What a forecast's metrics put before the name of a marker and horizon."""
+
 PERSONALISED = ", personalised"
 """What stands behind a model's name where each site has put a private head on it."""
 
@@ -28,6 +31,8 @@ class ComparedModel:
         model: its name.
         means: metrics by key, averaged over what was left out and over seeds.
         interval: 95 % interval of the headline's mean; `None` for fewer than two values.
+        single: of a forecast, by marker and horizon: the mean error relative to the last value,
+            and the 95 % interval of that.
         difference: mean of the paired score minus the first model's; below 0 is better. `None`
             for the first model.
         difference_interval: 95 % interval of that.
@@ -38,6 +43,7 @@ class ComparedModel:
     model: str
     means: Mapping[str, float]
     interval: tuple[float, float] | None
+    single: Mapping[str, tuple[float, tuple[float, float] | None]] = field(default_factory=dict)
     difference: float | None = None
     difference_interval: tuple[float, float] | None = None
     p: float | None = None
@@ -119,19 +125,35 @@ def _line(
     }
     means = {name: float(one.mean()) for name, one in values.items()}
     interval = _within_range(key, mean_interval(values.get(key, np.zeros(0)), share))
+    single = _single(values, share)
     if own is first:
-        return ComparedModel(model, means, interval)
+        return ComparedModel(model, means, interval, single)
     both = np.isfinite(own) & np.isfinite(first)
     differences = (own - first)[both]
     return ComparedModel(
         model=model,
         means=means,
         interval=interval,
+        single=single,
         difference=float(differences.mean()) if differences.size else None,
         difference_interval=mean_interval(differences, 0.0),
         p=paired_p(differences),
         pairs=int(both.sum()),
     )
+
+
+def _single(
+    values: Mapping[str, Floats], share: float
+) -> dict[str, tuple[float, tuple[float, float] | None]]:
+    """Mean and interval of each marker and horizon of a forecast."""
+    return {
+        name.removeprefix(_SINGLE): (
+            float(one.mean()),
+            _within_range("ratio", mean_interval(one, share)),
+        )
+        for name, one in sorted(values.items())
+        if name.startswith(_SINGLE)
+    }
 
 
 def _within_range(key: str, ends: tuple[float, float] | None) -> tuple[float, float] | None:

@@ -1,4 +1,4 @@
-"""What a table of visits cannot be used for: one sentence, code 2, nothing half-written.
+"""A table of visits at the command line: it runs, is compared on, or is refused in one sentence.
 
 A valid study of two markers and a table of sixty patients at three sites; a test changes one thing.
 """
@@ -99,6 +99,32 @@ def course(place):
     return change
 
 
+def test_what_the_others_change_runs(fedrx, course):
+    ran = fedrx("simulate", *FILES, "--sites", "3", "--seed", "1", "--no-baselines", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["data"]["rows_kept"] == 180
+    again = fedrx("simulate", "--resume", ran.json["run"], "--json")
+    assert again.json["metrics"] == ran.json["metrics"]
+
+
+def test_models_are_compared_patient_by_patient_and_marker_by_marker(fedrx, course, place):
+    course("course.toml", 'markers = ["creatinine"]', 'markers = ["creatinine", "urea"]')
+    compared = ("--compare", "last_value,linear_mixed", "--folds", "3", "--output", "c")
+    ran = fedrx("simulate", *FILES, "--sites", "3", "--seed", "1", *compared, "--json")
+    assert ran.code == 0, ran.err
+    (table,) = ran.json["tables"]
+    rule, model = table["models"]
+    assert rule["means"]["ratio"] == pytest.approx(1.0)
+    assert (table["headline"]["key"], table["unit"], model["pairs"]) == ("ratio", "patients", 60)
+    assert list(model["single"]) == ["creatinine 3", "creatinine 6", "urea 3", "urea 6"]
+    for name, (mean, (low, high)) in model["single"].items():
+        assert mean == pytest.approx(model["means"][f"ratio {name}"])
+        assert low < mean < high
+    page = (place / "c" / "comparison.html").read_text()
+    assert "Error relative to the last value, marker by marker" in page
+    assert "<th scope='row'>urea 6</th><td>1.00 (1.00–1.00)</td>" in page
+
+
 MISTAKES = [
     ("visits.csv", "p0,s0,6,", "p0,s0,1,", "line 4, column 'month': a visit at 1 stands after one"),
     ("visits.csv", "p0,s0,6,", "p0,s0,3,", "the patient's visit at 3 is already on line 3; keep o"),
@@ -145,14 +171,6 @@ def test_a_site_sees_it_in_its_check(fedrx, joined, course, file, old, new, word
     assert not line["ok"]
     assert words in line["text"]
     assert line["remedy"]
-
-
-def test_what_the_others_change_runs(fedrx, course):
-    ran = fedrx("simulate", *FILES, "--sites", "3", "--seed", "1", "--no-baselines", "--json")
-    assert ran.code == 0, ran.err
-    assert ran.json["data"]["rows_kept"] == 180
-    again = fedrx("simulate", "--resume", ran.json["run"], "--json")
-    assert again.json["metrics"] == ran.json["metrics"]
 
 
 class TestWhatNobodyHas:
