@@ -134,8 +134,13 @@ def read_categories(
     return Parsed(values, unknown)
 
 
-def read_flags(reading: Reading, source: FlagSource) -> Parsed:
+def read_flags(reading: Reading, source: FlagSource, hint: str = _HINT) -> Parsed:
     """True, False, or `None` where no column says anything, `(rows,)` of objects.
+
+    Args:
+        reading: the table.
+        source: columns and codes.
+        hint: what a person can do about a code that is refused.
 
     Raises:
         DataError: for a code that is neither yes nor no, unless the mapping says that such codes
@@ -152,7 +157,8 @@ def read_flags(reading: Reading, source: FlagSource) -> Parsed:
             elif cell is not None:
                 codes = ", ".join((*source.yes, *source.no))
                 complaint = f"{cell!r} is neither yes nor no; allowed: {codes}"
-                unknown += _unknown(reading.table.where(row, column), complaint, source.unknown)
+                where = reading.table.where(row, column)
+                unknown += _unknown(where, complaint, source.unknown, hint)
     return Parsed(values, unknown)
 
 

@@ -23,6 +23,9 @@ from fedrx_protocol.schema import FeatureSchema, Marker, Treatment
 
 Floats = NDArray[np.float64]
 
+# Neither a time nor a treatment may be missing, so that no key of the mapping says so.
+_OF_TIME = "correct it"
+_OF_TREATMENT = "correct it, or the unit or codes that the mapping says of this treatment"
 _SHORT = "visits of patients with nothing to forecast"
 
 
@@ -119,7 +122,8 @@ def _rows(
 def _times(reading: Reading, source: VisitsSource, schema: FeatureSchema) -> Floats:
     unit = visits_section(schema).time_unit
     column = NumberSource(kind="number", column=source.time, unit=source.unit)
-    values = read_numbers(reading, column, Limits.of(source.unit, unit, -1e9, 1e9)).values
+    limits = Limits.of(source.unit, unit, -1e9, 1e9)
+    values = read_numbers(reading, column, limits, _OF_TIME).values
     for row in np.flatnonzero(np.isnan(values)).tolist():
         raise DataError(f"{reading.table.where(row, source.time)}: the visit has no time.")
     return values
@@ -143,10 +147,11 @@ def _treatment(reading: Reading, mapping: TableMapping, treatment: Treatment) ->
     source = mapping.treatments[treatment.name]
     if treatment.kind == "flag":
         column = FlagSource(kind="flag", any_of=(source.column,), yes=source.yes, no=source.no)
-        return np.array([float(bool(value)) for value in read_flags(reading, column).values])
+        given = read_flags(reading, column, _OF_TREATMENT).values
+        return np.array([float(bool(value)) for value in given])
     amount = NumberSource(kind="number", column=source.column, unit=source.unit)
     limits = Limits.of(source.unit, treatment.unit, 0.0, treatment.maximum)
-    values: Floats = read_numbers(reading, amount, limits).values
+    values: Floats = read_numbers(reading, amount, limits, _OF_TREATMENT).values
     return np.where(np.isnan(values), 0.0, values)
 
 
