@@ -129,71 +129,77 @@ def chosen(name: str, patients: Patients, train: Chosen, seed: int) -> Recipe:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """Which models, with which epsilon or "none", and how many times all folds."""
+
+    models: tuple[str, ...]
+    epsilon: str
+    repeats: int
+
+
+@dataclass(frozen=True)
 class Line:
     """One model at one epsilon.
 
     Attributes:
-        ratios: by part, error relative to the last value, fold by fold.
-        coverage: by part, percent within the 80 % interval, fold by fold.
+        parts: by part, `(folds * repeats, 2)`: error relative to the last value, and the percent
+            of outcomes within the 80 % interval.
         scores: `(patients,)`, each patient's own relative error, mean over repeats.
     """
 
-    ratios: dict[str, list[float]]
-    coverage: dict[str, list[float]]
+    parts: dict[str, Floats]
     scores: Floats
 
 
-def measured(name: str, patients: Patients, parts: list[Part], epsilon: str, repeats: int) -> Line:
+def measured(name: str, patients: Patients, parts: list[Part], asked: Asked) -> Line:
     """Train and judge every fold of every repeat."""
-    line = Line({p.name: [] for p in parts}, {p.name: [] for p in parts}, np.zeros(0))
-    scores = []
-    for seed in range(repeats):
-        predicted, fold = forecasts(name, patients, epsilon, seed)
-        scores.append(patient_scores(predicted, patients.cohort.target))
-        for k in range(FOLDS):
-            for part in parts:
-                who = (fold == k) if part.who is None else (fold == k) & part.who
-                ratio, coverage = judged(predicted[who], patients.cohort.select(who), part)
-                line.ratios[part.name].append(ratio)
-                line.coverage[part.name].append(coverage)
-    return replace(line, scores=np.mean(scores, axis=0))
+    found = [forecasts(name, patients, asked.epsilon, seed) for seed in range(asked.repeats)]
+    target = patients.cohort.target
+    return Line(
+        {
+            part.name: np.array(
+                [
+                    judged(predicted, patients.cohort, part, fold == k)
+                    for predicted, fold in found
+                    for k in range(FOLDS)
+                ]
+            )
+            for part in parts
+        },
+        np.mean([patient_scores(predicted, target) for predicted, _ in found], axis=0),
+    )
 
 
-def judged(predicted: Floats, cohort: Cohort, part: Part) -> tuple[float, float]:
-    """Relative error and coverage of one part."""
-    found = exact_forecast(predicted, cohort.target, forecast_target(cohort.schema))
+def judged(predicted: Floats, cohort: Cohort, part: Part, left_out: Chosen) -> tuple[float, float]:
+    """Relative error and coverage of one part of the patients left out."""
+    who = left_out if part.who is None else left_out & part.who
+    found = exact_forecast(predicted[who], cohort.target[who], forecast_target(cohort.schema))
     if part.pair is None:
         return found.ratio or np.nan, found.coverage or np.nan
     pair = next(pair for pair in found.pairs if pair.name == part.pair)
     return pair.ratio or np.nan, pair.coverage or np.nan
 
 
-def shown(line: Line, part: Part) -> str:
+def shown(found: Floats) -> str:
     """The mean over folds and repeats with its interval, and the coverage."""
-    values = np.array(line.ratios[part.name])
-    low, high = mean_interval(values, 1 / (FOLDS - 1)) or (np.nan, np.nan)
-    covered = np.mean(line.coverage[part.name])
-    return f"{values.mean():8.3f} {f'({low:.2f}–{high:.2f})':12}{covered:5.1f} %"
+    ratios, covered = found.T
+    low, high = mean_interval(ratios, 1 / (FOLDS - 1)) or (np.nan, np.nan)
+    return f"{ratios.mean():8.3f} {f'({low:.2f}–{high:.2f})':12}{covered.mean():5.1f} %"
 
 
-def table(patients: Patients, parts: list[Part], told: argparse.Namespace) -> None:
-    """Print one line for each model and epsilon."""
+def table(patients: Patients, parts: list[Part], asked: Asked) -> None:
+    """Print one line for each model."""
     heads = "".join(f"{part.name:>29}" for part in parts)
-    print(f"{len(patients.cohort)} patients; {FOLDS} folds, {told.repeats} times; delta {DELTA:g}")
     print(f"{'model':14}{'epsilon':>8}{heads}{'p':>10}{'s':>6}")
-    for epsilon in told.epsilons.split(","):
-        rule = measured(BASELINE, patients, parts, epsilon, told.repeats)
-        for name in told.models.split(","):
-            start = time.perf_counter()
-            line = rule
-            if name != BASELINE:
-                line = measured(name, patients, parts, epsilon, told.repeats)
-            differences = (line.scores - rule.scores)[np.isfinite(rule.scores)]
-            p = paired_p(differences)
-            test = "–" if p is None else f"{p:.1e}"
-            cells = "".join(f"  {shown(line, part)}" for part in parts)
-            taken = time.perf_counter() - start
-            print(f"{name:14}{epsilon:>8}{cells}{test:>10}{taken:6.0f}", flush=True)
+    rule = measured(BASELINE, patients, parts, asked)
+    for name in asked.models:
+        start = time.perf_counter()
+        line = rule if name == BASELINE else measured(name, patients, parts, asked)
+        p = paired_p((line.scores - rule.scores)[np.isfinite(rule.scores)])
+        test = "–" if p is None else f"{p:.1e}"
+        cells = "".join(f"  {shown(line.parts[part.name])}" for part in parts)
+        taken = time.perf_counter() - start
+        print(f"{name:14}{asked.epsilon:>8}{cells}{test:>10}{taken:6.0f}", flush=True)
 
 
 def run(doc: str | None, prepare: Callable[[], tuple[Patients, list[Part]]]) -> None:
@@ -205,4 +211,7 @@ def run(doc: str | None, prepare: Callable[[], tuple[Patients, list[Part]]]) -> 
     told = parser.parse_args()
     torch.set_num_threads(1)
     patients, parts = prepare()
-    table(patients, parts, told)
+    print(f"{len(patients.cohort)} patients; {FOLDS} folds, {told.repeats} times; delta {DELTA:g}")
+    models = tuple(told.models.split(","))
+    for epsilon in told.epsilons.split(","):
+        table(patients, parts, Asked(models, epsilon, told.repeats))

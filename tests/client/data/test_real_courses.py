@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fedrx_client.data import TableMapping, load_dealt, load_split
-from fedrx_models import concatenate
+from fedrx_models import build_model, concatenate
+from fedrx_models.fitting import fit, predict
+from fedrx_models.metrics_forecast import exact_forecast
 from fedrx_models.visits import EPISODE, FIRST_VALUE, TIME
-from fedrx_protocol.study import Study
+from fedrx_protocol.study import ModelSection, Study
 
 pytestmark = pytest.mark.real_data
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -62,6 +65,26 @@ def test_every_visit_of_the_hiv_trial_is_accounted_for(read):
     arms = pooled.visits[:, 0, -1]
     assert ((arms == 0) | (arms == 1)).all()
     assert np.nanmax(pooled.visits[:, :, FIRST_VALUE]) == pytest.approx(24.12, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("example", "mapping", "table", "most"),
+    [
+        ("cirrhosis", "pbcseq.toml", "pbcseq/pbcseq.csv", 0.97),
+        ("hiv", "aids.toml", "aids/aids_ddI_ddC.csv", 0.97),
+    ],
+)
+def test_a_model_of_the_pooled_patients_beats_the_last_value(read, example, mapping, table, most):
+    """On a fifth of the patients, split by a fixed salt."""
+    torch.set_num_threads(1)
+    cohorts = read(example, mapping, table).cohorts.values()
+    parts = [cohort.split(0.2, b"real courses") for cohort in cohorts]
+    train, test = (concatenate([part[side] for part in parts]) for side in (0, 1))
+    model = build_model(ModelSection(name="linear_mixed"), train.schema, seed=0)
+    predicted = predict(fit(model, train, seed=0), test)
+    found = exact_forecast(predicted, test.target, test.schema.target)
+    assert found.ratio < most
+    assert 70 < found.coverage < 90
 
 
 @pytest.mark.slow
