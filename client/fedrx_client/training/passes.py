@@ -54,6 +54,7 @@ class Courses(Batch, Protocol):
     def without_padding(self) -> Self:
         """The same patients, cut after the last visit of any."""
 
+
 _fits: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
