@@ -16,7 +16,7 @@ from fedrx_models.contract import PatientModel
 from fedrx_models.errors import ModelFileInvalid
 from fedrx_models.files import ModelFile, load_model
 from fedrx_protocol.errors import MisuseError, StudyError
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_protocol.schema import FeatureSchema, ForecastTarget
 from fedrx_protocol.study import Study
 
 
@@ -122,11 +122,16 @@ def _require_alike(path: Path, found: ModelFile, model: PatientModel) -> None:
             f"{path}: was trained on other {part} than the study's: weights mean something for "
             "the same inputs only."
         )
+    if _other_forecast(other.schema, model.schema):
+        raise ModelFileInvalid(
+            f"{path}: forecasts as many markers as the study, but others or in another order: name "
+            "the same ones, or another number of them, whose last layer starts anew."
+        )
 
 
 def _other_inputs(there: FeatureSchema, here: FeatureSchema) -> str:
     """What of the inputs differs, in a word; descriptions do not count."""
-    for part in ("features", "blocks"):
+    for part in ("features", "blocks", "markers", "treatments"):
         pairs = [
             [one.model_dump(exclude={"description"}) for one in getattr(schema, part)]
             for schema in (there, here)
@@ -134,7 +139,26 @@ def _other_inputs(there: FeatureSchema, here: FeatureSchema) -> str:
         if pairs[0] != pairs[1]:
             return part
     edges = [None if one.graph is None else one.graph.edges for one in (there, here)]
-    return "edges of the graph" if edges[0] != edges[1] else ""
+    if edges[0] != edges[1]:
+        return "edges of the graph"
+    times = [_times(one) for one in (there, here)]
+    return "horizons or another unit of time" if times[0] != times[1] else ""
+
+
+def _times(schema: FeatureSchema) -> tuple[object, ...]:
+    """What a forecast's inputs mean in time: its means fade as fast as its horizons are far."""
+    if not isinstance(schema.target, ForecastTarget) or schema.visits is None:
+        return ()
+    return (schema.visits.time_unit, *(horizon.at for horizon in schema.target.horizons))
+
+
+def _other_forecast(there: FeatureSchema, here: FeatureSchema) -> bool:
+    """Whether the last layers have one shape and belong to different markers."""
+    targets = there.target, here.target
+    if not isinstance(targets[0], ForecastTarget) or not isinstance(targets[1], ForecastTarget):
+        return False
+    one, other = targets[0].markers, targets[1].markers
+    return len(one) == len(other) and one != other
 
 
 def _copy(path: Path, source: PatientModel, model: PatientModel) -> None:

@@ -30,7 +30,7 @@ PATIENTS = {None: 400, 8.0: 1500}
 SMALL = {
     "linear_mixed": {},
     "tcn": {"channels": 8, "layers": 2},
-    "lstm": {"size": 8},
+    "lstm": {"size": 32},
     "transformer": {"size": 8, "heads": 2, "feed_forward": 8},
     "pathway_gnn": {"size": 4, "layers": 1},
 }

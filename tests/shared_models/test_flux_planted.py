@@ -29,7 +29,7 @@ SMALL_EFFECT = 0.2
 SCHEMA = network_schema()
 LAG, OTHER = 1, 0  # horizons: four hours, at which albumin leads, and one hour
 SCALE = 10.0  # of albumin and platelets
-FINDERS_OF_WARFARIN = ("tcn", "transformer", "pathway_gnn")
+FINDERS_OF_WARFARIN = ("tcn", "lstm", "transformer", "pathway_gnn")
 
 
 @pytest.fixture(scope="module")
