@@ -58,8 +58,8 @@ def simulate(
     sites: Annotated[
         int | None,
         typer.Option(
-            help="Number of synthetic sites (21, or 8 with omics blocks), or of parts into which "
-            "the patients of --data are dealt, where it names no sites."
+            help="Number of synthetic sites (21, or 8 with omics blocks or visits), or of parts "
+            "into which the patients of --data are dealt, where it names no sites."
         ),
     ] = None,
     patients: Annotated[

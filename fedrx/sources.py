@@ -38,8 +38,9 @@ class SyntheticSites:
     shift: float = 0.1
 
 
-# Enough to see an omics model learn; the warfarin sites' sizes would take it many minutes.
-_OMICS_SITES, _OMICS_PATIENTS = 8, (60, 240)
+# Enough to see a model of omics or courses learn; the warfarin sites' sizes would take it many
+# minutes.
+_FEWER_SITES, _FEWER_PATIENTS = 8, (60, 240)
 
 
 def synthetic_sites(
@@ -62,8 +63,8 @@ def synthetic_sites(
         shift: See `SyntheticSites`.
     """
     usual = SyntheticSites(heterogeneity=heterogeneity, missingness=missingness, shift=shift)
-    if study.blocks:
-        usual = replace(usual, sites=_OMICS_SITES, patients=_OMICS_PATIENTS)
+    if study.blocks or study.visits is not None:
+        usual = replace(usual, sites=_FEWER_SITES, patients=_FEWER_PATIENTS)
     return replace(
         usual,
         sites=usual.sites if sites is None else sites,

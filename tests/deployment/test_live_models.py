@@ -73,6 +73,7 @@ def finish(town, study, *more):
         ("multiomics_vae", "response", "MAE"),
         ("genomic_transformer", "survival", "concordance"),
         ("genomic_cnn", "toxicity", "ROC AUC"),
+        ("tcn", "forecast", "relative error"),
     ],
 )
 def test_an_outcome_of_each_kind_goes_live(town, model, task, words):
@@ -103,22 +104,29 @@ def test_a_changed_block_stops_the_site_that_has_it(town):
     town.until(lambda: json.loads(live.read_text()).get("state") == "finished", 120, "the end")
 
 
-def test_a_second_study_starts_from_the_first_ones_weights(town):
-    first = write_study(town, "live_first", "genomic_cnn", "toxicity")
+@pytest.mark.parametrize(
+    ("model", "task", "frozen"),
+    [
+        ("genomic_cnn", "toxicity", "network.convolutions"),
+        ("tcn", "forecast", "network.layers"),
+    ],
+)
+def test_a_second_study_starts_from_the_first_ones_weights(town, model, task, frozen):
+    first = write_study(town, f"live_first_{task}", model, task)
     approve(town, first)
-    model = finish(town, first) / "model.safetensors"
-    second = write_study(town, "live_second", "genomic_cnn", "toxicity")
+    start = finish(town, first) / "model.safetensors"
+    second = write_study(town, f"live_second_{task}", model, task)
     digest = Study.load(first).digest
-    section = f'[transfer]\nstudy = "{digest}"\nfreeze = ["network.convolutions"]\n\n[training]'
+    section = f'[transfer]\nstudy = "{digest}"\nfreeze = ["{frozen}"]\n\n[training]'
     second.write_text(second.read_text().replace("[training]", section, 1))
     approve(town, second)
     home = town.folder / "consortium"
     assert "--start-from" in town.done("coordinator", "run", home, second, code=2)
-    folder = finish(town, second, "--start-from", model)
-    before, after = (load_model(f).model for f in (model, folder / "model.safetensors"))
+    folder = finish(town, second, "--start-from", start)
+    before, after = (load_model(f).model for f in (start, folder / "model.safetensors"))
     for name, parameter in before.named_parameters():
         same = np.array_equal(
             parameter.detach().numpy(), dict(after.named_parameters())[name].detach().numpy()
         )
-        assert same == name.startswith("network.convolutions"), name
+        assert same == name.startswith(frozen), name
     assert len(get_vector(before)) == len(get_vector(after))
