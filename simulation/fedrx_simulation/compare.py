@@ -8,6 +8,7 @@ the study's; the comparison itself is for a machine that owns its patients.
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -36,6 +37,8 @@ from fedrx_simulation.sites import Consortium
 
 Scheme = Literal["folds", "sites"]
 Floats = NDArray[np.float64]
+
+_RUNNING = "running-"
 
 
 @dataclass(frozen=True)
@@ -160,13 +163,15 @@ def compare(
     """
     _check(plan, cohorts)
     _claim(folder, plan, cohorts)
+    for left in folder.glob(f"{_RUNNING}*"):  # of a comparison that was killed
+        shutil.rmtree(left)
     cells = list(plan.cells(sorted(cohorts)))
     found: dict[Cell, CellResult] = {}
     for number, cell in enumerate(cells, start=1):
         path = folder / "cells" / cell.file
         if not path.is_file():
             observer(cell, number, len(cells))
-            with tempfile.TemporaryDirectory(dir=folder, prefix="running-") as place:
+            with tempfile.TemporaryDirectory(dir=folder, prefix=_RUNNING) as place:
                 _write(path, asdict(_train(plan, cell, cohorts, Path(place) / "run")))
         found[cell] = CellResult.of(json.loads(path.read_text(encoding="utf-8")))
     return found

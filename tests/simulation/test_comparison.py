@@ -101,6 +101,7 @@ def test_a_comparison_that_was_cut_off_trains_what_is_missing(found, monkeypatch
     plan, results, folder = found
     lost = Cell("mlp", "folds", 0, "1")
     (folder / "cells" / lost.file).unlink()
+    (folder / "running-killed" / "run").mkdir(parents=True)
     told = []
     again = compare(plan, cohorts_of(), folder, lambda cell, *_: told.append(cell))
     assert told == [lost]
