@@ -15,32 +15,32 @@ import argparse
 import dataclasses
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from eicu_data import DATA, cohorts, schema
-from numpy.typing import NDArray
 
 from fedrx_client.training import clipped_gradient_sum, gradient_sum
 from fedrx_models.build import build_model
 from fedrx_models.cohort import Cohort, concatenate
 from fedrx_models.contract import PatientBatch, PatientModel, get_vector, set_vector
 from fedrx_models.encoding import encode
+from fedrx_models.fitting import predict
 from fedrx_models.measures import exact_metrics
 from fedrx_models.metrics_forecast import ForecastMetrics
-from fedrx_models.visits import VisitColumns
 from fedrx_protocol.privacy.calibration import training_noise_multiplier
-from fedrx_protocol.study import ModelSection, OptimizerSection
+from fedrx_protocol.study import ModelSection, OptimizerSection, Study
 from fedrx_server.optimizer import ServerOptimizer
+from fedrx_simulation.simulate import SimulationOptions, start
+from fedrx_simulation.sites import Consortium
 
 HELD_OUT = 0.2
 DELTA = 1e-5
 CLIPPING_NORM = 1.0
-_ALIKE = 64  # patients of like length that go through a model together
 _ROUNDING = 1e-3
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,16 @@ class Recipe:
     Attributes:
         parameters: of the model, without privacy.
         rate: Adam's.
+        weight_decay: Adam's.
         rounds: steps.
         sample_rate: share of the patients in a step.
         private: all of these where there is noise; None for the same.
     """
 
     parameters: dict[str, object] = field(default_factory=dict)
-    rate: float = 3e-3
-    rounds: int = 240
+    rate: float = 6e-3
+    weight_decay: float = 2.0
+    rounds: int = 160
     sample_rate: float = 0.12
     private: "Recipe | None" = None
 
@@ -65,13 +67,13 @@ class Recipe:
 _PRIVATE = Recipe(rate=8e-3, rounds=100, sample_rate=0.25)
 RECIPES = {
     "last_value": Recipe(rounds=0),
-    "linear_mixed": Recipe(rate=6e-3, private=_PRIVATE),
-    "tcn": Recipe(private=dataclasses.replace(_PRIVATE, parameters={"channels": 24, "layers": 2})),
-    "lstm": Recipe(private=dataclasses.replace(_PRIVATE, parameters={"size": 16})),
+    "linear_mixed": Recipe(private=_PRIVATE),
+    "tcn": Recipe(private=replace(_PRIVATE, parameters={"channels": 8, "linear_path": False})),
+    "lstm": Recipe(private=replace(_PRIVATE, parameters={"size": 8, "linear_path": False})),
     "transformer": Recipe(
-        private=dataclasses.replace(_PRIVATE, parameters={"size": 16, "feed_forward": 32})
+        private=replace(_PRIVATE, parameters={"size": 8, "feed_forward": 16, "linear_path": False})
     ),
-    "pathway_gnn": Recipe(private=dataclasses.replace(_PRIVATE, parameters={"size": 4})),
+    "pathway_gnn": Recipe(private=replace(_PRIVATE, parameters={"size": 4})),
 }
 
 
@@ -82,12 +84,18 @@ def main() -> None:
     parser.add_argument("--splits", default="0", help="seeds of the split, start and noise")
     parser.add_argument("--sites", choices=["region", "hospital"], default="region")
     parser.add_argument("--rounds", type=int, help="instead of the recipe's")
+    parser.add_argument(
+        "--pooled", action="store_true", help="federated by the study engine against pooled"
+    )
     told = parser.parse_args()
     if not DATA.is_dir():
         sys.exit(f"REAL DATA MISSING: {DATA} is not here, so nothing was measured.")
     torch.set_num_threads(1)
     sites = cohorts(told.sites)
     print(f"{len(sites)} sites, {sum(map(len, sites.values()))} patients; delta {DELTA}")
+    if told.pooled:
+        compare_with_pooled(told, sites)
+        return
     print(f"{'model':14}{'epsilon':>8}{'split':>6}{'ratio':>8}{'coverage':>10}{'of pairs':>12}  s")
     for seed in map(int, told.splits.split(",")):
         for name in told.models.split(","):
@@ -100,12 +108,24 @@ def main() -> None:
                 print(table_of(found), flush=True)
 
 
+def compare_with_pooled(told: argparse.Namespace, sites: dict[str, Cohort]) -> None:
+    """A line for each training: federated, pooled, and the one over the other."""
+    print(f"{'model':14}{'split':>6}{'federated':>11}{'pooled':>8}{'over':>8}")
+    for seed in map(int, told.splits.split(",")):
+        for name in told.models.split(","):
+            recipe = recipe_for(name, "none", told.rounds)
+            pair = federated_and_pooled(name, recipe, sites, seed)
+            ours, theirs = (found.row_ratio or np.nan for found in pair)
+            over = ours / theirs
+            print(f"{name:14}{seed:6}{ours:11.4f}{theirs:8.4f}{over:8.4f}", flush=True)
+
+
 def recipe_for(name: str, epsilon: str, rounds: int | None) -> Recipe:
     """The recipe without or with privacy; `rounds` replaces its own."""
     recipe = RECIPES[name]
     if epsilon != "none" and recipe.private is not None:
         recipe = recipe.private
-    return recipe if rounds is None else dataclasses.replace(recipe, rounds=rounds)
+    return recipe if rounds is None else replace(recipe, rounds=rounds)
 
 
 def measured(
@@ -117,10 +137,59 @@ def measured(
     held_out = concatenate([part for _, part in parts if len(part)])
     model = build_model(ModelSection(name=name, **recipe.parameters), schema(), seed)
     train(model, training, recipe, None if epsilon == "none" else float(epsilon), seed)
-    found = exact_metrics(schema().target, predicted(model, held_out), held_out.target)
+    return judged(model, held_out)
+
+
+def judged(model: PatientModel, held_out: Cohort) -> ForecastMetrics:
+    """Exact metrics on patients that the model did not see."""
+    found = exact_metrics(schema().target, predict(model, held_out), held_out.target)
     if not isinstance(found, ForecastMetrics):
         raise TypeError(f"{type(found).__name__} is not of a forecast.")
     return found
+
+
+def federated_and_pooled(
+    name: str, recipe: Recipe, sites: dict[str, Cohort], seed: int
+) -> tuple[ForecastMetrics, ForecastMetrics]:
+    """The same model trained by the study engine over all sites, and by one who holds everybody.
+
+    Two trainings from the same start on the same patients, which draw samples of their own.
+    """
+    study = study_of(name, recipe, sites)
+    by_site = {cohort.site: cohort for cohort in sites.values()}
+    parts = [Consortium(study, tuple(by_site), "", seed).split(c) for c in by_site.values()]
+    training, held_out = (concatenate([part[i] for part in parts]) for i in (0, 1))
+    with TemporaryDirectory() as folder:
+        options = SimulationOptions(seed=seed, baselines=False)
+        result = start(study, by_site, Path(folder) / "run", options)
+    pooled = build_model(study.model, schema(), seed)
+    train(pooled, [encode(training, training.schema)], recipe, None, seed)
+    return judged(result.model, held_out), judged(pooled, held_out)
+
+
+def study_of(name: str, recipe: Recipe, sites: dict[str, Cohort]) -> Study:
+    """The recipe as a study without privacy, for the study engine."""
+    sizes = [len(cohort) for cohort in sites.values()]
+    document = schema().model_dump(mode="json") | {
+        "name": "eicu_demo",
+        "cohort": {"patients": sum(sizes), "largest_site": max(sizes), "held_out": HELD_OUT},
+        "model": {"name": name, **recipe.parameters},
+        "training": {
+            "rounds": recipe.rounds,
+            "sample_rate": recipe.sample_rate,
+            "optimizer": optimizer_of(recipe).model_dump(mode="json"),
+        },
+        "privacy": {"mode": "none"},
+        "metrics": {"evaluations": 0, "error_bound": 4.0},
+    }
+    return Study.from_document(document, source="eicu.py")
+
+
+def optimizer_of(recipe: Recipe) -> OptimizerSection:
+    """The coordinator's Adam; its rate falls to 0 over the rounds."""
+    return OptimizerSection(
+        name="adam", learning_rate=recipe.rate, weight_decay=recipe.weight_decay
+    )
 
 
 def train(
@@ -134,17 +203,16 @@ def train(
     noise = 0.0
     if epsilon is not None:
         noise = training_noise_multiplier(epsilon, DELTA, recipe.sample_rate, recipe.rounds)
-    settings = OptimizerSection(
-        name="adam", learning_rate=recipe.rate, momentum=0.9, decay="linear"
-    )
-    optimizer = ServerOptimizer(settings, get_vector(model), recipe.rounds)
+    optimizer = ServerOptimizer(optimizer_of(recipe), get_vector(model), recipe.rounds)
     rng = np.random.default_rng(seed)
     for round_ in range(1, recipe.rounds + 1):
         chosen = np.flatnonzero(rng.random(len(everybody)) < recipe.sample_rate)
         some = everybody.select(torch.from_numpy(chosen))
-        total = gradient_of(model, some, clipped=bool(noise))
         if noise:
+            total = clipped_gradient_sum(model, some, CLIPPING_NORM).vector
             total = total + rng.normal(0.0, noise * CLIPPING_NORM, total.shape)
+        else:
+            total = gradient_sum(model, some)
         optimizer.step(total / (recipe.sample_rate * len(everybody)), round_)
         set_vector(model, optimizer.weights)
 
@@ -155,49 +223,9 @@ def check_sums(model: PatientModel, sites: list[PatientBatch]) -> None:
     names = [f.name for f in dataclasses.fields(PatientBatch)]
     joined = PatientBatch(**{n: torch.cat([getattr(site, n) for site in few]) for n in names})
     apart = sum(clipped_gradient_sum(model, site, CLIPPING_NORM).vector for site in few)
-    together = gradient_of(model, joined, clipped=True)
+    together = clipped_gradient_sum(model, joined, CLIPPING_NORM).vector
     if np.linalg.norm(apart - together) > _ROUNDING * np.linalg.norm(together):
         raise SystemExit("the sites' sums do not add up to the pooled sum: nothing was measured.")
-
-
-def gradient_of(model: PatientModel, batch: PatientBatch, *, clipped: bool) -> Floats:
-    """The gradient sum, `(d,)`; patients of like length go together, without their padding."""
-    total = np.zeros(sum(p.numel() for p in model.parameters()))
-    for rows in by_length(batch):
-        some = without_padding(batch.select(rows))
-        if clipped:
-            total += clipped_gradient_sum(model, some, CLIPPING_NORM).vector
-        else:
-            total += gradient_sum(model, some)
-    return total
-
-
-def by_length(batch: PatientBatch) -> list[torch.Tensor]:
-    """Positions of the patients, in groups of like numbers of visits."""
-    lengths = batch.visits[:, :, VisitColumns.valid].sum(dim=1)
-    return [rows for rows in torch.argsort(lengths).split(_ALIKE) if len(rows)]
-
-
-def without_padding(batch: PatientBatch) -> PatientBatch:
-    """The same patients, cut after the last visit of any: no loss and no forecast changes."""
-    count = max(2, int(batch.visits[:, :, VisitColumns.valid].sum(dim=1).max()))
-    forecasts = VisitColumns.of(schema()).forecasts
-    return dataclasses.replace(
-        batch,
-        visits=batch.visits[:, :count],
-        y=batch.y[:, : count * forecasts],
-        y_observed=batch.y_observed[:, : count * forecasts],
-    )
-
-
-def predicted(model: PatientModel, held_out: Cohort) -> Floats:
-    """Forecasts for all of a cohort's visits, `(n, T, H, M, 3)`; padding is NaN."""
-    batch = encode(held_out, held_out.schema)
-    found = np.full((*held_out.target.shape[:-1], 3), np.nan)
-    for rows in by_length(batch):
-        some = without_padding(batch.select(rows))
-        found[rows.numpy(), : some.visits.shape[1]] = model.predict(some).mean
-    return found
 
 
 def line_of(name: str, epsilon: str, seed: int, found: ForecastMetrics) -> str:

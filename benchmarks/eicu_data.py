@@ -28,7 +28,7 @@ _MARKERS: dict[str, tuple[str, float, float, float, float, str]] = {
     "sbp": ("mmHg", 30, 280, 122, 23, "none"),
     "map": ("mmHg", 15, 250, 82, 16, "none"),
     "glu": ("mg/dL", 10, 1000, 150, 60, "none"),
-    "crea": ("mg/dL", 0.1, 20, 0.1, 0.7, "log"),
+    "crea": ("mg/dL", 0.1, 20, 1.5, 1.5, "none"),
     "hgb": ("g/dL", 2, 25, 10.5, 2.2, "none"),
     "dbp": ("mmHg", 10, 200, 65, 15, "none"),
     "resp": ("/min", 2, 120, 20, 6, "none"),
@@ -138,7 +138,7 @@ def _cohort(
         ages[i] = float(stays[0]["age"] or "nan")
         females[i] = stays[0]["gender"] == "Female"
     return Cohort(
-        site=f"site {site}",
+        site=f"site-{site}",
         schema=schema(),
         patients=names,
         values={"age": ages, "female": females},
