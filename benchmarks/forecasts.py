@@ -29,6 +29,7 @@ from fedrx_models.contract import PatientBatch
 from fedrx_models.encoding import encode
 from fedrx_models.metrics_forecast import exact_forecast, patient_scores
 from fedrx_models.visits import forecast_target
+from fedrx_protocol.schema import FeatureSchema
 from fedrx_protocol.study import OptimizerSection, Study
 from fedrx_simulation.compare_stats import mean_interval, paired_p
 
@@ -75,7 +76,6 @@ class Part:
 class Patients:
     """All sites' patients in a row, and the site of each, `(patients,)`."""
 
-    study: Study
     cohort: Cohort
     batch: PatientBatch
     sites: NDArray[np.object_]
@@ -95,7 +95,7 @@ def read(example: str, mapping: str, table: str) -> Patients:
     cohorts = load_cohorts(source, study.feature_schema, seed=0)
     cohort = concatenate(list(cohorts.values()))
     sites = np.concatenate([np.full(len(c), site, dtype=object) for site, c in cohorts.items()])
-    return Patients(study, cohort, encode(cohort, cohort.schema), sites)
+    return Patients(cohort, encode(cohort, cohort.schema), sites)
 
 
 def forecasts(name: str, patients: Patients, epsilon: str, seed: int) -> tuple[Floats, Floats]:
@@ -202,16 +202,21 @@ def table(patients: Patients, parts: list[Part], asked: Asked) -> None:
         print(f"{name:14}{asked.epsilon:>8}{cells}{test:>10}{taken:6.0f}", flush=True)
 
 
+def buildable(schema: FeatureSchema) -> tuple[str, ...]:
+    """Every flux model; `pathway_gnn` where there are edges between markers."""
+    return tuple(name for name in SIZES if schema.graph is not None or name != "pathway_gnn")
+
+
 def run(doc: str | None, prepare: Callable[[], tuple[Patients, list[Part]]]) -> None:
     """The command line of a benchmark."""
     parser = argparse.ArgumentParser(description=doc)
-    parser.add_argument("--models", default=",".join(SIZES))
+    parser.add_argument("--models", help="separated by commas; all that can be built if left out")
     parser.add_argument("--epsilons", default="none,8")
     parser.add_argument("--repeats", type=int, default=3)
     told = parser.parse_args()
     torch.set_num_threads(1)
     patients, parts = prepare()
     print(f"{len(patients.cohort)} patients; {FOLDS} folds, {told.repeats} times; delta {DELTA:g}")
-    models = tuple(told.models.split(","))
+    models = tuple(told.models.split(",")) if told.models else buildable(patients.cohort.schema)
     for epsilon in told.epsilons.split(","):
         table(patients, parts, Asked(models, epsilon, told.repeats))
