@@ -180,7 +180,7 @@ def print_comparison(found: Comparison) -> None:
     for table in found.tables:
         left_out = "folds of patients" if table.scheme == "folds" else "one site at a time"
         shown_table = Table(title=f"{found.study.title or found.study.name}: {left_out} left out")
-        shown_table.add_column("Model")
+        shown_table.add_column("Model", no_wrap=True)
         for measure in table.measures:
             shown_table.add_column(measure.label, justify="right")
         shown_table.add_column(f"{table.headline.label}, 95 %", justify="right", no_wrap=True)
