@@ -1,7 +1,5 @@
 """From a file to cohorts: parse once at the edge, so that nothing further in has to check."""
 
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from fedrx_client.data.columns import (
     read_numbers,
 )
 from fedrx_client.data.courses import read_courses
+from fedrx_client.data.filters import kept_rows
 from fedrx_client.data.mapping import CategorySource, FlagSource, NumberSource, TableMapping
 from fedrx_client.data.omics import read_blocks
 from fedrx_client.data.outcomes import limits_of, outcome_table, read_outcomes
@@ -112,7 +111,7 @@ def _load(
     if mapping.visits is not None:
         return _load_courses(whole, folder, mapping, schema, sites_of)
     outcomes = outcome_table(whole, mapping, schema, folder)
-    kept, dropped = _filter(whole, mapping, outcomes.is_recorded)
+    kept, dropped = kept_rows(whole, mapping, outcomes.is_recorded)
     table = whole.select(kept)
     sites, patients = sites_of(table), _patients(table, mapping)
     # A patient counts once, whatever the number of rows: privacy is promised per patient.
@@ -145,7 +144,7 @@ def _load_courses(
     """A table with a row for each visit."""
     if mapping.visits is None:
         raise DataError(f"{mapping.source}: section 'visits' is missing.")
-    kept, dropped = _filter(whole, mapping, lambda _: True)  # outcomes follow from the visits
+    kept, dropped = kept_rows(whole, mapping, lambda _: True)  # outcomes follow from the visits
     table = whole.select(kept)
     keys = list(zip(sites_of(table), _patients(table, mapping), strict=True))
     reading = Reading(table, mapping.table)
@@ -216,37 +215,6 @@ def _without(blocks: dict[str, NDArray[np.float64]]) -> dict[str, int]:
         f"block {name}": int((np.isnan(values).sum(axis=1) == values.shape[1]).sum())
         for name, values in blocks.items()
     }
-
-
-def _filter(
-    table: Table, mapping: TableMapping, has_outcome: Callable[[int], bool]
-) -> tuple[list[int], dict[str, int]]:
-    """The rows to keep, and how many were dropped for which reason."""
-    missing = mapping.table.not_recorded
-    reasons = [f.reason for f in mapping.filters] + ["no target recorded"]
-    dropped: Counter[str] = Counter(dict.fromkeys(reasons, 0))
-    kept = []
-    for row in range(len(table)):
-        reason = _reason(table, mapping, row, missing)
-        if reason is None and not has_outcome(row):
-            reason = reasons[-1]
-        if reason is None:
-            kept.append(row)
-        else:
-            dropped[reason] += 1
-    if not kept:
-        counts = ", ".join(f"{reason} {count}" for reason, count in dropped.items() if count)
-        raise DataError(f"{table.source}: no row is left; dropped: {counts}.")
-    return kept, dict(dropped)
-
-
-def _reason(table: Table, mapping: TableMapping, row: int, missing: frozenset[str]) -> str | None:
-    """Which filter drops a row, `None` if none does."""
-    for condition in mapping.filters:
-        cell = table.columns[condition.column][row]
-        if (cell in missing) if condition.present else (cell not in condition.keep):
-            return condition.reason
-    return None
 
 
 def _patients(table: Table, mapping: TableMapping) -> list[str]:

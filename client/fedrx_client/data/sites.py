@@ -49,7 +49,8 @@ def dealt(sites: int, mapping: TableMapping) -> SitesOf:
                 f"{table.source}: has {len(order)} patients, too few for {sites} sites: "
                 "ask for fewer."
             )
-        site = {patient: f"{_PART}{1 + i % sites}" for i, patient in enumerate(order)}
+        width = len(str(sites))  # so that names sort as numbers do
+        site = {one: f"{_PART}{1 + i % sites:0{width}}" for i, one in enumerate(order)}
         return [site[patient] for patient in column]
 
     return sites_of
