@@ -15,7 +15,7 @@ from fedrx_client.data.quality import DataQuality
 from fedrx_client.ledger import Ledger
 from fedrx_client.store import SiteStore
 from fedrx_models.cohort import Cohort, concatenate
-from fedrx_models.contract import PatientModel, set_vector
+from fedrx_models.contract import PatientModel, get_vector, set_vector
 from fedrx_models.measures import Metrics, exact_metrics, measures_of
 from fedrx_models.metrics import DoseMetrics
 from fedrx_models.metrics_forecast import ForecastMetrics
@@ -29,6 +29,7 @@ from fedrx_server.report_data import (
     GroupErrors,
     LearningCurve,
     Predictions,
+    PrivacyStatement,
     ReportData,
     ResultRow,
     RowKey,
@@ -73,22 +74,15 @@ def evaluate(
     Raises:
         RunError: The run has not finished.
     """
-    checkpoint = run.latest_checkpoint()
-    if checkpoint is None or checkpoint.record.round < run.study.final_round:
-        raise RunError(f"{run.path}: the run has not finished; resume it.")
-    model = setup.consortium.model()
-    set_vector(model, checkpoint.weights)
-    judged = _judge(run, setup, model, baselines=baselines)
-    ledger, quality = _ledgers(setup), run.meta["source"].get("quality")
-    # The round with the fewest sites in it has the least noise to spare for colluders.
-    fewest = min(record.survivors for record in run.rounds)
-    privacy = privacy_statement(setup.consortium.plan, ledger, fewest)
+    model = _finished(run, setup)
+    judged, ledger = _judge(run, setup, model, baselines=baselines), _ledgers(setup)
+    privacy = _privacy(run, setup, ledger)
     report = _report(run, setup, model, judged)
-    seconds = time.monotonic() - began
+    seconds, quality = time.monotonic() - began, run.meta["source"].get("quality")
     return SimulationResult(
         study=run.study,
         model=model,
-        weights=checkpoint.weights,
+        weights=get_vector(model),
         metrics=judged.metrics,
         reported=dict(run.rounds[-1].metrics or {}),
         privacy=privacy,
@@ -105,6 +99,24 @@ def evaluate(
         seconds=seconds,
         sites=len(setup.sites),
     )
+
+
+def _finished(run: RunFolder, setup: EngineSetup) -> PatientModel:
+    """The model with the weights that the last round left."""
+    checkpoint = run.latest_checkpoint()
+    if checkpoint is None or checkpoint.record.round < run.study.final_round:
+        raise RunError(f"{run.path}: the run has not finished; resume it.")
+    model = setup.consortium.model()
+    set_vector(model, checkpoint.weights)
+    return model
+
+
+def _privacy(
+    run: RunFolder, setup: EngineSetup, ledger: Mapping[str, tuple[Release, ...]]
+) -> PrivacyStatement:
+    """What was spent: the round with the fewest sites has the least noise to spare."""
+    fewest = min(record.survivors for record in run.rounds)
+    return privacy_statement(setup.consortium.plan, ledger, fewest)
 
 
 @dataclass(frozen=True, eq=False)
