@@ -202,12 +202,12 @@ def _results_note(data: ReportData) -> str:
 def _reported_note(data: ReportData, row: ResultRow) -> str:
     measure, value = data.headline, row.value(data.headline)
     would = "would have seen" if data.simulation else "saw"
+    name = text.in_sentence(measure.name)
     if value is None:
-        return f"The coordinator {would} no {measure.name}: the noise left nothing to compute."
+        return f"The coordinator {would} no {name}: the noise left nothing to compute."
     digits = measure.digits
     noise = f" ± {data.reported_noise:.{digits}f}" if data.reported_noise is not None else ""
     unit = f" {measure.unit}" if measure.unit else ""
-    name = "mean absolute error" if measure.key == "mae" else measure.name
     rest = _reported_rest(row, noisy=data.reported_noise is not None)
     interval = " (± is the 95 % interval of the noise)" if noise else ""
     return f"The coordinator {would} a {name} of {value:.{digits}f}{noise}{unit}{rest}{interval}."

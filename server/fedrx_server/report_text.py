@@ -49,8 +49,13 @@ def _reached(data: ReportData, federated: float) -> str:
     if data.headline.key == "mae":
         return f"misses the actual {target} by {federated:.2f} {data.unit} on average"
     if data.headline.key == "ratio":
-        return f"forecasts {target} with {federated:.3f} times the error of the last value"
+        return f"forecasts the {target} with {federated:.3f} times the error of the last value"
     return f"predicts {target} with {measured(data.headline, federated)}"
+
+
+def in_sentence(name: str) -> str:
+    """A metric's name within a sentence: "Mean error" is "mean error", but "ROC AUC" stays."""
+    return name if name[:2].isupper() else name[:1].lower() + name[1:]
 
 
 def measured(measure: Measure, value: float) -> str:

@@ -151,7 +151,7 @@ def _report(run: RunFolder, setup: EngineSetup, model: PatientModel, judged: _Ju
         measures=measures_of(study.target),
         rows=_rows(judged.metrics, study.target),
         reported=reported_row(reported),
-        reported_noise=half_width(reported, study.target) if reported else None,
+        reported_noise=half_width(reported, study.target) or None,
         curve=_curve(run, setup.consortium.model(), judged.everyone),
         predictions=_predictions(judged.everyone, judged.predicted),
         groups=_groups(judged.metrics),

@@ -177,10 +177,16 @@ def test_the_outcome_is_told_beside_the_simple_rule():
     ratio = replace(FULL.measures[1], key="ratio", name="Mean error relative to the last value")
     row = replace(FULL.rows[1], values={"ratio": 0.9264})
     told = text.outcome(replace(FULL, measures=[ratio], rows=[row], target="course", unit=""))
-    assert "forecasts course with 0.926 times the error of the last value" in told
+    assert "forecasts the course with 0.926 times the error of the last value" in told
 
 
 @pytest.mark.parametrize("change", [{"times": [0.0]}, {"lower": [1.0]}, {"ahead": []}])
 def test_a_time_without_its_value_is_refused(change):
     with pytest.raises(MisuseError, match="course of sodium: every time needs"):
         replace(SODIUM, **change)
+
+
+def test_a_metrics_name_stands_in_a_sentence_as_a_word():
+    assert text.in_sentence("Mean error relative to the last value").startswith("mean error")
+    assert text.in_sentence("ROC AUC") == "ROC AUC"
+    assert text.in_sentence("R²") == "R²"
