@@ -31,6 +31,7 @@ _COLUMNS, _ROW_HEIGHT, _HEAD = 3, 225, 110  # of the courses' panels; pixels
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, GREY, "#B8860B")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "triangle-down")
 _SPREAD = 0.4  # of the way from one horizon to the next, over which markers are set apart
+_CELL = 34  # of a ripple's row; pixels, for two lines of text
 _STILL = 0.005  # of a scale; less is not worth a number
 # Weak enough for text to be read on it, on light and on dark.
 _FALL_TO_RISE = ((0.0, "rgba(213,94,0,0.6)"), (0.5, "rgba(128,128,128,0)"), (1.0, BLUE + "99"))
@@ -179,7 +180,7 @@ def ripple_map(rows: Sequence[RippleRow], time_unit: str) -> go.Figure:
         ygap=2,
         hoverinfo="x+y+text",
     )
-    figure.update_layout(showlegend=False)
+    figure.update_layout(showlegend=False, height=max(330, len(rows) * _CELL + _HEAD))
     figure.update_xaxes(showgrid=False)
     figure.update_yaxes(showgrid=False, autorange="reversed")
     return figure

@@ -119,6 +119,13 @@ def test_a_ripple_says_how_far_and_when():
     assert (heat.zmin, heat.zmax) == (-0.25, 0.25)
 
 
+def test_a_large_network_gets_a_tall_picture():
+    """Each cell holds two lines, whatever the number of leaders."""
+    few, many = (ripple_map([PICTURES.ripple[0]] * n, "hour") for n in (2, 19))
+    assert few.layout.height == 330
+    assert many.layout.height > 19 * 30
+
+
 def test_a_network_that_moves_nothing_can_be_drawn():
     still = [RippleRow("a +1", ["a", "b"], [None, 0.0], [1.0, 1.0])]
     assert ripple_map(still, "hour").data[0].zmax == 1.0
