@@ -38,7 +38,7 @@ _RANKS = (
 _MOST_TO_COMPARE = 0.75  # patients are chosen among the quarter of whom most was measured later
 _BEFORE, _AFTER = 2.0, 1.2  # how much of a course is shown, in longest horizons
 _NOMINAL = (50.0, 50.0 * (1 - LEVEL), 50.0 * (1 + LEVEL))  # in the order of a forecast's quantiles
-_RIPPLE_PATIENTS = 300  # enough for a mean
+_RIPPLE_PATIENTS = 100  # enough for a mean; a study of twenty markers asks them forty times
 
 
 def forecast_pictures(
