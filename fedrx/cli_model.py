@@ -161,7 +161,7 @@ def _row(cell: dict[str, Any]) -> list[str]:
         f"{cell['mean']:+.3g}",
         f"{cell['lower']:+.2g} to {cell['upper']:+.2g}",
         f"{100 * cell['agreement']:.0f} %",
-        f"± {cell['forecast_band']:.3g}",
+        f"± {cell['forecast_band']:.2g}",
     ]
 
 

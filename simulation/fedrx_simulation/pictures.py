@@ -74,6 +74,8 @@ def forecast_pictures(
 def _patients(everyone: Cohort, predicted: Floats) -> list[PatientCourse]:
     """Patients at three ranks of the mean error over the course, with much to compare."""
     scores = patient_scores(predicted, everyone.target)
+    if not np.isfinite(scores).any():  # no marker of anybody ever changed
+        return []
     judged = (~np.isnan(everyone.target[..., 0])).sum(axis=(2, 3))
     there = judged.max(axis=1)
     enough = np.quantile(there[np.isfinite(scores)], _MOST_TO_COMPARE)

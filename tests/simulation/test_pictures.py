@@ -1,5 +1,7 @@
 """What is drawn of a simulated forecast: the right patients, values and shares, and no ids."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from flux_cohorts import HORIZONS, flux_cohort, flux_document, flux_schema
@@ -123,6 +125,20 @@ def test_a_marker_that_nobody_was_measured_in_is_left_out():
     assert [one.marker for one in pictures.quantiles] == ["albumin", "platelets"]
     nothing = pictures.patients[0].courses[0]
     assert (list(nothing.values), nothing.last, list(nothing.median)) == ([], None, [])
+
+
+def test_where_nothing_ever_changes_nobody_is_chosen():
+    schema = flux_schema()
+    cohort = flux_cohort(schema, 20)
+    outcome = cohort.target.copy()
+    outcome[..., 0] = outcome[..., 1]
+    still = dataclasses.replace(cohort, target=outcome)
+    model = model_of(schema)
+    predicted = predict(model, still)
+    metrics = exact_metrics(schema.target, predicted, still.target)
+    pictures = forecast_pictures(model, still, predicted, metrics, invented=True)
+    assert pictures.patients == []
+    assert {pair.ratio for pair in pictures.pairs} == {None}
 
 
 def study_of(model="pathway_gnn"):
