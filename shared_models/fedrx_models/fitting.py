@@ -15,6 +15,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from fedrx_models.cohort import Cohort
 from fedrx_models.contract import PatientBatch, PatientModel
 from fedrx_models.encoding import encode
+from fedrx_models.head_forecast import ForecastHead
 
 Vector = NDArray[np.float64]
 
@@ -42,7 +43,7 @@ def fit(model: PatientModel, cohort: Cohort, seed: int) -> PatientModel:
     if not aside.any() or aside.all():
         aside = np.arange(len(cohort)) < max(1, len(cohort) // 10)
     watched = batch.select(torch.from_numpy(aside))
-    trial = searchable(model).double()
+    trial = copy.deepcopy(model).double()
     losses: list[float] = []
 
     def watch(weights: Vector) -> None:
@@ -51,16 +52,9 @@ def fit(model: PatientModel, cohort: Cohort, seed: int) -> PatientModel:
             raise StopIteration  # which ends the search; the best number of iterations is known
 
     _minimise(trial, batch.select(torch.from_numpy(~aside)), _ITERATIONS, watch)
-    final = searchable(model).double()
+    final = copy.deepcopy(model).double()
     _minimise(final, batch, int(np.argmin(losses)) + 1 if losses else 1)
     return final.float()
-
-
-def searchable(model: PatientModel) -> PatientModel:
-    """A copy for L-BFGS, the one place that says so: its slopes belong to its loss's value."""
-    found = copy.deepcopy(model)
-    found.head.joint = True
-    return found
 
 
 def _minimise(
@@ -70,6 +64,8 @@ def _minimise(
     watch: Callable[[Vector], None] = lambda _: None,
 ) -> None:
     """L-BFGS on the mean loss, in place, in double precision."""
+    if isinstance(model.head, ForecastHead):
+        model.head.joint = True
     start = parameters_to_vector(_trained(model)).detach().numpy()
     found = minimize(
         lambda weights: _loss(model, weights, batch),

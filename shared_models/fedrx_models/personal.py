@@ -16,7 +16,8 @@ from torch import nn
 from fedrx_models.contract import AnyPrediction, Head, PatientBatch, PatientModel
 from fedrx_models.encoding import output_count
 from fedrx_models.errors import ModelFileInvalid
-from fedrx_models.fitting import searchable
+from fedrx_models.head import OutcomeHead
+from fedrx_models.head_forecast import ForecastHead
 
 PRIOR_SD = 0.3
 """Of a shift, in normalised outputs, and of a stretch's logarithm: how far sites may differ."""
@@ -34,7 +35,6 @@ class PrivateHead(nn.Module):
     def __init__(self, shared: Head, outputs: int) -> None:
         super().__init__()
         self.shared = shared
-        self.joint = shared.joint
         self.shift = nn.Parameter(torch.zeros(outputs))
         self.log_stretch = nn.Parameter(torch.zeros(outputs))
 
@@ -62,7 +62,11 @@ def personalise(model: PatientModel, batch: PatientBatch) -> PatientModel:
         model: the federated model; it is not changed.
         batch: the site's training patients; none leave the model as it is.
     """
-    personal = searchable(model)
+    personal = copy.deepcopy(model)
+    if isinstance(personal.head, OutcomeHead):
+        personal.head.trains_reach = False
+    if isinstance(personal.head, ForecastHead):
+        personal.head.joint = True
     private = PrivateHead(personal.head, output_count(model.schema)).to(batch.x)
     for parameter in personal.parameters():
         parameter.requires_grad = False
