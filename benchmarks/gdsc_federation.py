@@ -100,7 +100,8 @@ RECIPES = {
             "reconstruction": 0.0,
             "kl": 0.0,
             "linear_path": False,
-        },        private_rate=1e-2,
+        },
+        private_rate=1e-2,
         blocks=("expression", "copy_number", "mutation", "methylation"),
     ),
 }
