@@ -38,9 +38,6 @@ FIRST_TRY = 16_384
 
 _FASTER_IN_FEWER_DIGITS = frozenset({"cuda"})
 
-COURSES_ON_CPU = 64
-"""Patients in one pass on a CPU where each brings visits: more would not stay in its cache."""
-
 _ALIKE = 2 / 3  # of the longest in its pass: what is shorter waits for the next one,
 _FEW = 24  # unless so few are in it that another pass would cost more than the padding
 
@@ -111,7 +108,7 @@ def _patients_at_once(model: nn.Module, lengths: Tensor) -> int:
     if not lengths[0]:
         return most
     alike = int((lengths >= _ALIKE * lengths[0]).sum())
-    return min(most, max(alike, _FEW), COURSES_ON_CPU)
+    return min(most, max(alike, _FEW))
 
 
 def _kinds(model: nn.Module) -> set[str]:
