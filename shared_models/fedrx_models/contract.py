@@ -182,7 +182,14 @@ AnyPrediction = Prediction | Probability | SurvivalCurves | Forecast
 
 
 class Head(Protocol):
-    """What turns a model's outputs `(B, K)` into losses and predictions: a module."""
+    """What turns a model's outputs `(B, K)` into losses and predictions: a module.
+
+    Attributes:
+        joint: whether an interval's loss moves the prediction that it lies around. Rounds keep
+            the two apart; a search along a line needs slopes that belong to the loss's value.
+    """
+
+    joint: bool
 
     def __call__(self, outputs: torch.Tensor, batch: PatientBatch) -> torch.Tensor:
         """Loss per patient, `(B,)`."""

@@ -15,13 +15,12 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from fedrx_models.cohort import Cohort
 from fedrx_models.contract import PatientBatch, PatientModel
 from fedrx_models.encoding import encode
-from fedrx_models.head_forecast import ForecastHead
 
 Vector = NDArray[np.float64]
 
 _ITERATIONS = 100
 _VALIDATION = 0.1
-_PATIENCE = 12
+_PATIENCE = 30  # with 12 the pooled fit of one IWPC split in five stopped far too early
 
 
 def predict(model: PatientModel, cohort: Cohort) -> NDArray[np.float64]:
@@ -43,7 +42,7 @@ def fit(model: PatientModel, cohort: Cohort, seed: int) -> PatientModel:
     if not aside.any() or aside.all():
         aside = np.arange(len(cohort)) < max(1, len(cohort) // 10)
     watched = batch.select(torch.from_numpy(aside))
-    trial = copy.deepcopy(model).double()
+    trial = searchable(model).double()
     losses: list[float] = []
 
     def watch(weights: Vector) -> None:
@@ -52,9 +51,16 @@ def fit(model: PatientModel, cohort: Cohort, seed: int) -> PatientModel:
             raise StopIteration  # which ends the search; the best number of iterations is known
 
     _minimise(trial, batch.select(torch.from_numpy(~aside)), _ITERATIONS, watch)
-    final = copy.deepcopy(model).double()
+    final = searchable(model).double()
     _minimise(final, batch, int(np.argmin(losses)) + 1 if losses else 1)
     return final.float()
+
+
+def searchable(model: PatientModel) -> PatientModel:
+    """A copy for L-BFGS, the one place that says so: its slopes belong to its loss's value."""
+    found = copy.deepcopy(model)
+    found.head.joint = True
+    return found
 
 
 def _minimise(
@@ -64,8 +70,6 @@ def _minimise(
     watch: Callable[[Vector], None] = lambda _: None,
 ) -> None:
     """L-BFGS on the mean loss, in place, in double precision."""
-    if isinstance(model.head, ForecastHead):
-        model.head.joint = True
     start = parameters_to_vector(_trained(model)).detach().numpy()
     found = minimize(
         lambda weights: _loss(model, weights, batch),

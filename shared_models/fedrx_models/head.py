@@ -56,9 +56,7 @@ class OutcomeHead(nn.Module):
         super().__init__()
         self.target = target
         self.huber_delta = huber_delta
-        # Where only what stands before the head is trained, the interval's loss says nothing: it
-        # has no slope there, but a value, which would mislead whoever searches along a line.
-        self.trains_reach = True
+        self.joint = False  # see `Head`
         self.log_reach: nn.Linear | None = None
         if isinstance(target, BinaryTarget | SurvivalTarget):
             rate = target.rate if isinstance(target, BinaryTarget) else target.hazard
@@ -80,10 +78,9 @@ class OutcomeHead(nn.Module):
             )
             return (losses * observed).sum(dim=1)
         losses = functional.huber_loss(outputs, batch.y, reduction="none", delta=self.huber_delta)
-        if self.trains_reach:
-            residual = (batch.y - outputs).detach()
-            log_reach = self.log_reach(torch.ones_like(residual[:, :1]))
-            losses = losses + _SPREAD_WEIGHT * _spread_loss(residual, log_reach)
+        residual = batch.y - (outputs if self.joint else outputs.detach())
+        log_reach = self.log_reach(torch.ones_like(residual[:, :1]))
+        losses = losses + _SPREAD_WEIGHT * _spread_loss(residual, log_reach)
         return (losses * observed).sum(dim=1) / observed.sum(dim=1).clamp(min=1.0)
 
     def predict(self, outputs: torch.Tensor) -> AnyPrediction:

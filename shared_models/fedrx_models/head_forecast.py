@@ -1,8 +1,8 @@
 """The last step of every forecasting model: from its outputs to a loss per patient, and quantiles.
 
 Trained by the quantile ("pinball") loss, so that no distribution is assumed and a single odd
-value pulls with bounded force. Both ends of the interval are trained around the median as it is,
-and do not move it.
+value pulls with bounded force. In rounds both ends of the interval are trained around the median
+as it is, and do not move it.
 """
 
 import torch
@@ -35,9 +35,7 @@ class ForecastHead(nn.Module):
     def __init__(self, target: ForecastTarget) -> None:
         super().__init__()
         self.horizons, self.markers = len(target.horizons), len(target.markers)
-        # Whoever searches along a line needs slopes that belong to the loss's value; there both
-        # ends of the interval pull at the median as well.
-        self.joint = False
+        self.joint = False  # see `Head`
 
     def forward(self, outputs: torch.Tensor, batch: PatientBatch) -> torch.Tensor:
         """Loss per patient, `(B,)`: the mean over horizons and markers.

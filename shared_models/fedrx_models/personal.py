@@ -16,8 +16,7 @@ from torch import nn
 from fedrx_models.contract import AnyPrediction, Head, PatientBatch, PatientModel
 from fedrx_models.encoding import output_count
 from fedrx_models.errors import ModelFileInvalid
-from fedrx_models.head import OutcomeHead
-from fedrx_models.head_forecast import ForecastHead
+from fedrx_models.fitting import searchable
 
 PRIOR_SD = 0.3
 """Of a shift, in normalised outputs, and of a stretch's logarithm: how far sites may differ."""
@@ -35,6 +34,7 @@ class PrivateHead(nn.Module):
     def __init__(self, shared: Head, outputs: int) -> None:
         super().__init__()
         self.shared = shared
+        self.joint = shared.joint
         self.shift = nn.Parameter(torch.zeros(outputs))
         self.log_stretch = nn.Parameter(torch.zeros(outputs))
 
@@ -62,11 +62,7 @@ def personalise(model: PatientModel, batch: PatientBatch) -> PatientModel:
         model: the federated model; it is not changed.
         batch: the site's training patients; none leave the model as it is.
     """
-    personal = copy.deepcopy(model)
-    if isinstance(personal.head, OutcomeHead):
-        personal.head.trains_reach = False
-    if isinstance(personal.head, ForecastHead):
-        personal.head.joint = True
+    personal = searchable(model)
     private = PrivateHead(personal.head, output_count(model.schema)).to(batch.x)
     for parameter in personal.parameters():
         parameter.requires_grad = False

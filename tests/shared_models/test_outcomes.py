@@ -85,6 +85,25 @@ class TestCohort:
             dataclasses.replace(cohort, target=np.array(target, dtype=float))
 
 
+def test_joint_slopes_belong_to_the_losss_value():
+    """What a search along a line relies on; in rounds the interval leaves the prediction alone."""
+    schema = omics_schema("panel")
+    batch = encode(omics_cohort(schema, 40), schema).to(torch.float64)
+    outputs = torch.full_like(batch.y, 0.3).requires_grad_()
+    slopes = {}
+    for joint in (False, True):
+        head = OutcomeHead(schema.target).double()
+        head.joint = joint
+
+        def loss(shift, head=head):
+            return head(outputs + shift, batch).sum()
+
+        (slope,) = torch.autograd.grad(loss(0.0), outputs)
+        slopes[joint] = float(slope.sum()), float((loss(1e-6) - loss(-1e-6)).detach()) / 2e-6
+    assert slopes[True][0] == pytest.approx(slopes[True][1], rel=1e-3)
+    assert slopes[False][0] != pytest.approx(slopes[False][1], rel=1e-2)
+
+
 class TestEncoding:
     def test_blocks_lie_side_by_side_with_zeros_where_missing(self, schema, batch):
         cohort = omics_cohort(schema, 40)
