@@ -1,8 +1,9 @@
 """The open demo of the eICU database as a flux study, for `eicu.py`: six markers, four regions.
 
 Reference means and scales are round numbers that any intensive care unit could name; they need not
-fit these patients, and are not computed from them. A reading outside the plausible range is a
-broken sensor or a slip of the pen, and counts as not measured.
+fit these patients, and are not computed from them. Creatinine is taken as it is, not its logarithm:
+errors count in mg/dL, and most of them are made where it is high. A reading outside the plausible
+range is a broken sensor or a slip of the pen, and counts as not measured.
 """
 
 import csv
