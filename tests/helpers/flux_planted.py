@@ -26,11 +26,11 @@ COUPLING = 1.2
 DOSE_SD, MOST_DOSE = 0.5, 5.0  # of a dose's logarithm, and in its scale, as the simulator draws it
 MOST_VISITS = 16
 # A sum over sites is a sum over patients, so one site stands for all of them.
-PATIENTS = {None: 400, 8.0: 1500}
+PATIENTS = 1500
 SMALL = {
     "linear_mixed": {},
     "tcn": {"channels": 8, "layers": 2},
-    "lstm": {"size": 32},
+    "lstm": {"size": 16},
     "transformer": {"size": 8, "heads": 2, "feed_forward": 8},
     "pathway_gnn": {"size": 4, "layers": 1},
 }
@@ -65,7 +65,7 @@ def drawn(schema: FeatureSchema, patients: int, seed: int = 3) -> Cohort:
 
 def trained(name: str, schema: FeatureSchema, epsilon: float | None) -> PatientModel:
     """Full-batch steps of the coordinator's Adam, with the noise of a promise or without."""
-    batch = encode(drawn(schema, PATIENTS[epsilon]), schema)
+    batch = encode(drawn(schema, PATIENTS), schema)
     section = ModelSection.model_validate({"name": name, **SMALL.get(name, {})})
     model = build_model(section, schema, seed=0)
     settings = OptimizerSection(name="adam", learning_rate=0.03, momentum=0.9, decay="linear")
