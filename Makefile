@@ -5,7 +5,7 @@
 
 PYTHON ?= python3
 PIP_FLAGS ?=
-PYTEST_FLAGS ?= -n auto --dist loadfile --no-loadscope-reorder
+PYTEST_FLAGS ?= -n auto --dist loadfile
 BIN := .venv/bin
 STAMP := .venv/.installed
 

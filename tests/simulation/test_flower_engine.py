@@ -12,7 +12,7 @@ from fedrx_server.run_folder import RunFolder
 from fedrx_simulation.engines import flower
 from fedrx_simulation.engines.flower import EngineFailed, FlowerEngine
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_other_ray")]
 
 SOURCE = fedrx.SyntheticSites(sites=4, patients=(40, 60))
 
