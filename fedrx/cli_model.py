@@ -23,6 +23,7 @@ _STILL = 1e-6  # of a marker's scale; less is rounding
 _example = "fedrx model ripple model.safetensors --marker creatinine --by 0.5"
 
 
+# With one command and no callback, Typer would leave the command's name out.
 @app.callback()
 def _model() -> None:
     """Ask a finished model."""

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from fedrx import front_door
 from fedrx.compare_page import in_words, interval_in_words, shown, write_page
+from fedrx.sources import Source, gather
 from fedrx_models.cohort import Cohort
 from fedrx_models.planning import make_plan
 from fedrx_protocol.errors import MisuseError
@@ -42,7 +43,7 @@ class Request:
 
     study: Study
     models: tuple[str, ...]
-    source: front_door.Source
+    source: Source
     folds: int | None
     leave_one_site_out: bool
     repeats: int
@@ -87,10 +88,8 @@ def run(request: Request, observer: CellObserver) -> Comparison:
     if request.repeats < 1:
         raise MisuseError(f"--repeats is {request.repeats}: use 1 or more.")
     seed = _seed(request)
-    schema = request.study.feature_schema
-    cohorts = front_door.load_cohorts(request.source, schema, seed)
-    study = front_door.sized(request.study, request.source, cohorts)
-    studies = _studies(study, request.models)
+    gathered = gather(request.study, request.source, seed)
+    cohorts, studies = gathered.cohorts, _studies(gathered.study, request.models)
     folds = request.folds
     if folds is None:
         folds = 0 if request.leave_one_site_out and not request.personalised else 5
@@ -103,9 +102,9 @@ def run(request: Request, observer: CellObserver) -> Comparison:
     )
     _check(studies, cohorts, left_out=int(request.leave_one_site_out))
     found = compare(plan, cohorts, request.output, observer)
-    result = Comparison(study, tables(plan, found), request.output)
+    result = Comparison(gathered.study, tables(plan, found), request.output)
     (request.output / "result.json").write_text(json.dumps(result.to_json()), encoding="utf-8")
-    write_page(request.output / "comparison.html", study, result.tables)
+    write_page(request.output / "comparison.html", gathered.study, result.tables)
     return result
 
 

@@ -134,7 +134,7 @@ def gather(study: Study, source: Source, seed: int) -> Gathered:
         described["quality"] = loaded.quality.to_dict()
         return Gathered(study, loaded.cohorts, described)
     cohorts = load_cohorts(source, study.feature_schema, seed)
-    return Gathered(sized(study, source, cohorts), cohorts, described)
+    return Gathered(_sized(study, source, cohorts), cohorts, described)
 
 
 def load_cohorts(source: Source, schema: FeatureSchema, seed: int) -> dict[str, Cohort]:
@@ -190,7 +190,7 @@ def write_patients(
     return write_tables(load_cohorts(source, study.feature_schema, seed), folder)
 
 
-def sized(study: Study, source: Source, cohorts: Mapping[str, Cohort]) -> Study:
+def _sized(study: Study, source: Source, cohorts: Mapping[str, Cohort]) -> Study:
     """The study with the sizes of a synthetic consortium, whose knobs are public."""
     if not isinstance(source, SyntheticSites):
         return study

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fedrx_models.cohort import MISSING_CATEGORY, Cohort
 from fedrx_models.contract import PatientBatch
-from fedrx_models.visits import Courses, VisitColumns, encode_changes, visits_section
+from fedrx_models.visits import Courses, VisitColumns, encode_changes
 from fedrx_protocol.errors import DataError
 from fedrx_protocol.schema import (
     Block,
@@ -123,11 +123,6 @@ def output_count(schema: FeatureSchema) -> int:
     if isinstance(schema.target, ForecastTarget):
         return VisitColumns.of(schema).outputs
     return outcome_count(schema.target)
-
-
-def forecast_count(schema: FeatureSchema) -> int:
-    """K of a forecast: a patient's outcomes over all visits, horizons and markers."""
-    return visits_section(schema).most * VisitColumns.of(schema).forecasts
 
 
 def outcome_count(target: Target) -> int:

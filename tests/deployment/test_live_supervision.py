@@ -9,9 +9,8 @@ from pathlib import Path
 import live_consortium
 import pytest
 from live_consortium import free_ports, wait_until, write_certificates
-from needs import needs_nginx
 
-pytestmark = [pytest.mark.slow, needs_nginx]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nginx")]
 
 
 def listens(port: int) -> bool:

@@ -61,7 +61,6 @@ from live_consortium import (
     write_certificates,
     write_site_key,
 )
-from needs import needs_nginx
 
 from fedrx_client.fleet import load_transport_key
 from fedrx_protocol import frames
@@ -73,7 +72,7 @@ from fedrx_server.live import empty_bundle, live_run
 from fedrx_server.proxy import Tls
 from fedrx_server.superlink import Ports, SuperLink
 
-pytestmark = [pytest.mark.slow, needs_nginx]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nginx")]
 
 SITES = 3
 

@@ -176,6 +176,9 @@ def test_a_site_sees_it_in_its_check(fedrx, joined, course, file, old, new, word
 class TestWhatNobodyHas:
     """Markers, horizons and visits that no site of a simulation can tell anything of."""
 
+    FAR = ("course.toml", "at = 6.0, window = [5.0, 7.0]", "at = 24.0, window = [20.0, 30.0]")
+    NO_UREA = ("visits.toml", 'column = "urea"\nunit = "mg/dL"', "measured = false")
+
     @pytest.fixture
     def told(self, refused, course):
         def run(*changes):
@@ -187,18 +190,16 @@ class TestWhatNobodyHas:
 
     def test_every_horizon_beyond_the_data(self, told):
         near = ("course.toml", "{ at = 3.0, window = [2.0, 4.0] },", "")
-        far = ("course.toml", "at = 6.0, window = [5.0, 7.0]", "at = 24.0, window = [20.0, 30.0]")
-        assert "bring longer follow-up, or a study with other horizons" in told(near, far)
+        assert "bring longer follow-up, or a study with other horizons" in told(near, self.FAR)
 
     def test_one_horizon_beyond_the_data(self, told):
-        far = ("course.toml", "at = 6.0, window = [5.0, 7.0]", "at = 24.0, window = [20.0, 30.0]")
-        assert "nobody has a visit 20 to 30 after another" in told(far)
+        assert "nobody has a visit 20 to 30 after another" in told(self.FAR)
 
     def test_a_marker_to_be_forecast(self, told):
         more = ("course.toml", 'markers = ["creatinine"]', 'markers = ["creatinine", "urea"]')
-        none = ("visits.toml", 'column = "urea"\nunit = "mg/dL"', "measured = false")
-        assert "nobody has marker 'urea' measured at two visits" in told(more, none)
+        assert "nobody has marker 'urea' measured at two visits" in told(more, self.NO_UREA)
 
     def test_a_marker_that_is_only_looked_at(self, told):
-        none = ("visits.toml", 'column = "urea"\nunit = "mg/dL"', "measured = false")
-        assert "no site has marker 'urea' measured at any visit: take it out of" in told(none)
+        assert "no site has marker 'urea' measured at any visit: take it out of" in told(
+            self.NO_UREA
+        )

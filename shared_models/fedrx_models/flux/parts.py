@@ -43,16 +43,12 @@ class WayOut(nn.Module):
     ) -> None:
         super().__init__()
         columns = VisitColumns.of(schema)
-        self.shared, self.markers = (
-            summaries.shared_width,
-            (columns.markers, summaries.marker_width),
-        )
+        self.shared = summaries.shared_width
+        self.markers = (columns.markers, summaries.marker_width)
         self.horizons, markers = columns.horizons, len(columns.forecast)
         self.register_buffer("forecast", torch.tensor(columns.forecast), persistent=False)
-        inputs, outputs = (
-            summaries.marker_width + self.shared + _CONTEXT,
-            QUANTILES * columns.horizons,
-        )
+        inputs = summaries.marker_width + self.shared + _CONTEXT
+        outputs = QUANTILES * columns.horizons
         self.context = drawn_linear(size, _CONTEXT, generator)
         self.hidden = NodeLinear(markers, inputs, _HIDDEN, generator)
         self.out = NodeLinear(markers, _HIDDEN, outputs)
