@@ -1,10 +1,11 @@
 """Every model that takes the warfarin study's columns, on 21 real sites: two tables.
 
-    .venv/bin/python benchmarks/iwpc_models.py [--models linear,mlp] [--epsilons none,8,3,1]
+    .venv/bin/python benchmarks/iwpc_models.py [--models linear,mlp] [--epsilons none,8] [--seeds 3]
 
-`folds`: five folds within each site, mean over patients. `sites`: each site is left out once and
+`folds`: five folds within each site, mean over folds. `sites`: each site is left out once and
 judged on, mean over sites. Absolute error in mg a week, its 95 % interval, the paired test over
 patients against the first model, and for the folds the error with a private head at each site.
+A patient's error is the mean over seeds.
 
 `fedrx simulate --compare` trains with masks and transport, and takes hours for the same tables; see
 `federation.py`. Needs the real patient table beside the checkout.
@@ -79,37 +80,61 @@ def read() -> Patients:
     return Patients(schema, encode(everybody, schema), sites, np.array(everybody.target))
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What held-out patients say of a model.
+
+    Attributes:
+        errors: `(patients,)`, absolute, mg a week, mean over seeds.
+        personal: the same with a private head at each site; empty where there is none.
+        parts: `(n,)`, errors of what was left out, each the mean over its patients.
+        overlap: held-out patients for each training patient, where training sets overlap.
+    """
+
+    errors: Floats
+    personal: Floats
+    parts: Floats
+    overlap: float
+
+
 def federated(
-    name: str, patients: Patients, train: NDArray[np.bool_], epsilon: str
+    name: str, patients: Patients, train: NDArray[np.bool_], epsilon: str, seed: int
 ) -> PatientModel:
     """The federated model of these training patients."""
     privacy = Privacy.told(epsilon, DELTA, CLIPPING_NORM)
-    return trained(name, RECIPES[name], patients.schema, patients.some(train), privacy)
+    batch = patients.some(train)
+    return trained(name, RECIPES[name], patients.schema, batch, privacy, seed=seed)
 
 
-def by_folds(name: str, patients: Patients, epsilon: str, seed: int) -> list[Floats]:
-    """Absolute errors `(patients,)` of the federated and of the personalised models."""
-    fold = folds_within(patients.sites, seed)
-    errors, personal = np.empty((2, len(fold)))
-    for k in range(FOLDS):
-        model = federated(name, patients, fold != k, epsilon)
-        errors[fold == k] = _errors(model, patients, fold == k)
-        for site in sorted(set(patients.sites)):
+def by_folds(name: str, patients: Patients, epsilon: str, seeds: range) -> Judged:
+    """Five folds within each site, dealt anew for each seed."""
+    errors, personal = np.empty((2, len(seeds), len(patients.sites)))
+    parts = []
+    for row, seed in enumerate(seeds):
+        fold = folds_within(patients.sites, seed)
+        for k in range(FOLDS):
+            model = federated(name, patients, fold != k, epsilon, seed)
+            errors[row, fold == k] = _errors(model, patients, fold == k)
+            parts.append(errors[row, fold == k].mean())
+            for site in sorted(set(patients.sites)):
+                here = patients.sites == site
+                own = personalise(model, patients.some(here & (fold != k)))
+                there = here & (fold == k)
+                personal[row, there] = _errors(own, patients, there)
+    return Judged(errors.mean(0), personal.mean(0), np.array(parts), 1 / (FOLDS - 1))
+
+
+def by_sites(name: str, patients: Patients, epsilon: str, seeds: range) -> Judged:
+    """Each site left out once; the mean over sites."""
+    errors = np.empty((len(seeds), len(patients.sites)))
+    sites = sorted(set(patients.sites))
+    for row, seed in enumerate(seeds):
+        for site in sites:
             here = patients.sites == site
-            own = personalise(model, patients.some(here & (fold != k)))
-            personal[here & (fold == k)] = _errors(own, patients, here & (fold == k))
-    by_fold = np.array([errors[fold == k].mean() for k in range(FOLDS)])
-    return [errors, personal, by_fold]
-
-
-def by_sites(name: str, patients: Patients, epsilon: str) -> list[Floats]:
-    """Absolute errors `(patients,)` of models that never saw the patient's site."""
-    errors = np.empty(len(patients.sites))
-    for site in sorted(set(patients.sites)):
-        here = patients.sites == site
-        errors[here] = _errors(federated(name, patients, ~here, epsilon), patients, here)
-    means = [errors[patients.sites == site].mean() for site in sorted(set(patients.sites))]
-    return [errors, np.array([]), np.array(means)]
+            model = federated(name, patients, ~here, epsilon, seed)
+            errors[row, here] = _errors(model, patients, here)
+    parts = np.array([errors[:, patients.sites == site].mean() for site in sites])
+    return Judged(errors.mean(0), np.array([]), parts, 0.0)
 
 
 def _errors(model: PatientModel, patients: Patients, who: NDArray[np.bool_]) -> Floats:
@@ -117,27 +142,25 @@ def _errors(model: PatientModel, patients: Patients, who: NDArray[np.bool_]) -> 
     return found
 
 
-def table(scheme: str, models: list[str], epsilons: list[str], patients: Patients) -> None:
+def table(
+    scheme: str, models: list[str], epsilons: list[str], patients: Patients, seeds: range
+) -> None:
     """Print one scheme's table."""
+    judge = by_folds if scheme == "folds" else by_sites
     print(f"{scheme:22}{'epsilon':>8}{'MAE':>8}{'95 %':>15}{'personal':>10}{'p':>10}{'s':>6}")
     for epsilon in epsilons:
         first = None
         for name in models:
             start = time.perf_counter()
-            if scheme == "folds":
-                errors, personal, parts = by_folds(name, patients, epsilon, seed=0)
-                low, high = mean_interval(parts, 1 / (FOLDS - 1)) or (np.nan, np.nan)
-            else:
-                errors, personal, parts = by_sites(name, patients, epsilon)
-                low, high = mean_interval(parts, 0.0) or (np.nan, np.nan)
-            first = errors if first is None else first
-            p = paired_p(errors - first)
-            own = f"{personal.mean():10.3f}" if personal.size else f"{'–':>10}"
+            judged = judge(name, patients, epsilon, seeds)
+            low, high = mean_interval(judged.parts, judged.overlap) or (np.nan, np.nan)
+            first = judged if first is None else first
+            p = paired_p(judged.errors - first.errors)
+            own = f"{judged.personal.mean():10.3f}" if judged.personal.size else f"{'–':>10}"
             test = "–" if p is None else f"{p:.1e}"
-            shown = errors.mean() if scheme == "folds" else parts.mean()
             print(
-                f"{name:22}{epsilon:>8}{shown:8.3f}{f'{low:.2f}–{high:.2f}':>15}{own}{test:>10}"
-                f"{time.perf_counter() - start:6.0f}",
+                f"{name:22}{epsilon:>8}{judged.parts.mean():8.3f}{f'{low:.2f}–{high:.2f}':>15}"
+                f"{own}{test:>10}{time.perf_counter() - start:6.0f}",
                 flush=True,
             )
 
@@ -147,11 +170,12 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(RECIPES))
     parser.add_argument("--epsilons", default="none,8,3,1")
     parser.add_argument("--schemes", default="folds,sites")
+    parser.add_argument("--seeds", type=int, default=1, help="of folds, start weights and noise")
     told = parser.parse_args()
     torch.set_num_threads(1)
-    patients = read()
+    patients, seeds = read(), range(told.seeds)
     for scheme in told.schemes.split(","):
-        table(scheme, told.models.split(","), told.epsilons.split(","), patients)
+        table(scheme, told.models.split(","), told.epsilons.split(","), patients, seeds)
 
 
 if __name__ == "__main__":

@@ -29,11 +29,14 @@ app = typer.Typer(
     name="fedrx",
     help="Federated pharmacogenomics for hospitals: patients stay, only masked sums leave.",
     no_args_is_help=True,
+    suggest_commands=False,  # Click itself does
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-study_app = typer.Typer(help="Write and check study files.", no_args_is_help=True)
+study_app = typer.Typer(
+    help="Write and check study files.", no_args_is_help=True, suggest_commands=False
+)
 cli_simulate.register(app)
 app.add_typer(study_app, name="study")
 app.add_typer(cli_model.app, name="model")
@@ -123,7 +126,9 @@ def main() -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        _fail(f"{error.format_message().rstrip('.')}. `{_help(error)}` shows what there is.", 2)
+        told = error.format_message().rstrip(".")
+        stop = "" if told.endswith("?") else "."
+        _fail(f"{told}{stop} `{_help(error)}` shows what there is.", 2)
     except MisuseError as error:
         _fail(str(error), 2)
     except FedRxError as error:

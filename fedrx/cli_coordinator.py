@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from fedrx_server.consortium import Consortium
 
 app = typer.Typer(
-    help="Found a consortium, enrol its sites, and run studies with them.", no_args_is_help=True
+    help="Found a consortium, enrol its sites, and run studies with them.",
+    no_args_is_help=True,
+    suggest_commands=False,
 )
 cli_coordinator_runs.register(app)
 

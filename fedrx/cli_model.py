@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fedrx_models.flux.ripple import Ripple
     from fedrx_protocol.schema import FeatureSchema
 
-app = typer.Typer(help="Ask a finished model.", no_args_is_help=True)
+app = typer.Typer(help="Ask a finished model.", no_args_is_help=True, suggest_commands=False)
 
 _SYNTHETIC_PATIENTS = 500
 _STILL = 1e-6  # of a marker's scale; less is rounding

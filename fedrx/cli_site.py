@@ -25,6 +25,7 @@ DAY_S = 86_400
 app = typer.Typer(
     help="A site's keys, its consortium, its approvals, its ledger and its audit log.",
     no_args_is_help=True,
+    suggest_commands=False,
 )
 cli_site_study.register(app)
 cli_site_live.register(app)

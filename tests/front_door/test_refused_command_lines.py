@@ -11,7 +11,9 @@ DATA = ("--data", "patients.csv", "--mapping", "mapping.toml", "--split-by", "si
     ("argv", "sentence"),
     [
         (("simulate", "--nonsense"), "No such option '--nonsense'"),
-        (("nonsense",), "No such command 'nonsense'"),
+        (("nonsense",), "No such command 'nonsense'. `fedrx --help` shows what there is."),
+        (("site", "chek"), "No such command 'chek'. Did you mean 'check'? `fedrx site --help`"),
+        (("simulate", "--patient", "3"), "Did you mean '--patients'? `fedrx simulate --help`"),
         (("simulate", "study.toml", "other.toml"), "unexpected extra argument (other.toml)"),
         (("simulate", "--seed", "-1"), "'--seed': -1 is not in the range"),
         (("simulate", "--seed", "x"), "'--seed': 'x' is not a valid integer"),

@@ -82,7 +82,9 @@ class _MatrixGradients:
         own, sums = own_parameters(self.layer), {}
         if "weight" in own:
             by_group = [[tap.weighted_sum(factors) for tap in taps] for taps in self.products]
-            sums["weight"] = torch.cat([torch.stack(taps, -1) for taps in by_group])
+            # A lone tap is a linear layer's: stacking it would copy it value by value.
+            groups = [torch.stack(taps, -1) if taps[1:] else taps[0] for taps in by_group]
+            sums["weight"] = torch.cat(groups)
         if "bias" in own:
             sums["bias"] = factors @ self.biases
         return {name: sums[name].reshape(p.shape) for name, p in own.items()}
@@ -108,8 +110,8 @@ def _product(activation: Tensor, slope: Tensor) -> _Product:
     patients, steps, inputs = activation.shape
     outputs = slope.shape[2]
     if steps == 1:
-        squared = activation.square().sum((1, 2)) * slope.square().sum((1, 2))
-        return _Product(activation, slope, None, squared)
+        lengths = _lengths(activation) * _lengths(slope)
+        return _Product(activation, slope, None, lengths.square())
     if steps * (inputs + outputs) <= _FEW_STEPS * inputs * outputs:
         same = torch.bmm(activation, activation.transpose(1, 2))
         squared = gram_squared_norm(same, activation.norm(dim=2), slope)
@@ -123,9 +125,9 @@ def _product(activation: Tensor, slope: Tensor) -> _Product:
     return _Product(activation, slope, None, lengths.square())
 
 
-def _lengths(gradients: Tensor) -> Tensor:
+def _lengths(matrices: Tensor) -> Tensor:
     """L2 norm of each patient's matrix, `(B,)`."""
-    lengths: Tensor = torch.linalg.vector_norm(gradients, dim=(1, 2))
+    lengths: Tensor = torch.linalg.vector_norm(matrices, dim=(1, 2))
     return lengths
 
 

@@ -78,7 +78,7 @@ class GeneGraph(nn.Module):
         for step in self.steps:
             heard = torch.cat([states, self._messages(states)], dim=2)
             states = states + nn.functional.relu(step(heard))
-        return states
+        return states.contiguous()  # once, for all who read them: messages leave genes first
 
     def _messages(self, states: torch.Tensor) -> torch.Tensor:
         """What each gene's neighbours send, `(B, genes, size)`.
