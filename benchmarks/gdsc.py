@@ -75,9 +75,8 @@ def chosen_rounds(
 
 def lines(data: Lines, models: list[str], epsilons: list[str], seeds: range) -> None:
     """Five folds over lines, dealt anew for each seed."""
-    print(
-        f"{'model':22}{'epsilon':>8}{'correlation':>13}{'of seeds':>14}{'p':>10}{'rounds':>9}{'s':>7}"
-    )
+    columns = f"{'model':22}{'epsilon':>8}{'correlation':>13}{'of seeds':>14}"
+    print(f"{columns}{'p':>10}{'rounds':>9}{'s':>7}")
     for epsilon in epsilons:
         first = None
         for name in models:
