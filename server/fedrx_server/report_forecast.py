@@ -66,8 +66,11 @@ def course_figures(pictures: ForecastPictures | None) -> list[NamedFigure]:
     ]
 
 
-_ERROR = "Below 1 the forecast is better than the last value. Exact, on {judged}."
-_COVERAGE = "A band that can be trusted holds {level:g} % of the outcomes."
+_ERROR = (
+    "Below 1 the forecast is better than the last value. Exact, on {judged}; the bars are 95 % "
+    "intervals for the patients who happened to be judged."
+)
+_COVERAGE = "A band that can be trusted holds {level:g} % of the outcomes; bars as above."
 _CALIBRATION = (
     "How often an outcome lay below the forecast's 10 %, 50 % and 90 % quantile: on the diagonal "
     "the band says how sure it is. Mean over horizons and patients."
@@ -84,23 +87,34 @@ _COURSES = (
 
 def error_by_horizon(pairs: Sequence[PairResult], time_unit: str) -> go.Figure:
     """Error relative to the last value's, 1, for every marker at every horizon."""
-    figure = _by_horizon(pairs, time_unit, "Error ÷ the last value's", [p.ratio for p in pairs])
+    values = [(pair.ratio, pair.ratio_reach) for pair in pairs]
+    figure = _by_horizon(pairs, time_unit, "Error ÷ the last value's", values)
     _reference(figure, 1.0, "last value")
     return figure
 
 
 def coverage_by_horizon(pairs: Sequence[PairResult], time_unit: str, level: float) -> go.Figure:
     """Share of outcomes within the band, for every marker at every horizon."""
-    values = [pair.coverage for pair in pairs]
+    values = [(pair.coverage, pair.coverage_reach) for pair in pairs]
     figure = _by_horizon(pairs, time_unit, "Outcomes within the band (%)", values)
     _reference(figure, level, f"{level:g} %")
     return figure
 
 
 def _by_horizon(
-    pairs: Sequence[PairResult], time_unit: str, name: str, values: Sequence[float | None]
+    pairs: Sequence[PairResult],
+    time_unit: str,
+    name: str,
+    values: Sequence[tuple[float | None, float | None]],
 ) -> go.Figure:
-    """A line for each marker over the horizons, set apart a little so that none hides another."""
+    """A line for each marker over the horizons, set apart a little so that none hides another.
+
+    Args:
+        pairs: where each value stands.
+        time_unit: of the horizons.
+        name: of the values.
+        values: with half their intervals.
+    """
     horizons = sorted({pair.horizon for pair in pairs})
     markers = list(dict.fromkeys(pair.marker for pair in pairs))
     figure = blank_figure(f"Horizon ({safe_text(time_unit)}s)", name)
@@ -110,7 +124,8 @@ def _by_horizon(
         here = [k for k, pair in enumerate(pairs) if pair.marker == marker]
         figure.add_scatter(
             x=[horizons.index(pairs[k].horizon) + aside for k in here],
-            y=[values[k] for k in here],
+            y=[values[k][0] for k in here],
+            error_y={"array": [values[k][1] for k in here], "thickness": 1, "width": 3},
             name=safe_text(marker),
             mode="lines+markers",
             **_style(i),

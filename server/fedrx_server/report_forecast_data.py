@@ -64,12 +64,16 @@ class PairResult:
         horizon: how far ahead, in the study's time unit.
         ratio: error relative to the last value's.
         coverage: percent of outcomes within the band.
+        ratio_reach: half the 95 % interval of `ratio`, for the patients who were judged.
+        coverage_reach: half that of `coverage`, in percentage points.
     """
 
     marker: str
     horizon: float
     ratio: float | None
     coverage: float | None
+    ratio_reach: float | None = None
+    coverage_reach: float | None = None
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ _FINAL = {"patients": 0.4, "covered": 0.4}
 _COUNT = 0.3
 _AUDIBLE = 4.0  # a sum below so many standard deviations of its noise is nothing to divide by
 _LARGEST_RATIO = 10.0
+_NORMAL_95 = 1.96
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,40 @@ def exact_forecast(predicted: Floats, actual: Floats, target: ForecastTarget) ->
             for i, name in enumerate(pair_names(target))
         ),
         row_ratio=_headline(rows[0], rows[1], 0.0)[0],
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class PairSpread:
+    """How far each pair's figures may be off for the patients who happened to be judged.
+
+    Attributes:
+        ratio: half a 95 % interval of the error relative to the last value's, `(H * M,)`; NaN
+            where fewer than two patients can be judged.
+        coverage: the same of the coverage, in percentage points.
+    """
+
+    ratio: Floats
+    coverage: Floats
+
+
+def pair_spread(predicted: Floats, actual: Floats) -> PairSpread:
+    """Of `exact_forecast`'s pairs, patients being drawn at random; of the ratio by linearisation.
+
+    Source: Cochran, Sampling Techniques, 3rd ed. 1977, eq. 6.13.
+    """
+    means = _patient_means(predicted, actual, None)
+    there = means.counts > 0
+    patients, last = there.sum(axis=0), means.last.sum(axis=0)
+    enough = patients > 1
+    count = np.where(enough, patients, np.nan)
+    total = np.where(last > 0, last, np.nan)
+    off_ratio = means.error - means.error.sum(axis=0) / total * means.last
+    off_share = np.where(there, means.covered - means.covered.sum(axis=0) / count, 0.0)
+    of_one = np.sqrt(count / (count - 1))  # an unbiased variance
+    return PairSpread(
+        ratio=_NORMAL_95 * of_one * np.sqrt((off_ratio**2).sum(axis=0)) / total,
+        coverage=_NORMAL_95 * of_one * 100.0 * np.sqrt((off_share**2).sum(axis=0)) / count,
     )
 
 

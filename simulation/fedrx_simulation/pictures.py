@@ -15,7 +15,12 @@ from fedrx_models.encoding import encode
 from fedrx_models.flux.pathway_gnn import PathwayNetwork
 from fedrx_models.flux.ripple import Ripple, ripple
 from fedrx_models.head_forecast import LEVEL
-from fedrx_models.metrics_forecast import ForecastMetrics, patient_scores
+from fedrx_models.metrics_forecast import (
+    ForecastMetrics,
+    PairSpread,
+    pair_spread,
+    patient_scores,
+)
 from fedrx_models.visits import EPISODE, FIRST_VALUE, TIME, forecast_target, visits_section
 from fedrx_protocol.errors import MisuseError
 from fedrx_protocol.schema import FeatureSchema, Marker
@@ -65,7 +70,7 @@ def forecast_pictures(
         held_out=len(everyone),
         invented=invented,
         patients=_patients(everyone, predicted),
-        pairs=_pairs(schema, metrics),
+        pairs=_pairs(schema, metrics, pair_spread(predicted, everyone.target)),
         quantiles=_quantiles(schema, predicted, everyone.target),
         ripple=_ripple(model, everyone),
     )
@@ -135,13 +140,18 @@ def _course(
     )
 
 
-def _pairs(schema: FeatureSchema, metrics: ForecastMetrics) -> list[PairResult]:
+def _pairs(schema: FeatureSchema, metrics: ForecastMetrics, spread: PairSpread) -> list[PairResult]:
     target = forecast_target(schema)
     places = [(name, horizon.at) for horizon in target.horizons for name in target.markers]
+    reaches = zip(_known(spread.ratio), _known(spread.coverage), strict=True)
     return [
-        PairResult(marker, horizon, pair.ratio, pair.coverage)
-        for (marker, horizon), pair in zip(places, metrics.pairs, strict=True)
+        PairResult(marker, horizon, pair.ratio, pair.coverage, *reach)
+        for (marker, horizon), pair, reach in zip(places, metrics.pairs, reaches, strict=True)
     ]
+
+
+def _known(values: Floats) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]
 
 
 def _quantiles(schema: FeatureSchema, predicted: Floats, actual: Floats) -> list[QuantileShares]:

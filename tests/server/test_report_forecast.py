@@ -38,7 +38,7 @@ SODIUM = MarkerCourse(
 )
 NEVER_MEASURED = MarkerCourse(marker="lactate", unit="mmol/L", times=[], values=[], last=None)
 PAIRS = [
-    PairResult("sodium", 1.0, 0.9, 78.0),
+    PairResult("sodium", 1.0, 0.9, 78.0, 0.04, 6.0),
     PairResult("lactate", 1.0, 1.1, 70.0),
     PairResult("sodium", 6.0, 0.8, 82.0),
     PairResult("lactate", 6.0, None, None),
@@ -99,6 +99,7 @@ def test_every_marker_has_a_line_over_the_horizons_beside_the_simple_rule():
     drawn = traces(figure)
     assert list(drawn["sodium"].y) == [0.9, 0.8]
     assert list(drawn["lactate"].y) == [1.1, None]
+    assert list(drawn["sodium"].error_y.array) == [0.04, None]
     assert list(figure.layout.xaxis.ticktext) == ["1", "6"]
     assert figure.layout.shapes[0].y0 == 1.0
     assert coverage_by_horizon(PAIRS, "hour", 80.0).layout.shapes[0].y0 == 80.0

@@ -5,7 +5,12 @@ import pytest
 from flux_cohorts import flux_cohort, flux_schema
 
 from fedrx_models.measures import exact_metrics, measures_of
-from fedrx_models.metrics_forecast import ForecastPlan, exact_forecast, patient_scores
+from fedrx_models.metrics_forecast import (
+    ForecastPlan,
+    exact_forecast,
+    pair_spread,
+    patient_scores,
+)
 from fedrx_protocol.errors import DataError, MisuseError
 
 SCHEMA = flux_schema()
@@ -61,6 +66,32 @@ def test_coverage_is_what_lies_inside(judged):
             ]
             by_pair.append(100 * np.mean(rates))
     assert [pair.coverage for pair in found.pairs] == pytest.approx(by_pair)
+
+
+def test_the_spread_is_that_of_patients_drawn_anew():
+    cohort = flux_cohort(SCHEMA, 400, missingness=0.2)
+    rng, actual = np.random.default_rng(0), cohort.target
+    median = actual.mean(axis=-1) + rng.normal(0.0, 3.0, actual.shape[:-1])
+    predicted = np.stack([median, median - 4.0, median + 4.0], axis=-1)
+    ratios, coverages = [], []
+    for _ in range(400):
+        some = rng.integers(0, 400, 400)
+        pairs = exact_forecast(predicted[some], actual[some], SCHEMA.target).pairs
+        ratios.append([pair.ratio for pair in pairs])
+        coverages.append([pair.coverage for pair in pairs])
+    found = pair_spread(predicted, actual)
+    assert found.ratio == pytest.approx(1.96 * np.std(ratios, axis=0), rel=0.15)
+    assert found.coverage == pytest.approx(1.96 * np.std(coverages, axis=0), rel=0.15)
+
+
+@pytest.mark.parametrize("patients", [0, 1])
+def test_too_few_patients_have_no_spread(judged, patients):
+    predicted, actual = judged[0].copy(), judged[1].copy()
+    actual[patients:, :, 0, 0] = np.nan
+    found = pair_spread(predicted, actual)
+    assert np.isnan(found.ratio[0])
+    assert np.isnan(found.coverage[0])
+    assert np.isfinite(found.ratio[1:]).all()
 
 
 def test_without_noise_the_sums_say_the_same(judged):

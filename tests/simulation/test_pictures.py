@@ -95,6 +95,8 @@ def test_pairs_are_those_of_the_metrics():
     for pair, metric in zip(pictures.pairs, exact.pairs, strict=True):
         assert metric.name == f"{pair.marker} {pair.horizon:g}"
         assert (pair.ratio, pair.coverage) == (metric.ratio, metric.coverage)
+        assert 0 < pair.ratio_reach < 1
+        assert 0 < pair.coverage_reach < 50
 
 
 def test_only_a_network_of_markers_has_a_ripple():
