@@ -191,6 +191,13 @@ class Head(Protocol):
 
     joint: bool
 
+    @property
+    def bounded_layers(self) -> dict[str, float]:
+        """Own layers in which no patient's gradient is longer than this, whatever the weights."""
+
+    def pulls(self, outputs: torch.Tensor, batch: PatientBatch) -> torch.Tensor | None:
+        """Length of each loss's slope by the outputs, `(B,)` in 0..1; None where it may be more."""
+
     def __call__(self, outputs: torch.Tensor, batch: PatientBatch) -> torch.Tensor:
         """Loss per patient, `(B,)`."""
 
@@ -220,6 +227,18 @@ class PatientModel(nn.Module, ABC):
     @abstractmethod
     def predict(self, batch: PatientBatch) -> AnyPrediction:
         """Predictions for the patients of `batch`, whose `y` is not looked at."""
+
+    @property
+    def bounded_layers(self) -> dict[str, float]:
+        """Layers in which no patient's gradient is longer than this, whatever the weights."""
+        return {f"head.{name}": length for name, length in self.head.bounded_layers.items()}
+
+    def pulls(self, outputs: torch.Tensor, batch: PatientBatch) -> torch.Tensor | None:
+        """How hard each patient's outcome pulls at the head's outputs, `(B,)` in 0..1.
+
+        None where that is not known, or where the loss is not the head's alone.
+        """
+        return self.head.pulls(outputs, batch)
 
     @property
     @abstractmethod

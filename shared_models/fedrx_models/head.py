@@ -83,6 +83,23 @@ class OutcomeHead(nn.Module):
         losses = losses + _SPREAD_WEIGHT * _spread_loss(residual, log_reach)
         return (losses * observed).sum(dim=1) / observed.sum(dim=1).clamp(min=1.0)
 
+    @property
+    def bounded_layers(self) -> dict[str, float]:
+        """The interval's layer: `_spread_loss` has a slope of at most `LEVEL`."""
+        return {} if self.log_reach is None else {"log_reach": _SPREAD_WEIGHT * LEVEL}
+
+    def pulls(self, outputs: torch.Tensor, batch: PatientBatch) -> torch.Tensor | None:
+        """For a likelihood, the length of each patient's residuals, `(B,)`, cut at 1.
+
+        A probability and what happened are at most 1 apart. Over several bins the length may be
+        more, where an event was likely and came later; None for numbers.
+        """
+        if self.log_reach is not None:
+            return None
+        residuals = (torch.sigmoid(self._logits(outputs)) - batch.y) * batch.y_observed
+        lengths: torch.Tensor = torch.linalg.vector_norm(residuals, dim=1)
+        return lengths.clamp(max=1.0)
+
     def predict(self, outputs: torch.Tensor) -> AnyPrediction:
         """Predictions of the target's kind, in its unit."""
         target = self.target

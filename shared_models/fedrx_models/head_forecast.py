@@ -57,6 +57,15 @@ class ForecastHead(nn.Module):
         cells = losses.sum(dim=1) / observed.sum(dim=1).clamp(min=1.0).sqrt()
         return cells.mean(dim=(1, 2))
 
+    @property
+    def bounded_layers(self) -> dict[str, float]:
+        """None: the interval is an output like the median."""
+        return {}
+
+    def pulls(self, outputs: torch.Tensor, batch: PatientBatch) -> torch.Tensor | None:  # noqa: ARG002 - see `Head`
+        """Not known: quantiles pull by steps, whatever the distance."""
+        return None
+
     def quantiles(self, outputs: torch.Tensor) -> torch.Tensor:
         """Median, lower and upper end of the change, normalised, `(B, T, H, M, 3)`."""
         patients, visits = outputs.shape[:2]

@@ -43,6 +43,15 @@ class PrivateHead(nn.Module):
         losses: torch.Tensor = self.shared(self._changed(outputs), batch)
         return losses
 
+    @property
+    def bounded_layers(self) -> dict[str, float]:
+        """None: whatever is fitted here is never clipped, as it never leaves."""
+        return {}
+
+    def pulls(self, outputs: torch.Tensor, batch: PatientBatch) -> torch.Tensor | None:
+        """Those of the federated head, at the outputs that it sees."""
+        return self.shared.pulls(self._changed(outputs), batch)
+
     def predict(self, outputs: torch.Tensor) -> AnyPrediction:
         """Predictions of the target's kind, in its unit."""
         return self.shared.predict(self._changed(outputs))

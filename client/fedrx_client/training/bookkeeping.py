@@ -7,7 +7,7 @@ fails is handled by `vmapped`, which needs no such trust.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,11 +81,16 @@ class PatientGradients:
     layers: dict[str, LayerGradients]
     norms: Tensor
 
-    def weighted_sum(self, factors: Tensor) -> Tensor:
-        """Sum over patients of factor times gradient, `(d,)`."""
+    def lengths(self, names: Sequence[str]) -> Tensor:
+        """L2 norm of each patient's gradient in these layers, `(B,)`; 0 in those not used."""
+        squared = [self.layers[name].squared_norm for name in names if name in self.layers]
+        return sum(squared, torch.zeros_like(self.norms)).sqrt()
+
+    def weighted_sum(self, factors: Tensor, apart: Mapping[str, Tensor] = {}) -> Tensor:
+        """Sum over patients of factor times gradient, `(d,)`; `apart` has some layers' own."""
         parts = {}
         for name, layer in self.layers.items():
-            sums = layer.weighted_sum(factors)
+            sums = layer.weighted_sum(apart.get(name, factors))
             parts.update({f"{name}.{own}" if name else own: g for own, g in sums.items()})
         return flat(parts, self.model)
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from fedrx_client.training import bookkeeping, vmapped
 from fedrx_client.training.errors import TrainingInvalid
-from fedrx_client.training.parameters import Batch, dimension, flat, refuse_mixing
+from fedrx_client.training.parameters import Batch, dimension, flat, positions, refuse_mixing
 from fedrx_client.training.passes import in_passes, precision
+from fedrx_client.training.pulls import Limits, watched
 
 Method = Literal["auto", "bookkeeping", "vmap"]
 
@@ -53,7 +54,8 @@ def clipped_gradient_sum(
     """Sum over patients of each one's gradient, scaled down to L2 norm `clipping_norm` at most.
 
     A patient whose gradient is not finite contributes nothing: any other choice would let one
-    patient decide the sum. An empty batch gives zeros.
+    patient decide the sum. An empty batch gives zeros. Where the model knows how hard an outcome
+    pulls, the factor depends on a patient's inputs alone; see `pulls`.
 
     Args:
         model: returns one loss per patient, `(B,)`; none of its operations mixes patients.
@@ -72,54 +74,75 @@ def clipped_gradient_sum(
     refuse_mixing(model)
     total = np.zeros(dimension(model))
     clipped = not_finite = 0
-    bound = clipping_norm / (1 + CLIPPING_MARGIN)
+    limits = Limits.of(model, clipping_norm / (1 + CLIPPING_MARGIN))
     with precision(model, clipped=True):
-        for vector, norms in in_passes(
-            model, batch, lambda some: _clip(model, some, bound, method)
-        ):
-            total += vector.detach().cpu().double().numpy()
-            clipped += int((norms.isfinite() & (norms > clipping_norm)).sum())
-            not_finite += int((~norms.isfinite()).sum())
+        for found in in_passes(model, batch, lambda some: _clip(model, some, limits, method)):
+            total += found.vector.detach().cpu().double().numpy()
+            clipped += int((found.finite & (found.factors < 1)).sum())
+            not_finite += int((~found.finite).sum())
     return ClippedSum(total, len(batch), clipped, not_finite)
 
 
-def _clip(model: nn.Module, batch: Batch, bound: float, method: Method) -> tuple[Tensor, Tensor]:
-    """Clipped sum `(d,)` and norms `(B,)` of a batch with at least one patient."""
+@dataclass(frozen=True, eq=False)
+class _Clipped:
+    """One pass: the sum `(d,)`, and of each patient the factor and whether all was finite, `(B,)`.
+
+    Whoever is not finite has no part in the sum.
+    """
+
+    vector: Tensor
+    factors: Tensor
+    finite: Tensor
+
+
+def _clip(model: nn.Module, batch: Batch, limits: Limits, method: Method) -> _Clipped:
+    """Clip a batch with at least one patient."""
     if method == "bookkeeping" or (method == "auto" and bookkeeping.is_admitted(model, batch)):
         try:
-            return _by_bookkeeping(model, batch, bound)
+            return _by_bookkeeping(model, batch, limits)
         except bookkeeping.NotCovered as use:
             if method == "bookkeeping":
                 raise TrainingInvalid(f"Book-keeping does not cover this model: {use}.") from use
-    return _by_vmap(model, batch, bound)
+    return _by_vmap(model, batch, limits)
 
 
-def _by_bookkeeping(model: nn.Module, batch: Batch, bound: float) -> tuple[Tensor, Tensor]:
-    gradients = bookkeeping.patient_gradients(model, batch)
+def _by_bookkeeping(model: nn.Module, batch: Batch, limits: Limits) -> _Clipped:
+    with watched(model) as pulls_of:
+        gradients = bookkeeping.patient_gradients(model, batch)
     finite = gradients.norms.isfinite()
     if not bool(finite.all()):
-        # 0 * nan is nan, so these patients must not be in the pass at all.
-        rest = finite.nonzero().squeeze(1).cpu()
-        if len(rest) == 0:
-            return flat({}, model), gradients.norms
-        vector, _ = _by_bookkeeping(model, batch.select(rest), bound)
-        return vector, gradients.norms
+        return _of_the_finite(model, batch, limits, finite)
     with torch.no_grad():
-        return gradients.weighted_sum(_factors(gradients.norms, bound)), gradients.norms
+        apart = {n: limits.factors_apart(n, gradients.lengths([n])) for n in limits.apart}
+        others = [name for name in gradients.layers if name not in apart]
+        factors = limits.factors(gradients.lengths(others), pulls_of(batch))
+        return _Clipped(gradients.weighted_sum(factors, apart), factors, finite)
 
 
-def _by_vmap(model: nn.Module, batch: Batch, bound: float) -> tuple[Tensor, Tensor]:
-    total, norms = flat({}, model), []
-    for each in vmapped.patient_gradients(model, batch):
-        norm = each.norm(dim=1)
-        finite = norm.isfinite()
-        total = total + _factors(norm[finite], bound) @ each[finite]
-        norms.append(norm)
-    return total, torch.cat(norms)
+def _of_the_finite(model: nn.Module, batch: Batch, limits: Limits, finite: Tensor) -> _Clipped:
+    """A pass without the patients who are not finite: 0 * nan is nan, so weights do not help."""
+    factors, vector = finite.to(torch.float32), flat({}, model)
+    if bool(finite.any()):
+        again = _by_bookkeeping(model, batch.select(finite.nonzero().squeeze(1).cpu()), limits)
+        factors[finite], vector = again.factors.to(factors), again.vector
+    return _Clipped(vector, factors, finite)
 
 
-def _factors(norms: Tensor, bound: float) -> Tensor:
-    return (bound / norms.clamp(min=torch.finfo(norms.dtype).tiny)).clamp(max=1.0)
+def _by_vmap(model: nn.Module, batch: Batch, limits: Limits) -> _Clipped:
+    total, parts = flat({}, model), []
+    places = {name: positions(model, name) for name in limits.apart}
+    for gradients, pulls in vmapped.patient_gradients(model, batch):
+        finite = gradients.norm(dim=1).isfinite()
+        others = torch.where(finite[:, None], gradients, 0.0)
+        for name, place in places.items():
+            own = others[:, place]
+            total[place] += limits.factors_apart(name, own.norm(dim=1)) @ own
+            others[:, place] = 0.0
+        factors = limits.factors(others.norm(dim=1), pulls)
+        total = total + factors @ others
+        parts.append((factors, finite))
+    factors, finite = (torch.cat(some) for some in zip(*parts, strict=True))
+    return _Clipped(total, factors, finite)
 
 
 def gradient_sum(model: nn.Module, batch: Batch, *, mixed: bool = False) -> npt.NDArray[np.float64]:

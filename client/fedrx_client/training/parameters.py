@@ -37,6 +37,16 @@ def flat(parts: Mapping[str, Tensor], model: nn.Module) -> Tensor:
     return torch.cat(pieces)
 
 
+def positions(model: nn.Module, layer: str) -> Tensor:
+    """Where a layer's trained parameters stand in `(d,)`, int64 `(n,)`."""
+    starts, start = [], 0
+    for name, p in trained(model).items():
+        if name.startswith(f"{layer}."):
+            starts.append(torch.arange(start, start + p.numel(), device=p.device))
+        start += p.numel()
+    return torch.cat(starts) if starts else torch.arange(0)
+
+
 def dimension(model: nn.Module) -> int:
     """d, the number of trained values."""
     return sum(p.numel() for p in trained(model).values())

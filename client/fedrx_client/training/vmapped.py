@@ -19,6 +19,7 @@ from fedrx_client.training.parameters import (
     patient_tensors,
     trained,
 )
+from fedrx_client.training.pulls import watched
 
 VALUES_AT_ONCE = 2**24
 """Gradient values held at a time: 64 MiB in float32."""
@@ -35,8 +36,10 @@ class _Losses(nn.Module):
         return patient_losses(self.model, batch)
 
 
-def patient_gradients(model: nn.Module, batch: Batch) -> Iterator[Tensor]:
+def patient_gradients(model: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Gradients of a few patients at a time, `(patients, d)`, in the batch's order.
+
+    With them how hard each outcome pulls, `(patients,)`, where the model can say.
 
     Raises:
         LossShapeInvalid: the model's loss is not one per patient.
@@ -50,20 +53,26 @@ def patient_gradients(model: nn.Module, batch: Batch) -> Iterator[Tensor]:
         yield _mapped(checked, weights, some)
 
 
-def _mapped(model: nn.Module, weights: dict[str, Tensor], batch: Batch) -> Tensor:
+def _mapped(
+    model: _Losses, weights: dict[str, Tensor], batch: Batch
+) -> tuple[Tensor, Tensor | None]:
     fields = patient_tensors(batch)
 
-    def loss(values: dict[str, Tensor], patient: dict[str, Tensor]) -> Tensor:
+    def loss(values: dict[str, Tensor], patient: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         changes: Any = {name: tensor.unsqueeze(0) for name, tensor in patient.items()}
         alone: Any = dataclasses.replace(batch, **changes)  # type: ignore[type-var]
-        losses: Tensor = functional_call(model, values, (alone,))
-        return losses.sum()
+        with watched(model.model) as pulls_of:
+            losses: Tensor = functional_call(model, values, (alone,))
+        pulls = pulls_of(alone)
+        return losses.sum(), [] if pulls is None else [pulls.squeeze(0)]
 
     try:
-        gradients = vmap(grad(loss), in_dims=(None, 0), randomness="different")(weights, fields)
+        mapped = vmap(grad(loss, has_aux=True), in_dims=(None, 0), randomness="different")
+        gradients, pulls = mapped(weights, fields)
     except RuntimeError as error:
         raise UnsupportedModel(
             "No gradient per patient can be had from this model; replace layers such as nn.LSTM "
             f"by ones written out: {str(error).splitlines()[0]}"
         ) from error
-    return torch.cat([gradients[name].reshape(len(batch), -1) for name in weights], dim=1)
+    each = torch.cat([gradients[name].reshape(len(batch), -1) for name in weights], dim=1)
+    return each, pulls[0] if pulls else None

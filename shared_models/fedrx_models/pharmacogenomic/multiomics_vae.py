@@ -124,6 +124,11 @@ class MultiomicsVae(PatientModel):
         unlike = self._reconstruction_loss(batch, noisy)
         return losses + self.settings.reconstruction * unlike + self.settings.kl * divergence
 
+    def pulls(self, outputs: torch.Tensor, batch: PatientBatch) -> torch.Tensor | None:
+        """Not known where giving the blocks back pulls as well."""
+        alone = self.settings.reconstruction == 0 and self.settings.kl == 0
+        return super().pulls(outputs, batch) if alone else None
+
     def predict(self, batch: PatientBatch) -> AnyPrediction:
         """Predictions of the target's kind, from the middle of each patient's latent region."""
         with torch.no_grad():

@@ -1,0 +1,97 @@
+"""What a model can say of its patients' gradients before anyone looks at them.
+
+Cutting a gradient by its length alone cuts those most whom the model gets most wrong, and so bends
+what is learned: rare events come out rarer still, and an interval too narrow. Two things that a
+model knows prevent it. How hard an outcome pulls at the outputs, at most 1: divided by it, a
+gradient's length depends on the inputs alone, and so does the factor. And parts whose gradient is
+bounded anyway, which are clipped on their own.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from fedrx_client.training.errors import TrainingInvalid
+from fedrx_client.training.parameters import Batch
+
+
+@runtime_checkable
+class Pulled(Protocol):
+    """A model whose loss is that of a head on its outputs.
+
+    Attributes:
+        head: takes the outputs first.
+    """
+
+    head: nn.Module
+
+    @property
+    def bounded_layers(self) -> Mapping[str, float]:
+        """Layers in which no patient's gradient is longer than this, whatever the weights."""
+
+    def pulls(self, outputs: Tensor, batch: Any, /) -> Tensor | None:  # noqa: ANN401 - its own kind
+        """Length of each loss's slope by the outputs, `(B,)`, at most 1; None if it says little."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A clipping norm shared out, so that the squares of all limits add up to its square.
+
+    Attributes:
+        rest: of the gradient outside the layers in `apart`.
+        apart: by layer, the limit of its gradient.
+        scale: what its gradient is multiplied by, so that it stays within.
+    """
+
+    rest: float
+    apart: Mapping[str, float]
+    scale: float
+
+    @classmethod
+    def of(cls, model: nn.Module, bound: float) -> "Limits":
+        """Those of a model, for a bound above 0 on the whole."""
+        known = dict(model.bounded_layers) if isinstance(model, Pulled) else {}
+        used = sum(length**2 for length in known.values())
+        if used >= 1:
+            raise TrainingInvalid("bounded layers would leave nothing of the clipping norm.")
+        scale = min(1.0, bound)
+        apart = {name: scale * length for name, length in known.items()}
+        return cls(math.sqrt(bound**2 - scale**2 * used), apart, scale)
+
+    def factors(self, lengths: Tensor, pulls: Tensor | None) -> Tensor:
+        """Each patient's factor outside the layers apart, `(B,)` in 0..1, from those lengths."""
+        reach = lengths if pulls is None else lengths / pulls.clamp(max=1.0).to(lengths)
+        reach = torch.where(lengths > 0, reach, 0.0)  # nothing pulls: nothing to cut
+        return (self.rest / reach.clamp(min=torch.finfo(lengths.dtype).tiny)).clamp(max=1.0)
+
+    def factors_apart(self, name: str, lengths: Tensor) -> Tensor:
+        """Each patient's factor in a layer apart, `(B,)`: all alike, as long as its bound holds."""
+        within = self.apart[name] / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)
+        return within.clamp(max=self.scale)
+
+
+@contextmanager
+def watched(model: nn.Module) -> Iterator[Callable[[Batch], Tensor | None]]:
+    """Watch one forward pass; what is given then tells its patients' pulls, if the model can."""
+    if not isinstance(model, Pulled):
+        yield lambda _: None
+        return
+    seen: list[Tensor] = []
+    handle = model.head.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+
+    def pulls(batch: Batch) -> Tensor | None:
+        if len(seen) != 1:  # a loss of several readings has no one output
+            return None
+        with torch.no_grad():
+            found: Tensor | None = model.pulls(seen[0], batch)
+        return found
+
+    try:
+        yield pulls
+    finally:
+        handle.remove()
