@@ -7,7 +7,7 @@ fails is handled by `vmapped`, which needs no such trust.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,17 +74,25 @@ class PatientGradients:
     """What clipping needs to know of a batch's gradients.
 
     Attributes:
+        layers: those used, by name.
+        squared: each patient's squared L2 norm in each of them, `(B,)`.
         norms: L2 norm of each patient's gradient, `(B,)`.
     """
 
     model: nn.Module
     layers: dict[str, LayerGradients]
+    squared: dict[str, Tensor]
     norms: Tensor
 
-    def lengths(self, names: Sequence[str]) -> Tensor:
-        """L2 norm of each patient's gradient in these layers, `(B,)`; 0 in those not used."""
-        squared = [self.layers[name].squared_norm for name in names if name in self.layers]
-        return sum(squared, torch.zeros_like(self.norms)).sqrt()
+    def lengths(self, name: str) -> Tensor:
+        """L2 norm of each patient's gradient in one layer, `(B,)`; 0 where it was not used."""
+        squared = self.squared.get(name)
+        return torch.zeros_like(self.norms) if squared is None else squared.sqrt()
+
+    def lengths_without(self, names: Collection[str]) -> Tensor:
+        """L2 norm of each patient's gradient in all layers but these, `(B,)`."""
+        others = [squared for name, squared in self.squared.items() if name not in names]
+        return sum(others, torch.zeros_like(self.norms)).sqrt()
 
     def weighted_sum(self, factors: Tensor, apart: Mapping[str, Tensor] = {}) -> Tensor:
         """Sum over patients of factor times gradient, `(d,)`; `apart` has some layers' own."""
@@ -110,8 +118,9 @@ def patient_gradients(model: nn.Module, batch: Batch) -> PatientGradients:
     uses = record.uses(losses)
     with torch.no_grad():
         layers = {name: _layer(model, name, some) for name, some in uses.items()}
-        squared = sum((g.squared_norm for g in layers.values()), losses.new_zeros(len(batch)))
-    return PatientGradients(model, layers, squared.sqrt())
+        squared = {name: layer.squared_norm for name, layer in layers.items()}
+        norms = sum(squared.values(), losses.new_zeros(len(batch))).sqrt()
+    return PatientGradients(model, layers, squared, norms)
 
 
 def _layer(model: nn.Module, name: str, uses: list[Use]) -> LayerGradients:

@@ -113,9 +113,8 @@ def _by_bookkeeping(model: nn.Module, batch: Batch, limits: Limits) -> _Clipped:
     if not bool(finite.all()):
         return _of_the_finite(model, batch, limits, finite)
     with torch.no_grad():
-        apart = {n: limits.factors_apart(n, gradients.lengths([n])) for n in limits.apart}
-        others = [name for name in gradients.layers if name not in apart]
-        factors = limits.factors(gradients.lengths(others), pulls_of(batch))
+        apart = {n: limits.factors_apart(n, gradients.lengths(n)) for n in limits.apart}
+        factors = limits.factors(gradients.lengths_without(apart), pulls_of(batch))
         return _Clipped(gradients.weighted_sum(factors, apart), factors, finite)
 
 
