@@ -114,7 +114,10 @@ _BINARY = (
     _BRIER,
     Measure("calibration_error", "Calibration error", higher_is_better=False, short="calib."),
 )
-_SURVIVAL = (Measure("concordance", "Concordance"), _BRIER)
+_SURVIVAL = (
+    Measure("concordance", "Concordance"),
+    Measure("brier", "Brier score of the hazards", higher_is_better=False, short="Brier"),
+)
 _FORECAST = (
     Measure(
         "ratio",

@@ -244,6 +244,22 @@ class TestSurvival:
         found = plan.from_state(plan.state(curves, actual)).concordance
         assert found == pytest.approx(exact_survival(curves, actual, target).concordance, abs=0.03)
 
+    @pytest.mark.parametrize("leaves", [0.0, 0.3])
+    def test_the_true_hazard_scores_best(self, leaves):
+        """Proper, with and without patients who leave: no wrong hazard beats the true 0.2."""
+        rng, n, edges = np.random.default_rng(0), 50_000, np.array(SURVIVAL.edges)
+        event = rng.geometric(0.2, n)  # the bin, from 1; 4 and later are beyond the last edge
+        last = np.minimum(rng.geometric(leaves, n) if leaves else 3, 3)  # seen to this bin's end
+        seen = event <= last
+        actual = np.stack([edges[np.where(seen, event, last) - 1], seen], axis=1).astype(float)
+        scores = {
+            hazard: exact_survival(
+                np.tile(np.cumprod(np.full(3, 1 - hazard)), (n, 1)), actual, SURVIVAL
+            ).brier
+            for hazard in (0.1, 0.15, 0.2, 0.25, 0.35, 0.5)
+        }
+        assert min(scores, key=scores.get) == 0.2
+
     def test_all_censored_is_refused(self):
         predicted, actual = survival(10)
         with pytest.raises(DataError, match="had the event"):
