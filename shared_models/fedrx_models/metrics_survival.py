@@ -40,7 +40,7 @@ class SurvivalMetrics:
     Attributes:
         n: number of patients; an estimate where noise was added.
         concordance: share of comparable pairs that are ordered rightly, ties counting half.
-        brier: Brier score of the hazards, where it was released; see `hazard_errors`.
+        brier: Brier score of the hazards, where it was released; see `patient_errors`.
         concordance_interval: 95 % interval for the noise alone, where noise was added.
     """
 
@@ -64,7 +64,7 @@ class SurvivalPlan(Plan):
     """What one evaluation of a survival outcome releases.
 
     A patient adds 1 to one of the counts, "risk in bin i, event in time bin k" or "risk in bin i,
-    free of the event through time bin k"; the final evaluation adds the patient's `hazard_errors`,
+    free of the event through time bin k"; the final evaluation adds the patient's `patient_errors`,
     which are at most 1.
 
     Attributes:
@@ -98,7 +98,7 @@ class SurvivalPlan(Plan):
         place = _history(happened, at_risk, self._joined()) * _RISK_BINS + self._risk_bin(predicted)
         counts = one_hot(place, (2 * self.times + 1) * _RISK_BINS)
         if self.final:
-            error = hazard_errors(predicted, happened, at_risk)
+            error = _hazard_errors(predicted, happened, at_risk)
             counts = np.concatenate([counts, error[:, None]], axis=1)
         return counts * self._scales()
 
@@ -164,8 +164,23 @@ def exact_survival(predicted: Floats, actual: Floats, target: SurvivalTarget) ->
     return SurvivalMetrics(
         n=float(len(actual)),
         concordance=concordance,
-        brier=float(hazard_errors(predicted, happened, at_risk).mean()),
+        brier=float(_hazard_errors(predicted, happened, at_risk).mean()),
     )
+
+
+def patient_errors(predicted: Floats, actual: Floats, target: SurvivalTarget) -> Floats:
+    """Squared difference of hazard and event, summed over the bins at risk, `(n,)`, in 0..1.
+
+    The sum is divided by the number of all bins, which is public. Divided by the number of bins at
+    risk, which hangs on the outcome, it would favour hazards that are too high. Source: the Brier
+    score (Monthly Weather Review 1950;78:1-3) of each bin's conditional event.
+
+    Args:
+        predicted: survival at the end of each time bin, `(n, bins)`.
+        actual: time and event, `(n, 2)`; who leaves unharmed counts for the bins seen to the end.
+        target: the outcome.
+    """
+    return _hazard_errors(predicted, *encode_outcome(target, actual))
 
 
 def _history(
@@ -215,13 +230,7 @@ def _cumulative_hazard(predicted: Floats) -> Floats:
     return found
 
 
-def hazard_errors(predicted: Floats, happened: Floats, at_risk: NDArray[np.bool_]) -> Floats:
-    """Squared difference of hazard and event, summed over the bins at risk, `(n,)`, in 0..1.
-
-    The sum is divided by the number of all bins, which is public. Divided by the number of bins at
-    risk, which hangs on the outcome, it would favour hazards that are too high. Source: the Brier
-    score (Monthly Weather Review 1950;78:1-3) of each bin's conditional event.
-    """
+def _hazard_errors(predicted: Floats, happened: Floats, at_risk: NDArray[np.bool_]) -> Floats:
     before = np.concatenate([np.ones((len(predicted), 1)), predicted[:, :-1]], axis=1)
     hazard = np.clip(1 - predicted / np.maximum(before, _SMALLEST), 0.0, 1.0)
     hazard = np.where(np.isfinite(hazard), hazard, 1.0)

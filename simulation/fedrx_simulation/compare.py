@@ -22,6 +22,7 @@ from fedrx_models.cohort import Cohort, concatenate
 from fedrx_models.measures import exact_metrics, measures_of
 from fedrx_models.metrics_forecast import patient_scores
 from fedrx_models.metrics_panel import exact_panel
+from fedrx_models.metrics_survival import patient_errors
 from fedrx_protocol.errors import DataError, MisuseError
 from fedrx_protocol.schema import (
     BinaryTarget,
@@ -272,23 +273,12 @@ def _scores(target: Target, predicted: Floats, actual: Floats) -> list[float | N
         found = (by_drug.get(drug.name) for drug in target.drugs)
         return [None if value is None else 1.0 - value for value in found]
     if isinstance(target, SurvivalTarget):
-        return _survival_losses(target, predicted, actual)
+        return [float(error) for error in patient_errors(predicted, actual, target)]
     if isinstance(target, ForecastTarget):
         scores = patient_scores(predicted, actual).tolist()
         return [None if math.isnan(score) else score for score in scores]
     errors = np.abs(predicted - actual)
     return [float(e**2 if isinstance(target, BinaryTarget) else e) for e in errors]
-
-
-def _survival_losses(
-    target: SurvivalTarget, predicted: Floats, actual: Floats
-) -> list[float | None]:
-    """Squared difference of survival and being free at the last edge, where that is known."""
-    end = target.edges[-1]
-    event = (actual[:, 1] == 1) & (actual[:, 0] <= end)
-    known = event | (actual[:, 0] >= end)
-    losses = np.square(predicted[:, -1] - (~event).astype(float))
-    return [float(loss) if there else None for loss, there in zip(losses, known, strict=True)]
 
 
 def headline_of(plan: ComparisonPlan) -> str:

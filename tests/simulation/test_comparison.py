@@ -166,6 +166,22 @@ def test_each_kind_has_scores_of_which_fewer_is_better(kind):
     assert scores[0].metrics
 
 
+def test_who_leaves_early_does_not_make_pessimism_pay():
+    """Patients who leave count as far as they were seen: no wrong hazard beats the true 0.2."""
+    target, n = omics_schema("survival").target, 50_000
+    edges, rng = np.array(target.edges), np.random.default_rng(0)
+    event, leaves = rng.geometric(0.2, n), rng.geometric(0.3, n)  # bins, from 1
+    last = np.minimum(leaves, len(edges))
+    actual = np.stack([edges[np.minimum(event, last) - 1], event <= last], axis=1).astype(float)
+    means = {}
+    for hazard in (0.1, 0.15, 0.2, 0.25, 0.35):
+        curves = np.tile(np.cumprod(np.full(len(edges), 1 - hazard)), (n, 1))
+        scores = judge(target, curves, actual).scores
+        assert None not in scores
+        means[hazard] = np.mean(scores)
+    assert min(means, key=means.get) == 0.2
+
+
 def test_a_site_of_one_class_has_scores_but_no_auc():
     found = judge(omics_schema("binary").target, np.array([0.2, 0.4]), np.zeros(2))
     assert found.metrics == {}
