@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +40,7 @@ Scheme = Literal["folds", "sites"]
 Floats = NDArray[np.float64]
 
 _RUNNING = "running-"
+_FORMAT = 2  # of the cells on disk; 1 did not say whose the scores are
 
 
 @dataclass(frozen=True)
@@ -124,19 +125,25 @@ class CellResult:
         metrics: exact metrics by key.
         scores: one number for each unit of the paired test, lower is better: a patient's loss,
             or for a panel, by drug, 1 minus the correlation; `None` where it cannot be computed.
+        units: whose scores these are: each patient's number among all patients, see
+            `patient_numbers`, or each drug's; the same patient has the same in every repeat.
         personal: the same with a private head at each site, where that was asked for.
     """
 
     metrics: Mapping[str, float]
     scores: Sequence[float | None]
+    units: Sequence[int]
     personal: "CellResult | None" = None
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> "CellResult":
         """From its JSON values."""
-        personal = document.get("personal")
+        personal = document["personal"]
         return cls(
-            document["metrics"], document["scores"], None if personal is None else cls.of(personal)
+            document["metrics"],
+            document["scores"],
+            document["units"],
+            None if personal is None else cls.of(personal),
         )
 
 
@@ -190,6 +197,7 @@ def _check(plan: ComparisonPlan, cohorts: Mapping[str, Cohort]) -> None:
 def _claim(folder: Path, plan: ComparisonPlan, cohorts: Mapping[str, Cohort]) -> None:
     """Write what the folder compares, or hold it against what it was begun with."""
     described = {
+        "format": _FORMAT,
         "models": {name: study.digest for name, study in plan.studies.items()},
         "folds": plan.folds,
         "leave_one_site_out": plan.leave_one_site_out,
@@ -199,7 +207,12 @@ def _claim(folder: Path, plan: ComparisonPlan, cohorts: Mapping[str, Cohort]) ->
     }
     path = folder / "comparison.json"
     if path.is_file():
-        if json.loads(path.read_text(encoding="utf-8")) != described:
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        if begun.get("format") != _FORMAT:
+            raise MisuseError(
+                f"{folder}: holds a comparison of another version of FedRx; name another folder."
+            )
+        if begun != described:
             raise MisuseError(
                 f"{folder}: holds another comparison (other models, folds, seeds, study or "
                 "patients); name another folder, or repeat the same command to continue it."
@@ -239,32 +252,55 @@ def _train(
         left_out = len(cohorts[cell.part])
         study = study.with_(cohort={"patients": max(1, study.cohort.patients - left_out)})
     options = SimulationOptions(seed=cell.seed, baselines=False, fold=fold)
+    numbers = patient_numbers(cohorts)
     result = start(study, taking_part, folder, options)
     if cell.scheme == "sites":
         judged = cohorts[cell.part]
-        return judge(study.target, predict(result.model, judged), judged.target)
+        units = _numbers_of([judged], numbers)
+        return judge(study.target, predict(result.model, judged), judged.target, units)
     consortium = Consortium(study, tuple(sorted(cohorts)), "judging", cell.seed, fold)
     parts = {site: consortium.split(cohorts[site]) for site in sorted(cohorts)}
-    judged = concatenate([held_out for _, held_out in parts.values()])
-    found = judge(study.target, predict(result.model, judged), judged.target)
+    training, held_out = ({site: part[i] for site, part in parts.items()} for i in (0, 1))
+    judged = concatenate(list(held_out.values()))
+    units = _numbers_of(held_out.values(), numbers)
+    found = judge(study.target, predict(result.model, judged), judged.target, units)
     if not plan.personalised:
         return found
-    training, held_out = ({site: part[i] for site, part in parts.items()} for i in (0, 1))
     predicted = personalised(result.model, training, held_out)
-    return replace(found, personal=judge(study.target, predicted, judged.target))
+    return replace(found, personal=judge(study.target, predicted, judged.target, units))
 
 
-def judge(target: Target, predicted: Floats, actual: Floats) -> CellResult:
+def patient_numbers(cohorts: Mapping[str, Cohort]) -> dict[tuple[str, str], int]:
+    """Every patient's number, by site and name: sites, and patients in them, in sorted order.
+
+    The order of a table's rows plays no part, as in a cohort's fingerprint.
+    """
+    everybody = sorted((site, name) for site, one in cohorts.items() for name in one.patients)
+    return {patient: number for number, patient in enumerate(everybody)}
+
+
+def _numbers_of(judged: Iterable[Cohort], numbers: Mapping[tuple[str, str], int]) -> list[int]:
+    return [numbers[one.site, name] for one in judged for name in one.patients]
+
+
+def judge(target: Target, predicted: Floats, actual: Floats, patients: Sequence[int]) -> CellResult:
     """Metrics and paired scores of predictions.
 
     A left-out site may be too small, or too uniform, for its kind of metric; it then has scores
     only.
+
+    Args:
+        target: The outcome.
+        predicted: What a prediction's `mean` holds.
+        actual: What a cohort's `target` holds.
+        patients: Each patient's number among all.
     """
     try:
         metrics = exact_metrics(target, predicted, actual).flat()
     except DataError:
         metrics = {}
-    return CellResult(metrics=metrics, scores=_scores(target, predicted, actual))
+    units = range(len(target.drugs)) if isinstance(target, PanelTarget) else patients
+    return CellResult(metrics, _scores(target, predicted, actual), list(units))
 
 
 def _scores(target: Target, predicted: Floats, actual: Floats) -> list[float | None]:

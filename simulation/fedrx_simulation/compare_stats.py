@@ -1,7 +1,7 @@
 """What a comparison says: means with intervals, and a paired test of each model with the first."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from fedrx_models.measures import Measure, measures_of
-from fedrx_protocol.schema import PanelTarget
 from fedrx_simulation.compare import Cell, CellResult, ComparisonPlan, Scheme, headline_of
 
 Floats = NDArray[np.float64]
+Results = Mapping[Cell, CellResult]
+Scores = Mapping[int, float]
 UNITS: Mapping[str, str] = {"panel": "drugs"}
 """What the paired test counts; patients for all other outcomes."""
 
@@ -37,7 +38,7 @@ class ComparedModel:
             for the first model.
         difference_interval: 95 % interval of that.
         p: of the Wilcoxon signed-rank test over pairs; `None` where nothing differs.
-        pairs: how many units both models have a score for.
+        pairs: how many units both models have a score for; each counts once, whatever the repeats.
     """
 
     model: str
@@ -80,17 +81,16 @@ def _table(
 ) -> ComparisonTable:
     measures = measures_of(plan.target)
     headline = next(one for one in measures if one.key == headline_of(plan))
-    by_model: dict[str, list[CellResult]] = {}
+    by_model: dict[str, Results] = {}
     for model in plan.studies:
-        results = [r for c, r in found.items() if c.model == model and c.scheme == scheme]
+        results = {c: r for c, r in found.items() if c.model == model and c.scheme == scheme}
         by_model[model] = results
-        personal = [result.personal for result in results if result.personal is not None]
+        personal = {c: r.personal for c, r in results.items() if r.personal is not None}
         if personal:
             by_model[f"{model}{PERSONALISED}"] = personal
     first, *_ = plan.studies
     share = 1 / (plan.folds - 1) if scheme == "folds" else 0.0
-    panel = isinstance(plan.target, PanelTarget)
-    scores = {model: _scores(results, by_unit=panel) for model, results in by_model.items()}
+    scores = {model: _scores(results.values()) for model, results in by_model.items()}
     return ComparisonTable(
         scheme=scheme,
         headline=headline,
@@ -112,24 +112,21 @@ def _table(
 
 def _line(
     model: str,
-    results: Sequence[CellResult],
+    results: Results,
     key: str,
     *,
     share: float,
-    own: Floats,
-    first: Floats,
+    own: Scores,
+    first: Scores,
 ) -> ComparedModel:
-    keys = {name for result in results for name in result.metrics}
-    values = {
-        name: np.array([r.metrics[name] for r in results if name in r.metrics]) for name in keys
-    }
+    keys = {name for result in results.values() for name in result.metrics}
+    values = {name: _values(results, name) for name in keys}
     means = {name: float(one.mean()) for name, one in values.items()}
     interval = _within_range(key, mean_interval(values.get(key, np.zeros(0)), share))
     single = _single(values, share)
     if own is first:
         return ComparedModel(model, means, interval, single)
-    both = np.isfinite(own) & np.isfinite(first)
-    differences = (own - first)[both]
+    differences = np.array([score - first[unit] for unit, score in own.items() if unit in first])
     return ComparedModel(
         model=model,
         means=means,
@@ -138,7 +135,7 @@ def _line(
         difference=float(differences.mean()) if differences.size else None,
         difference_interval=mean_interval(differences, 0.0),
         p=paired_p(differences),
-        pairs=int(both.sum()),
+        pairs=len(differences),
     )
 
 
@@ -168,15 +165,28 @@ def _within_range(key: str, ends: tuple[float, float] | None) -> tuple[float, fl
     return max(least, ends[0]), min(most, ends[1])
 
 
-def _scores(results: Sequence[CellResult], *, by_unit: bool) -> Floats:
-    """Paired scores of one model: by drug averaged over cells, or all patients in a row."""
-    rows = [np.array([np.nan if s is None else s for s in r.scores]) for r in results]
-    if not by_unit:
-        return np.concatenate(rows)
-    stacked = np.stack(rows)
-    known = np.isfinite(stacked)
-    total = np.where(known, stacked, 0.0).sum(axis=0)
-    return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan)
+def _values(results: Results, name: str) -> Floats:
+    """One metric, of every fold of every repeat, or of every site, averaged over repeats.
+
+    A site's repeats share its patients, so they are no further sites; repeated folds overlap, which
+    `mean_interval` knows.
+    """
+    by_part: dict[tuple[str, int], list[float]] = {}
+    for cell, result in results.items():
+        if name in result.metrics:
+            repeat = 0 if cell.scheme == "sites" else cell.seed
+            by_part.setdefault((cell.part, repeat), []).append(result.metrics[name])
+    return np.array([np.mean(found) for found in by_part.values()])
+
+
+def _scores(results: Iterable[CellResult]) -> Scores:
+    """Paired scores of one model: each patient's, or drug's, averaged over all cells."""
+    by_unit: dict[int, list[float]] = {}
+    for result in results:
+        for unit, score in zip(result.units, result.scores, strict=True):
+            if score is not None:
+                by_unit.setdefault(unit, []).append(score)
+    return {unit: float(np.mean(found)) for unit, found in by_unit.items()}
 
 
 def mean_interval(values: Floats, share: float) -> tuple[float, float] | None:

@@ -11,7 +11,14 @@ from scipy import stats
 from fedrx_protocol.errors import DataError, MisuseError
 from fedrx_protocol.study import Study
 from fedrx_simulation import compare as room
-from fedrx_simulation.compare import Cell, CellResult, ComparisonPlan, compare, judge
+from fedrx_simulation.compare import (
+    Cell,
+    CellResult,
+    ComparisonPlan,
+    compare,
+    judge,
+    patient_numbers,
+)
 from fedrx_simulation.compare_stats import mean_interval, paired_p, tables
 
 SITES, PATIENTS = 4, 24
@@ -51,10 +58,10 @@ def test_every_patient_is_left_out_once_for_each_model(found):
     plan, results, _ = found
     for model in plan.studies:
         for scheme in ("folds", "sites"):
-            scores = [
-                r.scores for c, r in results.items() if (c.model, c.scheme) == (model, scheme)
-            ]
-            assert sum(len(one) for one in scores) == SITES * PATIENTS
+            cells = [r for c, r in results.items() if (c.model, c.scheme) == (model, scheme)]
+            assert sum(len(one.scores) for one in cells) == SITES * PATIENTS
+            units = [unit for one in cells for unit in one.units]
+            assert sorted(units) == list(range(SITES * PATIENTS))
     sites = [cell.part for cell in results if cell.scheme == "sites" and cell.model == "mlp"]
     assert sites == [f"s{i}" for i in range(SITES)]
 
@@ -116,6 +123,23 @@ def test_another_comparison_is_not_mixed_in(found, options):
         compare(plan_of(**{"leave_one_site_out": True, **options}), cohorts_of(), folder)
 
 
+def test_a_comparison_of_another_format_is_not_misread(found, tmp_path):
+    plan, _, folder = found
+    begun = json.loads((folder / "comparison.json").read_text())
+    del begun["format"]
+    (tmp_path / "comparison.json").write_text(json.dumps(begun))
+    with pytest.raises(MisuseError, match="another version of FedRx"):
+        compare(plan, cohorts_of(), tmp_path)
+
+
+def test_a_patients_number_does_not_depend_on_the_order_of_rows():
+    cohorts = cohorts_of()
+    turned = {s: c.select(np.arange(len(c))[::-1]) for s, c in reversed(cohorts.items())}
+    numbers = patient_numbers(cohorts)
+    assert patient_numbers(turned) == numbers
+    assert sorted(numbers.values()) == list(range(SITES * PATIENTS))
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(MisuseError, match="is not empty and holds no comparison"):
@@ -159,7 +183,7 @@ def test_each_kind_has_scores_of_which_fewer_is_better(kind):
     else:
         good = np.nan_to_num(cohort.target)
         bad = good + rng.normal(0, 3, good.shape)
-    scores = [judge(target, one, cohort.target) for one in (good, bad)]
+    scores = [judge(target, one, cohort.target, range(200)) for one in (good, bad)]
     values = [np.array([s for s in one.scores if s is not None]) for one in scores]
     assert len(scores[0].scores) == (4 if kind == "panel" else 200)
     assert values[0].mean() < values[1].mean()
@@ -176,14 +200,14 @@ def test_who_leaves_early_does_not_make_pessimism_pay():
     means = {}
     for hazard in (0.1, 0.15, 0.2, 0.25, 0.35):
         curves = np.tile(np.cumprod(np.full(len(edges), 1 - hazard)), (n, 1))
-        scores = judge(target, curves, actual).scores
+        scores = judge(target, curves, actual, range(n)).scores
         assert None not in scores
         means[hazard] = np.mean(scores)
     assert min(means, key=means.get) == 0.2
 
 
 def test_a_site_of_one_class_has_scores_but_no_auc():
-    found = judge(omics_schema("binary").target, np.array([0.2, 0.4]), np.zeros(2))
+    found = judge(omics_schema("binary").target, np.array([0.2, 0.4]), np.zeros(2), [0, 1])
     assert found.metrics == {}
     assert found.scores == pytest.approx([0.04, 0.16])
 
@@ -216,7 +240,8 @@ class TestStatistics:
             for model, shift in (("linear", 0.0), ("mlp", -0.2)):
                 scores = [None if i == 3 else float(s + shift) for i, s in enumerate(base)]
                 metrics = {"mae": 1 + shift + 0.1 * int(fold), "r2": 0.5}
-                results[Cell(model, "folds", 0, fold)] = CellResult(metrics, scores)
+                units = list(range(30 * int(fold), 30 * int(fold) + 30))
+                results[Cell(model, "folds", 0, fold)] = CellResult(metrics, scores, units)
         (table,) = tables(plan, results)
         first, second = table.models
         assert (table.headline.key, table.unit, second.pairs) == ("mae", "patients", 58)
@@ -226,11 +251,37 @@ class TestStatistics:
         assert first.means["mae"] == pytest.approx(1.05)
         assert 0 <= first.interval[0] < 1.05 < first.interval[1]
 
+    @pytest.mark.parametrize("scheme", ["folds", "sites"])
+    def test_a_repeat_makes_no_new_patients(self, scheme):
+        """The same figures again, dealt otherwise: test and site interval stay as they were."""
+        rng, parts = np.random.default_rng(3), 5
+        scores = {"linear": rng.random(60), "mlp": rng.random(60)}
+        plan = plan_of(folds=parts)
+
+        def line(repeats):
+            results = {}
+            for seed in range(repeats):
+                order = np.arange(60) if scheme == "sites" else rng.permutation(60)
+                for part, who in enumerate(np.array_split(order, parts)):
+                    for model, all_of_them in scores.items():
+                        own = all_of_them[who]
+                        cell = Cell(model, scheme, seed, str(part))
+                        results[cell] = CellResult({"mae": own.mean()}, own.tolist(), who.tolist())
+            (table,) = tables(plan, results)
+            return table.models[1]
+
+        once, often = line(1), line(10)
+        assert often.pairs == once.pairs == 60
+        assert often.p == pytest.approx(once.p)
+        assert often.difference_interval == pytest.approx(once.difference_interval)
+        if scheme == "sites":
+            assert often.interval == pytest.approx(once.interval)
+
     def test_a_panel_is_paired_by_drug_over_all_cells(self):
         plan = plan_of("panel", folds=2)
         results = {
             Cell(model, "folds", 0, fold): CellResult(
-                {"correlation": 0.4}, [0.5 + shift, 0.6 + shift, None, 0.7]
+                {"correlation": 0.4}, [0.5 + shift, 0.6 + shift, None, 0.7], range(4)
             )
             for fold in ("0", "1")
             for model, shift in (("linear", 0.0), ("mlp", -0.1))
@@ -245,5 +296,5 @@ def test_cells_are_plain_numbers(found):
     _, _, folder = found
     for path in (folder / "cells").iterdir():
         content = json.loads(path.read_text())
-        assert set(content) == {"metrics", "scores", "personal"}
+        assert set(content) == {"metrics", "scores", "units", "personal"}
         assert not any("s0" in str(value) for value in content.values())
