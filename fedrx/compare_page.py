@@ -107,11 +107,18 @@ def in_words(one: ComparedModel, table: ComparisonTable) -> str:
     """The paired comparison of one model with the first, e.g. "better, p = 0.002"."""
     if one is table.models[0]:
         return "–"
-    if one.difference is None or one.p is None:
+    if not one.pairs:
+        return "–"
+    if not one.difference:
         return "no difference"
     word = "better" if one.difference < 0 else "worse"
-    p = "p < 0.001" if one.p < 0.001 else f"p = {one.p:.3f}"
-    return f"{word}, {p} ({one.pairs:,} {table.unit})"
+    return f"{word}, {_p_in_words(one.p)} ({one.pairs:,} {table.unit})"
+
+
+def _p_in_words(p: float | None) -> str:
+    if p is None:
+        return "too few to test"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def _figure(table: ComparisonTable) -> go.Figure:

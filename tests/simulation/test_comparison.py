@@ -8,6 +8,7 @@ import pytest
 from omics_cohorts import TARGETS, omics_cohort, omics_schema
 from scipy import stats
 
+from fedrx.compare_page import in_words
 from fedrx_protocol.errors import DataError, MisuseError
 from fedrx_protocol.study import Study
 from fedrx_simulation import compare as room
@@ -225,12 +226,26 @@ class TestStatistics:
         assert high - low == pytest.approx(2 * stats.t.ppf(0.975, 4) * spread)
         assert mean_interval(values[:1], 0.0) is None
 
-    def test_the_paired_test_is_wilcoxons(self):
-        rng = np.random.default_rng(1)
-        differences = rng.normal(0.3, 1, 60)
-        assert paired_p(differences) == pytest.approx(stats.wilcoxon(differences).pvalue)
-        assert paired_p(np.zeros(5)) is None
-        assert paired_p(np.zeros(0)) is None
+    def test_the_paired_test_is_of_the_mean(self):
+        differences = np.random.default_rng(1).normal(0.3, 1, 60)
+        assert paired_p(differences) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
+        assert paired_p(np.full(4, 0.5)) < 0.001
+        for none in (np.zeros(5), np.zeros(0), np.ones(1)):
+            assert paired_p(none) is None
+
+    def test_word_and_p_answer_the_same_question(self):
+        """A rare outcome: most patients favour one constant, and the mean favours the other."""
+        target, rng = omics_schema("binary").target, np.random.default_rng(0)
+        actual = (rng.random(160) < 0.1).astype(float)
+        results = {
+            Cell(model, "folds", 0, "0"): judge(target, np.full(160, p), actual, range(160))
+            for model, p in (("linear", 0.1), ("mlp", 0.02))
+        }
+        (table,) = tables(plan_of("binary", folds=2), results)
+        second = table.models[1]
+        low, high = second.difference_interval
+        assert (low > 0 or high < 0) == (second.p < 0.05)
+        assert in_words(second, table) == f"worse, p = {second.p:.3f} (160 patients)"
 
     def test_the_table_pairs_patients_and_says_who_is_better(self):
         plan = plan_of(folds=2)
