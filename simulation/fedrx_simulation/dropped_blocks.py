@@ -65,7 +65,14 @@ def _point(draws: list[tuple[float, float]]) -> tuple[float, float, float]:
 def _headline(
     held_out: Cohort, predicted: Floats, chosen: NDArray[np.int64] | slice = _ALL
 ) -> float:
-    """The study's first metric on the patients at `chosen`."""
+    """The study's first metric on the patients at `chosen`.
+
+    Raises:
+        DataError: if they have none, as when no two of them can be compared.
+    """
     target = held_out.schema.target
-    metrics = exact_metrics(target, predicted[chosen], held_out.target[chosen])
-    return metrics.flat()[measures_of(target)[0].key]
+    headline = measures_of(target)[0].key
+    metrics = exact_metrics(target, predicted[chosen], held_out.target[chosen]).flat()
+    if headline not in metrics:
+        raise DataError(f"these {len(held_out)} held-out patients have no {headline}.")
+    return metrics[headline]

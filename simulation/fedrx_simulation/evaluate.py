@@ -207,16 +207,20 @@ def _predictions(everyone: Cohort, predicted: NDArray[np.float64]) -> Prediction
 
 
 def _curve(run: RunFolder, model: PatientModel, everyone: Cohort) -> LearningCurve:
-    """The headline as reported, and exact from the checkpoints that were kept."""
+    """The headline as reported, and exact from the checkpoints that were kept.
+
+    Where these patients have no headline, as when no two can be compared, there is no point.
+    """
     target = run.study.target
     headline = measures_of(target)[0].key
     rounds, found = [], []
     for number in run.kept_rounds:
         if number < run.study.final_round:
             set_vector(model, run.checkpoint(number).weights)
-            rounds.append(number)
-            metrics = exact_metrics(target, predict(model, everyone), everyone.target)
-            found.append(metrics.flat()[headline])
+            metrics = exact_metrics(target, predict(model, everyone), everyone.target).flat()
+            if headline in metrics:
+                rounds.append(number)
+                found.append(metrics[headline])
     return reported_curve(run.rounds, target, rounds, found)
 
 

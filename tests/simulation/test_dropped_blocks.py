@@ -1,15 +1,20 @@
 """The curve of a model as blocks are dropped: in a simulation's report, and honest at both ends."""
 
+import dataclasses
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from omics_cohorts import TARGETS, omics_cohort, omics_schema
 
 from fedrx_models.build import build_model
+from fedrx_models.contract import get_vector
 from fedrx_models.encoding import encode, without_blocks
 from fedrx_models.fitting import fit, predict
 from fedrx_models.measures import exact_metrics
 from fedrx_protocol.study import ModelSection
+from fedrx_simulation import evaluate
 from fedrx_simulation.dropped_blocks import SHARES, block_curve
 
 SMALL = ModelSection(name="multiomics_vae", latent=4, hidden=8, head_hidden=8)
@@ -56,6 +61,28 @@ def test_there_is_none_where_it_cannot_be_drawn():
     few = omics_cohort(schema, 80, seed=3)
     one_responder = few.select(np.r_[np.flatnonzero(few.target == 0), few.target.argmax()])
     assert block_curve(build_model(SMALL, schema, seed=0), one_responder, seed=0) is None
+
+
+def not_one_pair():
+    """Survivals of which none can be told to be longer: an event in the last bin, and leavers."""
+    schema = omics_schema("survival")
+    few = omics_cohort(schema, 6)
+    early = np.array([[20.0, 1.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    return dataclasses.replace(few, target=early)
+
+
+def test_there_is_none_where_no_two_patients_can_be_compared():
+    held_out = not_one_pair()
+    assert block_curve(build_model(SMALL, held_out.schema, seed=0), held_out, seed=0) is None
+
+
+def test_a_learning_curve_has_no_point_where_no_two_patients_can_be_compared():
+    held_out = not_one_pair()
+    model = build_model(SMALL, held_out.schema, seed=0)
+    kept = SimpleNamespace(weights=get_vector(model))
+    study = SimpleNamespace(target=held_out.schema.target, final_round=3)
+    run = SimpleNamespace(study=study, kept_rounds=(1, 2), rounds=(), checkpoint=lambda _: kept)
+    assert evaluate._curve(run, model, held_out).exact_rounds == []
 
 
 def test_a_dropped_block_is_like_one_that_was_never_there(schema):
