@@ -188,7 +188,7 @@ def exact_binary(predicted: Floats, actual: Floats, threshold: float) -> BinaryM
         sensitivity=float((predicted[yes] >= threshold).mean()),
         specificity=float((predicted[~yes] < threshold).mean()),
         brier=float(np.square(predicted - actual).mean()),
-        calibration_error=_exact_calibration(predicted, actual),
+        calibration_error=_exact_calibration(scores, no_by_score, yes_by_score),
     )
 
 
@@ -220,12 +220,21 @@ def _average_precision(no: Floats, yes: Floats, within: float = 1.0) -> float | 
     return float((precision * yes[::-1]).sum() / positives)
 
 
-def _exact_calibration(predicted: Floats, actual: Floats) -> float:
-    """Mean |mean probability - observed share| over ten bins of equally many patients."""
-    order = np.argsort(predicted, kind="stable")
-    parts = [part for part in np.array_split(order, _CALIBRATION_BINS) if len(part)]
-    gaps = [len(part) * abs(predicted[part].mean() - actual[part].mean()) for part in parts]
-    return float(sum(gaps) / len(actual))
+def _exact_calibration(scores: Floats, no: Floats, yes: Floats) -> float:
+    """Mean |mean probability - observed share| over about ten bins of equally many patients.
+
+    Patients of the same score fall into the same bin, that of the middle one of them: who of them
+    came first must not matter.
+
+    Args:
+        scores: each probability that was predicted, rising, `(scores,)`.
+        no: patients of that score without the outcome.
+        yes: likewise with it.
+    """
+    count = no + yes
+    middle = (np.cumsum(count) - count / 2) / count.sum()
+    gaps = np.bincount((middle * _CALIBRATION_BINS).astype(int), weights=count * scores - yes)
+    return float(np.abs(gaps).sum() / count.sum())
 
 
 def _share(part: Floats, whole: Floats) -> float | None:

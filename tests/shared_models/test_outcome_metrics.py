@@ -188,6 +188,21 @@ class TestBinary:
         exact = exact_binary(predicted**0.3, actual, 0.3).calibration_error
         assert exact > exact_binary(predicted, actual, 0.3).calibration_error + 0.2
 
+    @pytest.mark.parametrize("n", [50, 100, 1000])
+    def test_the_order_of_patients_with_one_score_does_not_matter(self, n):
+        """A constant that is the observed share is calibrated, however the patients stand."""
+        actual = np.repeat([1.0, 0.0], [n // 5, n - n // 5])
+        for one in (actual, actual[::-1], np.random.default_rng(0).permutation(actual)):
+            found = exact_binary(np.full(n, 0.2), one, 0.5).calibration_error
+            assert found == pytest.approx(0.0, abs=1e-12)
+
+    def test_different_scores_fall_into_ten_equal_bins(self):
+        predicted, actual = binary(n=500)
+        order = np.argsort(predicted)
+        gaps = predicted[order].reshape(10, 50).mean(1) - actual[order].reshape(10, 50).mean(1)
+        found = exact_binary(predicted, actual, 0.3).calibration_error
+        assert found == pytest.approx(np.abs(gaps).mean())
+
     def test_one_class_only_is_refused(self):
         with pytest.raises(DataError, match="same outcome"):
             exact_binary(np.array([0.1, 0.2]), np.ones(2), 0.5)
