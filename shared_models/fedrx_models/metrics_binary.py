@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrx_models.metrics_shares import (
+    AUDIBLE,
     Floats,
     Plan,
     concordance_of_counts,
@@ -29,11 +30,12 @@ from fedrx_protocol.errors import DataError, MisuseError
 _REACH = 4.0  # log-odds on each side of the public rate that the inner bins cover
 _BINS = {False: 10, True: 20}  # in between, and at the end
 _CALIBRATION_BINS = 10
+_CALIBRATION_NOISE = 0.04  # no error is shown where noise alone would make so much of one
 
 
 @dataclass(frozen=True)
 class BinaryMetrics:
-    """How well yes and no were told apart; `None` where the counts do not say.
+    """How well yes and no were told apart; `None` where the counts do not say, or noise hides it.
 
     Attributes:
         n: number of patients; an estimate where noise was added.
@@ -120,7 +122,8 @@ class BinaryPlan(Plan):
     def from_state(self, state: Floats, *, noise_sd: float | None = None) -> BinaryMetrics:
         """Read the metrics from a summed state, noisy or not; `noise_sd` is per component.
 
-        Negative counts, which noise can make, are taken as 0 where a share is computed from them.
+        Negative counts, which noise can make, are summed as they are: cutting them would let the
+        noise grow with the number of bins. Only what is computed from sums is cut to its range.
 
         Raises:
             MisuseError: if the state has another size.
@@ -131,30 +134,35 @@ class BinaryPlan(Plan):
         no, yes = counts[:bins], counts[bins:]
         n = max(1.0, float(counts.sum()))
         auc, auc_sd = _auc(no, yes)
-        noise = None if noise_sd is None else noise_sd / float(self._scales()[0])
-        no, yes = np.maximum(no, 0.0), np.maximum(yes, 0.0)
+        noise = 0.0 if noise_sd is None else noise_sd / float(self._scales()[0])
         cut = int(np.searchsorted(self.edges, self.threshold)) + 1
         return BinaryMetrics(
             n=n,
             auc=auc,
-            average_precision=_average_precision(no, yes, within=0.5),
-            sensitivity=_share(yes[cut:], yes),
-            specificity=_share(no[:cut], no),
+            average_precision=_average_precision(no, yes, within=0.5, noise=noise),
+            sensitivity=_share(yes[cut:], yes, noise),
+            specificity=_share(no[:cut], no, noise),
             brier=min(max(sums["brier"] / n, 0.0), 1.0) if self.final else None,
-            calibration_error=self._calibration(no, yes) if self.final else None,
+            calibration_error=self._calibration(no, yes, noise) if self.final else None,
             auc_interval=None
-            if noise is None or auc is None
+            if noise_sd is None or auc is None
             else interval(auc, noise * auc_sd, 0.0, 1.0),
         )
 
-    def _calibration(self, no: Floats, yes: Floats) -> float | None:
-        """Mean over patients of |middle of the bin - observed share in it|."""
+    def _calibration(self, no: Floats, yes: Floats, noise: float) -> float | None:
+        """Mean over patients of |middle of the bin - observed share in it|.
+
+        Noise lengthens every gap, so its variance is taken from the gap's square first; where it
+        would be too much of the whole, there is no calibration error.
+        """
         ends = np.array([0.0, *self.edges, 1.0])
-        total = float((no + yes).sum())
-        if not total:
+        middle, total = (ends[:-1] + ends[1:]) / 2, float((no + yes).sum())
+        spread = noise * np.hypot(middle, 1 - middle)
+        expected = math.sqrt(2 / math.pi) * float(spread.sum())  # of a gap that is noise alone
+        if total <= 0 or expected > _CALIBRATION_NOISE * total:
             return None
-        gaps = np.abs(yes - (no + yes) * (ends[:-1] + ends[1:]) / 2)
-        return float(gaps.sum() / total)
+        squared = np.square(yes - (no + yes) * middle) - np.square(spread)
+        return min(float(np.sqrt(np.maximum(squared, 0.0)).sum()) / total, 1.0)
 
     def _scales(self) -> Floats:
         return count_scales(2 * (len(self.edges) + 1), brier=self.final)
@@ -203,7 +211,9 @@ def _auc(no: Floats, yes: Floats) -> tuple[float | None, float]:
     return min(max(auc, 0.0), 1.0), float(np.linalg.norm(np.concatenate(slopes)))
 
 
-def _average_precision(no: Floats, yes: Floats, within: float = 1.0) -> float | None:
+def _average_precision(
+    no: Floats, yes: Floats, within: float = 1.0, noise: float = 0.0
+) -> float | None:
     """Precision at each score, weighted by the recall that it adds; from counts by score.
 
     Args:
@@ -211,13 +221,14 @@ def _average_precision(no: Floats, yes: Floats, within: float = 1.0) -> float | 
         yes: likewise.
         within: share of a score's patients that its precision counts: all of them where the
             scores are exact, half where they are bins, whose patients come in no known order.
+        noise: standard deviation of the noise on each count.
     """
     positives = float(yes.sum())
-    if positives <= 0:
+    if positives <= AUDIBLE * noise * math.sqrt(len(yes)):
         return None
     found, false = (np.cumsum(one) - (1 - within) * one for one in (yes[::-1], no[::-1]))
-    precision = found / np.maximum(found + false, 1e-12)
-    return float((precision * yes[::-1]).sum() / positives)
+    precision = np.clip(found / np.maximum(found + false, 1e-12), 0.0, 1.0)
+    return min(max(float((precision * yes[::-1]).sum() / positives), 0.0), 1.0)
 
 
 def _exact_calibration(scores: Floats, no: Floats, yes: Floats) -> float:
@@ -237,9 +248,12 @@ def _exact_calibration(scores: Floats, no: Floats, yes: Floats) -> float:
     return float(np.abs(gaps).sum() / count.sum())
 
 
-def _share(part: Floats, whole: Floats) -> float | None:
+def _share(part: Floats, whole: Floats, noise: float) -> float | None:
+    """Share of some counts in all; `None` where noise of that sd on each hides how many."""
     total = float(whole.sum())
-    return float(part.sum()) / total if total > 0 else None
+    if total <= AUDIBLE * noise * math.sqrt(len(whole)):
+        return None
+    return min(max(float(part.sum()) / total, 0.0), 1.0)
 
 
 def _log_odds(probability: float) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fedrx_models.metrics_shares import (
+    AUDIBLE,
     Floats,
     Plan,
     cut_error,
@@ -32,7 +33,6 @@ from fedrx_protocol.schema import FeatureSchema, ForecastTarget
 _PAIR = {"error": 1.0, "last": 1.0}
 _FINAL = {"patients": 0.4, "covered": 0.4}
 _COUNT = 0.3
-_AUDIBLE = 4.0  # a sum below so many standard deviations of its noise is nothing to divide by
 _LARGEST_RATIO = 10.0
 _NORMAL_95 = 1.96
 
@@ -172,13 +172,13 @@ class ForecastPlan(Plan):
         of_count = noise * math.sqrt(_PAIR["error"] / _FINAL["patients"])
         found = []
         for i, name in enumerate(self.names):
-            enough = patients[i] > _AUDIBLE * of_count
+            enough = patients[i] > AUDIBLE * of_count
             share = min(max(covered[i] / patients[i], 0.0), 1.0) if enough else None
             found.append(
                 PairMetrics(
                     name=name,
                     patients=float(patients[i]) if enough else None,
-                    ratio=_ratio(error[i], last[i]) if last[i] > _AUDIBLE * noise else None,
+                    ratio=_ratio(error[i], last[i]) if last[i] > AUDIBLE * noise else None,
                     coverage=None if share is None else 100.0 * share,
                 )
             )
@@ -334,13 +334,13 @@ def _headline(error: Floats, last: Floats, noise: float) -> tuple[float | None, 
     The single ratios if all can be told from noise: leaving out those that cannot would favour
     denominators that noise made large. Else the ratio of the sums over all, else none.
     """
-    told = last > 0 if noise == 0 else last > _AUDIBLE * noise
+    told = last > 0 if noise == 0 else last > AUDIBLE * noise
     if told.all() or (noise == 0 and told.any()):
         ratios, there = error[told] / last[told], last[told]
         spread = float(np.sqrt(((1.0 + ratios**2) / there**2).sum()) / len(there))
         return float(np.clip(ratios, 0.0, _LARGEST_RATIO).mean()), noise * spread
     total, of_total = float(last.sum()), noise * math.sqrt(len(last))
-    if total <= _AUDIBLE * of_total:
+    if total <= AUDIBLE * of_total:
         return None, 0.0
     ratio = _ratio(float(error.sum()), total)
     return ratio, of_total * math.hypot(1.0, ratio) / total

@@ -13,6 +13,8 @@ from fedrx_protocol.errors import DataError, MisuseError
 Floats = NDArray[np.float64]
 
 Z95 = 1.959963984540054
+AUDIBLE = 4.0
+"""A sum below so many standard deviations of its noise is nothing to divide by."""
 MARGIN = 1 + 1e-9  # keeps a patient's norm below 1 after float64 rounding
 _BRIER_WEIGHT = 0.1  # squared, relative to a count
 

@@ -188,6 +188,28 @@ class TestBinary:
         exact = exact_binary(predicted**0.3, actual, 0.3).calibration_error
         assert exact > exact_binary(predicted, actual, 0.3).calibration_error + 0.2
 
+    @pytest.mark.parametrize("sd", [1.0, 3.0])
+    def test_noise_moves_no_metric_one_way(self, sd):
+        """Over many draws of the noise each metric's mean is that without it."""
+        predicted, actual = binary()
+        plan, rng = PLANS["binary", True], np.random.default_rng(4)
+        state = plan.state(predicted, actual)
+        drawn = [
+            plan.from_state(state + rng.normal(0, sd, plan.size), noise_sd=sd) for _ in range(200)
+        ]
+        honest = plan.from_state(state)
+        for name in ("calibration_error", "sensitivity", "specificity", "average_precision"):
+            mean = np.mean([getattr(one, name) for one in drawn])
+            assert mean == pytest.approx(getattr(honest, name), abs=0.005)
+
+    def test_what_noise_hides_is_not_shown(self):
+        predicted, actual = binary(n=190)
+        plan = PLANS["binary", True]
+        found = plan.from_state(plan.state(predicted, actual), noise_sd=5.0)
+        assert found.calibration_error is found.sensitivity is found.average_precision is None
+        assert found.specificity is not None  # most patients are "no"
+        assert "calibration_error" not in found.flat()
+
     @pytest.mark.parametrize("n", [50, 100, 1000])
     def test_the_order_of_patients_with_one_score_does_not_matter(self, n):
         """A constant that is the observed share is calibrated, however the patients stand."""
