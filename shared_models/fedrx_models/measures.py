@@ -6,7 +6,7 @@ norm of at most 1; sums add up over sites, get their noise, and are read back in
 
 from dataclasses import dataclass
 
-from fedrx_models.metrics import MetricPlan, exact
+from fedrx_models.metrics import MetricPlan, dose_groups, exact
 from fedrx_models.metrics_binary import BinaryPlan, exact_binary
 from fedrx_models.metrics_forecast import ForecastPlan, exact_forecast
 from fedrx_models.metrics_panel import PanelPlan, exact_panel
@@ -75,7 +75,7 @@ def exact_metrics(target: Target, predicted: Floats, actual: Floats) -> Metrics:
         DataError: if there are no patients, lengths differ, or the outcome allows no judgement.
     """
     if isinstance(target, ContinuousTarget):
-        return exact(predicted, actual)
+        return exact(predicted, actual, dose_groups(target))
     if isinstance(target, BinaryTarget):
         return exact_binary(predicted, actual, target.threshold)
     if isinstance(target, PanelTarget):

@@ -34,6 +34,9 @@ Doses = NDArray[np.float64]
 DOSE_GROUPS = (21.0, 49.0)
 """Weekly doses (mg) that separate low (<= first) from middle from high (>= second): IWPC 2009."""
 
+_GROUP_AUDIBLE = 20.0
+"""A group's figure is shown where its noise has an sd of at most a 20th of its range."""
+
 # Relative weights of the components, squared. One patient's vector has norm 1 after scaling, so a
 # heavier component hears less noise. Noise of the count enters the MAE multiplied by MAE / bound,
 # about 1/7: by Lagrange the best squared weights of count and error are as 1/7 to 1.
@@ -44,7 +47,10 @@ _VARIANCE = {"offset": 0.05, "square": 0.15, "residual": 0.15}
 
 @dataclass(frozen=True)
 class GroupMetrics:
-    """Metrics of the patients whose actual dose lies in one range; `None` where there is nobody."""
+    """Metrics of the patients whose actual dose lies in one range.
+
+    `None` where there is nobody, or where noise hides the figure.
+    """
 
     name: str
     n: float
@@ -97,10 +103,10 @@ class MetricPlan(Plan):
 
     An intermediate evaluation has three components: the count, the absolute error cut at
     `error_bound` and divided by it, and whether the prediction is within 20 %. The final one adds
-    the three for each dose group (a patient is in exactly one) and three for R²: the distance of
-    the actual dose from the public reference, its square, and the squared error, distances cut at
-    `error_bound`. Each component is weighted so that one patient's whole vector has an L2 norm of
-    at most `sensitivity` = 1, whatever the prediction.
+    the three for each dose group (a patient is in exactly one; only a weekly dose has groups) and
+    three for R²: the distance of the actual dose from the public reference, its square, and the
+    squared error, distances cut at `error_bound`. Each component is weighted so that one patient's
+    whole vector has an L2 norm of at most `sensitivity` = 1, whatever the prediction.
 
     With Gaussian noise of standard deviation 10 on every summed component, 1,082 held-out
     patients, `error_bound` 60 and a true MAE of 8.2 mg/week, the noise on the MAE has a standard
@@ -110,17 +116,17 @@ class MetricPlan(Plan):
         final: whether everything is released, or only what a learning curve needs.
         error_bound: where errors are cut, in the target's unit.
         reference: public reference value of the target, in its unit.
-        groups: limits of the dose groups, in the target's unit.
+        groups: limits of the dose groups, in the target's unit; `None` for none.
     """
 
     final: bool
     error_bound: float
     reference: float
-    groups: tuple[float, float] = DOSE_GROUPS
+    groups: tuple[float, float] | None = DOSE_GROUPS
 
     def __post_init__(self) -> None:
         require_bound(self.error_bound)
-        if not 0 < self.groups[0] < self.groups[1]:
+        if self.groups is not None and not 0 < self.groups[0] < self.groups[1]:
             raise MisuseError(f"groups is {self.groups}: the limits must rise from above 0.")
 
     @classmethod
@@ -136,6 +142,7 @@ class MetricPlan(Plan):
             final=final,
             error_bound=study.metrics.error_bound,
             reference=reference_target(study.target),
+            groups=dose_groups(study.target),
         )
 
     @property
@@ -182,7 +189,7 @@ class MetricPlan(Plan):
             mae=mae,
             within_20_percent=within,
             r2=noisy_r2(sums, n) if self.final else None,
-            groups=tuple(self._groups(sums)) if self.final else (),
+            groups=tuple(self._groups(sums, noise_sd or 0.0)) if self.final else (),
             mae_interval=None if noise_sd is None else self._interval(mae, n, noise_sd),
         )
 
@@ -199,10 +206,18 @@ class MetricPlan(Plan):
     def _interval(self, mae: float, n: float, noise_sd: float) -> tuple[float, float]:
         return interval(mae, self.mae_noise_sd(mae, n, noise_sd), 0.0, self.error_bound)
 
-    def _groups(self, sums: dict[str, float]) -> Iterator[GroupMetrics]:
+    def _groups(self, sums: dict[str, float], noise_sd: float) -> Iterator[GroupMetrics]:
+        by = dict(zip(self.components, self._scales().tolist(), strict=True))
         for name in group_names(self.groups):
             n, mae, within = self._triple(sums, f"{name}:")
-            yield GroupMetrics(name=name, n=n, mae=mae, within_20_percent=within)
+            least = {part: _GROUP_AUDIBLE * noise_sd / by[f"{name}:{part}"] for part in _GROUP}
+            there = sums[f"{name}:n"]
+            yield GroupMetrics(
+                name=name,
+                n=n,
+                mae=mae if there > least["error"] else None,
+                within_20_percent=within if there > least["within"] else None,
+            )
 
     def _triple(self, sums: dict[str, float], prefix: str) -> tuple[float, float, float]:
         """Count, MAE and percentage within 20 % from unscaled sums."""
@@ -223,20 +238,20 @@ class MetricPlan(Plan):
         """What each component is multiplied by, `(m,)`; one patient's norm is then at most 1."""
         largest = sum(_TOTAL.values())
         if self.final:  # a patient is in one group only
-            largest += sum(_GROUP.values()) + sum(_VARIANCE.values())
+            largest += sum(_VARIANCE.values()) + (sum(_GROUP.values()) if self.groups else 0.0)
         squared = np.array([weight for _, weight in self._weights()])
         return scales(squared, largest)
 
 
 def exact(
-    predicted: Doses, actual: Doses, groups: tuple[float, float] = DOSE_GROUPS
+    predicted: Doses, actual: Doses, groups: tuple[float, float] | None = DOSE_GROUPS
 ) -> DoseMetrics:
     """Unbounded, noiseless metrics, for whoever owns the patients.
 
     Args:
         predicted: `(n,)`, in the target's unit.
         actual: `(n,)`, in the target's unit.
-        groups: limits of the dose groups, in the same unit.
+        groups: limits of the dose groups, in the same unit; `None` for none.
 
     Raises:
         DataError: if there are no patients, or the lengths differ.
@@ -254,8 +269,15 @@ def exact(
     )
 
 
-def group_names(groups: tuple[float, float] = DOSE_GROUPS) -> tuple[str, str, str]:
-    """Names of the dose groups, lowest first."""
+def dose_groups(target: ContinuousTarget) -> tuple[float, float] | None:
+    """Limits of an outcome's dose groups; `None` unless it is a weekly dose, as warfarin's."""
+    return DOSE_GROUPS if target.unit == "mg/week" else None
+
+
+def group_names(groups: tuple[float, float] | None = DOSE_GROUPS) -> tuple[str, ...]:
+    """Names of the dose groups, lowest first; none where there are no limits."""
+    if groups is None:
+        return ()
     low, high = groups
     return f"<={low:g}", f"{low:g}-{high:g}", f">={high:g}"
 
@@ -273,7 +295,9 @@ def _within(predicted: Doses, actual: Doses) -> Doses:
     return (np.abs(predicted - actual) <= 0.2 * np.abs(actual)).astype(np.float64)
 
 
-def _membership(actual: Doses, groups: tuple[float, float]) -> list[NDArray[np.bool_]]:
+def _membership(actual: Doses, groups: tuple[float, float] | None) -> list[NDArray[np.bool_]]:
+    if groups is None:
+        return []
     low, high = groups
     return [actual <= low, (actual > low) & (actual < high), actual >= high]
 

@@ -225,11 +225,11 @@ def _curve(run: RunFolder, model: PatientModel, everyone: Cohort) -> LearningCur
 
 
 def _groups(metrics: Mapping[str, Metrics]) -> DoseGroups | None:
-    """Errors by dose group, for doses."""
+    """Errors by dose group, for weekly doses."""
     doses = {key: one for key, one in metrics.items() if isinstance(one, DoseMetrics)}
-    if "federated" not in doses:
+    groups = doses["federated"].groups if "federated" in doses else ()
+    if not groups:
         return None
-    groups = doses["federated"].groups
     return DoseGroups(
         labels=[group.name for group in groups],
         models=[

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from fedrx_models.measures import exact_metrics
 from fedrx_models.metrics import MetricPlan, exact, group_names
 from fedrx_protocol.errors import DataError, MisuseError
 
@@ -141,6 +142,34 @@ def test_the_plan_follows_the_study(study):
     assert plan.reference == pytest.approx(5.4**2)
     assert plan.size == len(plan.components) == len(set(plan.components)) == 15
     assert MetricPlan.for_study(study, final=False).components == ("n", "error", "within")
+
+
+def test_only_weekly_doses_have_groups(study):
+    """Limits of 21 and 49 mg a week mean nothing in mg a day, and would cost budget."""
+    daily = study.with_(target={"unit": "mg/day"})
+    plan = MetricPlan.for_study(daily, final=True)
+    assert plan.size == 6
+    predicted, actual = np.array([2.0, 6.0, 9.0]), np.array([3.0, 5.0, 8.0])
+    assert plan.from_state(plan.state(predicted, actual)).groups == ()
+    assert exact_metrics(daily.target, predicted, actual).groups == ()
+    longest = np.linalg.norm(plan.shares(np.array([1.15e9]), np.array([1e9]))[0])
+    assert 0.99 < longest <= plan.sensitivity
+    weekly = exact_metrics(study.target, predicted, actual)
+    assert len(weekly.groups) == 3
+
+
+def test_a_groups_figure_that_noise_hides_is_not_shown(doses):
+    plan = PLANS[True]
+    for noise_sd in (1.0, 6.0, 100.0):
+        state = plan.state(*doses)
+        found = plan.from_state(state, noise_sd=noise_sd)
+        scale = dict(zip(plan.components, plan._scales(), strict=True))
+        for group in found.groups:
+            mae_sd = 60 * noise_sd / scale[f"{group.name}:error"] / group.n
+            within_sd = 100 * noise_sd / scale[f"{group.name}:within"] / group.n
+            assert (group.mae is not None) == (mae_sd < 3)
+            assert (group.within_20_percent is not None) == (within_sd < 5)
+    assert not [name for name in found.flat() if "<=21" in name]
 
 
 def test_names_of_groups_follow_their_limits():
