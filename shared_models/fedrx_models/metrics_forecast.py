@@ -14,6 +14,7 @@ import numpy as np
 
 from fedrx_models.metrics_shares import (
     AUDIBLE,
+    Z95,
     Floats,
     Plan,
     cut_error,
@@ -34,7 +35,6 @@ _PAIR = {"error": 1.0, "last": 1.0}
 _FINAL = {"patients": 0.4, "covered": 0.4}
 _COUNT = 0.3
 _LARGEST_RATIO = 10.0
-_NORMAL_95 = 1.96
 
 
 @dataclass(frozen=True)
@@ -274,8 +274,8 @@ def pair_spread(predicted: Floats, actual: Floats) -> PairSpread:
     off_share = np.where(there, means.covered - means.covered.sum(axis=0) / count, 0.0)
     of_one = np.sqrt(count / (count - 1))  # an unbiased variance
     return PairSpread(
-        ratio=_NORMAL_95 * of_one * np.sqrt((off_ratio**2).sum(axis=0)) / total,
-        coverage=_NORMAL_95 * of_one * 100.0 * np.sqrt((off_share**2).sum(axis=0)) / count,
+        ratio=Z95 * of_one * np.sqrt((off_ratio**2).sum(axis=0)) / total,
+        coverage=Z95 * of_one * 100.0 * np.sqrt((off_share**2).sum(axis=0)) / count,
     )
 
 
