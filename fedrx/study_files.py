@@ -13,6 +13,7 @@ from types import MappingProxyType
 from pydantic.fields import FieldInfo
 
 from fedrx_models.build import FACTORIES, build_model, models_of
+from fedrx_models.contract import UNDER_NOISE
 from fedrx_protocol.errors import MisuseError
 from fedrx_protocol.study import Study
 
@@ -56,27 +57,34 @@ def new_study(model: str | None, task: str | None) -> str:
     if chosen not in TASKS:
         raise MisuseError(f"--task is '{chosen}': use {_either(TASKS)}.")
     text = template(chosen)
-    if model is not None and model != Study.parse(text).model.name:
-        text = _SECTION.sub(lambda _: model_section(model), text, count=1)
+    start = Study.parse(text)
+    if model is not None and model != start.model.name:
+        section = model_section(model, private=start.privacy.mode != "none")
+        text = _SECTION.sub(lambda _: section, text, count=1)
     study = Study.parse(text, source=f"--model {model} --task {chosen}")
     build_model(study.model, study.feature_schema, seed=0)
     return text
 
 
-def model_section(model: str) -> str:
-    """The `[model]` section with every hyper-parameter at its default, in words."""
+def model_section(model: str, *, private: bool) -> str:
+    """The `[model]` section with every hyper-parameter in words, at its default.
+
+    Where noise is added, at what is better then, if the configuration names it.
+    """
     factory = FACTORIES[model]
     lines = [f'name = "{model}"']
     for key, field in factory.config.model_fields.items():
-        value = _default(field)
+        value = _default(field, private=private)
         # JSON's numbers, texts and lists are TOML's too, but TOML has no word for nothing.
         line = f"# {key} =" if value is None else f"{key} = {json.dumps(value)}"
         lines.append(line + (f"  # {field.description}" if field.description else ""))
     return "\n".join(["[model]", *lines, ""])
 
 
-def _default(field: FieldInfo) -> object:
-    return field.get_default(call_default_factory=True)
+def _default(field: FieldInfo, *, private: bool) -> object:
+    default = field.get_default(call_default_factory=True)
+    extra = field.json_schema_extra
+    return extra.get(UNDER_NOISE, default) if private and isinstance(extra, dict) else default
 
 
 def _usual_task(model: str | None) -> str:

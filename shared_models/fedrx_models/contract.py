@@ -24,6 +24,9 @@ from fedrx_protocol.weights import WeightSpec
 
 Floats = NDArray[np.float64]
 
+UNDER_NOISE = "under_noise"
+"""Key of a hyper-parameter's `json_schema_extra`: a better start than the default, with noise."""
+
 _FEWEST = 2  # visits that a study keeps; no model is asked to read fewer
 
 

@@ -30,12 +30,20 @@ def test_every_model_has_a_file_for_every_task_it_can_do(fedrx, place, model, ta
 
 @pytest.mark.parametrize("model", FACTORIES)
 def test_the_model_section_holds_every_hyper_parameter_at_its_default(model):
-    text = model_section(model)
+    text = model_section(model, private=False)
     study = Study.parse(template("toxicity").replace('[model]\nname = "linear"\n', text))
     config = FACTORIES[model].config
     assert config.model_validate(study.model.parameters) == config()
     for key in config.model_fields:
         assert f"{key} =" in text
+
+
+def test_under_noise_a_vae_gives_nothing_back():
+    study = Study.parse(new_study("multiomics_vae", "toxicity"))
+    assert study.privacy.mode == "distributed"
+    assert (study.model.parameters["reconstruction"], study.model.parameters["kl"]) == (0.0, 0.0)
+    private, public = (model_section("mlp", private=private) for private in (True, False))
+    assert private == public
 
 
 @pytest.mark.parametrize("model", FACTORIES)

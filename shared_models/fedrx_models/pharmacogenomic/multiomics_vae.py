@@ -14,7 +14,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from fedrx_models.contract import AnyPrediction, Floats, PatientBatch, PatientModel
+from fedrx_models.contract import (
+    UNDER_NOISE,
+    AnyPrediction,
+    Floats,
+    PatientBatch,
+    PatientModel,
+)
 from fedrx_models.encoding import (
     block_columns,
     column_names,
@@ -44,11 +50,20 @@ class MultiomicsVaeConfig(BaseModel):
     latent: int = Field(default=32, ge=1, le=512, description="dimensions of the latent space")
     hidden: int = Field(default=128, ge=1, le=4096, description="width inside each block's coders")
     head_hidden: int = Field(default=128, ge=1, le=4096, description="width before the outcome")
+    # Where patients are clipped, whatever else pulls takes its share of the norm; see `pulls`.
     reconstruction: float = Field(
-        default=1.0, ge=0, le=100, description="weight of giving the blocks back"
+        default=1.0,
+        ge=0,
+        le=100,
+        description="weight of giving the blocks back; 0 where noise is added",
+        json_schema_extra={UNDER_NOISE: 0.0},
     )
     kl: float = Field(
-        default=0.01, ge=0, le=10, description="weight of the pull to the prior, per dimension"
+        default=0.01,
+        ge=0,
+        le=10,
+        description="weight of the pull to the prior, per dimension; 0 where noise is added",
+        json_schema_extra={UNDER_NOISE: 0.0},
     )
     linear_path: bool = Field(
         default=True, description="add a linear model of the same inputs to the outcome"
