@@ -2,7 +2,8 @@
 
 A study that starts from another one names its digest and the parts that stay frozen; both sides
 build the same model from that. Frozen weights reach the sites with every broadcast like all others,
-but no gradient of theirs is computed, clipped, noised or sent.
+but no gradient of theirs is computed, clipped, noised or sent. Layers
+that give an outcome are taken over for the same outcome only.
 """
 
 from pathlib import Path
@@ -13,11 +14,17 @@ from numpy.typing import NDArray
 
 from fedrx_models.build import build_model
 from fedrx_models.contract import PatientModel
+from fedrx_models.encoding import outcome_count
 from fedrx_models.errors import ModelFileInvalid
 from fedrx_models.files import ModelFile, load_model
 from fedrx_protocol.errors import MisuseError, StudyError
-from fedrx_protocol.schema import FeatureSchema, ForecastTarget
-from fedrx_protocol.study import Study
+from fedrx_protocol.schema import FeatureSchema, ForecastTarget, SurvivalTarget, Target
+from fedrx_protocol.study import ModelSection, Study
+
+# Of an outcome, what describes or judges it: a weight means the same whatever these are.
+_BESIDE_THE_OUTCOME = {"description", "threshold", "minimum", "maximum"}
+# Hyper-parameters that ask for a panel, and shape nothing but what reads it.
+_PANEL_ONLY = {"known_responses"}
 
 
 def study_model(study: Study, seed: int | None = None) -> PatientModel:
@@ -162,15 +169,48 @@ def _other_forecast(there: FeatureSchema, here: FeatureSchema) -> bool:
 
 
 def _copy(path: Path, source: PatientModel, model: PatientModel) -> None:
-    """Take over every weight that has a place here; the outcome's own may have another shape."""
-    given = dict(source.named_parameters())
+    """Take over every weight that has a place here; another outcome's own start anew."""
+    anew = set() if _same_outcome(source.schema, model.schema) else _outcome_weights(model)
+    given = {name: value for name, value in source.named_parameters() if name not in anew}
+    taken = False
     for name, parameter in model.named_parameters():
         value = given.get(name)
         if value is not None and value.shape == parameter.shape:
+            taken = True
             with torch.no_grad():
                 parameter.copy_(value)
         elif not parameter.requires_grad:
             raise ModelFileInvalid(
-                f"{path}: has no '{name}' of shape {tuple(parameter.shape)}, which the study "
-                "freezes: it depends on the outcome, so leave it out of 'transfer.freeze'."
+                f"{path}: has no '{name}' for this outcome, which the study freezes: it depends on "
+                "the outcome, so leave it out of 'transfer.freeze'."
             )
+    if not taken:
+        raise ModelFileInvalid(
+            f"{path}: was trained for another outcome, and model '{model.name}' has no layer "
+            "before those of the outcome: there is nothing to start from."
+        )
+
+
+def _same_outcome(there: FeatureSchema, here: FeatureSchema) -> bool:
+    """Whether outputs mean the same; a forecast's do wherever `_require_alike` let it pass."""
+    if isinstance(here.target, ForecastTarget):
+        return True
+    one, other = (schema.target.model_dump(exclude=_BESIDE_THE_OUTCOME) for schema in (there, here))
+    return one == other
+
+
+def _outcome_weights(model: PatientModel) -> set[str]:
+    """Names of the weights that speak of the outcome.
+
+    They are those that the same model for an outcome of another size lacks or shapes otherwise.
+    """
+    schema = model.schema.model_copy(update={"target": _other_sized(model.schema.target)})
+    section = ModelSection(name=model.name, **model.config.model_dump(exclude=_PANEL_ONLY))
+    shapes = {n: p.shape for n, p in build_model(section, schema, seed=0).named_parameters()}
+    return {name for name, p in model.named_parameters() if shapes.get(name) != p.shape}
+
+
+def _other_sized(target: Target) -> SurvivalTarget:
+    """An outcome of another number of outputs, that is no panel and has no interval."""
+    edges = (1.0, 2.0) if outcome_count(target) == 1 else (1.0,)
+    return SurvivalTarget(kind="survival", name=target.name, time_unit="any", edges=edges)

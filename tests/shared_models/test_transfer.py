@@ -14,6 +14,7 @@ from fedrx_models.files import save_model
 from fedrx_models.planning import make_plan
 from fedrx_models.transfer import freezable_parts, start_model, study_model, trained_positions
 from fedrx_protocol.errors import MisuseError, StudyError
+from fedrx_protocol.schema import FeatureSchema
 from fedrx_protocol.study import ModelSection, Study
 
 MODELS = models_of("pharmacogenomic")
@@ -89,11 +90,76 @@ def test_another_outcome_starts_its_own_last_layer_anew(tmp_path):
 def test_the_outcomes_layer_cannot_be_frozen_for_another_outcome(kind, tmp_path):
     path, _ = earlier_file(tmp_path, "genomic_cnn", "panel")
     study = study_of("genomic_cnn", kind, freeze=["network.out"])
-    if kind in {"panel", "survival"}:  # as many outputs: a start like any other
+    if kind == "panel":
         assert start_model(study, 0, path)
         return
-    with pytest.raises(ModelFileInvalid, match=r"has no 'network\.out\.weight' of shape \(1, 64\)"):
+    with pytest.raises(ModelFileInvalid, match=r"has no 'network\.out\.weight' for this outcome"):
         start_model(study, 0, path)
+
+
+def retold(kind, **changes):
+    """The schema with an outcome of as many outputs, told otherwise."""
+    document = omics_schema(kind).model_dump(mode="json")
+    document["target"] |= changes
+    return FeatureSchema.model_validate(document)
+
+
+DRUGS = TARGETS["panel"]["drugs"]
+OF_THE_OUTCOME = {
+    "mlp": {"network.perceptron.2", "network.linear"},
+    "genomic_cnn": {"network.out", "network.linear"},
+    "genomic_transformer": {"network.out", "network.linear"},
+    "drug_gene_gnn": {"own", "linear", "panel.described", "panel.hit"},
+    "multiomics_vae": {"out", "linear"},
+}
+
+
+@pytest.mark.parametrize("model", OF_THE_OUTCOME)
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("binary", {"name": "cured"}),
+        ("continuous", {"name": "ldl", "unit": "mg/dL"}),
+        ("survival", {"edges": [1.0, 2.0, 3.0, 4.0]}),
+        ("panel", {"drugs": DRUGS[::-1]}),
+    ],
+)
+def test_an_outcome_of_as_many_outputs_starts_its_last_layer_anew(model, kind, changes, tmp_path):
+    path, earlier = earlier_file(tmp_path, model, kind)
+    study = study_of(model, schema=retold(kind, **changes))
+    fresh = dict(study_model(study, 3).named_parameters())
+    before = dict(earlier.named_parameters())
+    for name, weight in start_model(study, 3, path).named_parameters():
+        own = name.startswith("head.") or name.rpartition(".")[0] in OF_THE_OUTCOME[model]
+        assert torch.equal(weight, (fresh if own else before)[name]), name
+
+
+def test_a_panels_known_responses_start_anew_for_other_drugs(tmp_path):
+    path, earlier = earlier_file(tmp_path, "drug_gene_gnn", "panel", known_responses=True)
+    study = study_of("drug_gene_gnn", schema=retold("panel", drugs=DRUGS[::-1]),
+                     known_responses=True)  # fmt: skip
+    found, fresh = start_model(study, 3, path), study_model(study, 3)
+    assert torch.equal(found.known.mix.weight, fresh.known.mix.weight)
+    assert torch.equal(found.summary.weight, earlier.summary.weight)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("binary", {"threshold": 0.3, "description": "in words"}),
+        ("continuous", {"minimum": -60.0, "maximum": 60.0}),
+    ],
+)
+def test_what_only_judges_the_outcome_changes_no_weight(kind, changes, tmp_path):
+    path, earlier = earlier_file(tmp_path, kind=kind)
+    found = start_model(study_of(schema=retold(kind, **changes)), 3, path)
+    assert np.array_equal(get_vector(found), get_vector(earlier))
+
+
+def test_a_model_of_one_layer_has_nothing_to_start_from_for_another_outcome(tmp_path):
+    path, _ = earlier_file(tmp_path, "linear", "binary")
+    with pytest.raises(ModelFileInvalid, match="there is nothing to start from"):
+        start_model(study_of("linear", schema=retold("binary", name="cured")), 3, path)
 
 
 def other_genes():
