@@ -20,7 +20,7 @@ from fedrx_models.head import OutcomeHead
 from fedrx_models.measures import Metrics, exact_metrics
 from fedrx_models.personal import personalise
 from fedrx_models.pharmacogenomic.published import (
-    FIXED_DOSE_MG_PER_WEEK,
+    fixed_dose,
     is_applicable,
     pharmacogenetic_dose,
 )
@@ -100,11 +100,11 @@ def personalised(
 
 
 def fixed_prediction(cohort: Cohort) -> Vector:
-    """The same for everybody: the usual dose, what the public reference says, the last value."""
+    """The same for everybody: warfarin's usual dose, else the public reference or last value."""
     target = cohort.schema.target
     if isinstance(target, ForecastTarget):
         section = ModelSection(name="last_value")
         return predict(build_model(section, cohort.schema, seed=0), cohort)
-    if target.unit == "mg/week":
-        return np.full(len(cohort), FIXED_DOSE_MG_PER_WEEK)
+    if is_applicable(cohort.schema):
+        return fixed_dose(cohort)
     return OutcomeHead(target).predict(torch.zeros(len(cohort), outcome_count(target))).mean

@@ -188,7 +188,7 @@ def _ledgers(setup: EngineSetup) -> dict[str, tuple[Release, ...]]:
 
 def _rows(metrics: Mapping[str, Metrics], target: Target) -> list[ResultRow]:
     labels = {**_LABELS}
-    if target.unit != "mg/week":
+    if "published" not in metrics:  # then the outcome is no dose of warfarin either
         labels["fixed"] = ("Public reference", "the same prediction for everybody")
     if isinstance(target, ForecastTarget):
         labels["fixed"] = ("Last value", "every marker stays as it was last measured")

@@ -97,13 +97,24 @@ def test_complete_patients_are_found(cohort):
 
 @pytest.mark.parametrize(
     "change",
-    ["without vkorc1", "height in metres", "other diplotypes", "age as a flag"],
+    [
+        "without vkorc1",
+        "height in metres",
+        "other diplotypes",
+        "age as a flag",
+        "dose a day",
+        "bleeding",
+    ],
 )
 def test_a_schema_that_does_not_fit_is_recognised(study, change):
     document = study.feature_schema.model_dump(mode="json")
     by_name = {feature["name"]: feature for feature in document["features"]}
     if change == "without vkorc1":
         document["features"].remove(by_name["vkorc1"])
+    elif change == "dose a day":
+        document["target"]["unit"] = "mg/day"
+    elif change == "bleeding":
+        document["target"] = {"kind": "binary", "name": "bleeding", "rate": 0.1}
     elif change == "height in metres":
         by_name["height_cm"]["unit"] = "m"
     elif change == "other diplotypes":
@@ -117,7 +128,7 @@ def test_a_schema_that_does_not_fit_is_recognised(study, change):
 
 @pytest.mark.parametrize("name", ["pharmacogenetic", "clinical"])
 def test_another_studys_cohort_is_refused(make_cohort, name):
-    with pytest.raises(DataError, match="need the features age_decade"):
+    with pytest.raises(DataError, match="need a dose in mg/week, and the features age_decade"):
         EQUATIONS[name](make_cohort(2))
-    with pytest.raises(DataError, match="need the features"):
+    with pytest.raises(DataError, match="need a dose in mg/week"):
         is_complete(make_cohort(2))

@@ -1,6 +1,7 @@
 """What a federated model is held against: better with more patients, and repeatable."""
 
 import copy
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -12,7 +13,8 @@ from fedrx_models.cohort import concatenate
 from fedrx_models.contract import get_vector
 from fedrx_models.metrics import exact
 from fedrx_models.pharmacogenomic.published import FIXED_DOSE_MG_PER_WEEK
-from fedrx_simulation.baselines import compute_baselines, fit, predict
+from fedrx_protocol.schema import FeatureSchema
+from fedrx_simulation.baselines import compute_baselines, fit, fixed_prediction, predict
 
 STUDY = fedrx.default_study()[0]
 
@@ -63,6 +65,40 @@ def test_the_published_equation_stands_beside_them_where_it_can_be_computed():
     assert list(named) == ["pooled", "site_alone", "fixed", "published"]
     # The doses were drawn from it, so no linear model trained on 100 patients does better.
     assert named["published"].mae < named["pooled"].mae
+
+
+OTHER_OUTCOMES = {
+    "binary": {"kind": "binary", "name": "bleeding", "rate": 0.3},
+    "survival": {"kind": "survival", "name": "bleeding", "time_unit": "year", "edges": [1.0, 2.0]},
+    "mg/day": {"name": "dose", "unit": "mg/day", "minimum": 0.0, "maximum": 60.0, "mean": 5.0,
+               "scale": 2.0},
+}  # fmt: skip
+
+
+def with_outcome(cohort, schema):
+    """The same patients with another outcome, from their doses."""
+    daily = cohort.target / 7
+    yes = (daily > np.median(daily)) * 1.0
+    target = {
+        "binary": yes,
+        "survival": np.stack([0.1 + daily / 10, yes], axis=1),
+        "continuous": daily,
+    }[schema.target.kind]
+    return replace(cohort, schema=schema, target=target)
+
+
+@pytest.mark.parametrize("kind", OTHER_OUTCOMES)
+def test_warfarins_features_with_another_outcome_have_no_dose_to_compare_with(kind):
+    document = STUDY.feature_schema.model_dump(mode="json") | {"target": OTHER_OUTCOMES[kind]}
+    schema = FeatureSchema.model_validate(document)
+    _, held_out = planted()
+    few = {site: with_outcome(cohort, schema) for site, cohort in list(held_out.items())[:2]}
+    start = build_model(STUDY.model.__class__(name="linear"), schema, seed=0)
+    found = compute_baselines(start, few, few, seed=1)
+    assert found.published is None
+    everyone = concatenate(list(few.values()))
+    reference = predict(start, everyone)  # a linear model starts at the public reference
+    assert np.allclose(fixed_prediction(everyone), reference)
 
 
 def test_training_beats_the_start():

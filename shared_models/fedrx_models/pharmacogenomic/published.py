@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from fedrx_models.cohort import Cohort
 from fedrx_protocol.errors import DataError
-from fedrx_protocol.schema import CategoryFeature, FeatureSchema, NumberFeature
+from fedrx_protocol.schema import (
+    CategoryFeature,
+    ContinuousTarget,
+    FeatureSchema,
+    NumberFeature,
+    Target,
+)
 
 Doses = NDArray[np.float64]
 
@@ -58,9 +64,14 @@ _CLINICAL_LEVELS: Mapping[str, Mapping[str | None, float]] = MappingProxyType(
 
 
 def is_applicable(schema: FeatureSchema) -> bool:
-    """Whether a schema has every feature of the equations, in their units and with their levels."""
+    """Whether a schema's outcome is a dose in mg/week, and it has all features of the equations.
+
+    Features must have the equations' units and levels.
+    """
     features = {feature.name: feature for feature in schema.features}
-    return all(_fits(features.get(name), name) for name in (*_NUMBERS, *_CATEGORIES, *_FLAGS))
+    return _is_weekly_dose(schema.target) and all(
+        _fits(features.get(name), name) for name in (*_NUMBERS, *_CATEGORIES, *_FLAGS)
+    )
 
 
 def pharmacogenetic_dose(cohort: Cohort) -> Doses:
@@ -71,7 +82,7 @@ def pharmacogenetic_dose(cohort: Cohort) -> Doses:
     accuracy was measured on complete values; `is_complete` says whose are.
 
     Raises:
-        DataError: if the cohort's schema lacks a feature that the equation needs.
+        DataError: if the cohort's schema lacks a feature of the equation, or has another outcome.
     """
     _check(cohort)
     root = (
@@ -90,7 +101,7 @@ def clinical_dose(cohort: Cohort) -> Doses:
     """The IWPC clinical equation (no genotypes), mg/week, `(n,)`; missing values as above.
 
     Raises:
-        DataError: if the cohort's schema lacks a feature that the equation needs.
+        DataError: if the cohort's schema lacks a feature of the equation, or has another outcome.
     """
     _check(cohort)
     root = (
@@ -123,12 +134,16 @@ def is_complete(cohort: Cohort) -> NDArray[np.bool_]:
     """Whose age, height and weight are all known, `(n,)`.
 
     Raises:
-        DataError: if the cohort's schema lacks a feature that the equations need.
+        DataError: as the equations do.
     """
     _check(cohort)
     known = [~np.isnan(cohort.values[name]) for name in _NUMBERS]
     complete: NDArray[np.bool_] = np.logical_and.reduce(known)
     return complete
+
+
+def _is_weekly_dose(target: Target) -> bool:
+    return isinstance(target, ContinuousTarget) and target.unit == "mg/week"
 
 
 def _fits(feature: object, name: str) -> bool:
@@ -144,8 +159,8 @@ def _check(cohort: Cohort) -> None:
     if not is_applicable(cohort.schema):
         needed = ", ".join((*_NUMBERS, *_CATEGORIES, *_FLAGS))
         raise DataError(
-            f"site '{cohort.site}': the published equations need the features {needed} "
-            "with the units and levels of the warfarin study."
+            f"site '{cohort.site}': the published equations need a dose in mg/week, and the "
+            f"features {needed} with the units and levels of the warfarin study."
         )
 
 

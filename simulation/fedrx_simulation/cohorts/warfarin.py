@@ -123,8 +123,8 @@ class WarfarinCohorts:
         genders = set(levels.get("gender", ("male", "female")))
         if not is_applicable(self.schema) or not {"male", "female"} <= genders:
             raise ImpossibleCohorts(
-                "the study's features do not fit the warfarin generator: "
-                "start from the features of examples/warfarin/study.toml."
+                "the study's features or the outcome's unit do not fit the warfarin generator: "
+                "start from those of examples/warfarin/study.toml."
             )
 
 
