@@ -153,6 +153,8 @@ def print_cost(path: Path, cost: Mapping[str, Any]) -> None:
         f"Each site sends about {_size(cost['bytes_up_per_site_and_round'])} and gets "
         f"{_size(cost['bytes_down_per_site_and_round'])} a round, keys and shares aside."
     )
+    for warning in cost["warnings"]:
+        out.print(f"Warning: {warning}")
 
 
 def privacy_in_words(privacy: PrivacyStatement) -> str:

@@ -217,7 +217,17 @@ def study_cost(study: Study, sites: int) -> dict[str, Any]:
         },
         "bytes_up_per_site_and_round": 4 * masked,
         "bytes_down_per_site_and_round": 4 * weights,
+        "warnings": _warnings(study),
     }
+
+
+def _warnings(study: Study) -> list[str]:
+    """What is allowed in a study and seldom meant, a sentence each."""
+    usual = study.delta_limit / 10
+    if study.privacy.mode == "none" or study.privacy.delta <= usual:
+        return []
+    patients = study.cohort.patients
+    return [f"δ = {study.privacy.delta:g} is large for {patients} patients: {usual:.2g} is usual."]
 
 
 def new_run_folder(study: Study, now: datetime) -> Path:

@@ -8,6 +8,7 @@ coordinator compare digests; a site that approved one study takes part in no oth
 import hashlib
 import json
 import tomllib
+from math import floor, log10
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -215,6 +216,7 @@ class Study(Frozen):
                 "training.mixed_precision is true, but patients are clipped, which needs float32: "
                 "remove it, or use privacy.mode 'none'"
             )
+        self._check_delta()
         if self.metrics.evaluations > self.rounds:
             raise ValueError(
                 f"metrics.evaluations is {self.metrics.evaluations}, but the study has "
@@ -227,6 +229,21 @@ class Study(Frozen):
                 f"markers' scales: use {_LARGEST_FORECAST_BOUND:g} or less, e.g. 4"
             )
         return self
+
+    def _check_delta(self) -> None:
+        """A delta of 1/patients would allow publishing one patient's records outright."""
+        delta, limit = self.privacy.delta, self.delta_limit
+        if self.privacy.mode != "none" and delta >= limit:
+            raise ValueError(
+                f"privacy.delta is {delta:g}, but with {self.cohort.patients} patients it must be "
+                f"below {limit:.3g} (1/patients), or the promise may be broken for a patient or "
+                f"more: use e.g. {10 ** floor(log10(limit / 10)):g}"
+            )
+
+    @property
+    def delta_limit(self) -> float:
+        """1/patients: a promise with such a delta would be none."""
+        return 1 / self.cohort.patients
 
     @property
     def feature_schema(self) -> FeatureSchema:

@@ -75,6 +75,7 @@ def test_a_command_line_that_makes_no_sense(refused, argv, sentence):
         ("rounds = 3", "rounds = 3\nspeed = 9", "study.toml: unknown key 'training.speed'"),
         ("rounds = 3", 'rounds = "three"', "study.toml: 'training.rounds' is 'three'"),
         ("epsilon = 8.0", "epsilon = 0.0", "study.toml: 'privacy.epsilon' is 0"),
+        ("epsilon = 8.0", "delta = 0.09", "privacy.delta is 0.09, but with 60 patients it must be"),
         ("epsilon = 8.0", "delta = 2.0", "study.toml: 'privacy.delta' is 2"),
         ("epsilon = 8.0", "epsilon = 1e-6", "no noise keeps epsilon"),
         ("rounds = 3", "rounds =", "study.toml: not valid TOML"),

@@ -27,6 +27,7 @@ def test_checking_says_what_privacy_and_rounds_cost(fedrx):
     assert ran.code == 0
     for part in ("fine", "3 rounds", "5 sites", "at least 4", "ε = 8", "noise multiplier"):
         assert part in ran.out
+    assert "Warning" not in ran.out
 
 
 def test_checking_as_json(fedrx):
@@ -38,6 +39,15 @@ def test_checking_as_json(fedrx):
     assert found["weights"] * 4 == found["bytes_down_per_site_and_round"]
     assert found["privacy"]["noise_multiplier"] > 0
     assert found["bytes_up_per_site_and_round"] > found["bytes_down_per_site_and_round"]
+
+
+def test_a_delta_near_one_in_so_many_patients_is_a_warning(fedrx, place):
+    text = (place / "study.toml").read_text().replace("[privacy]", "[privacy]\ndelta = 0.01")
+    (place / "study.toml").write_text(text)
+    ran = fedrx("study", "check", "study.toml", "--sites", "5")
+    assert ran.code == 0
+    assert "Warning: δ = 0.01 is large for 60 patients: 0.0017 is usual" in ran.out
+    assert len(fedrx("study", "check", "study.toml", "--json").json["warnings"]) == 1
 
 
 @pytest.mark.parametrize("mode", ["none", "local"])

@@ -182,6 +182,13 @@ def others(path, old):
     return [*known.get(path[-1], []), f"{old}_other", "other"]
 
 
+def test_delta_is_held_against_the_patients_where_it_promises_something():
+    assert STUDY.with_(privacy={"delta": 9e-4}).delta_limit == 1e-3
+    assert STUDY.with_(privacy={"mode": "none", "delta": 0.09})
+    with pytest.raises(StudyError, match=r"use e\.g\. 0\.0001"):
+        STUDY.with_(privacy={"delta": 0.09})
+
+
 class TestFindings:
     @pytest.mark.parametrize(
         ("path", "value", "sentence"),
@@ -199,6 +206,17 @@ class TestFindings:
             (("privacy", "epsilon"), 0, "'privacy.epsilon' is 0: it should be greater than 0"),
             (("privacy", "epsilon"), math.nan, "'privacy.epsilon' is nan: it should be a finite"),
             (("privacy", "delta"), 0.5, "'privacy.delta' is 0.5: it should be less than 0.1"),
+            (
+                ("privacy", "delta"),
+                0.09,
+                "privacy.delta is 0.09, but with 1000 patients it must be b",
+            ),
+            (
+                ("privacy", "delta"),
+                0.001,
+                "it must be below 0.001 (1/patients), or the promise may",
+            ),
+            (("cohort", "patients"), 100_000, "privacy.delta is 1e-05, but with 100000 patients"),
             (("privacy", "mode"), "full", "it should be 'distributed', 'local' or 'none'"),
             (("cohort", "patients"), 10**12, "it should be less than or equal to 1000000000"),
             (("cohort", "patients"), None, "key 'cohort.patients' is missing"),
