@@ -223,11 +223,22 @@ def study_cost(study: Study, sites: int) -> dict[str, Any]:
 
 def _warnings(study: Study) -> list[str]:
     """What is allowed in a study and seldom meant, a sentence each."""
-    usual = study.delta_limit / 10
-    if study.privacy.mode == "none" or study.privacy.delta <= usual:
-        return []
-    patients = study.cohort.patients
-    return [f"δ = {study.privacy.delta:g} is large for {patients} patients: {usual:.2g} is usual."]
+    found = []
+    delta, patients, usual = study.privacy.delta, study.cohort.patients, study.delta_limit / 10
+    if study.privacy.mode != "none" and delta > usual:
+        found.append(f"δ = {delta:g} is large for {patients} patients: {usual:.2g} is usual.")
+    if study.cohort.largest_site > patients:
+        found.append(
+            f"cohort.largest_site is {study.cohort.largest_site}, but all sites together have "
+            f"{patients} patients: a smaller one makes sums finer."
+        )
+    bound, largest = study.metrics.error_bound, study.largest_error
+    if study.metrics_are_private and bound > largest:
+        found.append(
+            f"metrics.error_bound is {bound:g}, but no error can be above {largest:g}: the noise "
+            "on errors grows with it."
+        )
+    return found
 
 
 def new_run_folder(study: Study, now: datetime) -> Path:

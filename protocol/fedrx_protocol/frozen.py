@@ -1,11 +1,17 @@
 """The base of everything that a study file says: frozen, strict, and named alike."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+
+_TRANSFORMS: Mapping[str, Callable[[float], float]] = MappingProxyType(
+    {"sqrt": math.sqrt, "log": math.log}
+)
 
 
 class Frozen(BaseModel):
@@ -22,6 +28,27 @@ def first_repeated(names: Iterable[str]) -> str | None:
             return name
         seen.add(name)
     return None
+
+
+def require_mean_within(
+    mean: float, minimum: float, maximum: float, transform: str = "none"
+) -> None:
+    """Hold a public reference mean against the range of what it is the mean of.
+
+    Args:
+        mean: of the transformed values.
+        minimum: no plausible value is smaller, before the transform.
+        maximum: no plausible value is larger, likewise.
+        transform: 'sqrt', 'log', or any other word for none.
+
+    Raises:
+        ValueError: it lies outside; of values within a range the mean cannot.
+    """
+    change = _TRANSFORMS.get(transform)
+    low, high = (minimum, maximum) if change is None else (change(minimum), change(maximum))
+    if not low <= mean <= high:
+        after = f", as minimum and maximum do after transform '{transform}'" if change else ""
+        raise ValueError(f"mean {mean:g} must lie between {low:g} and {high:g}{after}")
 
 
 def is_empty(value: object) -> bool:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedrx_protocol.frozen import Frozen, Name, first_repeated
+from fedrx_protocol.frozen import Frozen, Name, first_repeated, require_mean_within
 
 GENE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
 Gene = Annotated[str, Field(pattern=GENE_PATTERN)]
@@ -50,6 +50,8 @@ class Block(Frozen):
                     f"{key} has {len(values)} values for {len(self.genes)} genes: "
                     "give one, or one for each gene"
                 )
+        for mean in self.mean if isinstance(self.mean, tuple) else (self.mean,):
+            require_mean_within(mean, self.minimum, self.maximum)
         scales = self.scale if isinstance(self.scale, tuple) else (self.scale,)
         if min(scales) <= 0:
             raise ValueError(f"scale {min(scales):g} must be above 0")

@@ -8,7 +8,7 @@ coordinator compare digests; a site that approved one study takes part in no oth
 import hashlib
 import json
 import tomllib
-from math import floor, log10
+from math import floor, inf, log10
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,7 +19,7 @@ from fedrx_protocol.findings import sentences
 from fedrx_protocol.frozen import Frozen, Name, is_empty
 from fedrx_protocol.omics import Block, Graph
 from fedrx_protocol.schema import Feature, FeatureSchema
-from fedrx_protocol.targets import ForecastTarget, Target
+from fedrx_protocol.targets import ContinuousTarget, ForecastTarget, PanelTarget, Target
 from fedrx_protocol.visits import Marker, Treatment, VisitsSection
 
 PrivacyMode = Literal["distributed", "local", "none"]
@@ -28,6 +28,8 @@ PrivacyMode = Literal["distributed", "local", "none"]
 _MOST_PATIENTS = 1_000_000_000
 # In a marker's reference standard deviations; a larger bound would drown the metrics in noise.
 _LARGEST_FORECAST_BOUND = 20.0
+# Times the largest error that there can be; noise on a mean error is as many times too loud.
+_DROWNING = 10.0
 
 
 class CohortSection(Frozen):
@@ -45,6 +47,15 @@ class CohortSection(Frozen):
     )
     minimum_per_site: int = Field(default=20, ge=1)
     held_out: float = Field(default=0.2, gt=0, lt=1, description="share kept for testing, per site")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.minimum_per_site > self.largest_site:
+            raise ValueError(
+                f"minimum_per_site {self.minimum_per_site} is above largest_site "
+                f"{self.largest_site}: no site could take part"
+            )
+        return self
 
 
 class ModelSection(BaseModel):
@@ -201,6 +212,18 @@ class Study(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         _ = self.feature_schema
+        self._check_training()
+        self._check_delta()
+        if self.metrics.evaluations > self.rounds:
+            raise ValueError(
+                f"metrics.evaluations is {self.metrics.evaluations}, but the study has "
+                f"{self.rounds} rounds: use {self.rounds} or fewer"
+            )
+        self._check_error_bound()
+        return self
+
+    def _check_training(self) -> None:
+        """What the sites do must be what the privacy mode can protect."""
         if self.privacy.mode == "distributed" and self.training.steps == "local":
             raise ValueError(
                 "training.steps is 'local', but privacy.mode 'distributed' sends one clipped "
@@ -216,19 +239,20 @@ class Study(Frozen):
                 "training.mixed_precision is true, but patients are clipped, which needs float32: "
                 "remove it, or use privacy.mode 'none'"
             )
-        self._check_delta()
-        if self.metrics.evaluations > self.rounds:
-            raise ValueError(
-                f"metrics.evaluations is {self.metrics.evaluations}, but the study has "
-                f"{self.rounds} rounds: use {self.rounds} or fewer"
-            )
-        bound = self.metrics.error_bound
+
+    def _check_error_bound(self) -> None:
+        """Noise on errors grows with their bound: one far above any error drowns them all."""
+        bound, largest = self.metrics.error_bound, self.largest_error
         if isinstance(self.target, ForecastTarget) and bound > _LARGEST_FORECAST_BOUND:
             raise ValueError(
                 f"metrics.error_bound is {bound:g}, but a forecast's errors are bounded in the "
                 f"markers' scales: use {_LARGEST_FORECAST_BOUND:g} or less, e.g. 4"
             )
-        return self
+        if self.metrics_are_private and bound > _DROWNING * largest:
+            raise ValueError(
+                f"metrics.error_bound is {bound:g}, but between the target's minimum and maximum "
+                f"no error is above {largest:g}, and noise grows with the bound: use that or less"
+            )
 
     def _check_delta(self) -> None:
         """A delta of 1/patients would allow publishing one patient's records outright."""
@@ -239,6 +263,14 @@ class Study(Frozen):
                 f"below {limit:.3g} (1/patients), or the promise may be broken for a patient or "
                 f"more: use e.g. {10 ** floor(log10(limit / 10)):g}"
             )
+
+    @property
+    def largest_error(self) -> float:
+        """In the target's unit, of predictions in its range; infinite where it has no range."""
+        target = self.target
+        if not isinstance(target, ContinuousTarget | PanelTarget):
+            return inf
+        return target.maximum - target.minimum
 
     @property
     def delta_limit(self) -> float:

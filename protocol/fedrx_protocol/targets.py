@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
-from fedrx_protocol.frozen import Frozen, Name, first_repeated
+from fedrx_protocol.frozen import Frozen, Name, first_repeated, require_mean_within
 from fedrx_protocol.visits import MOST_MARKERS, Horizon
 
 MOST_BINS = 200
@@ -41,6 +41,7 @@ class ContinuousTarget(Frozen):
             raise ValueError("transform 'log' needs a minimum above 0")
         if self.transform == "sqrt" and self.minimum < 0:
             raise ValueError("transform 'sqrt' needs a minimum of at least 0")
+        require_mean_within(self.mean, self.minimum, self.maximum, self.transform)
         return self
 
 
@@ -127,6 +128,11 @@ class PanelTarget(Frozen):
         twice = first_repeated(drug.name for drug in self.drugs)
         if twice is not None:
             raise ValueError(f"drug '{twice}' stands twice")
+        for drug in self.drugs:
+            try:
+                require_mean_within(drug.mean, self.minimum, self.maximum)
+            except ValueError as error:
+                raise ValueError(f"drug '{drug.name}': {error}") from None
         return self
 
 

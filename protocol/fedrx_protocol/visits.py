@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedrx_protocol.frozen import Frozen, Name
+from fedrx_protocol.frozen import Frozen, Name, require_mean_within
 
 TimeUnit = Literal["hour", "day", "month", "year"]
 
@@ -48,14 +48,7 @@ class Marker(Frozen):
             raise ValueError(f"minimum {self.minimum:g} must be below maximum {self.maximum:g}")
         if self.transform == "log" and self.minimum <= 0:
             raise ValueError("transform 'log' needs a minimum above 0")
-        low, high = self.minimum, self.maximum
-        if self.transform == "log":
-            low, high = math.log(low), math.log(high)
-        if not low <= self.mean <= high:
-            raise ValueError(
-                f"mean {self.mean:g} must lie between {low:g} and {high:g}, as minimum and "
-                f"maximum do after transform '{self.transform}'"
-            )
+        require_mean_within(self.mean, self.minimum, self.maximum, self.transform)
         return self
 
     @property

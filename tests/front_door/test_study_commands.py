@@ -41,13 +41,20 @@ def test_checking_as_json(fedrx):
     assert found["bytes_up_per_site_and_round"] > found["bytes_down_per_site_and_round"]
 
 
-def test_a_delta_near_one_in_so_many_patients_is_a_warning(fedrx, place):
-    text = (place / "study.toml").read_text().replace("[privacy]", "[privacy]\ndelta = 0.01")
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("[privacy]", "[privacy]\ndelta = 0.01", "δ = 0.01 is large for 60 patients: 0.0017 is"),
+        ("[metrics]", "[metrics]\nerror_bound = 500.0", "500, but no error can be above 199"),
+        ("largest_site = 40", "largest_site = 61", "is 61, but all sites together have 60"),
+    ],
+)
+def test_what_is_seldom_meant_is_a_warning(fedrx, place, before, after, words):
+    text = (place / "study.toml").read_text().replace(before, after)
     (place / "study.toml").write_text(text)
-    ran = fedrx("study", "check", "study.toml", "--sites", "5")
-    assert ran.code == 0
-    assert "Warning: δ = 0.01 is large for 60 patients: 0.0017 is usual" in ran.out
-    assert len(fedrx("study", "check", "study.toml", "--json").json["warnings"]) == 1
+    (warning,) = fedrx("study", "check", "study.toml", "--sites", "5", "--json").json["warnings"]
+    assert words in warning
+    assert f"Warning: {warning}" in fedrx("study", "check", "study.toml", "--sites", "5").out
 
 
 @pytest.mark.parametrize("mode", ["none", "local"])

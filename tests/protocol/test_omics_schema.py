@@ -133,6 +133,13 @@ def test_entries_of_one_compound_share_their_identity():
         ({"graph": {"edges": [["TP53"]]}}, "'graph.edges.0.1'"),
         ({"graph": {"edges": []}}, "'graph.edges' is []: at least 1 needed"),
         ({"blocks": [{**BLOCK, "genes": ["A", "A"]}]}, "'blocks.0': gene 'A' stands twice"),
+        ({"blocks": [{**BLOCK, "mean": 1e6}]}, "'blocks.0': mean 1e+06 must lie between"),
+        ({"blocks": [{**BLOCK, "mean": [1.0, -1e6, 1.0]}]}, "mean -1e+06 must lie between"),
+        (
+            {"target": {**TARGETS["panel"], "drugs": [{"name": "a", "mean": 1e6, "scale": 1.0}]}},
+            "'target': drug 'a': mean 1e+06 must lie between -10 and 15",
+        ),
+        ({"metrics": {"error_bound": 1e9}}, "maximum no error is above 25, and noise grows with"),
         ({"blocks": [{**BLOCK, "mean": [1.0]}]}, "mean has 1 values for 3 genes: give one, or"),
         ({"blocks": [{**BLOCK, "scale": [1.0, 0, 2.0]}]}, "scale 0 must be above 0"),
         ({"blocks": [{**BLOCK, "maximum": -10.0}]}, "minimum -10 must be below maximum -10"),

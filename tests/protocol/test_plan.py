@@ -83,6 +83,7 @@ def plans(draw):
         cohort={
             "patients": draw(st.integers(1, 99_999)),  # delta stays below 1/patients
             "largest_site": draw(st.integers(1, 20_000)),
+            "minimum_per_site": 1,
         },
         training={
             "rounds": draw(st.integers(3, 300)),
@@ -153,7 +154,11 @@ class TestNoSumWraps:
 
     @pytest.mark.parametrize(("n", "site"), [(3, 1), (21, 1000), (64, 20_000), (1000, 1000)])
     def test_the_grid_is_fine_where_it_can_be(self, n, site):
-        part = plan(n, cohort={"largest_site": site}).round(1, 0).by_name["training"]
+        part = (
+            plan(n, cohort={"largest_site": site, "minimum_per_site": 1})
+            .round(1, 0)
+            .by_name["training"]
+        )
         assert n * part.limit + TAIL_DEVIATIONS * n * part.site_noise_sd > RING / 4
 
 

@@ -98,6 +98,9 @@ def test_a_category_without_a_choice(values, words):
         ({"minimum": 400}, "minimum 400 must be below maximum 400"),
         ({"minimum": 0, "transform": "log"}, "needs a minimum above 0"),
         ({"minimum": -1, "transform": "sqrt"}, "needs a minimum of at least 0"),
+        ({"mean": 30, "transform": "sqrt"}, "must lie between 1 and 20, as minimum and maximum do"),
+        ({"mean": 30, "transform": "log"}, "must lie between 0 and 5.99146, as minimum and max"),
+        ({"mean": -500}, "mean -500 must lie between 1 and 400"),
         ({"transform": "cube"}, "'identity', 'sqrt' or 'log'"),
         ({"scale": -1}, "greater than 0"),
     ],
@@ -107,7 +110,16 @@ def test_a_target_that_cannot_be_transformed(changes, words):
         ContinuousTarget.model_validate({**TARGET, **changes})
 
 
-@pytest.mark.parametrize("changes", [{"minimum": 0, "transform": "sqrt"}, {"transform": "log"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"minimum": 0, "mean": 0, "transform": "sqrt"},
+        {"mean": 20, "transform": "sqrt"},
+        {"mean": 0, "transform": "log"},
+        {"mean": 5.99, "transform": "log"},
+        {"mean": 400},
+    ],
+)
 def test_a_target_at_the_edge_of_its_transform(changes):
     assert ContinuousTarget.model_validate({**TARGET, **changes})
 

@@ -189,6 +189,11 @@ def test_delta_is_held_against_the_patients_where_it_promises_something():
         STUDY.with_(privacy={"delta": 0.09})
 
 
+def test_an_error_bound_costs_noise_only_where_there_is_some():
+    assert STUDY.with_(metrics={"error_bound": 1e9, "mode": "secure-sum"})
+    assert STUDY.with_(metrics={"error_bound": 1e9}, privacy={"mode": "none"})
+
+
 class TestFindings:
     @pytest.mark.parametrize(
         ("path", "value", "sentence"),
@@ -217,6 +222,13 @@ class TestFindings:
                 "it must be below 0.001 (1/patients), or the promise may",
             ),
             (("cohort", "patients"), 100_000, "privacy.delta is 1e-05, but with 100000 patients"),
+            (
+                ("cohort", "largest_site"),
+                19,
+                "'cohort': minimum_per_site 20 is above largest_site ",
+            ),
+            (("metrics", "error_bound"), 4001, "no error is above 400, and noise grows with the"),
+            (("target", "mean"), 35, "'target': mean 35 must lie between 0 and 20, as minimum and"),
             (("privacy", "mode"), "full", "it should be 'distributed', 'local' or 'none'"),
             (("cohort", "patients"), 10**12, "it should be less than or equal to 1000000000"),
             (("cohort", "patients"), None, "key 'cohort.patients' is missing"),
