@@ -158,8 +158,13 @@ def require_variety(target: Target, outcomes: NDArray[np.float64], where: str) -
         where: whose they are, in words.
 
     Raises:
-        DataError: all are alike: one class only, or all censored.
+        DataError: all are alike: one number or class only, or all censored.
     """
+    if isinstance(target, ContinuousTarget | PanelTarget) and _all_alike(outcomes):
+        raise DataError(
+            f"{where}, all have the same outcome '{target.name}': bring patients who differ, or "
+            "check column and unit of the mapping."
+        )
     if isinstance(target, BinaryTarget) and len(np.unique(outcomes)) < 2:
         raise DataError(
             f"{where}, all have the same outcome '{target.name}': bring patients of both kinds, "
@@ -174,6 +179,14 @@ def require_variety(target: Target, outcomes: NDArray[np.float64], where: str) -
             )
     if isinstance(target, ForecastTarget):
         require_forecasts(target, outcomes, where)
+
+
+def _all_alike(outcomes: NDArray[np.float64]) -> bool:
+    """Whether numbers `(n,)`, or each drug's `(n, drugs)`, never differ, and two could have."""
+    columns = outcomes.reshape(len(outcomes), -1).T
+    known = [column[~np.isnan(column)] for column in columns]
+    compared = [numbers for numbers in known if len(numbers) > 1]
+    return bool(compared) and all((numbers == numbers[0]).all() for numbers in compared)
 
 
 def concatenate(cohorts: Sequence[Cohort], *, site: str = "pooled") -> Cohort:

@@ -64,6 +64,8 @@ def approve(identity):
     [
         ("binary", np.zeros_like, "of this site's patients, all have the same outcome 'toxic'"),
         ("survival", lambda target: target * [1, 0], "nobody had the event 'relapse'"),
+        ("continuous", lambda target: target * 0 + 35, "all have the same outcome 'dose'"),
+        ("panel", lambda target: target * 0 + range(4), "all have the same outcome 'response'"),
     ],
 )
 def test_outcomes_that_are_all_alike_are_told_and_do_not_keep_a_site_out(kind, change, words):

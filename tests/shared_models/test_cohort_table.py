@@ -1,15 +1,16 @@
 """A cohort refuses what the schema does not allow, and its split and fingerprint are stable."""
 
 import dataclasses
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrx_models.cohort import Cohort, concatenate
+from fedrx_models.cohort import Cohort, concatenate, require_variety
 from fedrx_protocol.errors import DataError
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_protocol.schema import FeatureSchema, PanelTarget
 
 
 def _changed(cohort, **values):
@@ -158,3 +159,32 @@ def test_a_cohort_is_built_from_plain_lists_too(schema):
     )
     assert cohort.values["weight_kg"].dtype == np.float64
     assert cohort.values["vkorc1"].dtype == np.int16
+
+
+def panel_of(*rows):
+    drugs = [{"name": name, "mean": 0.0, "scale": 1.0} for name in "ab"]
+    target = PanelTarget(kind="panel", name="response", unit="z", minimum=-9, maximum=9,
+                         drugs=drugs)  # fmt: skip
+    return target, np.array(rows, float)
+
+
+@pytest.mark.parametrize(
+    ("rows", "alike"),
+    [
+        ([(1, 2), (1, 2)], True),
+        ([(1, 2), (1, np.nan), (np.nan, 2)], True),
+        ([(1, 2), (1, 3)], False),
+        ([(1, np.nan), (np.nan, 1)], False),  # no two of them were given the same drug
+        ([(1, 1)], False),  # one patient is like nobody
+    ],
+)
+def test_a_panel_in_which_no_drug_tells_patients_apart_is_refused(rows, alike):
+    with pytest.raises(DataError, match="all have the same") if alike else nullcontext():
+        require_variety(*panel_of(*rows), "of the patients held out")
+
+
+def test_numbers_that_are_all_alike_are_refused(schema):
+    require_variety(schema.target, np.array([35.0, 35.0, 28.0]), "of the patients held out")
+    require_variety(schema.target, np.array([35.0]), "of the patients held out")
+    with pytest.raises(DataError, match="of the patients held out, all have the same outcome"):
+        require_variety(schema.target, np.full(3, 35.0), "of the patients held out")

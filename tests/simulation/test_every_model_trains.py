@@ -107,6 +107,8 @@ def test_every_kind_of_outcome_has_a_report_with_its_measures(kind, tmp_path):
     [
         ("binary", np.zeros_like, "all have the same outcome"),
         ("survival", lambda target: target * [1, 0], "nobody had the event"),
+        ("continuous", lambda target: target * 0 + 35, "all have the same outcome"),
+        ("panel", lambda target: target * 0 + range(4), "all have the same outcome"),
     ],
 )
 def test_an_outcome_that_allows_no_judgement_is_refused_before_anything_runs(
