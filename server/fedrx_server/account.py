@@ -12,7 +12,8 @@ from fedrx_models.planning import make_plan
 from fedrx_protocol.plan import Part, StudyPlan
 from fedrx_protocol.privacy.accountant import epsilon_upper, privacy_spent
 from fedrx_protocol.privacy.calibration import collusion_table
-from fedrx_protocol.privacy.events import Release
+from fedrx_protocol.privacy.composition import Composition
+from fedrx_protocol.privacy.events import Purpose, Release
 from fedrx_protocol.study import Study
 from fedrx_server.report_data import EpsilonCurve, PrivacyStatement
 
@@ -73,7 +74,7 @@ def spent_at_most(study: Study, releases: Sequence[Release]) -> float:
         return math.inf
     by_purpose = [
         [release for release in releases if release.purpose == purpose]
-        for purpose in (("training", "metrics") if study.metrics_are_private else ("training",))
+        for purpose in _purposes(study)
     ]
     return max(epsilon_upper(some, study.privacy.delta) for some in by_purpose)
 
@@ -133,20 +134,31 @@ def _assumption(plan: StudyPlan, *, exact_metrics: bool) -> str:
 def _collusion(
     plan: StudyPlan, ledger: Mapping[str, tuple[Release, ...]], participants: int
 ) -> list[tuple[int, float]]:
+    """By colluding sites, what a patient can lose at most: trained on or held out, anywhere."""
     if plan.study.privacy.mode != "distributed":
         return []
-    training = max(
-        (sum(release.purpose == "training" for release in site) for site in ledger.values()),
-        default=0,
-    )
-    part = plan.round(1, 0).by_name["training"]
-    return collusion_table(
-        part.noise_multiplier,
-        sample_rate=plan.study.training.sample_rate,
-        releases=training,
-        delta=plan.study.privacy.delta,
-        min_honest=plan.parameters.min_honest,
-        participants=participants,
-        colluders=plan.parameters.max_colluding,
-        grid_slack=part.slack,
-    )
+    tables = [
+        collusion_table(
+            spent,
+            delta=plan.study.privacy.delta,
+            min_honest=plan.parameters.min_honest,
+            participants=participants,
+            colluders=plan.parameters.max_colluding,
+        )
+        for spent in _promised(plan.study, ledger)
+    ]
+    return [max(row) for row in zip(*tables, strict=True)]
+
+
+def _promised(study: Study, ledger: Mapping[str, tuple[Release, ...]]) -> set[Composition]:
+    """What was released under the promise: each site's trainings, and its metrics if they count."""
+    return {
+        Composition.of(release for release in releases if release.purpose == purpose)
+        for releases in ledger.values()
+        for purpose in _purposes(study)
+    }
+
+
+def _purposes(study: Study) -> tuple[Purpose, ...]:
+    """Whose releases carry noise, so that the promise is about them."""
+    return ("training", "metrics") if study.metrics_are_private else ("training",)

@@ -94,9 +94,7 @@ def test_metrics_target_below_the_grids_own_cost():
 def test_collusion_table_runs_from_all_honest_to_none():
     sigma = training_noise_multiplier(1.0, DELTA, 1.0, 100)
     table = collusion_table(
-        sigma,
-        sample_rate=1.0,
-        releases=100,
+        Composition.repeated((sigma, 1.0), 100),
         delta=DELTA,
         min_honest=15,
         participants=21,
@@ -112,10 +110,9 @@ def test_collusion_table_runs_from_all_honest_to_none():
 
 
 def test_collusion_slack_grows_as_noise_shrinks():
-    arguments = {"sample_rate": 1.0, "releases": 10, "delta": DELTA, "min_honest": 4}
-    arguments |= {"participants": 4, "colluders": 3}
-    plain = collusion_table(20.0, **arguments)
-    slack = collusion_table(20.0, **arguments, grid_slack=1e-5)
+    arguments = {"delta": DELTA, "min_honest": 4, "participants": 4, "colluders": 3}
+    plain = collusion_table(Composition.repeated((20.0, 1.0), 10), **arguments)
+    slack = collusion_table(Composition.repeated((20.0, 1.0), 10, 10 * 1e-5), **arguments)
     extra = [b - a for (_, a), (_, b) in zip(plain, slack, strict=True)]
     assert extra == sorted(extra)
     assert extra[3] >= 2 * 10 * 1e-5 * 4
@@ -138,9 +135,7 @@ def test_collusion_slack_grows_as_noise_shrinks():
         lambda: metrics_noise_multipliers(1.0, DELTA, 5, 1.0),
         lambda: metrics_noise_multipliers(-1.0, DELTA, 5, 0.6),
         lambda: collusion_table(
-            1.0,
-            sample_rate=1.0,
-            releases=1,
+            Composition(),
             delta=DELTA,
             min_honest=0,
             participants=3,

@@ -63,6 +63,13 @@ def test_collusion_costs_more_and_more(finished):
     assert len(spent) >= 2
 
 
+def test_collusion_counts_the_held_out_patients_too(finished):
+    """Four sites took part and three honest ones are promised: one colluder is the headline."""
+    privacy = finished.privacy
+    assert privacy.metrics_epsilon > privacy.training_epsilon
+    assert dict(privacy.collusion)[1] == pytest.approx(privacy.epsilon)
+
+
 def test_the_report_has_its_curves(finished):
     report = finished.report
     assert report.epsilon_curve.epsilon == sorted(report.epsilon_curve.epsilon)

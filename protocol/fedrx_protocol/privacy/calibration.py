@@ -128,15 +128,12 @@ def metrics_noise_multipliers(
 
 
 def collusion_table(
-    noise_multiplier: float,
+    spent: Composition,
     *,
-    sample_rate: float,
-    releases: int,
     delta: float,
     min_honest: int,
     participants: int,
     colluders: int,
-    grid_slack: float = 0.0,
 ) -> list[tuple[int, float]]:
     """Epsilon of the same releases against 0, 1, ... colluding sites among those that took part.
 
@@ -144,14 +141,11 @@ def collusion_table(
     subtract theirs, so the honest rest protects with sigma*sqrt((participants - c)/min_honest).
 
     Args:
-        noise_multiplier: sigma, met exactly when `min_honest` sites are honest.
-        sample_rate: Poisson rate of each release.
-        releases: how many of them.
+        spent: what was released, each sigma met exactly when `min_honest` sites are honest.
         delta: in (0, 1).
         min_honest: h, which sets a site's share of noise.
         participants: sites whose noise is in the sum.
         colluders: the largest number to show.
-        grid_slack: eta of each release at `min_honest` honest sites, scaled here to c colluders.
 
     Returns:
         (colluding sites, epsilon) from 0 to the smaller of `colluders` and `participants`.
@@ -161,14 +155,19 @@ def collusion_table(
             f"No collusion table for {participants!r} sites, {colluders!r} colluding and "
             f"{min_honest!r} honest."
         )
-    table = []
-    for count in range(min(colluders, participants) + 1):
-        share = (participants - count) / min_honest
-        # With less noise eta grows by at most 1/share^2; more noise is post-processing.
-        slack = releases * grid_slack / min(share, 1.0) ** 2 if share else 0.0
-        kind = (noise_multiplier * math.sqrt(share), sample_rate)
-        table.append((count, epsilon_of(Composition.repeated(kind, releases, slack), delta)))
-    return table
+    most = min(colluders, participants)
+    left = [(count, (participants - count) / min_honest) for count in range(most + 1)]
+    return [(count, epsilon_of(_with_noise(spent, share), delta)) for count, share in left]
+
+
+def _with_noise(spent: Composition, share: float) -> Composition:
+    """The releases with this share of their noise's variance left, slack scaled along."""
+    counts = tuple(
+        ((sigma * math.sqrt(share), rate), steps) for (sigma, rate), steps in spent.counts
+    )
+    # With less noise eta grows by at most 1/share^2; more noise is post-processing.
+    slack = spent.grid_slack / min(share, 1.0) ** 2 if share else 0.0
+    return Composition(counts, slack)
 
 
 def _check_target(epsilon: float, delta: float) -> None:
