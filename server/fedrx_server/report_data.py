@@ -123,7 +123,7 @@ class GroupErrors:
 
     label: str
     mae: Sequence[float]
-    key: RowKey = "other"
+    key: RowKey
 
 
 @dataclass(frozen=True)

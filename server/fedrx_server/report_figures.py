@@ -13,6 +13,7 @@ from fedrx_server.report_data import (
     ReportData,
 )
 from fedrx_server.report_plot import (
+    AMBER,
     BLUE,
     GREEN,
     GREY,
@@ -23,7 +24,8 @@ from fedrx_server.report_plot import (
     safe_text,
 )
 
-_OTHERS = ((GREY, ""), (ORANGE, "."), (GREEN, "x"), (PURPLE, "-"))
+# One for each kind of row but the federated one, which is plain blue.
+_OTHERS = ((GREY, ""), (ORANGE, "."), (GREEN, "x"), (PURPLE, "-"), (AMBER, "/"))
 MOST_POINTS = 2000  # more single patients than this make the file large, and the plot a blot
 
 

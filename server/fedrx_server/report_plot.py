@@ -10,6 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 BLUE, ORANGE, GREEN, GREY, PURPLE = "#2185C9", "#D55E00", "#009E73", "#8A8F98", "#CC79A7"
+AMBER = "#E69F00"
 AXIS = {"gridcolor": "rgba(128,128,128,0.22)", "zeroline": False, "automargin": True}
 _FONT = {"family": "system-ui, sans-serif", "size": 12}
 

@@ -233,7 +233,7 @@ def _groups(metrics: Mapping[str, Metrics]) -> DoseGroups | None:
     return DoseGroups(
         labels=[group.name for group in groups],
         models=[
-            GroupErrors(label, [group.mae or 0.0 for group in doses[key].groups])
+            GroupErrors(label, [group.mae or 0.0 for group in doses[key].groups], key)
             for key, (label, _) in _LABELS.items()
             if key in doses
         ],

@@ -55,7 +55,9 @@ FULL = replace(
     privacy=PRIVACY,
     curve=LearningCurve([1, 101], [14.2, 8.5], [1.4, 0.5], [1, 50, 101], [14.0, 9.0, 8.3]),
     predictions=Predictions([20.0, 35.0], [25.0, 33.0]),
-    groups=DoseGroups(["≤ 21", "> 21"], [GroupErrors("Federated", [6.0, 9.0])], [300, 700]),
+    groups=DoseGroups(
+        ["≤ 21", "> 21"], [GroupErrors("Federated", [6.0, 9.0], "federated")], [300, 700]
+    ),
     epsilon_curve=EpsilonCurve([1, 100], [0.1, 0.998]),
     cost=RunCost(101, 21, 14.2, 3_210_000, 12_400_000, [0, 2, 1], 1),
     details=[("Seed", "3")],

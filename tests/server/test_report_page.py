@@ -103,7 +103,7 @@ def test_text_from_a_study_is_never_read_as_html():
         study_digest=ATTACK,
         rows=[replace(row, label=ATTACK, detail=ATTACK) for row in FULL.rows],
         privacy=replace(PRIVACY, assumption=ATTACK),
-        groups=DoseGroups([ATTACK, "b"], [GroupErrors(ATTACK, [6.0, 9.0])], [300, 700]),
+        groups=DoseGroups([ATTACK, "b"], [GroupErrors(ATTACK, [6.0, 9.0], "other")], [300, 700]),
         details=[(ATTACK, ATTACK)],
     )
     parsed = outline(hostile)
@@ -117,7 +117,7 @@ def test_text_from_a_study_is_never_read_as_html():
 
 
 def test_plot_labels_are_escaped_for_plotlys_own_html():
-    hostile = replace(FULL, groups=DoseGroups(["a"], [GroupErrors("<b>x</b>", [1.0])]))
+    hostile = replace(FULL, groups=DoseGroups(["a"], [GroupErrors("<b>x</b>", [1.0], "other")]))
     figure = next(plot for title, _, plot in all_figures(hostile) if title == TITLES[2])
     assert figure.data[0].name == "&lt;b&gt;x&lt;/b&gt;"
 
@@ -154,7 +154,10 @@ def test_a_column_is_named_without_its_unit(target, expected):
 
 
 def test_dose_groups_are_typeset_and_the_federated_model_stands_out():
-    models = [GroupErrors("Pooled", [1.0, 2.0]), GroupErrors("F", [1.0, 2.0], "federated")]
+    models = [
+        GroupErrors("Pooled", [1.0, 2.0], "pooled"),
+        GroupErrors("F", [1.0, 2.0], "federated"),
+    ]
     figure = error_by_group(DoseGroups(["<=21", "21-49"], models), "mg")
     assert list(figure.data[0].x) == ["≤ 21", "21–49"]
     assert [bar.marker.color for bar in figure.data] == [GREY, BLUE]
@@ -224,7 +227,7 @@ def test_an_extreme_dose_does_not_stretch_the_plot():
         (lambda: LearningCurve([1], [1.0], [0.1, 0.2]), "learning curve"),
         (lambda: LearningCurve([1], [1.0], (), [1], ()), "learning curve"),
         (lambda: Predictions([1.0], []), "predictions"),
-        (lambda: DoseGroups(["a"], [GroupErrors("m", [1.0, 2.0])]), "dose groups"),
+        (lambda: DoseGroups(["a"], [GroupErrors("m", [1.0, 2.0], "other")]), "dose groups"),
         (lambda: DoseGroups(["a"], [], [1, 2]), "dose groups"),
         (lambda: EpsilonCurve([1], []), "epsilon curve"),
     ],

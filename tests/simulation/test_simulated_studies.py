@@ -10,6 +10,8 @@ import fedrx
 from fedrx_models.metrics import exact
 from fedrx_models.planning import make_plan
 from fedrx_protocol.errors import MisuseError, RunError
+from fedrx_server.report_figures import error_by_group
+from fedrx_server.report_plot import BLUE
 from fedrx_server.run_folder import RunFolder
 from fedrx_simulation.baselines import predict
 from fedrx_simulation.simulate import SimulationOptions, resume, start
@@ -78,6 +80,15 @@ def test_the_report_has_its_curves(finished):
     assert report.curve.rounds == [number - 1 for number in finished.study.evaluation_rounds]
     assert report.curve.exact[-1] == pytest.approx(finished.metrics["federated"].mae)
     assert len(report.predictions.actual) == finished.metrics["federated"].n
+
+
+def test_no_two_models_look_alike_among_the_dose_groups(finished):
+    bars = error_by_group(finished.report.groups, "mg/week").data
+    looks = {bar.name: (bar.marker.color, bar.marker.pattern.shape) for bar in bars}
+    assert looks.pop("Federated") == (BLUE, "")
+    assert len(looks) == 5
+    assert len(set(looks.values())) == 5
+    assert BLUE not in {color for color, _ in looks.values()}
 
 
 def test_result_json_holds_no_infinity_and_no_nan(finished):
