@@ -32,6 +32,7 @@ from fedrx_protocol.schema import (
     Target,
 )
 from fedrx_protocol.study import Study
+from fedrx_server.run_files import unwritable_named
 from fedrx_simulation.baselines import personalised, predict
 from fedrx_simulation.simulate import SimulationOptions, start
 from fedrx_simulation.sites import Consortium
@@ -206,28 +207,35 @@ def _claim(folder: Path, plan: ComparisonPlan, cohorts: Mapping[str, Cohort]) ->
         "cohorts": {site: cohort.fingerprint for site, cohort in sorted(cohorts.items())},
     }
     path = folder / "comparison.json"
-    if path.is_file():
-        begun = json.loads(path.read_text(encoding="utf-8"))
-        if begun.get("format") != _FORMAT:
+    with unwritable_named(folder):
+        if path.is_file():
+            _require_same(folder, json.loads(path.read_text(encoding="utf-8")), described)
+            return
+        if folder.exists() and any(folder.iterdir()):
             raise MisuseError(
-                f"{folder}: holds a comparison of another version of FedRx; name another folder."
+                f"{folder}: is not empty and holds no comparison; name another folder."
             )
-        if begun != described:
-            raise MisuseError(
-                f"{folder}: holds another comparison (other models, folds, seeds, study or "
-                "patients); name another folder, or repeat the same command to continue it."
-            )
-        return
-    if folder.exists() and any(folder.iterdir()):
-        raise MisuseError(f"{folder}: is not empty and holds no comparison; name another folder.")
-    (folder / "cells").mkdir(parents=True, exist_ok=True)
-    _write(path, described)
+        (folder / "cells").mkdir(parents=True, exist_ok=True)
+        _write(path, described)
+
+
+def _require_same(folder: Path, begun: Mapping[str, Any], described: Mapping[str, Any]) -> None:
+    """Raise unless what a folder was begun with is what is asked for now."""
+    if begun.get("format") != _FORMAT:
+        raise MisuseError(
+            f"{folder}: holds a comparison of another version of FedRx; name another folder."
+        )
+    if begun != described:
+        raise MisuseError(
+            f"{folder}: holds another comparison (other models, folds, seeds, study or "
+            "patients); name another folder, or repeat the same command to continue it."
+        )
 
 
 def begun_with(folder: Path) -> tuple[int, ...]:
     """The seeds of the comparison that a folder holds; none where it holds none."""
     path = folder / "comparison.json"
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - unlike Path's, never raises
         return ()
     return tuple(json.loads(path.read_text(encoding="utf-8"))["seeds"])
 
