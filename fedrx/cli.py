@@ -133,6 +133,8 @@ def main() -> NoReturn:
         _fail(str(error), 2)
     except FedRxError as error:
         _fail(str(error), 3)
+    except MemoryError:
+        _fail("this machine has not enough memory for that: ask for fewer patients or sites.", 3)
     except (click.Abort, KeyboardInterrupt):
         code = _INTERRUPTED
     if code == _INTERRUPTED:

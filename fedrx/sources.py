@@ -16,7 +16,7 @@ from fedrx_protocol.study import Study
 from fedrx_simulation.cohorts import draw_cohorts
 from fedrx_simulation.cohorts.tables import write_tables
 
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"([0-9]{1,18})(?:\.\.([0-9]{1,18}))?")
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,10 @@ Source = SyntheticSites | PatientFile
 
 def parse_range(text: str) -> tuple[int, int]:
     """Read `40..400` or `250`."""
-    if text.isdigit():
-        return int(text), int(text)
     found = _RANGE.fullmatch(text)
     if not found:
         raise MisuseError(f"--patients is '{text}': give a number, or a range such as 40..400.")
-    return int(found[1]), int(found[2])
+    return int(found[1]), int(found[2] or found[1])
 
 
 @dataclass(frozen=True)

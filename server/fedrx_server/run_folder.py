@@ -132,8 +132,11 @@ class RunFolder:
             RunError: something is there already, or the place cannot be written.
         """
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunError(f"{path}: exists already; name a new folder, or resume the run in it.")
+        with unwritable_named(path):
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise RunError(
+                    f"{path}: exists already; name a new folder, or resume the run in it."
+                )
         files = first_files(study, roster_json, meta, study_text)
         rounds = study.evaluation_rounds if keep_rounds is None else keep_rounds
         with unwritable_named(path), sibling_folder(path) as sibling:

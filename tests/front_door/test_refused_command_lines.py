@@ -25,6 +25,8 @@ DATA = ("--data", "patients.csv", "--mapping", "mapping.toml", "--split-by", "si
         (("simulate", "--delay", "inf"), "delay is inf s"),
         (("simulate", "--patients", "10..5"), "patients is 10..5"),
         (("simulate", "--patients", "0..0"), "patients is 0..0"),
+        (("simulate", "--patients", "99999999999"), "a synthetic site has at most 1,000,000"),
+        (("simulate", "--patients", "9" * 5000), "give a number, or a range"),
         (("simulate", "--patients", "few"), "--patients is 'few': give a number, or a range"),
         (("simulate", "--patients", "-5"), "--patients is '-5'"),
         (("simulate", "--sites", "0"), "sites is 0"),

@@ -8,6 +8,9 @@ from numpy.random import PCG64, Generator, SeedSequence
 from fedrx_models.cohort import Cohort
 from fedrx_protocol.errors import MisuseError
 
+LARGEST_SITE = 1_000_000
+"""Patients of one synthetic site: a slip of the finger shall not exhaust a machine's memory."""
+
 DrawSite = Callable[[Generator, str, int], Cohort]
 
 
@@ -36,6 +39,10 @@ def check_knobs(
             )
             raise ImpossibleCohorts(f"{name} is {value:g}: it must {allowed}.")
     low, high = patients
+    if high > LARGEST_SITE:
+        raise ImpossibleCohorts(
+            f"patients is {low}..{high}: a synthetic site has at most {LARGEST_SITE:,}."
+        )
     if not 1 <= low <= high:
         raise ImpossibleCohorts(
             f"patients is {low}..{high}: give a range that starts at 1 or more and rises."

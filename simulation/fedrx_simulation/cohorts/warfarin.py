@@ -95,7 +95,7 @@ class WarfarinCohorts:
 
     def _check_numbers(self) -> None:
         limits = {
-            "sites": (self.sites, 1, math.inf),
+            "sites": (self.sites, 1, 100_000),
             "heterogeneity": (self.heterogeneity, 0, 1),
             "missingness": (self.missingness, 0, 1),
             "measurement_shift": (self.measurement_shift, 0, 10),
