@@ -107,7 +107,9 @@ def study_patients(
     patients: Annotated[
         str | None, typer.Option(help="Patients a site, e.g. 80..200; else what the study expects.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Fixes what is drawn.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Fixes what is drawn.", min=0, max=cli_simulate.LARGEST_SEED)
+    ] = 0,
 ) -> None:
     """Draw synthetic patients as tables, to rehearse a live study with its own commands."""
     from fedrx import front_door

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # Repeated from fedrx_simulation.simulate, whose import would make `--help` wait for torch.
 EngineName = Literal["inprocess", "flower"]
 
+# Half of what a generator takes, so that the seeds after it, one for each repeat, fit too.
+LARGEST_SEED = 2**63 - 1
+
 # What shapes synthetic sites and says nothing about a file of real patients.
 _SYNTHETIC = frozenset({"--patients", "--heterogeneity", "--missingness", "--shift"})
 
@@ -82,7 +85,8 @@ def simulate(
         float, typer.Option(help="Mean reply time in simulated seconds; late replies are lost.")
     ] = 0.0,
     seed: Annotated[
-        int | None, typer.Option(help="Makes the whole simulation repeatable.", min=0)
+        int | None,
+        typer.Option(help="Makes the whole simulation repeatable.", min=0, max=LARGEST_SEED),
     ] = None,
     epsilon: Annotated[float | None, typer.Option(help="Overrides privacy.epsilon.")] = None,
     privacy: Annotated[

@@ -22,6 +22,7 @@ from fedrx_simulation.compare import Cell, CellObserver, ComparisonPlan, begun_w
 from fedrx_simulation.compare_stats import ComparisonTable, tables
 
 _FILE = ".toml"
+_MOST_REPEATS = 1000
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def run(request: Request, observer: CellObserver) -> Comparison:
         MisuseError: Something given cannot be used; says what to change.
         StudyStopped: A training could not be completed; the same command continues.
     """
-    if request.repeats < 1:
-        raise MisuseError(f"--repeats is {request.repeats}: use 1 or more.")
+    if not 1 <= request.repeats <= _MOST_REPEATS:
+        raise MisuseError(f"--repeats is {request.repeats}: use 1 to {_MOST_REPEATS}.")
     seed = _seed(request)
     gathered = gather(request.study, request.source, seed)
     cohorts, studies = gathered.cohorts, _studies(gathered.study, request.models)

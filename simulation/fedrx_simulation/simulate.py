@@ -62,8 +62,8 @@ class SimulationOptions:
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise MisuseError(f"engine is '{self.engine}': use {' or '.join(ENGINES)}.")
-        if self.seed < 0:
-            raise MisuseError(f"seed is {self.seed}: use 0 or a positive number.")
+        if not 0 <= self.seed < 2**64:
+            raise MisuseError(f"seed is {self.seed}: use 0 or a positive number below 2^64.")
         Faults(self.dropout, self.delay_s)
 
 

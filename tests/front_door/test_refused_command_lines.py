@@ -16,6 +16,8 @@ DATA = ("--data", "patients.csv", "--mapping", "mapping.toml", "--split-by", "si
         (("simulate", "--patient", "3"), "Did you mean '--patients'? `fedrx simulate --help`"),
         (("simulate", "study.toml", "other.toml"), "unexpected extra argument (other.toml)"),
         (("simulate", "--seed", "-1"), "'--seed': -1 is not in the range"),
+        (("simulate", "--seed", str(2**63)), f"'--seed': {2**63} is not in the range"),
+        (("study", "patients", "study.toml", "--output", "p", "--seed", str(2**64)), "'--seed'"),
         (("simulate", "--seed", "x"), "'--seed': 'x' is not a valid integer"),
         (("simulate", "--dropout"), "'--dropout' requires an argument"),
         (("simulate", "--dropout", "1.5"), "dropout is 1.5: give a chance from 0 to below 1"),

@@ -181,3 +181,9 @@ def test_the_plan_is_the_one_for_so_many_sites():
     assert make_plan(STUDY, 21).parameters.threshold == 15
     with pytest.raises(MisuseError, match="2 sites are too few"):
         make_plan(STUDY, 2)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_that_no_generator_takes(seed):
+    with pytest.raises(MisuseError, match="below 2\\^64"):
+        SimulationOptions(seed=seed)
