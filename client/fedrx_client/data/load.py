@@ -117,9 +117,10 @@ def _load(
     # A patient counts once, whatever the number of rows: privacy is promised per patient.
     rows_by_key(table, mapping.table.patient, list(zip(sites, patients, strict=True)))
     features = _read_features(Reading(table, mapping.table), mapping, schema)
+    blocks = read_blocks(patients, whole, mapping, schema, folder)
     content = _Content(
         values=features.values,
-        blocks=read_blocks(patients, mapping, schema, folder),
+        blocks=blocks.values,
         target=read_outcomes(Reading(outcomes.select(kept), mapping.table), mapping, schema.target),
     )
     quality = DataQuality(
@@ -130,6 +131,7 @@ def _load(
         missing={**features.missing, **_without(content.blocks)},
         imputed=features.imputed,
         unknown=features.unknown,
+        strangers=blocks.strangers,
     )
     return LoadResult(_cohorts(schema, sites, patients, content), quality)
 

@@ -1,5 +1,7 @@
 """Omics blocks from files of their own, joined to the main table by patient id."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -7,51 +9,85 @@ from numpy.typing import NDArray
 
 from fedrx_client.data.columns import number_parser
 from fedrx_client.data.mapping import TableMapping, TableOptions
-from fedrx_client.data.sources import BlockSource
 from fedrx_client.data.table import Table, read_table, rows_by_patient
 from fedrx_protocol.errors import DataError
 from fedrx_protocol.schema import Block, FeatureSchema
 
 
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """The blocks of some patients.
+
+    Attributes:
+        values: by block, `(patients, genes)`; NaN where missing.
+        strangers: by file, rows of patients who are not in the main table.
+    """
+
+    values: dict[str, NDArray[np.float64]]
+    strangers: dict[str, int]
+
+
 def read_blocks(
-    patients: list[str], mapping: TableMapping, schema: FeatureSchema, folder: Path
-) -> dict[str, NDArray[np.float64]]:
-    """All blocks of the study, by name, `(patients, genes)`; NaN where missing.
+    patients: list[str], main: Table, mapping: TableMapping, schema: FeatureSchema, folder: Path
+) -> Blocks:
+    """All blocks of the study.
 
     Args:
-        patients: ids in the order of the main table.
+        patients: ids of those who were kept, in the order of the main table.
+        main: the main table, with those who were not kept.
         mapping: which file and columns.
         schema: the study's blocks.
         folder: where the main table lies; the files lie beside it.
 
     Raises:
-        DataError: naming file, line and column, if anything cannot be used; or if an id stands
-            twice, in a file or in the main table, where it could belong to either.
+        DataError: naming file, line and column, if anything cannot be used; if an id stands
+            twice, in a file or in the main table, where it could belong to either; or if a file
+            has rows, and none of them is of a patient of the main table.
     """
     if schema.blocks and len(set(patients)) != len(patients):
         raise DataError(
             f"{mapping.source}: patients of two sites have the same id, so that a block's row "
             "could belong to either; make ids unique over all sites."
         )
-    return {
-        block.name: _read_block(patients, mapping.blocks[block.name], block, mapping.table, folder)
-        for block in schema.blocks
-    }
+    found = Blocks({}, {})
+    for block in schema.blocks:
+        source = mapping.blocks[block.name]
+        table = read_table(folder / source.file, mapping.table, may_be_empty=True)
+        table.require((source.patient, *source.gene_columns(block)))
+        rows = rows_by_patient(table, source.patient)
+        found.strangers[table.source] = _strangers(rows, table, source.patient, main, mapping)
+        found.values[block.name] = _values(patients, rows, table, block, mapping)
+    return found
 
 
-def _read_block(
-    patients: list[str], source: BlockSource, block: Block, options: TableOptions, folder: Path
+def _strangers(
+    rows: Mapping[str, int], table: Table, column: str, main: Table, mapping: TableMapping
+) -> int:
+    """How many of a file's patients are not in the main table; not all of them may be so."""
+    strange = len(rows.keys() - set(main.columns[mapping.table.patient]))
+    if rows and strange == len(rows):
+        raise DataError(
+            f"{table.source}: not one of its {len(rows):,} patients is in {main.source}: check "
+            f"column '{column}' (were zeros in front of the ids lost?), or give a file with its "
+            "header only, where the site has no such block."
+        )
+    return strange
+
+
+def _values(
+    patients: list[str],
+    rows: Mapping[str, int],
+    table: Table,
+    block: Block,
+    mapping: TableMapping,
 ) -> NDArray[np.float64]:
-    table = read_table(folder / source.file, options, may_be_empty=True)
-    columns = source.gene_columns(block)
-    table.require((source.patient, *columns))
-    rows = rows_by_patient(table, source.patient)
+    """One block, `(patients, genes)`; NaN where missing."""
     places = [(i, rows[patient]) for i, patient in enumerate(patients) if patient in rows]
     values = np.full((len(patients), len(block.genes)), np.nan)
     here, there = [i for i, _ in places], [row for _, row in places]
     chosen = table.select(there)
-    for j, column in enumerate(columns):
-        values[here, j] = _column(chosen, column, block, options)
+    for j, column in enumerate(mapping.blocks[block.name].gene_columns(block)):
+        values[here, j] = _column(chosen, column, block, mapping.table)
     return values
 
 

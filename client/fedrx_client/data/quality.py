@@ -1,7 +1,7 @@
 """What happened to a table on its way in: the account that a site reads before it takes part."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -18,6 +18,7 @@ class DataQuality:
         imputed: by "feature by rule", values that a rule filled in.
         unknown: by feature, values that were not understood and, as the mapping says, count as
             missing.
+        strangers: by a block's file, rows of patients who are not in the table.
     """
 
     source: str
@@ -27,6 +28,7 @@ class DataQuality:
     missing: Mapping[str, int]
     imputed: Mapping[str, int]
     unknown: Mapping[str, int]
+    strangers: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as for JSON."""
@@ -39,6 +41,7 @@ class DataQuality:
         lines += _line("Missing", self.missing, self.rows_kept)
         lines += _line("Imputed", self.imputed)
         lines += _line("Not understood, taken as missing", self.unknown)
+        lines += _line(f"Rows of patients who are not in {self.source}", self.strangers)
         return "\n".join(lines)
 
 

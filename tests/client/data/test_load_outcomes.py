@@ -109,6 +109,23 @@ def test_a_block_is_joined_by_patient_and_ordered_by_gene(folder):
     expected = [[np.nan, 9], [np.nan, np.nan], [6, 5]]
     assert result.cohort.blocks["expression"] == pytest.approx(np.array(expected), nan_ok=True)
     assert result.quality.missing == {"smoker": 0, "block expression": 1}
+    assert result.quality.strangers == {"expression.csv": 1}
+    assert "not in table.csv: expression.csv 1." in result.quality.text()
+
+
+def test_a_block_of_nobody_here_is_no_block(folder):
+    """Every id changed, as where a spreadsheet drops zeros, would silently mean "no block"."""
+    strange = "\n".join([EXPRESSION[0], *(row[1:] for row in EXPRESSION[1:])])
+    (folder / "expression.csv").write_text(strange)
+    with pytest.raises(DataError, match=r"expression.csv: not one of its 3 patients is in table"):
+        load(folder, "binary")
+
+
+def test_a_block_of_a_dropped_patient_is_no_stranger(folder):
+    (folder / "expression.csv").write_text("\n".join([EXPRESSION[0], "p3,1,1,1"]))
+    result = load(folder, "binary")
+    assert result.quality.strangers == {"expression.csv": 0}
+    assert np.isnan(result.cohort.blocks["expression"]).all()
 
 
 def test_a_packed_file_and_a_header_alone_will_do(folder):
