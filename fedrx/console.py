@@ -130,7 +130,7 @@ def print_cost(path: Path, cost: Mapping[str, Any]) -> None:
     """What a study will cost, for a person."""
     out = Console(highlight=False, soft_wrap=True)
     privacy = cost["privacy"]
-    out.print(f"{path}: fine. Study '{cost['study']}', digest {cost['digest'][:16]}…")
+    out.print(f"{path}: fine. Study '{cost['study']}', digest {cost['digest']}.")
     frozen = cost["weights"] - cost["trained_weights"]
     kept = f" ({frozen:,} of them frozen)" if frozen else ""
     out.print(

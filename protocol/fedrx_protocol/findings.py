@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from fedrx_protocol.frozen import DIGEST_PATTERN, NAME_PATTERN
 from fedrx_protocol.omics import GENE_PATTERN, Block
 from fedrx_protocol.schema import CategoryFeature, FlagFeature, NumberFeature
 from fedrx_protocol.targets import TARGETS, Drug
@@ -24,6 +25,16 @@ _ENTRIES: Mapping[str, type[BaseModel]] = MappingProxyType(
         "markers": Marker,
         "treatments": Treatment,
         "visits": VisitsSection,
+    }
+)
+_SPELLINGS: Mapping[str, str] = MappingProxyType(
+    {
+        GENE_PATTERN: "use letters, digits, '.', '_', ':' and '-', a letter or digit first",
+        NAME_PATTERN: "use a-z, 0-9 and _, a letter first, 64 of them at most",
+        DIGEST_PATTERN: (
+            "give all 64 hex digits of the earlier study's digest, as they stand in the Details "
+            "of its run's report"
+        ),
     }
 )
 _LONGEST_SHOWN = 60
@@ -95,9 +106,8 @@ def _rule(item: dict[str, Any], context: dict[str, Any]) -> str:
 
 
 def _spelling(context: dict[str, Any]) -> str:
-    if context.get("pattern") == GENE_PATTERN:
-        return "use letters, digits, '.', '_', ':' and '-', a letter or digit first"
-    return "use a-z, 0-9 and _, a letter first"
+    pattern = str(context.get("pattern"))
+    return _SPELLINGS.get(pattern, f"it must match {pattern}")
 
 
 def _allowed_keys(location: tuple[str | int, ...], root: type[BaseModel]) -> list[str]:

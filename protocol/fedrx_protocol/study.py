@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fedrx_protocol.errors import StudyError
 from fedrx_protocol.findings import sentences
-from fedrx_protocol.frozen import Frozen, Name, is_empty
+from fedrx_protocol.frozen import DIGEST_PATTERN, Frozen, Name, is_empty
 from fedrx_protocol.omics import Block, Graph
 from fedrx_protocol.schema import Feature, FeatureSchema
 from fedrx_protocol.targets import ContinuousTarget, ForecastTarget, PanelTarget, Target
@@ -112,7 +112,7 @@ class TransferSection(Frozen):
     """Start from the weights that another study's run ended with, instead of random ones."""
 
     study: str = Field(
-        pattern=r"^[0-9a-f]{64}$", description="digest of that study; its model file holds it"
+        pattern=DIGEST_PATTERN, description="digest of that study; its model file holds it"
     )
     freeze: tuple[str, ...] = Field(
         default=(), strict=False, description="parts of the model that stay as they were there"

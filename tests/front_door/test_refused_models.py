@@ -212,6 +212,15 @@ class TestEarlierWeights:
         assert "starts from no other study" in said
         assert "[transfer]" in said
 
+    @pytest.mark.parametrize("digest", ["xyz", DIGEST[:12], DIGEST.upper()])
+    def test_a_digest_that_is_none(self, refused, place, weights, digest):
+        text = (place / "omics-study.toml").read_text().replace(self.DIGEST, digest)
+        (place / "omics-study.toml").write_text(text)
+        said = refused("study", "check", "omics-study.toml", "--sites", "4")
+        assert f"'transfer.study' is '{digest[:50]}" in said
+        assert "give all 64 hex digits" in said
+        assert "report" in said
+
     def test_a_part_that_the_model_lacks_cannot_be_frozen(self, refused, place, weights):
         text = (place / "omics-study.toml").read_text()
         text = text.replace("[training]", 'freeze = ["encoder"]\n[training]')

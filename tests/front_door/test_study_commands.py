@@ -30,6 +30,13 @@ def test_checking_says_what_privacy_and_rounds_cost(fedrx):
     assert "Warning" not in ran.out
 
 
+def test_checking_prints_the_whole_digest(fedrx):
+    said = fedrx("study", "check", "study.toml").out
+    found = fedrx("study", "check", "study.toml", "--json").json
+    assert len(found["digest"]) == 64
+    assert found["digest"] in said
+
+
 def test_checking_as_json(fedrx):
     ran = fedrx("study", "check", "study.toml", "--sites", "5", "--json")
     found = ran.json
