@@ -130,7 +130,7 @@ def _studies(study: Study, models: tuple[str, ...]) -> dict[str, Study]:
 
 def _trained_as(study: Study, path: Path) -> Study:
     """The study with model and training of another study file."""
-    other = Study.load(path)
+    other, _ = front_door.read_study(path)
     if other.feature_schema != study.feature_schema:
         raise MisuseError(
             f"{path}: has other features, blocks or target than the study; models are compared "

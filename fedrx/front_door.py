@@ -24,12 +24,13 @@ from fedrx.sources import (
     write_patients,
 )
 from fedrx.study_files import TASKS, new_study, template
+from fedrx_models.build import check_config
 from fedrx_models.cohort import Cohort
 from fedrx_models.contract import get_vector
 from fedrx_models.files import load_model
 from fedrx_models.planning import make_plan
 from fedrx_models.transfer import study_model
-from fedrx_protocol.errors import FedRxError
+from fedrx_protocol.errors import FedRxError, StudyError
 from fedrx_protocol.study import Study
 from fedrx_server.run_folder import RunFolder
 from fedrx_simulation.result import SimulationResult
@@ -53,7 +54,12 @@ def read_study(path: Path | None) -> tuple[Study, str]:
     """A study file and its text; the built-in study for `None`."""
     if path is None:
         return default_study()
-    return Study.load(path), path.read_text(encoding="utf-8")
+    study = Study.load(path)
+    try:
+        check_config(study.model)
+    except StudyError as error:
+        raise StudyError("\n".join(f"{path}: {line}" for line in str(error).split("\n"))) from None
+    return study, path.read_text(encoding="utf-8")
 
 
 def override(
@@ -80,7 +86,8 @@ def override(
     if rounds is not None:
         document["training"]["rounds"] = rounds
         document["training"]["local"]["rounds"] = None
-        document["metrics"]["evaluations"] = min(document["metrics"]["evaluations"], rounds)
+        most = max(rounds, 0)  # a number below is a mistake of its own, told once
+        document["metrics"]["evaluations"] = min(document["metrics"]["evaluations"], most)
     return Study.from_document(document, source="study")
 
 

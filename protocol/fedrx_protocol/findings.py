@@ -1,6 +1,6 @@
 """What is wrong with a study file: a sentence a finding, with key, value and what is allowed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -50,25 +50,42 @@ def sentences(error: ValidationError, source: str, root: type[BaseModel]) -> lis
         root: The model that was validated; its keys are what is allowed.
     """
     items = [dict(item) for item in error.errors()]
-    return [f"{source}: {_sentence(item, root)}." for item in items if not _follows(item, items)]
+    if any(item["type"] == "missing" and item["input"] == {} for item in items):
+        return [f"{source}: is empty; `fedrx study new` writes a study to start from."]
+    return [f"{source}: {_sentence(item, root)}." for item in own(items)]
 
 
-def _follows(item: dict[str, Any], items: list[dict[str, Any]]) -> bool:
+def own(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The findings without those that only follow from another one."""
+    return [item for item in items if not _follows(item, items)]
+
+
+def _follows(item: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a list counts as too short only because one of its entries was refused."""
     place = item["loc"]
     inner = (other["loc"] for other in items if len(other["loc"]) > len(place))
     return item["type"] == "too_short" and any(loc[: len(place)] == place for loc in inner)
 
 
-def _sentence(item: dict[str, Any], root: type[BaseModel]) -> str:
-    key = _key(item["loc"])
+def _sentence(item: Mapping[str, Any], root: type[BaseModel]) -> str:
+    if item["type"] == "extra_forbidden":
+        allowed = ", ".join(_allowed_keys(item["loc"][:-1], root))
+        return f"unknown key '{_key(item['loc'])}'; allowed here: {allowed}"
+    return sentence_of(item)
+
+
+def sentence_of(item: Mapping[str, Any], section: str = "") -> str:
+    """What one finding says of a key that is known, without the full stop.
+
+    Args:
+        item: As pydantic found it.
+        section: The table that was validated, where it was not the whole file.
+    """
+    key = ".".join(part for part in (section, _key(item["loc"])) if part)
     context = item.get("ctx", {})
     match item["type"]:
         case "missing":
             sentence = f"key '{key}' is missing"
-        case "extra_forbidden":
-            allowed = ", ".join(_allowed_keys(item["loc"][:-1], root))
-            sentence = f"unknown key '{key}'; allowed here: {allowed}"
         case "value_error":
             sentence = f"'{key}': {context['error']}" if key else str(context["error"])
         case "union_tag_not_found":
@@ -93,13 +110,14 @@ def _is_kind(last: str | int | None, part: str | int) -> bool:
     return (isinstance(last, int) and part in _KINDS) or (last == "target" and part in TARGETS)
 
 
-def _rule(item: dict[str, Any], context: dict[str, Any]) -> str:
+def _rule(item: Mapping[str, Any], context: dict[str, Any]) -> str:
     """What a value of the wrong type or size should have been."""
     if item["type"] in _TABLES:
         return "it must be a table of keys and values"
     rules = {
         "tuple_type": "it must be a list",
         "too_short": f"at least {context.get('min_length')} needed",
+        "too_long": f"at most {context.get('max_length')} allowed",
         "string_pattern_mismatch": _spelling(context),
     }
     return rules.get(item["type"]) or str(item["msg"]).replace("Input", "it", 1)

@@ -26,6 +26,7 @@ from fedrx_models.pharmacogenomic.linear import LinearConfig, build_linear
 from fedrx_models.pharmacogenomic.mlp import MlpConfig, build_mlp
 from fedrx_models.pharmacogenomic.multiomics_vae import MultiomicsVaeConfig, build_multiomics_vae
 from fedrx_protocol.errors import StudyError
+from fedrx_protocol.findings import own, sentence_of
 from fedrx_protocol.schema import FeatureSchema, ForecastTarget
 from fedrx_protocol.study import ModelSection
 
@@ -93,7 +94,7 @@ def check_config(section: ModelSection) -> BaseModel:
     try:
         return factory.config.model_validate(section.parameters)
     except ValidationError as error:
-        sentences = [_sentence(dict(item), section.name, factory) for item in error.errors()]
+        sentences = [_sentence(item, section.name, factory) for item in own(error.errors())]
         raise StudyError("\n".join(sentences)) from None
 
 
@@ -113,10 +114,8 @@ def _factory(name: str) -> Factory:
     return FACTORIES[name]
 
 
-def _sentence(item: dict[str, Any], name: str, factory: Factory) -> str:
-    key = ".".join(str(part) for part in item["loc"])
+def _sentence(item: Mapping[str, Any], name: str, factory: Factory) -> str:
     if item["type"] == "extra_forbidden":
-        allowed = ", ".join(factory.config.model_fields)
+        key, allowed = item["loc"][0], ", ".join(factory.config.model_fields)
         return f"unknown key 'model.{key}' for model '{name}'; allowed here: {allowed}."
-    message = item["msg"][0].lower() + item["msg"][1:]
-    return f"'model.{key}' is {item['input']!r}: {message}."
+    return f"{sentence_of(item, 'model')}."

@@ -38,6 +38,7 @@ DATA = ("--data", "patients.csv", "--mapping", "mapping.toml", "--split-by", "si
         (("simulate", "--shift", "nan"), "measurement_shift is nan"),
         (("simulate", "--model", "oracle"), "allowed are linear, mlp"),
         (("simulate", "--rounds", "0"), "'training.rounds' is 0"),
+        (("simulate", "--rounds", "-1"), "'training.rounds' is -1: it should be greater than"),
         (("simulate", "--epsilon", "-1"), "'privacy.epsilon' is -1.0"),
         (("simulate", "--epsilon", "1e-9"), "no noise keeps epsilon"),
         (("simulate", "--privacy", "trust"), "'privacy.mode' is 'trust'"),
@@ -95,7 +96,8 @@ def test_a_folder_that_cannot_be_made(refused, command, folder):
         ("epsilon = 8.0", "delta = 2.0", "study.toml: 'privacy.delta' is 2"),
         ("epsilon = 8.0", "epsilon = 1e-6", "no noise keeps epsilon"),
         ("rounds = 3", "rounds =", "study.toml: not valid TOML"),
-        ('name = "linear"', 'name = "linear"\nhidden = [3]', "model.hidden"),
+        ('"linear"', '"linear"\nhidden = [3]', "study.toml: unknown key 'model.hidden' for model"),
+        ('"linear"', '"mlp"\nhidden = [0]', "study.toml: 'model.hidden.0' is 0"),
         ("[metrics]", "[secure_aggregation]\nthreshold = 15\n[metrics]", "threshold"),
         ("largest_site = 40", "largest_site = 10", "allows at most 10 a site"),
         ("minimum_per_site = 5", "minimum_per_site = 39", "at least 39 a site"),
@@ -106,6 +108,13 @@ def test_a_study_that_cannot_be_run(refused, place, old, new, sentence):
     assert old in text
     (place / "study.toml").write_text(text.replace(old, new))
     assert sentence in refused("simulate", "study.toml", *DATA)
+
+
+def test_an_empty_study(refused, place):
+    (place / "study.toml").write_text("# nothing yet\n")
+    assert "study.toml: is empty; `fedrx study new` writes" in refused(
+        "study", "check", "study.toml"
+    )
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,13 @@ from fedrx_protocol.study import ModelSection
         ({"name": "mlp", "hidden": []}, r"'model.hidden' is \[\]: .*at least 1"),
         ({"name": "mlp", "hidden": [8, 0]}, "'model.hidden.1' is 0: .*greater than or equal to 1"),
         ({"name": "mlp", "hidden": [8] * 9}, "'model.hidden' is .* at most 8"),
+        ({"name": "mlp", "hidden": 32}, "^'model.hidden' is 32: it must be a list.$"),
+        ({"name": "mlp", "hidden": [0]}, "^'model.hidden.0' is 0: it should be .* equal to 1.$"),
+        ({"name": "genomic_cnn", "kernel": 4}, "^'model.kernel': a kernel must be odd"),
+        (
+            {"name": "genomic_transformer", "size": 30, "heads": 4},
+            "^'model': size 30 must be a multiple of heads 4.$",
+        ),
         ({"name": "mlp", "activation": "swish"}, "'model.activation' is 'swish': .*gelu"),
     ],
 )
