@@ -7,7 +7,9 @@ interrupted with 130.
 
 import json
 import os
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -123,6 +125,7 @@ def study_patients(
 def main() -> NoReturn:
     """Run the command; an error is one sentence and an exit code."""
     try:
+        _refuse_empty(sys.argv[1:])
         code = app(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -142,6 +145,12 @@ def main() -> NoReturn:
     if code == _INTERRUPTED:
         _fail("interrupted; a run that had begun can be continued with --resume FOLDER.", code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """An empty path would be taken for the present folder, and an empty name for none."""
+    if any(not argument or re.fullmatch(r"--[a-z-]+=", argument) for argument in arguments):
+        raise MisuseError("an argument is empty (''): give it a value, or leave it out.")
 
 
 def _help(error: click.ClickException) -> str:

@@ -17,7 +17,7 @@ import typer
 from fedrx import cli_coordinator_runs
 from fedrx.cli_coordinator_runs import EXPIRY_WARNING_S, AsJson, Folder, warn_certificate
 from fedrx.passphrase import new_passphrase, passphrase_for
-from fedrx_protocol.errors import FedRxError, MisuseError
+from fedrx_protocol.errors import FedRxError, MisuseError, counted
 
 if TYPE_CHECKING:
     from fedrx_protocol.enrolment import SignedEnrolmentRequest
@@ -145,7 +145,7 @@ def roster(folder: Folder, *, as_json: AsJson = False) -> None:
         sys.stdout.write(json.dumps(_described(consortium)) + "\n")
         return
     current = consortium.roster.roster
-    typer.echo(f"{consortium.name}: roster {current.serial}, {_count(len(current.sites))}")
+    typer.echo(f"{consortium.name}: roster {current.serial}, {counted(len(current.sites), 'site')}")
     typer.echo(f"Fingerprint: {consortium.fingerprint}")
     for member in consortium.members:
         entry = member.entry
@@ -214,11 +214,8 @@ def _confirm(*, yes: bool) -> None:
 
 def _handed_out(consortium: "Consortium", serial: int, sites: int) -> str:
     files = consortium.files
-    return f"Roster {serial}, {_count(sites)}: hand out {files.roster} (and {files.authority})."
-
-
-def _count(sites: int) -> str:
-    return "1 site" if sites == 1 else f"{sites} sites"
+    told = f"Roster {serial}, {counted(sites, 'site')}"
+    return f"{told}: hand out {files.roster} (and {files.authority})."
 
 
 def _warn_expiry(consortium: "Consortium", now: int) -> None:

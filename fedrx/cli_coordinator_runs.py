@@ -84,7 +84,7 @@ def run(
     study: Annotated[Path, typer.Argument(help="Study file.")],
     *,
     start_from: Annotated[
-        Path | None, typer.Option(help="Model file of the study that [transfer] names.")
+        Path | None, typer.Option(help=r"Model file of the study that \[transfer] names.")
     ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Do not follow the run; say its name and return.")

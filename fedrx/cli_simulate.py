@@ -104,7 +104,7 @@ def simulate(
         Path | None, typer.Option(help="Run folder of a simulation that was cut off.")
     ] = None,
     start_from: Annotated[
-        Path | None, typer.Option(help="Model file of the study that [transfer] names.")
+        Path | None, typer.Option(help=r"Model file of the study that \[transfer] names.")
     ] = None,
     no_baselines: Annotated[
         bool, typer.Option("--no-baselines", help="Skip the pooled and site-alone models.")

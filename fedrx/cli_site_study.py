@@ -75,7 +75,9 @@ def approve(
         return
     if study is None or data is None or mapping is None:
         raise MisuseError("approve needs a study file, --data and --mapping (or --revoke STUDY).")
-    if no_cap == (max_epsilon is not None):
+    if no_cap and max_epsilon is not None:
+        raise MisuseError("give --max-epsilon or --no-cap, not both.")
+    if not no_cap and max_epsilon is None:
         raise MisuseError("give --max-epsilon with the site's cap, or else --no-cap.")
     wish = _Wish(max_epsilon, min_patients, days, by, cohort)
     _approve(folder, _Files(study, data, mapping), wish, yes=yes, passphrase_file=passphrase_file)

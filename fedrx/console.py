@@ -135,7 +135,7 @@ def print_cost(path: Path, cost: Mapping[str, Any]) -> None:
     kept = f" ({frozen:,} of them frozen)" if frozen else ""
     out.print(
         f"{cost['model']} with {cost['weights']:,} weights{kept}, {cost['rounds']} rounds, metrics "
-        f"after rounds {', '.join(str(number - 1) for number in cost['evaluation_rounds'])}."
+        f"after rounds {', '.join(map(str, cost['evaluation_rounds']))}."
     )
     out.print(
         f"{cost['sites']} sites: a sum is opened over at least {cost['threshold']}; up to "

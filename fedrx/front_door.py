@@ -209,7 +209,8 @@ def study_cost(study: Study, sites: int) -> dict[str, Any]:
         "weights": weights,
         "trained_weights": plan.dimension,
         "rounds": study.rounds,
-        "evaluation_rounds": list(study.evaluation_rounds),
+        # As in the report: a round's metrics are of the model after the round before.
+        "evaluation_rounds": [number - 1 for number in study.evaluation_rounds],
         "sites": sites,
         "threshold": plan.parameters.threshold,
         "max_colluding_sites": plan.parameters.max_colluding,

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from pydantic.fields import FieldInfo
 
-from fedrx_models.build import FACTORIES, build_model, models_of
+from fedrx_models.build import FACTORIES, build_model, family_of, models_of
 from fedrx_models.contract import UNDER_NOISE
 from fedrx_protocol.errors import MisuseError
 from fedrx_protocol.study import Study
@@ -62,8 +62,18 @@ def new_study(model: str | None, task: str | None) -> str:
         section = model_section(model, private=start.privacy.mode != "none")
         text = _SECTION.sub(lambda _: section, text, count=1)
     study = Study.parse(text, source=f"--model {model} --task {chosen}")
+    _check_family(study, chosen)
     build_model(study.model, study.feature_schema, seed=0)
     return text
+
+
+def _check_family(study: Study, task: str) -> None:
+    family, model = family_of(study.feature_schema), study.model.name
+    if model not in models_of(family):
+        raise MisuseError(
+            f"--model is '{model}', which cannot do --task {task}: use "
+            f"{_either(dict.fromkeys(models_of(family)))}, or leave one of the two out."
+        )
 
 
 def model_section(model: str, *, private: bool) -> str:

@@ -35,7 +35,7 @@ from fedrx_client.training.clipping import clipped_gradient_sum
 from fedrx_models.cohort import Cohort, require_variety
 from fedrx_models.encoding import encode
 from fedrx_models.transfer import study_model
-from fedrx_protocol.errors import DataError, FedRxError, MisuseError
+from fedrx_protocol.errors import DataError, FedRxError, MisuseError, counted
 from fedrx_protocol.plan import StudyPlan
 from fedrx_protocol.privacy.accountant import Account
 from fedrx_protocol.privacy.events import Purpose, Release
@@ -208,8 +208,9 @@ def cohort_size(study: Study, cohort: Cohort) -> CheckLine:
         remedy = "Bring a cohort of that size, or ask the consortium to change the study."
         return CheckLine("cohort size", ok=False, text=str(error), remedy=remedy)
     section = study.cohort
+    patients = counted(len(cohort), "patient")
     allowed = f"{section.minimum_per_site} to {section.largest_site}"
-    return CheckLine("cohort size", ok=True, text=f"{len(cohort)} patients; allowed are {allowed}.")
+    return CheckLine("cohort size", ok=True, text=f"{patients}; allowed are {allowed}.")
 
 
 def _training_on(device: torch.device, study: Study, cohort: Cohort) -> Check:

@@ -23,9 +23,11 @@ from fedrx_client.site_keys import REQUEST, Keys, KeysFolder, Wish, request_of
 from fedrx_protocol.enrolment import SignedEnrolmentRequest
 from fedrx_protocol.errors import FedRxError, MisuseError
 from fedrx_protocol.private_files import (
+    FolderUnusable,
     is_encrypted,
     locked,
     new_folder,
+    unusable,
     write_private,
     write_public,
 )
@@ -52,6 +54,12 @@ class SiteIdentity:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        with unusable(self._state_path):
+            there = self._state_path.is_file()
+        if not there:
+            raise FolderUnusable(
+                f"{folder}: is no site folder; `fedrx site init {folder}` makes one."
+            )
         self._state = SiteState.read(self._state_path)
 
     @classmethod

@@ -29,7 +29,7 @@ from fedrx_models.cohort import Cohort
 from fedrx_models.contract import PatientBatch, PatientModel, set_vector
 from fedrx_models.encoding import encode
 from fedrx_models.measures import metric_plan
-from fedrx_protocol.errors import BudgetExhausted, DataError, MisuseError, PeerError
+from fedrx_protocol.errors import BudgetExhausted, DataError, MisuseError, PeerError, counted
 from fedrx_protocol.fixed_point import FixedPoint, IntVector, ValueOutOfRange
 from fedrx_protocol.plan import LARGEST_UPDATE, Part, RoundPlan, StudyPlan
 from fedrx_protocol.privacy.accountant import Account
@@ -413,13 +413,14 @@ def check_cohort_size(study: Study, cohort: Cohort) -> None:
         DataError: It is too small, or larger than the sums can hold.
     """
     size, least, most = len(cohort), study.cohort.minimum_per_site, study.cohort.largest_site
+    patients = counted(size, "patient")
     if size < least:
         raise DataError(
-            f"site '{cohort.site}' has {size} patients, and the study asks for at least {least} "
+            f"site '{cohort.site}' has {patients}, and the study asks for at least {least} "
             "a site (cohort.minimum_per_site)."
         )
     if size > most:
         raise DataError(
-            f"site '{cohort.site}' has {size} patients, and the study allows at most {most} a site "
+            f"site '{cohort.site}' has {patients}, and the study allows at most {most} a site "
             "(cohort.largest_site): agree on a larger number."
         )

@@ -5,6 +5,11 @@ what to do. Command lines print it and exit with 2; nothing else needs to be kno
 """
 
 
+def counted(count: int, one: str) -> str:
+    """A number of things, for a sentence: "1 patient", "2 patients"."""
+    return f"{count} {one}" if count == 1 else f"{count} {one}s"
+
+
 class FedRxError(Exception):
     """Anything that FedRx itself raises."""
 

@@ -59,8 +59,8 @@ def in_sentence(name: str) -> str:
 
 
 def measured(measure: Measure, value: float) -> str:
-    """A metric with its name, e.g. "ROC AUC 0.781"."""
-    return f"{measure.name} {value:.{measure.digits}f}"
+    """A metric with its name, within a sentence, e.g. "ROC AUC 0.781"."""
+    return f"{in_sentence(measure.name)} {value:.{measure.digits}f}"
 
 
 def _beside_others(data: ReportData, federated: float) -> list[str]:

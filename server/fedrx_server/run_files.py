@@ -96,6 +96,10 @@ def stored_study(path: Path) -> Study:
     Raises:
         RunError: no run folder, of another format, damaged, or changed by hand.
     """
+    if (path / "comparison.json").is_file():
+        raise RunError(
+            f"{path}: holds a comparison, which goes on when the same command is given again."
+        )
     if not (path / "study.json").is_file() or not (path / "meta.json").is_file():
         raise RunError(f"{path}: is not a run folder (no study.json in it).")
     _check_format(path / "meta.json")

@@ -66,6 +66,11 @@ def models_of(family: Family) -> tuple[str, ...]:
     return tuple(name for name, factory in FACTORIES.items() if factory.family == family)
 
 
+def family_of(schema: FeatureSchema) -> Family:
+    """Which models can do what the study wants."""
+    return "flux" if isinstance(schema.target, ForecastTarget) else "pharmacogenomic"
+
+
 def build_model(
     section: ModelSection, schema: FeatureSchema, seed: int | None = None
 ) -> PatientModel:
@@ -99,7 +104,7 @@ def check_config(section: ModelSection) -> BaseModel:
 
 
 def _check_family(name: str, factory: Factory, schema: FeatureSchema) -> None:
-    family: Family = "flux" if isinstance(schema.target, ForecastTarget) else "pharmacogenomic"
+    family = family_of(schema)
     if factory.family != family:
         does = "forecasts markers" if factory.family == "flux" else "forecasts no markers"
         raise StudyError(

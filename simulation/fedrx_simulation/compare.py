@@ -23,7 +23,7 @@ from fedrx_models.measures import exact_metrics, measures_of
 from fedrx_models.metrics_forecast import patient_scores
 from fedrx_models.metrics_panel import exact_panel
 from fedrx_models.metrics_survival import patient_errors
-from fedrx_protocol.errors import DataError, MisuseError
+from fedrx_protocol.errors import DataError, MisuseError, counted
 from fedrx_protocol.schema import (
     BinaryTarget,
     ForecastTarget,
@@ -190,8 +190,8 @@ def _check(plan: ComparisonPlan, cohorts: Mapping[str, Cohort]) -> None:
     for site, cohort in cohorts.items():
         if len(cohort) < plan.folds:
             raise DataError(
-                f"site '{site}' has {len(cohort)} patients, fewer than the {plan.folds} folds: "
-                "use fewer folds, or leave the site out."
+                f"site '{site}' has {counted(len(cohort), 'patient')}, fewer than the "
+                f"{plan.folds} folds: use fewer folds, or leave the site out."
             )
 
 

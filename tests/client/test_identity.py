@@ -333,7 +333,7 @@ def test_keys_that_others_may_read(made):
 
 
 def test_a_folder_that_is_none(tmp_path):
-    with pytest.raises(FolderUnusable, match=r"site\.json"):
+    with pytest.raises(FolderUnusable, match=r"is no site folder; `fedrx site init .*` makes one"):
         SiteIdentity(tmp_path)
 
 

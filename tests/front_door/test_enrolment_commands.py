@@ -268,8 +268,8 @@ def test_a_person_compares_fingerprints(fedrx, refused, consortium, done, monkey
         ("site join mayo --roster c/roster.json --ca empty --fingerprint GOOD", "one PEM"),
         ("site join mayo --roster empty --ca c/ca.crt --fingerprint GOOD", "roster is refused"),
         ("site join mayo --roster c/roster.json --ca c/ca.crt --fingerprint AAAA", "no fingerp"),
-        ("site show nowhere", "cannot be read"),
-        ("site audit nowhere", "cannot be read"),
+        ("site show nowhere", "nowhere: is no site folder"),
+        ("site audit nowhere", "nowhere: is no site folder"),
     ],
 )
 def test_every_refusal_is_one_sentence_and_exit_code_2(refused, enrolled, line, says):

@@ -17,7 +17,7 @@ def test_every_model_has_a_file_for_every_task_it_can_do(fedrx, place, model, ta
     flux = template(task).count('kind = "forecast"') > 0
     if (task == "dose" and model in NEEDS_BLOCKS) or flux != (model in models_of("flux")):
         assert ran.code == 2
-        mismatch = f"'model.name' is '{model}', which forecasts"
+        mismatch = f"--model is '{model}', which cannot do --task {task}: use"
         assert f"model '{model}' needs" in ran.err or mismatch in ran.err
         assert not (place / "new.toml").exists()
         return
@@ -106,6 +106,8 @@ def test_models_are_compared_and_the_same_command_goes_on(fedrx, place):
     (table,) = again.json["tables"]
     assert [one["model"] for one in table["models"]] == ["linear", "mlp"]
     assert table["models"][1]["pairs"] > 100
+    folder = command[command.index("--output") + 1]
+    assert "same command" in fedrx("simulate", "--resume", folder).err
 
 
 def test_a_study_file_is_compared_as_it_trains(fedrx, place):

@@ -35,6 +35,9 @@ def test_checking_prints_the_whole_digest(fedrx):
     found = fedrx("study", "check", "study.toml", "--json").json
     assert len(found["digest"]) == 64
     assert found["digest"] in said
+    rounds = ", ".join(map(str, found["evaluation_rounds"]))
+    assert f"3 rounds, metrics after rounds {rounds}." in said
+    assert found["evaluation_rounds"][-1] == found["rounds"] == 3
 
 
 def test_checking_as_json(fedrx):
@@ -80,6 +83,7 @@ def test_every_command_has_help_with_an_example(fedrx, command):
     ran = fedrx(*command, "--help")
     assert ran.code == 0
     assert f"Example: fedrx {' '.join(command)}" in ran.out
+    assert ("[transfer]" in ran.out) == (command == ("simulate",))
     assert "\\[" not in ran.out
 
 

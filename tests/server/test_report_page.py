@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from report_pages import ATTACK, BARE, FULL, PRIVACY, Outline, outline, row
 
+from fedrx_models.measures import Measure
 from fedrx_protocol.errors import MisuseError, RunError
 from fedrx_server import report_text as text
 from fedrx_server.report import (
@@ -30,6 +31,11 @@ from fedrx_server.report_figures import (
 from fedrx_server.report_page import page
 
 TITLES = ["Learning curve", "Predicted against actual", "Error by dose group", "Privacy spent"]
+
+
+def test_a_metric_within_a_sentence_has_no_capital():
+    assert text.measured(Measure("concordance", "Concordance"), 0.6382) == "concordance 0.638"
+    assert text.measured(Measure("auc", "ROC AUC"), 0.5) == "ROC AUC 0.500"
 
 
 def test_a_report_is_one_file_that_asks_nobody(tmp_path):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from fedrx_client.data.mapping import TableMapping
 from fedrx_client.data.table import Table
-from fedrx_protocol.errors import DataError
+from fedrx_protocol.errors import DataError, counted
 
 SitesOf = Callable[[Table], list[str]]
 """From the rows that are kept to the site of each."""
@@ -46,7 +46,7 @@ def dealt(sites: int, mapping: TableMapping) -> SitesOf:
         order = sorted(set(column), key=lambda patient: hashlib.sha256(patient.encode()).digest())
         if len(order) < sites:
             raise DataError(
-                f"{table.source}: has {len(order)} patients, too few for {sites} sites: "
+                f"{table.source}: has {counted(len(order), 'patient')}, too few for {sites} sites: "
                 "ask for fewer."
             )
         width = len(str(sites))  # so that names sort as numbers do

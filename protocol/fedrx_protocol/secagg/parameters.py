@@ -146,7 +146,8 @@ def _largest_likely(n: int, bad: int, drawn: int, bits: int) -> int:
 def _check_threshold(n: int, threshold: int, max_colluding: int) -> None:
     if n < MIN_THRESHOLD:
         raise ParametersImpossible(
-            f"{n} sites are too few: secure aggregation needs at least {MIN_THRESHOLD}."
+            f"{n} {'site is' if n == 1 else 'sites are'} too few: secure aggregation needs at "
+            f"least {MIN_THRESHOLD}."
         )
     if threshold > n:
         raise ParametersImpossible(
