@@ -295,11 +295,14 @@ def _network(
     identity: "SiteIdentity", coordinator: str | None, passphrase: str | None
 ) -> "tuple[Check, ...]":
     """Checks of the way to the coordinator, if one was named and this site has joined it."""
-    from fedrx_client.fleet import Door
+    from fedrx_client.door import Door, require_address
     from fedrx_client.network_check import Network
     from fedrx_client.pins import read_file
 
-    if coordinator is None or not identity.joined:
+    if coordinator is None:
+        return ()
+    require_address(coordinator)
+    if not identity.joined:
         return ()
     ca = read_file(identity.authority_path)
     door = Door(coordinator, ca, identity.keys(passphrase).authentication)

@@ -23,7 +23,10 @@ def new_passphrase(file: Path | None, *, ask: bool) -> str | None:
 
     Raises:
         PassphraseMissing: the file cannot be used, or there is no terminal to ask at.
+        MisuseError: both a file and the question are wanted.
     """
+    if ask and file is not None:
+        raise MisuseError("give --ask-passphrase or --passphrase-file, not both.")
     given = _given(file)
     if given is not None or not ask:
         return given

@@ -1,5 +1,6 @@
 """Where a site finds its coordinator, how it shows who it is, and what can go wrong there."""
 
+import re
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,22 @@ class NotAdmitted(PeerError):  # noqa: N818 - named for what happened
     """The coordinator does not take this key: not enrolled, revoked, or the clocks differ."""
 
 
+_PORT = re.compile(r"[0-9]{1,5}")
+
+
 class Interrupted(BaseException):
     """Breaks off the wait for a request when the agent is to stop; no message is lost by it."""
 
 
 class Undeliverable(PeerError):  # noqa: N818 - named for what happened
     """A message could not be had or given: its run is over, or its parts do not fit."""
+
+
+def require_address(address: str) -> None:
+    """Raise `MisuseError` unless this is a host and a port."""
+    host, _, port = address.rpartition(":")
+    if not host or not _PORT.fullmatch(port) or not 0 < int(port) < 2**16:
+        raise MisuseError(f"{address!r} is no HOST:PORT; ask your coordinator for it.")
 
 
 @dataclass(frozen=True)
@@ -46,9 +57,7 @@ class Door:
 
     def __post_init__(self) -> None:
         """Check the address and the certificate."""
-        host, _, port = self.address.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-            raise MisuseError(f"{self.address!r} is no HOST:PORT; ask your coordinator for it.")
+        require_address(self.address)
         try:
             # Without one Python would fall back on the public CAs of the system.
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(

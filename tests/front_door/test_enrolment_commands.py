@@ -268,6 +268,7 @@ def test_a_person_compares_fingerprints(fedrx, refused, consortium, done, monkey
         ("site join mayo --roster c/roster.json --ca empty --fingerprint GOOD", "one PEM"),
         ("site join mayo --roster empty --ca c/ca.crt --fingerprint GOOD", "roster is refused"),
         ("site join mayo --roster c/roster.json --ca c/ca.crt --fingerprint AAAA", "no fingerp"),
+        ("site init z --site z --name Z --ask-passphrase --passphrase-file pw", "not both"),
         ("site show nowhere", "nowhere: is no site folder"),
         ("site audit nowhere", "nowhere: is no site folder"),
     ],

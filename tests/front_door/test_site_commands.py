@@ -233,6 +233,13 @@ def test_check_looks_at_the_network_where_a_coordinator_is_named(fedrx, approved
     assert (ran.code, red) == (2, ["coordinator", "certificate", "clock", "admitted"])
 
 
+@pytest.mark.parametrize("address", ["host", "host:abc", ":1", "h:99999999"])
+def test_check_refuses_what_is_no_address_before_joining_too(fedrx, joined, address):
+    assert "is no HOST:PORT" in refusal(
+        fedrx, "site", "check", "b", *FILES, "--coordinator", address
+    )
+
+
 def test_a_changed_ledger_is_found(fedrx, approved, joined, place):
     released(place)
     ran = joined("site", "ledger", "a", "--verify")

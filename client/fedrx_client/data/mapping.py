@@ -199,9 +199,10 @@ class TableMapping(Section):
         return tuple(dict.fromkeys([*join, *panel, *blocks, *once]))
 
     def check_against(self, schema: FeatureSchema) -> None:
-        """Raise `DataError` unless the mapping gives the study every feature it needs."""
+        """Raise `DataError` unless the mapping gives the study what it needs, and no more."""
         for feature in schema.features:
             self._check_feature(feature)
+        self._check_no_others(schema)
         check_blocks(self.blocks, schema, self.source)
         check_course(self.visits, self.markers, self.treatments, schema, self.source)
         self.target.check_against(schema, self.source)
@@ -248,6 +249,17 @@ class TableMapping(Section):
             check_unit(self.source, f"features.{feature.name}", source.unit, feature.unit)
         if isinstance(source, CategorySource) and isinstance(feature, CategoryFeature):
             self._check_values(source, feature)
+
+    def _check_no_others(self, schema: FeatureSchema) -> None:
+        """A feature outside the study may only be a category that a rule's condition names."""
+        known = {feature.name for feature in schema.features}
+        conditions = {name for _, rule in self.imputations for name in rule.only_if}
+        for name in self.features:
+            if name not in known | conditions:
+                raise DataError(
+                    f"{self.source}: 'features.{name}' is not in the study; its features are: "
+                    f"{', '.join(sorted(known)) or 'none'}."
+                )
 
     def _check_values(self, source: CategorySource, feature: CategoryFeature) -> None:
         maps = [source.values or {}, *(rule.values for rule in source.impute)]

@@ -153,6 +153,12 @@ def test_sites_of_one_table_share_the_block_file(folder):
     assert result.cohorts["b"].blocks["expression"].tolist() == [[6.0, 5.0]]
 
 
+def test_a_feature_outside_the_study_is_refused(folder):
+    more = '[features.age]\nkind = "number"\ncolumn = "months"\nunit = "months"'
+    with pytest.raises(DataError, match=r"'features.age' is not in the study; .* are: smoker"):
+        load(folder, "binary", extra=more)
+
+
 def test_ids_that_repeat_over_sites_cannot_be_joined(folder):
     rows = [ROWS[0], ROWS[0].replace(",a,", ",b,")]
     (folder / "table.csv").write_text("\n".join([HEADER, *rows]))
