@@ -1,7 +1,7 @@
 """What a person sees: progress on standard error, a short table at the end."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 from rich.table import Table
 
 from fedrx_models.measures import measures_of
+from fedrx_protocol.errors import counted
 from fedrx_server.report_data import PrivacyStatement
 from fedrx_simulation.result import SimulationResult
 from fedrx_simulation.simulate import Observer
@@ -23,6 +24,8 @@ _ROWS = {
 }
 # The headline of every kind of outcome: whichever a round has is the one to show.
 _HEADLINES = {"mae": "MAE", "auc": "AUC", "concordance": "concordance", "ratio": "relative error"}
+
+_DRUGS_SHOWN = 5
 
 
 @contextmanager
@@ -141,6 +144,7 @@ def print_cost(path: Path, cost: Mapping[str, Any]) -> None:
         f"{cost['sites']} sites: a sum is opened over at least {cost['threshold']}; up to "
         f"{cost['max_colluding_sites']} may side with the coordinator."
     )
+    _print_targets(out, cost["targets_in_no_block"])
     if privacy["epsilon"] is None:
         out.print("No differential privacy: secure aggregation alone protects each site's sum.")
     else:
@@ -155,6 +159,16 @@ def print_cost(path: Path, cost: Mapping[str, Any]) -> None:
     )
     for warning in cost["warnings"]:
         out.print(f"Warning: {warning}")
+
+
+def _print_targets(out: Console, in_no_block: Mapping[str, Sequence[str]]) -> None:
+    """Targets of drugs that a model cannot see; of a large panel only the first few."""
+    for drug, genes in list(in_no_block.items())[:_DRUGS_SHOWN]:
+        told = f"Drug '{drug}' targets {', '.join(genes)}, which no block measures."
+        out.print(told, markup=False)
+    if len(in_no_block) > _DRUGS_SHOWN:
+        more = counted(len(in_no_block) - _DRUGS_SHOWN, "more drug")
+        out.print(f"The same holds for {more}; --json lists them all.")
 
 
 def privacy_in_words(privacy: PrivacyStatement) -> str:

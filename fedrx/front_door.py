@@ -31,6 +31,7 @@ from fedrx_models.files import load_model
 from fedrx_models.planning import make_plan
 from fedrx_models.transfer import study_model
 from fedrx_protocol.errors import FedRxError, StudyError
+from fedrx_protocol.schema import PanelTarget
 from fedrx_protocol.study import Study
 from fedrx_server.run_folder import RunFolder
 from fedrx_simulation.result import SimulationResult
@@ -223,6 +224,7 @@ def study_cost(study: Study, sites: int) -> dict[str, Any]:
             "evaluation_noise_multiplier": between if isfinite(between) and between else None,
             "final_evaluation_noise_multiplier": final or None,
         },
+        "targets_in_no_block": _targets_in_no_block(study),
         "bytes_up_per_site_and_round": 4 * masked,
         "bytes_down_per_site_and_round": 4 * weights,
         "warnings": _warnings(study),
@@ -247,6 +249,18 @@ def _warnings(study: Study) -> list[str]:
             "on errors grows with it."
         )
     return found
+
+
+def _targets_in_no_block(study: Study) -> dict[str, list[str]]:
+    """By drug, genes that it acts on and no block measures; drugs without such are left out."""
+    if not isinstance(study.target, PanelTarget):
+        return {}
+    genes = {gene.upper() for block in study.blocks for gene in block.genes}
+    strange = {
+        drug.name: [gene for gene in drug.targets if gene.upper() not in genes]
+        for drug in study.target.drugs
+    }
+    return {drug: missing for drug, missing in strange.items() if missing}
 
 
 def new_run_folder(study: Study, now: datetime) -> Path:

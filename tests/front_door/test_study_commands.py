@@ -67,6 +67,17 @@ def test_what_is_seldom_meant_is_a_warning(fedrx, place, before, after, words):
     assert f"Warning: {warning}" in fedrx("study", "check", "study.toml", "--sites", "5").out
 
 
+def test_targets_that_no_block_measures_are_told(fedrx, place):
+    assert fedrx("study", "new", "--task", "response", "--output", "panel.toml").code == 0
+    check = ("study", "check", "panel.toml")
+    assert "which no block measures" not in fedrx(*check).out
+    text = (place / "panel.toml").read_text().replace('["EGFR", "ERBB2"]', '["EGFR", "NOSUCH1"]')
+    (place / "panel.toml").write_text(text)
+    assert "targets NOSUCH1, which no block measures." in fedrx(*check).out
+    found = fedrx(*check, "--json").json["targets_in_no_block"]
+    assert list(found.values()) == [["NOSUCH1"]]
+
+
 @pytest.mark.parametrize("mode", ["none", "local"])
 def test_other_modes_can_be_checked(fedrx, place, mode):
     text = (place / "study.toml").read_text().replace("[privacy]", f'[privacy]\nmode = "{mode}"')
