@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -149,8 +150,12 @@ def main() -> NoReturn:
 
 def _refuse_empty(arguments: Sequence[str]) -> None:
     """An empty path would be taken for the present folder, and an empty name for none."""
-    if any(not argument or re.fullmatch(r"--[a-z-]+=", argument) for argument in arguments):
-        raise MisuseError("an argument is empty (''): give it a value, or leave it out.")
+    for before, argument in pairwise(("fedrx", *arguments)):
+        if not argument or re.fullmatch(r"--[a-z-]+=", argument):
+            place = argument.rstrip("=") or before
+            raise MisuseError(
+                f"an argument is empty, at '{place}': give it a value, or leave it out."
+            )
 
 
 def _help(error: click.ClickException) -> str:
