@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from fedrx_protocol.errors import FedRxError, MisuseError, PeerError
 
+_PORT = re.compile(r"[0-9]{1,5}")
+
 
 class Unreachable(FedRxError):  # noqa: N818 - named for what happened
     """The coordinator does not answer, or its certificate is not one the site trusts."""
@@ -21,9 +23,6 @@ class Unreachable(FedRxError):  # noqa: N818 - named for what happened
 
 class NotAdmitted(PeerError):  # noqa: N818 - named for what happened
     """The coordinator does not take this key: not enrolled, revoked, or the clocks differ."""
-
-
-_PORT = re.compile(r"[0-9]{1,5}")
 
 
 class Interrupted(BaseException):

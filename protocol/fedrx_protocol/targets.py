@@ -44,6 +44,11 @@ class ContinuousTarget(Frozen):
         require_mean_within(self.mean, self.minimum, self.maximum, self.transform)
         return self
 
+    @property
+    def is_weekly_dose(self) -> bool:
+        """Whether it is a dose as warfarin's is given: then published equations and groups fit."""
+        return self.unit == "mg/week"
+
 
 class BinaryTarget(Frozen):
     """Yes or no: response, an adverse reaction, toxicity."""

@@ -271,7 +271,7 @@ def exact(
 
 def dose_groups(target: ContinuousTarget) -> tuple[float, float] | None:
     """Limits of an outcome's dose groups; `None` unless it is a weekly dose, as warfarin's."""
-    return DOSE_GROUPS if target.unit == "mg/week" else None
+    return DOSE_GROUPS if target.is_weekly_dose else None
 
 
 def group_names(groups: tuple[float, float] | None = DOSE_GROUPS) -> tuple[str, ...]:

@@ -2,8 +2,8 @@
 
 A study that starts from another one names its digest and the parts that stay frozen; both sides
 build the same model from that. Frozen weights reach the sites with every broadcast like all others,
-but no gradient of theirs is computed, clipped, noised or sent. Layers
-that give an outcome are taken over for the same outcome only.
+but no gradient of theirs is computed, clipped, noised or sent. Layers that give an outcome are
+taken over for the same outcome only.
 """
 
 from pathlib import Path

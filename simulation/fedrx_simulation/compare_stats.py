@@ -216,8 +216,8 @@ def paired_p(differences: Floats) -> float | None:
     Args:
         differences: of a patient's, or drug's, two scores, `(n,)`.
     """
-    count = len(differences)
-    if count < 2 or not differences.any():
+    if len(differences) < 2 or not differences.any():
         return None
-    mean, sd = abs(float(differences.mean())), float(differences.std(ddof=1))
-    return float(2 * stats.t.sf(mean * math.sqrt(count) / sd if sd else math.inf, count - 1))
+    if not np.ptp(differences):  # the same difference in all: SciPy would warn of its precision
+        return 0.0
+    return float(stats.ttest_1samp(differences, 0.0).pvalue)

@@ -13,12 +13,12 @@ from fedrx_models.cohort import Cohort
 from fedrx_models.contract import PatientModel
 from fedrx_models.encoding import encode, without_blocks
 from fedrx_models.measures import exact_metrics, measures_of
+from fedrx_models.metrics_shares import Z95
 from fedrx_protocol.errors import DataError
 from fedrx_server.report_data import BlockCurve
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8)
 DRAWS = 20
-_NORMAL_95 = 1.96
 _ALL = slice(None)
 
 Floats = NDArray[np.float64]
@@ -58,7 +58,7 @@ def block_curve(
 def _point(draws: list[tuple[float, float]]) -> tuple[float, float, float]:
     """Mean and interval, from each draw's headline on all patients and on as many drawn anew."""
     everybody, others = np.array(draws).T
-    value, reach = float(everybody.mean()), _NORMAL_95 * float(others.std(ddof=1))
+    value, reach = float(everybody.mean()), Z95 * float(others.std(ddof=1))
     return value, value - reach, value + reach
 
 

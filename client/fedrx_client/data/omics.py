@@ -49,15 +49,15 @@ def read_blocks(
             f"{mapping.source}: patients of two sites have the same id, so that a block's row "
             "could belong to either; make ids unique over all sites."
         )
-    found = Blocks({}, {})
+    values, strangers = {}, {}
     for block in schema.blocks:
         source = mapping.blocks[block.name]
         table = read_table(folder / source.file, mapping.table, may_be_empty=True)
         table.require((source.patient, *source.gene_columns(block)))
         rows = rows_by_patient(table, source.patient)
-        found.strangers[table.source] = _strangers(rows, table, source.patient, main, mapping)
-        found.values[block.name] = _values(patients, rows, table, block, mapping)
-    return found
+        strangers[table.source] = _strangers(rows, table, source.patient, main, mapping)
+        values[block.name] = _values(patients, rows, table, block, mapping)
+    return Blocks(values, strangers)
 
 
 def _strangers(

@@ -19,7 +19,6 @@ from fedrx_protocol.schema import (
     ContinuousTarget,
     FeatureSchema,
     NumberFeature,
-    Target,
 )
 
 Doses = NDArray[np.float64]
@@ -69,9 +68,9 @@ def is_applicable(schema: FeatureSchema) -> bool:
     Features must have the equations' units and levels.
     """
     features = {feature.name: feature for feature in schema.features}
-    return _is_weekly_dose(schema.target) and all(
-        _fits(features.get(name), name) for name in (*_NUMBERS, *_CATEGORIES, *_FLAGS)
-    )
+    if not isinstance(schema.target, ContinuousTarget) or not schema.target.is_weekly_dose:
+        return False
+    return all(_fits(features.get(name), name) for name in (*_NUMBERS, *_CATEGORIES, *_FLAGS))
 
 
 def pharmacogenetic_dose(cohort: Cohort) -> Doses:
@@ -140,10 +139,6 @@ def is_complete(cohort: Cohort) -> NDArray[np.bool_]:
     known = [~np.isnan(cohort.values[name]) for name in _NUMBERS]
     complete: NDArray[np.bool_] = np.logical_and.reduce(known)
     return complete
-
-
-def _is_weekly_dose(target: Target) -> bool:
-    return isinstance(target, ContinuousTarget) and target.unit == "mg/week"
 
 
 def _fits(feature: object, name: str) -> bool:

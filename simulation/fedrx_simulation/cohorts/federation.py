@@ -11,6 +11,9 @@ from fedrx_protocol.errors import MisuseError
 LARGEST_SITE = 1_000_000
 """Patients of one synthetic site: a slip of the finger shall not exhaust a machine's memory."""
 
+MOST_SITES = 100_000
+"""Of one synthetic federation, for the same reason."""
+
 DrawSite = Callable[[Generator, str, int], Cohort]
 
 

@@ -24,7 +24,12 @@ from fedrx_models.visits import (
     visits_section,
 )
 from fedrx_protocol.schema import FeatureSchema, ForecastTarget, Treatment
-from fedrx_simulation.cohorts.federation import ImpossibleCohorts, check_knobs, draw_sites
+from fedrx_simulation.cohorts.federation import (
+    MOST_SITES,
+    ImpossibleCohorts,
+    check_knobs,
+    draw_sites,
+)
 from fedrx_simulation.cohorts.flux_course import (
     LEVEL_SD,
     Dynamics,
@@ -81,7 +86,7 @@ class FluxCohorts:
 
     def __post_init__(self) -> None:
         limits = {
-            "sites": (self.sites, 1, 100_000),
+            "sites": (self.sites, 1, MOST_SITES),
             "coupling": (self.coupling, -10, 10),
             "therapy": (self.therapy, 0, 10),
             "heterogeneity": (self.heterogeneity, 0, 1),

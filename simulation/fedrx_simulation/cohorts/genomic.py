@@ -29,7 +29,12 @@ from fedrx_protocol.schema import (
     PanelTarget,
     SurvivalTarget,
 )
-from fedrx_simulation.cohorts.federation import ImpossibleCohorts, check_knobs, draw_sites
+from fedrx_simulation.cohorts.federation import (
+    MOST_SITES,
+    ImpossibleCohorts,
+    check_knobs,
+    draw_sites,
+)
 from fedrx_simulation.cohorts.genomic_blocks import (
     FACTORS,
     RARE_CARRIERS,
@@ -88,7 +93,7 @@ class GenomicCohorts:
 
     def __post_init__(self) -> None:
         limits = {
-            "sites": (self.sites, 1, 100_000),
+            "sites": (self.sites, 1, MOST_SITES),
             "interaction": (self.interaction, -10, 10),
             "responder": (self.responder, -10, 10),
             "toxicity": (self.toxicity, -10, 10),

@@ -31,7 +31,12 @@ from fedrx_protocol.schema import (
     NumberFeature,
 )
 from fedrx_simulation.cohorts.ancestry import ANCESTRIES
-from fedrx_simulation.cohorts.federation import ImpossibleCohorts, check_knobs, draw_sites
+from fedrx_simulation.cohorts.federation import (
+    MOST_SITES,
+    ImpossibleCohorts,
+    check_knobs,
+    draw_sites,
+)
 
 Column = NDArray[Any]
 
@@ -95,7 +100,7 @@ class WarfarinCohorts:
 
     def _check_numbers(self) -> None:
         limits = {
-            "sites": (self.sites, 1, 100_000),
+            "sites": (self.sites, 1, MOST_SITES),
             "heterogeneity": (self.heterogeneity, 0, 1),
             "missingness": (self.missingness, 0, 1),
             "measurement_shift": (self.measurement_shift, 0, 10),
