@@ -9,23 +9,18 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from keyboard import start_fedrx
 from live_consortium import BUSY, free_ports, wait_until
 from live_town import Nursery
 
 pytestmark = pytest.mark.slow
 
 SITES = ("charite", "mayo", "karolinska")
-FEDRX = Path(sys.executable).with_name("fedrx")
 ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
-
-
-def _hears_control_c() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Person:
@@ -50,14 +45,8 @@ class Person:
     def starts(self, name: str, line: str) -> None:
         """Leave a command running."""
         with (self.folder / f"{name}.out").open("ab") as output:
-            self.started[name] = subprocess.Popen(
-                [FEDRX, *line.split()],
-                cwd=self.folder,
-                env=ENVIRONMENT,
-                stdout=output,
-                stderr=output,
-                # A test run in the background of a shell ignores SIGINT; children inherit that.
-                preexec_fn=_hears_control_c,  # noqa: PLW1509 - no threads here
+            self.started[name] = start_fedrx(
+                line.split(), cwd=self.folder, env=ENVIRONMENT, stdout=output, stderr=output
             )
 
     def sees(self, name: str, words: str, timeout_s: float = 90) -> None:

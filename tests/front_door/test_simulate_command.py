@@ -1,14 +1,12 @@
 """`fedrx simulate` as a script and as a person use it."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from keyboard import FEDRX, start_fedrx
 
 DATA = ("--data", "patients.csv", "--mapping", "mapping.toml", "--split-by", "site")
 SMALL = ("--sites", "4", "--patients", "30..40", "--rounds", "3", "--no-baselines")
@@ -137,24 +135,17 @@ def test_the_file_of_the_run_is_the_same_study_whatever_options_changed(fedrx, p
 @pytest.mark.slow
 def test_an_interrupted_study_says_how_to_go_on(place):
     """Control-C in a real process: code 130, one sentence, and the run goes on from there."""
-    argv = [Path(sys.executable).with_name("fedrx"), "simulate", *SMALL[:4], "--output", "run"]
-    # A test run in the background of a shell ignores SIGINT, and its children inherit that.
-    process = subprocess.Popen(
-        argv,
-        cwd=place,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
-    )
+    argv = ["simulate", *SMALL[:4], "--output", "run"]
+    process = start_fedrx(argv, cwd=place, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (place / "run" / "rounds.jsonl").exists():
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGINT)
+    process.send_signal(signal.SIGINT)  # to nobody, if it ended by itself
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert err.splitlines()[-1].startswith("fedrx: interrupted")
     assert "Traceback" not in err
     done = subprocess.run(
-        [argv[0], "simulate", "--resume", "run", "--json"],
+        [FEDRX, "simulate", "--resume", "run", "--json"],
         cwd=place,
         capture_output=True,
         text=True,
