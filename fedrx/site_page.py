@@ -1,6 +1,5 @@
 """What a hospital's person reads before saying yes, and afterwards: plain words, no decoration."""
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from fedrx_client.approval import Approval, day
 from fedrx_client.approvals import Approvals, KeptApproval
 from fedrx_client.check import CheckLine, read_releases
 from fedrx_client.identity import SiteIdentity
+from fedrx_protocol.canonical import finite_or_none
 from fedrx_protocol.plan import StudyPlan
 from fedrx_protocol.privacy.accountant import Account, PrivacySpent
 from fedrx_protocol.privacy.events import Release
@@ -178,7 +178,7 @@ def _approved_line(approval: Approval, releases: Sequence[Release], now: int) ->
     spent = Account.of(counted).spent(approval.cap.delta).total
     return (
         f"{text}cap epsilon {approval.cap.epsilon:g} for '{approval.cohort_name}', "
-        f"{_number(_finite(spent))} of it spent."
+        f"{_number(finite_or_none(spent))} of it spent."
     )
 
 
@@ -194,9 +194,9 @@ def ledger_page(document: dict[str, Any]) -> str:
 def spent_document(spent: PrivacySpent) -> dict[str, float | None]:
     """A spent budget as JSON values; None where no noise was added."""
     return {
-        "training": _finite(spent.training),
-        "metrics": _finite(spent.metrics),
-        "total": _finite(spent.total),
+        "training": finite_or_none(spent.training),
+        "metrics": finite_or_none(spent.metrics),
+        "total": finite_or_none(spent.total),
         "delta": spent.delta,
     }
 
@@ -235,7 +235,3 @@ def _cap(kept: KeptApproval) -> str:
 
 def _number(value: float | None) -> str:
     return "without bound (no noise)" if value is None else f"{value:.3f}"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -8,6 +8,7 @@ are length-prefixed, so that no two tuples of fields give the same bytes.
 import base64
 import binascii
 import json
+import math
 from typing import Any
 
 from fedrx_protocol.errors import PeerError
@@ -45,6 +46,11 @@ def _is_canonical(document: dict[str, Any], data: bytes) -> bool:
         return to_json(document) == data
     except (ValueError, RecursionError):
         return False
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """A number as JSON can hold it: an epsilon without bound is null, and the mode says why."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def to_base64(data: bytes) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
+from fedrx_protocol.canonical import finite_or_none
 from fedrx_protocol.errors import RunError
 from fedrx_server.checkpoints import RoundRecord
 from fedrx_server.durable import write_file
@@ -190,7 +191,7 @@ class LiveWatch(Watch):
             absent=dict(missing),
             waiting_for={},
             sentence="",
-            epsilon_spent=_finite(self._spent(round_number, attempt)),
+            epsilon_spent=finite_or_none(round(self._spent(round_number, attempt), 6)),
         )
 
     def differing(self, site: str, version: str) -> None:
@@ -238,7 +239,3 @@ def with_metrics(state: LiveState, rounds: Sequence[RoundRecord]) -> LiveState:
             metrics = dict(record.metrics)
             return replace(state, metrics=metrics, metrics_round=record.round - 1)
     return state
-
-
-def _finite(value: float) -> float | None:
-    return round(value, 6) if math.isfinite(value) else None

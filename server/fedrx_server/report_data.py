@@ -7,9 +7,10 @@ simulation, which owns its patients, can add exact metrics and single prediction
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from fedrx_models.measures import Measure
+from fedrx_protocol.canonical import finite_or_none
 from fedrx_protocol.errors import MisuseError
 from fedrx_protocol.study import PrivacyMode
 from fedrx_server.report_forecast_data import ForecastPictures
@@ -73,6 +74,19 @@ class PrivacyStatement:
     def bounded(self) -> bool:
         """Whether there is a promise at all; never in mode none, whatever epsilon says."""
         return self.mode != "none" and math.isfinite(self.epsilon)
+
+    def to_json(self) -> dict[str, Any]:
+        """As results and reports hold it."""
+        return {
+            "mode": self.mode,
+            "epsilon": finite_or_none(self.epsilon),
+            "delta": self.delta,
+            "promised_epsilon": self.promised_epsilon,
+            "training_epsilon": finite_or_none(self.training_epsilon),
+            "metrics_epsilon": finite_or_none(self.metrics_epsilon),
+            "assumption": self.assumption,
+            "collusion": [[count, finite_or_none(epsilon)] for count, epsilon in self.collusion],
+        }
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """From a run's folder to its report and its result: what a coordinator has seen, and no more."""
 
-import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -144,16 +143,7 @@ def run_result(view: RunView, privacy: PrivacyStatement) -> dict[str, Any]:
         "run_id": view.run_id,
         "finished": view.finished,
         "reported": dict(last_metrics(view.rounds)),
-        "privacy": {
-            "mode": privacy.mode,
-            "epsilon": _finite(privacy.epsilon),
-            "delta": privacy.delta,
-            "promised_epsilon": privacy.promised_epsilon,
-            "training_epsilon": _finite(privacy.training_epsilon),
-            "metrics_epsilon": _finite(privacy.metrics_epsilon),
-            "assumption": privacy.assumption,
-            "collusion": [[count, _finite(epsilon)] for count, epsilon in privacy.collusion],
-        },
+        "privacy": privacy.to_json(),
         "rounds": len(view.rounds),
         "rounds_planned": view.study.final_round,
         "sites": len(view.signed.roster.sites),
@@ -175,8 +165,3 @@ def _under_way(view: RunView, privacy: PrivacyStatement) -> str:
         told += f" So far it spent ε = {number(privacy.epsilon)} for each patient"
         told += f", {privacy.assumption}."
     return told
-
-
-def _finite(value: float | None) -> float | None:
-    """JSON knows no infinity; an unbounded epsilon is null, and the mode says why."""
-    return value if value is not None and math.isfinite(value) else None

@@ -1,6 +1,5 @@
 """What a simulation found: weights, exact and reported metrics, privacy spent, bytes, report."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,23 +73,13 @@ class SimulationResult:
 
     def to_json(self) -> dict[str, Any]:
         """The object that `fedrx simulate --json` prints and `result.json` holds."""
-        privacy = self.privacy
         return {
             "study": self.study.name,
             "study_digest": self.study.digest,
             "model": self.study.model.name,
             "metrics": {name: _plain(metrics) for name, metrics in self.metrics.items()},
             "reported": dict(self.reported),
-            "privacy": {
-                "mode": privacy.mode,
-                "epsilon": _finite(privacy.epsilon),
-                "delta": privacy.delta,
-                "promised_epsilon": privacy.promised_epsilon,
-                "training_epsilon": _finite(privacy.training_epsilon),
-                "metrics_epsilon": _finite(privacy.metrics_epsilon),
-                "assumption": privacy.assumption,
-                "collusion": [list(row) for row in privacy.collusion],
-            },
+            "privacy": self.privacy.to_json(),
             "rounds": self.study.rounds,
             "sites": self.sites,
             "seconds": round(self.seconds, 3),
@@ -118,8 +107,3 @@ def _plain(metrics: Metrics) -> dict[str, Any]:
             for group in metrics.groups
         },
     }
-
-
-def _finite(value: float | None) -> float | None:
-    """JSON knows no infinity; an unbounded epsilon is null, and the mode says why."""
-    return value if value is not None and math.isfinite(value) else None

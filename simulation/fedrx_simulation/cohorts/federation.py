@@ -1,7 +1,7 @@
 """What all synthetic federations share: knobs within limits, and sites of differing sizes."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from numpy.random import PCG64, Generator, SeedSequence
 
@@ -21,19 +21,30 @@ class ImpossibleCohorts(MisuseError):  # noqa: N818 - named for what happened
     """The knobs of a synthetic federation contradict themselves; nothing was generated."""
 
 
-def check_knobs(
-    limits: Mapping[str, tuple[float, float, float]], patients: tuple[int, int]
-) -> None:
+# Least and most allowed of what can be turned in every synthetic federation.
+_LIMITS: dict[str, tuple[float, float]] = {
+    "sites": (1, MOST_SITES),
+    "heterogeneity": (0, 1),
+    "missingness": (0, 0.9),
+    "measurement_shift": (0, 10),
+    "noise_sd": (0, 10),
+    "seed": (0, math.inf),
+}
+
+
+def check_knobs(knobs: object, patients: tuple[int, int], **own: tuple[float, float]) -> None:
     """Check what a person can turn.
 
     Args:
-        limits: by a knob's name: its value, the least and the most allowed; infinite for no most.
+        knobs: with what all federations have, and with the names of `own`.
         patients: smallest and largest site.
+        own: least and most allowed of further knobs, or of one whose limits differ, by name.
 
     Raises:
         ImpossibleCohorts: naming the knob, the value and what is allowed.
     """
-    for name, (value, least, most) in limits.items():
+    for name, (least, most) in {**_LIMITS, **own}.items():
+        value = getattr(knobs, name)
         if not least <= value <= most:
             allowed = (
                 f"be at least {least:g}"
@@ -41,7 +52,10 @@ def check_knobs(
                 else f"lie between {least:g} and {most:g}"
             )
             raise ImpossibleCohorts(f"{name} is {value:g}: it must {allowed}.")
-    low, high = patients
+    _check_sizes(*patients)
+
+
+def _check_sizes(low: int, high: int) -> None:
     if high > LARGEST_SITE:
         raise ImpossibleCohorts(
             f"patients is {low}..{high}: a synthetic site has at most {LARGEST_SITE:,}."

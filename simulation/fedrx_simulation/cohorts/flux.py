@@ -24,12 +24,7 @@ from fedrx_models.visits import (
     visits_section,
 )
 from fedrx_protocol.schema import FeatureSchema, ForecastTarget, Treatment
-from fedrx_simulation.cohorts.federation import (
-    MOST_SITES,
-    ImpossibleCohorts,
-    check_knobs,
-    draw_sites,
-)
+from fedrx_simulation.cohorts.federation import ImpossibleCohorts, check_knobs, draw_sites
 from fedrx_simulation.cohorts.flux_course import (
     LEVEL_SD,
     Dynamics,
@@ -85,17 +80,7 @@ class FluxCohorts:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        limits = {
-            "sites": (self.sites, 1, MOST_SITES),
-            "coupling": (self.coupling, -10, 10),
-            "therapy": (self.therapy, 0, 10),
-            "heterogeneity": (self.heterogeneity, 0, 1),
-            "missingness": (self.missingness, 0, 0.9),
-            "measurement_shift": (self.measurement_shift, 0, 10),
-            "noise_sd": (self.noise_sd, 0, 10),
-            "seed": (self.seed, 0, math.inf),
-        }
-        check_knobs(limits, self.patients)
+        check_knobs(self, self.patients, coupling=(-10, 10), therapy=(0, 10))
         if not isinstance(self.schema.target, ForecastTarget):
             raise ImpossibleCohorts(
                 f"courses are for forecasts, but the study's outcome is {self.schema.target.kind}."

@@ -29,12 +29,7 @@ from fedrx_protocol.schema import (
     PanelTarget,
     SurvivalTarget,
 )
-from fedrx_simulation.cohorts.federation import (
-    MOST_SITES,
-    ImpossibleCohorts,
-    check_knobs,
-    draw_sites,
-)
+from fedrx_simulation.cohorts.federation import ImpossibleCohorts, check_knobs, draw_sites
 from fedrx_simulation.cohorts.genomic_blocks import (
     FACTORS,
     RARE_CARRIERS,
@@ -92,18 +87,9 @@ class GenomicCohorts:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        limits = {
-            "sites": (self.sites, 1, MOST_SITES),
-            "interaction": (self.interaction, -10, 10),
-            "responder": (self.responder, -10, 10),
-            "toxicity": (self.toxicity, -10, 10),
-            "heterogeneity": (self.heterogeneity, 0, 1),
-            "measurement_shift": (self.measurement_shift, 0, 10),
-            "missingness": (self.missingness, 0, 0.9),
-            "noise_sd": (self.noise_sd, 0, 10),
-            "seed": (self.seed, 0, math.inf),
-        }
-        check_knobs(limits, self.patients)
+        check_knobs(
+            self, self.patients, interaction=(-10, 10), responder=(-10, 10), toxicity=(-10, 10)
+        )
         planted_genes(self.schema)
 
 

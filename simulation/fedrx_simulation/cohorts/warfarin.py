@@ -31,12 +31,7 @@ from fedrx_protocol.schema import (
     NumberFeature,
 )
 from fedrx_simulation.cohorts.ancestry import ANCESTRIES
-from fedrx_simulation.cohorts.federation import (
-    MOST_SITES,
-    ImpossibleCohorts,
-    check_knobs,
-    draw_sites,
-)
+from fedrx_simulation.cohorts.federation import ImpossibleCohorts, check_knobs, draw_sites
 
 Column = NDArray[Any]
 
@@ -94,20 +89,9 @@ class WarfarinCohorts:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._check_numbers()
+        check_knobs(self, self.patients, missingness=(0, 1))
         self._check_sizes()
         self._check_schema()
-
-    def _check_numbers(self) -> None:
-        limits = {
-            "sites": (self.sites, 1, MOST_SITES),
-            "heterogeneity": (self.heterogeneity, 0, 1),
-            "missingness": (self.missingness, 0, 1),
-            "measurement_shift": (self.measurement_shift, 0, 10),
-            "noise_sd": (self.noise_sd, 0, 10),
-            "seed": (self.seed, 0, math.inf),
-        }
-        check_knobs(limits, self.patients)
 
     def _check_sizes(self) -> None:
         if self.sizes is not None and (len(self.sizes) != self.sites or min(self.sizes) < 1):
