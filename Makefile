@@ -1,11 +1,13 @@
 # FedRx: `make demo` on a fresh machine, `make test` before a commit.
 #   PYTHON=python3.12 make demo     another interpreter, 3.11 or newer
 #   PIP_FLAGS='--index-url …' make  a mirror, or another build of torch
-#   PYTEST_FLAGS= make test         one test after another; by default a file of tests a core
+#   PYTEST_FLAGS= make test         one test after another; by default a file of tests each worker
 
 PYTHON ?= python3
 PIP_FLAGS ?=
-PYTEST_FLAGS ?= -n auto --dist loadfile
+# One worker more than cores: tests of live processes mostly wait, and come early in this order.
+WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+PYTEST_FLAGS ?= -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin
 STAMP := .venv/.installed
 
