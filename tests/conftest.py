@@ -1,10 +1,11 @@
-"""Shared by all tests: where the real patient tables are, and no calls home."""
+"""Shared by all tests: where the real patient tables are, no calls home, no hurry."""
 
 import os
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Helpers that tests of several rooms share; a folder of its own: no test is collected there.
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
@@ -14,6 +15,17 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 # A file of tests a core: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+# A busy machine is slow, and that says nothing about a property; and each run tries the same
+# examples, so that none fails by chance. Others: pytest --hypothesis-profile=search.
+settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("search", settings.get_profile("suite"), derandomize=False)
+settings.load_profile("suite")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
