@@ -8,7 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from live_consortium import free_ports, write_certificates
+from live_consortium import write_certificates
+from spare_ports import free_ports
 
 from fedrx_client.fleet import Door
 from fedrx_client.network_check import Network

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from live_consortium import free_ports, wait_until
+from live_consortium import wait_until
+from spare_ports import free_ports
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from live_consortium import SiteProcess, free_ports, wait_until, write_site_key
+from live_consortium import SiteProcess, wait_until, write_site_key
 from live_town import Running, Town, founded
+from spare_ports import free_ports
 
 from fedrx_client.fleet import load_transport_key
 from fedrx_server.backstage import list_sites

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from live_consortium import free_ports
 from live_town import founded
+from spare_ports import free_ports
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 from keyboard import start_fedrx
-from live_consortium import BUSY, free_ports, wait_until
+from live_consortium import BUSY, wait_until
 from live_town import Nursery
+from spare_ports import free_ports
 
 pytestmark = pytest.mark.slow
 
@@ -183,7 +184,8 @@ def live(person: Person, run: str) -> dict:
 
 def rounds(person: Person, run: str) -> list[dict]:
     path = person.folder / "consortium" / "runs" / run / "rounds.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    *whole, _ = path.read_text().split("\n") if path.exists() else [""]
+    return [json.loads(line) for line in whole]
 
 
 def waits_for(person: Person, run: str, site: str) -> None:

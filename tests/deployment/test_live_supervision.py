@@ -8,7 +8,8 @@ from pathlib import Path
 
 import live_consortium
 import pytest
-from live_consortium import free_ports, wait_until, write_certificates
+from live_consortium import wait_until, write_certificates
+from spare_ports import free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nginx")]
 

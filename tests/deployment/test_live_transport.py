@@ -54,13 +54,8 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from live_consortium import (
-    SiteProcess,
-    free_ports,
-    wait_until,
-    write_certificates,
-    write_site_key,
-)
+from live_consortium import SiteProcess, wait_until, write_certificates, write_site_key
+from spare_ports import free_ports
 
 from fedrx_client.fleet import load_transport_key
 from fedrx_protocol import frames

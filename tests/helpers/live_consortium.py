@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -54,17 +53,6 @@ def echo_app() -> ClientApp:
     app.train("echo")(echo)
     app.query("fail")(fail)
     return app
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on right now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def write_certificates(folder: Path) -> None:
@@ -132,7 +120,7 @@ class SiteProcess:
     def stop(self) -> int:
         """As by systemd; gives the exit status."""
         self.process.terminate()
-        return self.process.wait(15)
+        return self.process.wait(15 * BUSY)
 
     @property
     def log(self) -> str:

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from live_consortium import BUSY, free_ports, wait_until
+from live_consortium import BUSY, wait_until
 from small_doses import MAPPING, SCHEMA
+from spare_ports import free_ports
 
 from fedrx_client.ledger import Ledger
 from fedrx_client.store import SiteStore
@@ -333,8 +334,8 @@ class LiveRun:
     def rounds(self) -> list[dict[str, Any]]:
         """Finished rounds."""
         path = self.folder / "rounds.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines]
+        *whole, _ = path.read_text().split("\n") if path.exists() else [""]
+        return [json.loads(line) for line in whole]
 
     def round(self, number: int, timeout_s: float = 60) -> dict[str, Any]:
         """Wait until a round is finished; gives its record."""
@@ -349,6 +350,14 @@ class LiveRun:
             lambda: self.live.get("state") == wanted, timeout_s, f"state '{wanted}' ({self.live})"
         )
         return self.live
+
+    def kill(self) -> bool:
+        """Kill the run's process, if it has one now; pid 0 would be all of these tests."""
+        pid = self.live.get("pid")
+        if pid:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return bool(pid)
 
     def command(self, verb: str, *more: object) -> str:
         """`fedrx coordinator VERB` about this run."""

@@ -8,7 +8,8 @@ import zipfile
 import pytest
 from flwr.common.config import get_fab_config
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
-from live_consortium import free_ports, wait_until, write_certificates
+from live_consortium import wait_until, write_certificates
+from spare_ports import free_ports
 
 from fedrx_protocol.errors import MisuseError
 from fedrx_server.backstage import Backstage, SuperLinkRefused
