@@ -100,11 +100,11 @@ def test_sites_killed_at_every_stage_of_a_round(town, begin):
 
 
 def test_superlink_worker_and_coordinator_killed(town, begin):
-    run = begin("killed_coordinator", rounds=14)
+    run = begin("killed_coordinator", rounds=40)
     run.round(2)
     os.kill(town.child("fedrx_server.link"), signal.SIGKILL)
     run.round(run.rounds[-1]["round"] + 2, 90)
-    os.kill(run.live["pid"], signal.SIGKILL)
+    town.until(run.kill, 60, "the run's process is killed")
     run.round(run.rounds[-1]["round"] + 2, 90)
     town.coordinator.end(signal.SIGKILL)
     town.open()
@@ -128,8 +128,10 @@ def test_a_slow_site_is_skipped_and_comes_back(town, begin):
 
 
 def test_below_the_threshold_the_run_waits_and_says_for_whom(town, begin):
-    run = begin("waiting", rounds=8)
+    run = begin("waiting", rounds=20)
     run.round(2)
+    for name in ("site0", "site4"):
+        town.sites[name].tell(signal.SIGTERM)  # both, before the run is over
     for name in ("site0", "site4"):
         town.sites[name].end()
     waiting = run.state("waiting", 90)
@@ -147,7 +149,7 @@ def test_below_the_threshold_the_run_waits_and_says_for_whom(town, begin):
 
 
 def test_ledger_locked_cohort_changed_approval_revoked(town, begin):
-    run = begin("refusing", rounds=60)
+    run = begin("refusing", rounds=400)
     run.round(1)
 
     lock = sqlite3.connect(town.home("site0") / "site.db", isolation_level=None)
