@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 
 SITES = 5
 THRESHOLD = 4
+PAGE_BYTES = 4096  # of SQLite
 CABLE_HOST, CABLE_SITE = "10.77.13.1", "10.77.13.2/30"
 
 
@@ -203,7 +204,8 @@ def test_a_full_disk_and_a_damaged_ledger(town, begin):
 
     ledger = town.home("site4") / "site.db"
     damaged = bytearray(ledger.read_bytes())
-    damaged[len(damaged) // 2 : len(damaged) // 2 + 512] = os.urandom(512)
+    middle = len(damaged) // 2 // PAGE_BYTES * PAGE_BYTES  # less may fall where nothing is
+    damaged[middle : middle + PAGE_BYTES] = b"\xff" * PAGE_BYTES
     ledger.write_bytes(damaged)
     does_not_start(town, "site4", "restore it from a backup")
     shutil.copy(older, ledger)
