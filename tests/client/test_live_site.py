@@ -452,7 +452,7 @@ class TestFullDisk:
             env={**os.environ, "PYTHONPATH": str(script.parents[1] / "helpers")},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         assert ran.returncode == 0, ran.stderr

@@ -149,7 +149,7 @@ def test_sigterm_ends_runs_proxy_and_superlink_and_the_run_goes_on_later(town):
     assert {"superlink", "proxy", run.name} <= set(pids)
     began = time.monotonic()
     assert town.coordinator.end() == 0
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 40  # its unit's TimeoutStopSec
     assert not [pid for pid in pids.values() if alive(pid)]
     number = len(run.rounds)
     assert read_wanted(run.folder).goal == "running"

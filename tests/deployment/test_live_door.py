@@ -56,7 +56,7 @@ def notes(town: Town, pattern: str) -> None:
     home = town.folder / "consortium"
     town.until(
         lambda: any(re.search(pattern, path.read_text()) for path in home.rglob("*.log")),
-        10,
+        30,
         f"the coordinator's log: {pattern}",
     )
 
@@ -152,7 +152,7 @@ def proxy(town: Town, folder: Path, certificate: Path, key: Path):
         yield port, log
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def test_an_expired_certificate(town, tmp_path):
@@ -171,4 +171,4 @@ def test_an_expired_certificate(town, tmp_path):
             site.end()
         finally:
             town.public = right
-        wait_until(lambda: "alert certificate expired" in log.read_text(), 10, "proxy's log")
+        wait_until(lambda: "alert certificate expired" in log.read_text(), 30, "proxy's log")

@@ -58,7 +58,7 @@ def test_a_killed_supervisor_leaves_no_orphan_and_a_new_one_starts(supervisor):
     assert all(supervisor.listening)
     supervisor.process.send_signal(signal.SIGKILL)
     supervisor.process.wait()
-    wait_until(lambda: not any(supervisor.listening), 8, "ports free")
+    wait_until(lambda: not any(supervisor.listening), 20, "ports free")
     supervisor.starts = 2
     supervisor.start()
     assert all(supervisor.listening)
@@ -67,6 +67,6 @@ def test_a_killed_supervisor_leaves_no_orphan_and_a_new_one_starts(supervisor):
 
 def test_sigterm_stops_the_proxy_first_and_then_the_superlink(supervisor):
     supervisor.process.terminate()
-    wait_until(lambda: not listens(supervisor.ports[0]), 10, "proxy gone")
-    assert supervisor.process.wait(15) == 0
+    wait_until(lambda: not listens(supervisor.ports[0]), 20, "proxy gone")
+    assert supervisor.process.wait(60) == 0
     assert not any(supervisor.listening)

@@ -127,7 +127,7 @@ def live(tmp_path_factory):
             watch.join()
 
 
-def echo(exchange: Exchange, nodes, *, payload=None, deadline_s=20.0):
+def echo(exchange: Exchange, nodes, *, payload=None, deadline_s=60.0):
     headers = {node: f"for {node}".encode() for node in nodes}
     replies = exchange.send(
         "query.echo", headers, attempt="1", deadline_s=deadline_s, payload=payload
@@ -146,7 +146,7 @@ def answered(replies) -> set[int]:
 def probe_state(port: int) -> int:
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         request = health_pb2.HealthCheckRequest()
-        return health_pb2_grpc.HealthStub(channel).Check(request, timeout=5).status
+        return health_pb2_grpc.HealthStub(channel).Check(request, timeout=30).status
 
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -166,9 +166,9 @@ class TestExchange:
     def test_a_broken_app_tells_the_class_of_its_error_and_no_more(self, live):
         with live_run(live.link.backstage, "broken") as exchange:
             grid, content = exchange._grid, RecordDict()
-            [sent] = grid.push_messages([Message(content, live.nodes[0], "query.fail", ttl=20.0)])
+            [sent] = grid.push_messages([Message(content, live.nodes[0], "query.fail", ttl=300.0)])
             got = []
-            wait_until(lambda: got.extend(grid.pull_messages([sent])) or got, 20, "a reply")
+            wait_until(lambda: got.extend(grid.pull_messages([sent])) or got, 60, "a reply")
         assert got[0].error.reason == "ValueError"
         assert "patient 4711" in live.sites[0].log
 
@@ -370,14 +370,14 @@ class TestAttackOnAnotherSitesObjects:
         with live_run(live.link.backstage, "waiting") as exchange:
             grid = exchange._grid
             content = RecordDict({"secret": ConfigRecord({"header": b"for site 1 alone"})})
-            message = Message(content, live.nodes[1], "query.echo", ttl=60.0)
+            message = Message(content, live.nodes[1], "query.echo", ttl=300.0)
             [sent] = grid.push_messages([message])
             tree = get_object_tree(message)
             names = [node.object_id for node in iterate_object_tree(tree)]
             yield Letters(grid.run.run_id, sent, names)
             live.sites[1].start()
             got = []
-            wait_until(lambda: got.extend(grid.pull_messages([sent])) or got, 20, "site 1 answers")
+            wait_until(lambda: got.extend(grid.pull_messages([sent])) or got, 60, "site 1 answers")
             assert got[0].content["secret"]["header"] == b"for site 1 alone"
             assert got[0].metadata.src_node_id == live.nodes[1]
 
@@ -438,9 +438,9 @@ class TestAttackOnAnotherSitesObjects:
         with live_run(live.link.backstage, "reply") as exchange:
             grid = exchange._grid
             content = RecordDict({"secret": ConfigRecord({"header": b"an answer of site 1"})})
-            [sent] = grid.push_messages([Message(content, live.nodes[1], "query.echo", ttl=60.0)])
+            [sent] = grid.push_messages([Message(content, live.nodes[1], "query.echo", ttl=300.0)])
             names = []
-            wait_until(lambda: names.extend(reply_objects(live, sent)) or names, 10, "a reply")
+            wait_until(lambda: names.extend(reply_objects(live, sent)) or names, 40, "a reply")
             for name in names:
                 request = PullObjectRequest(
                     node=Node(node_id=live.nodes[0]), run_id=grid.run.run_id, object_id=name
@@ -458,11 +458,11 @@ class TestFillingTheSuperLink:
         live.sites[0].stop()
         with live_run(live.link.backstage, "flood") as exchange:
             content = RecordDict({"question": ConfigRecord({"header": secrets.token_bytes(8)})})
-            message = Message(content, live.nodes[0], "query.echo", ttl=60.0)
+            message = Message(content, live.nodes[0], "query.echo", ttl=300.0)
             [sent] = exchange._grid.push_messages([message])
             yield Letters(exchange._grid.run.run_id, sent, [])
         live.sites[0].start()
-        wait_until(lambda: serves(live.sites[0]), 15, "site 0 is back")
+        wait_until(lambda: serves(live.sites[0]), 40, "site 0 is back")
 
     def test_objects_that_nobody_announced(self, live, open_request):
         content = b"ArrayChunk  5\x00abcde"
@@ -583,26 +583,27 @@ class TestFaults:
     def test_a_killed_agent_is_lost_and_comes_back_as_the_same_node(self, live):
         with live_run(live.link.backstage, "killed") as exchange:
             live.sites[0].kill()
-            replies = echo(exchange, live.nodes, deadline_s=3.0)
+            replies = echo(exchange, live.nodes, deadline_s=10.0)
             assert answered(replies) == set(live.nodes[1:])
             assert replies[live.nodes[0]].lost
             live.sites[0].start()
-            wait_until(lambda: serves(live.sites[0]), 15, "the agent is back")
+            wait_until(lambda: serves(live.sites[0]), 40, "the agent is back")
             assert answered(echo(exchange, live.nodes)) == set(live.nodes)
 
     def test_sigterm_ends_an_agent_cleanly_and_at_once(self, live):
         start = time.monotonic()
         assert live.sites[1].stop() == 0
-        assert time.monotonic() - start < 5
+        # At once: it does not wait for the end of its open question.
+        assert time.monotonic() - start < 0.75 * DEFAULT_LIMITS.wait_s
         assert live.nodes[1] not in live.online()
         live.sites[1].start()
-        wait_until(lambda: live.nodes[1] in live.online(), 15, "the agent is back")
+        wait_until(lambda: live.nodes[1] in live.online(), 40, "the agent is back")
 
     def test_superlink_killed_in_a_run(self, live):
         with live_run(live.link.backstage, "superlink") as exchange:
             before = live.link.pids["superlink"]
             os.kill(before, signal.SIGKILL)
-            replies = echo(exchange, live.nodes, deadline_s=40.0)
+            replies = echo(exchange, live.nodes, deadline_s=120.0)
             assert answered(replies) == set(live.nodes)
         assert live.link.pids["superlink"] != before
 
@@ -610,13 +611,13 @@ class TestFaults:
         with live_run(live.link.backstage, "proxy") as exchange:
             before = live.link.pids["proxy"]
             os.kill(before, signal.SIGTERM)
-            assert answered(echo(exchange, live.nodes, deadline_s=30.0)) == set(live.nodes)
+            assert answered(echo(exchange, live.nodes, deadline_s=120.0)) == set(live.nodes)
         assert live.link.pids["proxy"] != before
 
     def test_a_revoked_site_is_shut_out_and_says_so(self, live):
         unregister_site(live.link.backstage, live.nodes[2])
         site = live.sites[2]
-        wait_until(lambda: probe_state(site.health_port) == NOT_SERVING, 15, "site 2 is out")
+        wait_until(lambda: probe_state(site.health_port) == NOT_SERVING, 30, "site 2 is out")
         assert "does not admit this key" in site.log
         with live_run(live.link.backstage, "revoked") as exchange:
             assert set(exchange.nodes()) == set(live.nodes[:2])

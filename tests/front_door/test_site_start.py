@@ -36,7 +36,7 @@ def test_it_says_who_it_is_waits_and_stops(region):
     home = region.home("site0")
     process = start(region, "--coordinator", "localhost:1")
     log = home / "agent.log"
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while "not connected" not in (log.read_text() if log.exists() else ""):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < end
@@ -44,11 +44,11 @@ def test_it_says_who_it_is_waits_and_stops(region):
     assert log.stat().st_mode & 0o777 == 0o600
 
     second = start(region)
-    assert second.wait(60) == 2
+    assert second.wait(120) == 2
     assert "running already" in second.stderr.read()
 
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(90) == 0
     page = process.stdout.read()
     for words in (
         "Site 'site0'",

@@ -106,10 +106,10 @@ class TestChild:
         child = self.child(tmp_path, "import sys; sys.exit('out of order')")
         child.start()
         first = child.pid
-        wait_until(lambda: not child.alive, 10, "dead")
+        wait_until(lambda: not child.alive, 30, "dead")
         child.revive()
         assert child.pid == first
-        wait_until(lambda: child.revive() or child.pid != first, 10, "alive again")
+        wait_until(lambda: child.revive() or child.pid != first, 30, "alive again")
         child.stop()
         assert "out of order" in child.log.read_text()
 
@@ -136,7 +136,7 @@ class TestLogs:
             "child", [sys.executable, "-c", code + "time.sleep(60)"], tmp_path / "log", {}
         )
         child.start()
-        wait_until(lambda: child.log.stat().st_size == 5_000_000, 10, "a long log")
+        wait_until(lambda: child.log.stat().st_size == 5_000_000, 30, "a long log")
         child.trim_log()
         assert child.log.stat().st_size == 0
         assert (tmp_path / "log.1").stat().st_size == 5_000_000
@@ -152,9 +152,9 @@ class TestLogs:
             child = subprocess.Popen(
                 [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=output
             )
-        wait_until(lambda: log.stat().st_size > 5_000_000, 10, "a long log")
+        wait_until(lambda: log.stat().st_size > 5_000_000, 30, "a long log")
         Child("child", [], log, {}).trim_log()
-        child.communicate(b"\n\n", timeout=10)
+        child.communicate(b"\n\n", timeout=60)
         assert log.read_text() == "after\n"
 
     def test_the_log_of_last_time_is_kept(self, tmp_path):
@@ -170,7 +170,7 @@ class TestLeash:
     def test_it_becomes_the_program(self, tmp_path):
         child = Child("child", ["/bin/echo", "here"], tmp_path / "log", {})
         child.start()
-        wait_until(lambda: not child.alive, 10, "done")
+        wait_until(lambda: not child.alive, 30, "done")
         assert child.log.read_text() == "here\n"
 
     def test_without_its_parent_it_does_not_start(self):

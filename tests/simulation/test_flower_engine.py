@@ -76,7 +76,7 @@ def test_the_server_does_not_wait_for_an_engine_that_is_gone(tmp_path, monkeypat
     monkeypatch.setattr("flwr.simulation.run_simulation", broken)
     with pytest.raises(EngineFailed):
         _simulate(tmp_path / "run", "flower")
-    ended[0].join(timeout=5)
+    ended[0].join(timeout=60)
     assert not ended[0].is_alive()
 
 
