@@ -126,7 +126,7 @@ class Boastful(nn.Module):
 
 
 @pytest.mark.parametrize("method", ["bookkeeping", "vmap"])
-@pytest.mark.parametrize("pull", [0.0, 0.3, 7.0])
+@pytest.mark.parametrize("pull", [0.0, 0.3, 7.0, -0.3, float("nan")])
 def test_the_bound_does_not_rest_on_what_a_model_says_of_itself(method, pull):
     torch.manual_seed(1)
     batch = PatientBatch.tabular(torch.randn(9, 4), torch.zeros(9))
@@ -144,6 +144,24 @@ def test_both_methods_clip_alike(pull):
     )
     assert ours.vector == pytest.approx(oracle.vector, abs=1e-6)
     assert ours.clipped == oracle.clipped
+
+
+@pytest.mark.parametrize("method", ["bookkeeping", "vmap"])
+def test_weights_that_overflow_for_one_patient_leave_the_others_sum(method):
+    """A coordinator could choose them so; were the sum no number, the site's refusal would tell."""
+    model = build_model(ModelSection(name="linear"), schema_of("survival"), seed=0)
+    with torch.no_grad():
+        model.network.weight[0, :3:2] = torch.tensor([3e38, -3e38])
+    x = torch.zeros(4, 2 * FEATURES)
+    x[0, :3:2] = 4.0  # for whom alone the first hazard is infinity minus infinity
+    y = torch.zeros(4, 3)
+    batch = PatientBatch.tabular(x, y)
+    others = batch.select(torch.arange(1, 4))
+    found, without = (
+        clipped_gradient_sum(model, some, CLIPPING_NORM, method=method).vector
+        for some in (batch, others)
+    )
+    assert np.linalg.norm(found - without) <= CLIPPING_NORM
 
 
 @given(bound=st.floats(1e-3, 1e3), length=st.floats(0.0, 0.99))

@@ -64,8 +64,13 @@ class Limits:
         return cls(math.sqrt(bound**2 - scale**2 * used), apart, scale)
 
     def factors(self, lengths: Tensor, pulls: Tensor | None) -> Tensor:
-        """Each patient's factor outside the layers apart, `(B,)` in 0..1, from those lengths."""
-        reach = lengths if pulls is None else lengths / pulls.clamp(max=1.0).to(lengths)
+        """Each patient's factor outside the layers apart, `(B,)` in 0..1, from those lengths.
+
+        A pull that is no number, or below 0, counts as 0: that patient contributes nothing here.
+        """
+        reach = lengths
+        if pulls is not None:
+            reach = lengths / torch.where(pulls > 0, pulls, 0.0).clamp(max=1.0).to(lengths)
         reach = torch.where(lengths > 0, reach, 0.0)  # nothing pulls: nothing to cut
         return (self.rest / reach.clamp(min=torch.finfo(lengths.dtype).tiny)).clamp(max=1.0)
 
