@@ -1,5 +1,6 @@
 """One column of text to one typed array: numbers, categories, flags, and rules for the missing."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -219,11 +220,12 @@ def _complaint(cell: str, converted: float | None, source: NumberSource, limits:
 
 
 def number_parser(decimal: str) -> Callable[[str], float | None]:
-    """What turns a cell into a number, `None` for one that is none."""
+    """What turns a cell into a number, `None` for one that is none, or beyond all floats."""
 
     def parse(cell: str) -> float | None:
         text = cell.replace(",", ".") if decimal == "," else cell
-        return float(text) if _NUMBER.fullmatch(text) else None
+        number = float(text) if _NUMBER.fullmatch(text) else math.inf
+        return number if math.isfinite(number) else None
 
     return parse
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrx_client.data.columns import number_parser
+from fedrx_client.data.columns import Limits, number_parser
 from fedrx_client.data.mapping import TableMapping, TableOptions
 from fedrx_client.data.table import Table, read_table, rows_by_patient
 from fedrx_protocol.errors import DataError
@@ -86,21 +86,27 @@ def _values(
     values = np.full((len(patients), len(block.genes)), np.nan)
     here, there = [i for i, _ in places], [row for _, row in places]
     chosen = table.select(there)
-    for j, column in enumerate(mapping.blocks[block.name].gene_columns(block)):
-        values[here, j] = _column(chosen, column, block, mapping.table)
+    source = mapping.blocks[block.name]
+    limits = Limits.of(source.unit, block.unit, block.minimum, block.maximum)
+    for j, column in enumerate(source.gene_columns(block)):
+        values[here, j] = _column(chosen, column, limits, mapping.table)
     return values
 
 
-def _column(table: Table, column: str, block: Block, options: TableOptions) -> list[float]:
-    """One gene's values, checked against the block's range; NaN where not recorded."""
+def _column(table: Table, column: str, limits: Limits, options: TableOptions) -> list[float]:
+    """One gene's values in the study's unit, checked against its range; NaN if not recorded."""
     parse, missing = number_parser(options.decimal), options.not_recorded
     values = []
     for row, cell in enumerate(table.columns[column]):
-        value = float("nan") if cell in missing else parse(cell)
-        if value is None or value < block.minimum or value > block.maximum:
+        if cell in missing:
+            values.append(float("nan"))
+            continue
+        number = parse(cell)
+        value = None if number is None else limits.convert(number)
+        if value is None or value < limits.minimum or value > limits.maximum:
             raise DataError(
                 f"{table.where(row, column)}: {cell!r} is no number of the study's range, "
-                f"{block.minimum:g} to {block.maximum:g} {block.unit}; correct it, or name it "
+                f"{limits.minimum:g} to {limits.maximum:g} {limits.unit}; correct it, or name it "
                 "among the mapping's missing codes."
             )
         values.append(value)

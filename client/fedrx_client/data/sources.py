@@ -105,7 +105,7 @@ class BlockSource(Section):
 
     file: str = Field(min_length=1)
     patient: Column = Field(description="column that identifies a patient, as in the main table")
-    unit: str = Field(min_length=1, description="unit of the values; the study's")
+    unit: str = Field(min_length=1, description="unit of the values; converted to the study's")
     columns: dict[str, Column] = Field(default={}, description="gene -> column, where they differ")
 
     def gene_columns(self, block: Block) -> tuple[str, ...]:

@@ -113,6 +113,15 @@ def test_a_block_is_joined_by_patient_and_ordered_by_gene(folder):
     assert "not in table.csv: expression.csv 1." in result.quality.text()
 
 
+def test_a_blocks_values_are_converted_to_the_studys_unit(folder):
+    block = {**SCHEMA["blocks"][0], "unit": "kg", "mean": 0.0}
+    other = mapping("binary", change=('unit = "log2(TPM+1)"', 'unit = "g"'))
+    (folder / "expression.csv").write_text("id,VKORC1,CYP2C9\np1,5000,NA")
+    wanted = schema("binary", blocks=[block])
+    found = load_cohort(folder / "table.csv", other, wanted, site="a").cohort
+    assert found.blocks["expression"][0, 1] == pytest.approx(5.0)
+
+
 def test_a_block_of_nobody_here_is_no_block(folder):
     """Every id changed, as where a spreadsheet drops zeros, would silently mean "no block"."""
     strange = "\n".join([EXPRESSION[0], *(row[1:] for row in EXPRESSION[1:])])
@@ -187,6 +196,7 @@ def test_what_is_wrong_in_a_block_is_named(folder, old, new, words):
     [
         ("binary", "p1,a,1,y", "p1,a,1,maybe", "'maybe' is neither yes nor no; allowed: y, n"),
         ("survival", "n,30,0", "n,-3,0", "'-3' months is outside the study's range of 0 to inf"),
+        ("survival", "n,30,0", "n,1e999,0", "'1e999' is not a number"),
         ("panel", "4.5", "99", "'99' ln uM is outside the study's range of -10 to 15"),
     ],
 )
