@@ -130,6 +130,16 @@ def test_features_may_stand_in_a_file_of_their_own(load, tmp_path):
         load(bare, mapping)
 
 
+def test_features_of_a_file_cannot_belong_to_patients_of_two_sites(tmp_path):
+    own = 'features = "once.csv"\npatient = "who"\n\n[features'
+    (tmp_path / "once.csv").write_text("who,age\na,71\n")
+    path = tmp_path / "visits.csv"
+    path.write_text(TABLE.replace("b,x", "a,y"))
+    mapping = TableMapping.parse(MAPPING.replace("[features", own, 1))
+    with pytest.raises(DataError, match="two sites have the same id"):
+        load_split(path, mapping, SCHEMA, split_by="site")
+
+
 class TestJoinedFiles:
     """`[join]`: whose stay it is, and where, stands in a file with a row for each stay."""
 

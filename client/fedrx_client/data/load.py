@@ -116,6 +116,8 @@ def _load(
     sites, patients = sites_of(table), _patients(table, mapping)
     # A patient counts once, whatever the number of rows: privacy is promised per patient.
     rows_by_key(table, mapping.table.patient, list(zip(sites, patients, strict=True)))
+    if mapping.blocks or mapping.target.file is not None:
+        _require_own_ids(patients, mapping)
     features = _read_features(Reading(table, mapping.table), mapping, schema)
     blocks = read_blocks(patients, whole, mapping, schema, folder)
     content = _Content(
@@ -179,6 +181,7 @@ def _once_a_patient(
     visits = mapping.visits
     if visits is None or visits.features is None or visits.patient is None:
         return first
+    _require_own_ids(patients, mapping)
     table = read_table(folder / visits.features, mapping.table)
     table.require((visits.patient, *mapping.feature_columns))
     rows = rows_by_patient(table, visits.patient)
@@ -189,6 +192,15 @@ def _once_a_patient(
                 f"{table.source}; add one."
             )
     return table.select([rows[patient] for patient in patients])
+
+
+def _require_own_ids(patients: list[str], mapping: TableMapping) -> None:
+    """Refuse an id of two sites' patients, where rows of another file are found by it."""
+    if len(set(patients)) != len(patients):
+        raise DataError(
+            f"{mapping.source}: patients of two sites have the same id, so that a row of another "
+            "file could belong to either; make ids unique over all sites."
+        )
 
 
 @dataclass(frozen=True, eq=False)

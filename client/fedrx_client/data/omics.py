@@ -33,7 +33,7 @@ def read_blocks(
     """All blocks of the study.
 
     Args:
-        patients: ids of those who were kept, in the order of the main table.
+        patients: ids of those who were kept, in the order of the main table, all different.
         main: the main table, with those who were not kept.
         mapping: which file and columns.
         schema: the study's blocks.
@@ -41,14 +41,9 @@ def read_blocks(
 
     Raises:
         DataError: naming file, line and column, if anything cannot be used; if an id stands
-            twice, in a file or in the main table, where it could belong to either; or if a file
-            has rows, and none of them is of a patient of the main table.
+            twice in a file; or if a file has rows, and none of them is of a patient of the main
+            table.
     """
-    if schema.blocks and len(set(patients)) != len(patients):
-        raise DataError(
-            f"{mapping.source}: patients of two sites have the same id, so that a block's row "
-            "could belong to either; make ids unique over all sites."
-        )
     values, strangers = {}, {}
     for block in schema.blocks:
         source = mapping.blocks[block.name]

@@ -175,6 +175,22 @@ def test_ids_that_repeat_over_sites_cannot_be_joined(folder):
         load_split(folder / "table.csv", mapping("binary"), schema("binary"), split_by="site")
 
 
+def test_one_outcome_is_not_given_to_patients_of_two_sites(folder):
+    (folder / "table.csv").write_text("id,site,smokes\np1,a,1\np1,b,0")
+    (folder / "ic50.csv").write_text("id,drug a,5-FU\np1,1,2")
+    text = f"""
+        table = {{ patient = "id" }}
+        features.smoker = {{ kind = "flag", any_of = ["smokes"] }}
+        [target]
+        {SOURCES["panel"]}
+        file = "ic50.csv"
+        patient = "id"
+        """
+    bare = schema("panel", blocks=[])
+    with pytest.raises(DataError, match="two sites have the same id"):
+        load_split(folder / "table.csv", TableMapping.parse(text), bare, split_by="site")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
