@@ -13,6 +13,8 @@ from rich.table import Table
 from fedrx_models.measures import measures_of
 from fedrx_protocol.errors import counted
 from fedrx_server.report_data import PrivacyStatement
+from fedrx_server.report_run import noise_interval
+from fedrx_server.report_text import in_sentence, with_noise
 from fedrx_simulation.result import SimulationResult
 from fedrx_simulation.simulate import Observer
 from fedrx_simulation.simulate import Progress as Step
@@ -91,10 +93,15 @@ def _live(console: Console) -> Iterator[Observer]:
 
 
 def _shown(metrics: Mapping[str, float]) -> str:
-    """A round's headline, in a few words."""
+    """A round's headline, in a few words, with the 95 % interval of its noise."""
     key = next((key for key in _HEADLINES if key in metrics), None)
+    if key is None:
+        return "noise left nothing to report"
     digits = 2 if key == "mae" else 3
-    return "" if key is None else f"reported {_HEADLINES[key]} {metrics[key]:.{digits}f}"
+    text = f"reported {_HEADLINES[key]} {metrics[key]:.{digits}f}"
+    if f"{key}_low" not in metrics:
+        return text
+    return f"{text} ({metrics[f'{key}_low']:.{digits}f}–{metrics[f'{key}_high']:.{digits}f})"
 
 
 def print_result(result: SimulationResult) -> None:
@@ -186,14 +193,12 @@ def _reported(result: SimulationResult) -> str:
     if not reported:
         return ""
     measure = measures_of(result.study.target)[0]
-    name, digits = measure.label, measure.digits
+    name = in_sentence(measure.name)
     if measure.key not in reported:
         return f" A coordinator would have seen no {name}: the noise left nothing to compute."
-    text = f" A coordinator would have seen a {name} of {reported[measure.key]:.{digits}f}"
-    if f"{measure.key}_low" in reported:
-        half = (reported[f"{measure.key}_high"] - reported[f"{measure.key}_low"]) / 2
-        text += f" ± {half:.{digits}f} {measure.unit}".rstrip()
-    return text + "."
+    ends = noise_interval(reported, result.study.target)
+    seen = with_noise(reported[measure.key], ends, measure)
+    return f" A coordinator would have seen a {name} of {seen}."
 
 
 def _size(count: int) -> str:

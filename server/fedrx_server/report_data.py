@@ -96,14 +96,14 @@ class LearningCurve:
     Args:
         rounds: rounds in which metrics were released, ascending.
         reported: what the coordinator saw, noise included.
-        noise: half-width of the 95 % interval of that noise, by round; empty for none.
+        noise: ends of the 95 % interval of that noise, by round; empty for none.
         exact_rounds: rounds of the exact values; a simulation only.
         exact: exact values.
     """
 
     rounds: Sequence[int]
     reported: Sequence[float]
-    noise: Sequence[float] = ()
+    noise: Sequence[tuple[float, float]] = ()
     exact_rounds: Sequence[int] = ()
     exact: Sequence[float] = ()
 
@@ -234,7 +234,7 @@ class ReportData:
         measures: columns of the table of results; the first is the headline.
         rows: table of results.
         reported: the federated metrics as a coordinator sees them, noise included.
-        reported_noise: half-width of the 95 % interval of the reported headline.
+        reported_noise: ends of the 95 % interval of the reported headline.
         privacy: what was spent.
         curve: learning curve.
         predictions: single held-out patients.
@@ -259,7 +259,7 @@ class ReportData:
     measures: Sequence[Measure] = DOSE_MEASURES
     rows: Sequence[ResultRow] = ()
     reported: ResultRow | None = None
-    reported_noise: float | None = None
+    reported_noise: tuple[float, float] | None = None
     privacy: PrivacyStatement | None = None
     curve: LearningCurve | None = None
     predictions: Predictions | None = None

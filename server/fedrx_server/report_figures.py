@@ -48,11 +48,23 @@ def learning_curve(curve: LearningCurve, measure: Measure) -> go.Figure:
         mode="markers" if curve.exact else "lines+markers",
         marker={"color": BLUE, "size": 9},
         line={"color": BLUE, "width": 2},
-        error_y={"type": "data", "array": list(curve.noise), "color": BLUE, "thickness": 1.5}
-        if curve.noise
-        else None,
+        error_y=_noise_bars(curve),
     )
     return figure
+
+
+def _noise_bars(curve: LearningCurve) -> dict[str, object] | None:
+    """From end to end of each interval, which may reach further to one side."""
+    if not curve.noise:
+        return None
+    both = list(zip(curve.reported, curve.noise, strict=True))
+    return {
+        "type": "data",
+        "array": [high - value for value, (_, high) in both],
+        "arrayminus": [value - low for value, (low, _) in both],
+        "color": BLUE,
+        "thickness": 1.5,
+    }
 
 
 def predicted_against_actual(predictions: Predictions, unit: str) -> go.Figure:

@@ -205,12 +205,10 @@ def _reported_note(data: ReportData, row: ResultRow) -> str:
     name = text.in_sentence(measure.name)
     if value is None:
         return f"The coordinator {would} no {name}: the noise left nothing to compute."
-    digits = measure.digits
-    noise = f" ± {data.reported_noise:.{digits}f}" if data.reported_noise is not None else ""
-    unit = f" {measure.unit}" if measure.unit else ""
+    seen = text.with_noise(value, data.reported_noise, measure)
     rest = _reported_rest(row, noisy=data.reported_noise is not None)
-    interval = " (± is the 95 % interval of the noise)" if noise else ""
-    return f"The coordinator {would} a {name} of {value:.{digits}f}{noise}{unit}{rest}{interval}."
+    interval = " (± is the 95 % interval of the noise)" if "±" in seen else ""
+    return f"The coordinator {would} a {name} of {seen}{rest}{interval}."
 
 
 def _reported_rest(row: ResultRow, *, noisy: bool) -> str:

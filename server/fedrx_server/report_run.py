@@ -60,10 +60,15 @@ def reported_row(reported: Mapping[str, float]) -> ResultRow | None:
     )
 
 
-def half_width(metrics: Mapping[str, float], target: Target) -> float:
-    """Half of the 95 % interval of the reported headline's noise; 0 without noise."""
+def noise_interval(metrics: Mapping[str, float], target: Target) -> tuple[float, float] | None:
+    """The 95 % interval of the reported headline for its noise; none without noise.
+
+    It is cut to the headline's range, so the two sides may differ.
+    """
     headline = measures_of(target)[0].key
-    return (metrics.get(f"{headline}_high", 0.0) - metrics.get(f"{headline}_low", 0.0)) / 2
+    if f"{headline}_low" not in metrics:
+        return None
+    return metrics[f"{headline}_low"], metrics[f"{headline}_high"]
 
 
 def reported_curve(
@@ -80,10 +85,11 @@ def reported_curve(
     released = [(record.round - 1, record.metrics) for record in rounds if record.metrics]
     # Noise can leave a headline that cannot be computed; the round then has none.
     reported = [(at, metrics) for at, metrics in released if headline in metrics]
+    noise = [noise_interval(m, target) or (m[headline], m[headline]) for _, m in reported]
     return LearningCurve(
         rounds=[at for at, _ in reported],
         reported=[metrics[headline] for _, metrics in reported],
-        noise=[half_width(metrics, target) for _, metrics in reported],
+        noise=noise if any(low < high for low, high in noise) else (),
         exact_rounds=exact_rounds,
         exact=exact,
     )
@@ -119,7 +125,7 @@ def run_report(view: RunView, privacy: PrivacyStatement) -> ReportData:
         measures=measures_of(view.study.target),
         outcome="" if view.finished else _under_way(view, privacy),
         reported=reported_row(reported),
-        reported_noise=half_width(reported, view.study.target) or None,
+        reported_noise=noise_interval(reported, view.study.target),
         privacy=privacy,
         curve=reported_curve(view.rounds, view.study.target),
         epsilon_curve=epsilon_curve(_releases(view), view.study.privacy.delta),

@@ -63,6 +63,22 @@ def measured(measure: Measure, value: float) -> str:
     return f"{in_sentence(measure.name)} {value:.{measure.digits}f}"
 
 
+def with_noise(value: float, ends: tuple[float, float] | None, measure: Measure) -> str:
+    """A reported metric with its unit and the 95 % interval of its noise, where there is one.
+
+    An interval that is cut at the end of the metric's range has both ends told.
+    """
+    digits, unit = measure.digits, f" {measure.unit}" if measure.unit else ""
+    shown = f"{value:.{digits}f}"
+    if ends is None:
+        return shown + unit
+    below, above = value - ends[0], ends[1] - value
+    if math.isclose(below, above, rel_tol=1e-6):
+        return f"{shown} ± {above:.{digits}f}{unit}"
+    low, high = (f"{end:.{digits}f}" for end in ends)
+    return f"{shown}{unit} ({low} to {high} by 95 % of its noise)"
+
+
 def _beside_others(data: ReportData, federated: float) -> list[str]:
     """Pooled data and sites alone, where they are known."""
     found = {key: data.row(key) for key in _COMPARED}

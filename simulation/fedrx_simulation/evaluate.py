@@ -36,8 +36,8 @@ from fedrx_server.report_data import (
 )
 from fedrx_server.report_forecast_data import ForecastPictures
 from fedrx_server.report_run import (
-    half_width,
     heading,
+    noise_interval,
     reported_curve,
     reported_row,
     run_cost,
@@ -151,7 +151,7 @@ def _report(run: RunFolder, setup: EngineSetup, model: PatientModel, judged: _Ju
         measures=measures_of(study.target),
         rows=_rows(judged.metrics, study.target),
         reported=reported_row(reported),
-        reported_noise=half_width(reported, study.target) or None,
+        reported_noise=noise_interval(reported, study.target),
         curve=_curve(run, setup.consortium.model(), judged.everyone),
         predictions=_predictions(judged.everyone, judged.predicted),
         groups=_groups(judged.metrics),

@@ -51,9 +51,11 @@ FULL = replace(
         row("fixed", "Fixed dose", 13.2),
     ),
     reported=row("federated", "As reported", 8.51, 0.42, 45.1),
-    reported_noise=0.52,
+    reported_noise=(7.99, 9.03),
     privacy=PRIVACY,
-    curve=LearningCurve([1, 101], [14.2, 8.5], [1.4, 0.5], [1, 50, 101], [14.0, 9.0, 8.3]),
+    curve=LearningCurve(
+        [1, 101], [14.2, 8.5], [(12.8, 15.6), (8.0, 9.0)], [1, 50, 101], [14.0, 9.0, 8.3]
+    ),
     predictions=Predictions([20.0, 35.0], [25.0, 33.0]),
     groups=DoseGroups(
         ["≤ 21", "> 21"], [GroupErrors("Federated", [6.0, 9.0], "federated")], [300, 700]

@@ -26,6 +26,7 @@ from fedrx_server.report_figures import (
     MOST_POINTS,
     all_figures,
     error_by_group,
+    learning_curve,
     predicted_against_actual,
 )
 from fedrx_server.report_page import page
@@ -184,6 +185,15 @@ def test_a_real_coordinator_sees_reported_metrics_only():
     assert "misses the actual dose by 8.51" in words
 
 
+def test_an_interval_that_ends_at_the_metrics_range_is_told_and_drawn_with_both_ends():
+    words = outline(replace(FULL, reported_noise=(0.0, 31.62))).words
+    assert "8.51 mg/week (0.00 to 31.62 by 95 % of its noise)" in words
+    assert "±" not in words
+    curve = LearningCurve([0, 4], [0.0, 50.0], [(0.0, 31.6), (20.0, 60.0)])
+    (drawn,) = learning_curve(curve, FULL.headline).data
+    assert [list(drawn.error_y.array), list(drawn.error_y.arrayminus)] == [[31.6, 10], [0, 30]]
+
+
 @pytest.mark.parametrize("epsilon", [0.0, math.inf])
 def test_without_noise_the_report_says_so_loudly(epsilon):
     none = PrivacyStatement(mode="none", epsilon=epsilon, delta=1e-5)
@@ -230,7 +240,7 @@ def test_an_extreme_dose_does_not_stretch_the_plot():
     ("make", "part"),
     [
         (lambda: LearningCurve([1, 2], [1.0]), "learning curve"),
-        (lambda: LearningCurve([1], [1.0], [0.1, 0.2]), "learning curve"),
+        (lambda: LearningCurve([1], [1.0], [(0.9, 1.1), (0.8, 1.2)]), "learning curve"),
         (lambda: LearningCurve([1], [1.0], (), [1], ()), "learning curve"),
         (lambda: Predictions([1.0], []), "predictions"),
         (lambda: DoseGroups(["a"], [GroupErrors("m", [1.0, 2.0], "other")]), "dose groups"),
