@@ -15,7 +15,8 @@ from pydantic.fields import FieldInfo
 from fedrx_models.build import FACTORIES, build_model, family_of, models_of
 from fedrx_models.contract import UNDER_NOISE
 from fedrx_protocol.errors import MisuseError
-from fedrx_protocol.study import Study
+from fedrx_protocol.schema import FeatureSchema
+from fedrx_protocol.study import ModelSection, Study
 
 TASKS: Mapping[str, str] = MappingProxyType(
     {
@@ -33,6 +34,9 @@ _DEFAULT_TASK = "response"
 _FLUX_TASK = "forecast"
 _DOSE_MODELS = ("linear", "mlp")  # what takes the dosing study's columns best
 _SECTION = re.compile(r"(?:^#[^\n]*\n)*^\[model\]\n(?:^[^\n]+\n)*", re.MULTILINE)
+# The dosing study's long plain steps are for those models; any other would leap out of all bounds.
+_LONG_STEPS = '[training.optimizer]\nname = "sgd"\nlearning_rate = 2.0\n'
+_SHORT_STEPS = '[training.optimizer]\nname = "adam"\nlearning_rate = 0.02\n'
 
 
 def template(task: str) -> str:
@@ -61,19 +65,32 @@ def new_study(model: str | None, task: str | None) -> str:
     if model is not None and model != start.model.name:
         section = model_section(model, private=start.privacy.mode != "none")
         text = _SECTION.sub(lambda _: section, text, count=1)
+    if model not in (None, *_DOSE_MODELS):
+        text = text.replace(_LONG_STEPS, _SHORT_STEPS)
     study = Study.parse(text, source=f"--model {model} --task {chosen}")
-    _check_family(study, chosen)
-    build_model(study.model, study.feature_schema, seed=0)
+    _check_can(study, chosen)
     return text
 
 
-def _check_family(study: Study, task: str) -> None:
-    family, model = family_of(study.feature_schema), study.model.name
-    if model not in models_of(family):
+def _check_can(study: Study, task: str) -> None:
+    """The model must be able to do the task with what its template measures."""
+    schema, model = study.feature_schema, study.model.name
+    able = {name for name in models_of(family_of(schema)) if _fits(name, schema)}
+    if model not in able:
+        words = {name: None for name in FACTORIES if name in able}
         raise MisuseError(
-            f"--model is '{model}', which cannot do --task {task}: use "
-            f"{_either(dict.fromkeys(models_of(family)))}, or leave one of the two out."
+            f"--model is '{model}', which cannot do --task {task}: use {_either(words)}, or leave "
+            "one of the two out."
         )
+
+
+def _fits(model: str, schema: FeatureSchema) -> bool:
+    """Whether a model at its defaults finds all that it needs: blocks, or a graph."""
+    try:
+        build_model(ModelSection(name=model), schema, seed=0)
+    except MisuseError:
+        return False
+    return True
 
 
 def model_section(model: str, *, private: bool) -> str:
