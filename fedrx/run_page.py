@@ -41,6 +41,7 @@ _REMEDIES: Final = {
     "ApprovalRevoked": "has revoked its approval",
     "BudgetExhausted": "would spend more privacy than it allows",
     "CohortChanged": "its patients' file has changed since it approved",
+    "ValueOutOfRange": "computed values beyond all bounds: use a smaller learning rate",
 }
 
 

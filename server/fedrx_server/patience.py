@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from fedrx_protocol.errors import FedRxError
+from fedrx_protocol.errors import FedRxError, counted
 from fedrx_server.watch import Watch
 
 _EXHAUSTED = "BudgetExhausted"
+# What a site says when its sum has no finite or no fitting value any more.
+_RUNAWAY = ("ValueOutOfRange", "TrainingInvalid")
 
 
 class StudyStopped(FedRxError):  # noqa: N818 - named for what happened
@@ -83,10 +85,13 @@ class GiveUp:
     attempts: int
 
     def next_attempt(self, setback: Setback) -> None:
-        """Return at once, unless the tries or the sites' budgets are used up."""
+        """Return at once, unless another try cannot help or the tries are used up."""
         spent = setback.reasons.get(_EXHAUSTED, 0)
         if spent and setback.members - spent < setback.threshold:
             raise StudyStopped(_budget_spent(setback.round))
+        lost = sum(setback.reasons.get(name, 0) for name in _RUNAWAY)
+        if lost and setback.members - lost < setback.threshold:
+            raise StudyStopped(_ran_away(setback.round, lost))
         if setback.tries < self.attempts:
             return
         counted = sorted(setback.reasons.items(), key=lambda item: -item[1])
@@ -155,6 +160,15 @@ class Wait:
 
     def _pause(self, times: int) -> float:
         return float(min(self.longest_s, self.pause_s * 2.0 ** min(times - 1, 30)))
+
+
+def _ran_away(round_number: int, sites: int) -> str:
+    """Why a run ends where the same weights would give the same overflow again."""
+    return (
+        f"round {round_number}: {counted(sites, 'site')} computed values beyond all bounds, so "
+        "training has run away: use a smaller training.optimizer.learning_rate, or "
+        "training.local.learning_rate where sites train epochs, and begin a new run."
+    )
 
 
 def _budget_spent(round_number: int) -> str:
