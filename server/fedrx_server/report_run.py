@@ -1,5 +1,6 @@
 """From a run's folder to its report and its result: what a coordinator has seen, and no more."""
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -36,12 +37,15 @@ def heading(study: Study, run: str, *, simulation: bool) -> dict[str, Any]:
     }
 
 
-def transfer_details(study: Study) -> list[tuple[str, str]]:
-    """Where a study's weights come from, if not from nowhere."""
+def model_details(study: Study) -> list[tuple[str, str]]:
+    """Which model was trained, as the study file has it, and what it started from if not anew."""
+    chosen = [f"{key} = {json.dumps(value)}" for key, value in study.model.parameters.items()]
+    known = [("Model", study.model.name)]
+    known += [("Hyper-parameters", ", ".join(chosen))] if chosen else []
     if study.transfer is None:
-        return []
+        return known
     frozen = ", ".join(study.transfer.freeze) or "nothing"
-    return [("Starts from", f"study {study.transfer.study[:16]}…; frozen: {frozen}")]
+    return [*known, ("Starts from", f"study {study.transfer.study[:16]}…; frozen: {frozen}")]
 
 
 def last_metrics(rounds: Sequence[RoundRecord]) -> Mapping[str, float]:
@@ -131,7 +135,7 @@ def run_report(view: RunView, privacy: PrivacyStatement) -> ReportData:
         epsilon_curve=epsilon_curve(_releases(view), view.study.privacy.delta),
         cost=run_cost(view.rounds, seconds, len(view.signed.roster.sites)),
         details=[
-            *transfer_details(view.study),
+            *model_details(view.study),
             ("Roster", f"serial {view.signed.roster.serial}"),
             ("Rounds", f"{len(view.rounds)} of {view.study.final_round}"),
             ("Known to the coordinator", "sums over sites, their noise included; no site's own"),

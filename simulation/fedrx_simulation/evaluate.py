@@ -37,11 +37,11 @@ from fedrx_server.report_data import (
 from fedrx_server.report_forecast_data import ForecastPictures
 from fedrx_server.report_run import (
     heading,
+    model_details,
     noise_interval,
     reported_curve,
     reported_row,
     run_cost,
-    transfer_details,
 )
 from fedrx_server.run_folder import RunFolder
 from fedrx_simulation.baselines import compute_baselines, personalised, predict
@@ -157,7 +157,7 @@ def _report(run: RunFolder, setup: EngineSetup, model: PatientModel, judged: _Ju
         groups=_groups(judged.metrics),
         forecast=_pictures(run, model, judged),
         blocks=block_curve(model, judged.everyone, setup.consortium.seed),
-        details=transfer_details(study),
+        details=model_details(study),
     )
 
 

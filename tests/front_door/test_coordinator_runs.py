@@ -228,6 +228,7 @@ class TestReport:
         page = (place / "here.html").read_text()
         assert "This run is not finished: 2 of 4 rounds." in page
         assert "The coordinator saw a mean absolute error of 8.50 ± 1.50 mg/week" in page
+        assert "<dt>Model</dt><dd>linear</dd>" in page
         assert "simulation" not in page.partition("<main>")[2].partition("<script")[0]
 
     def test_privacy_counts_every_attempt(self, begun, done):

@@ -47,7 +47,11 @@ def test_json_is_one_object_on_standard_output_and_nothing_else(fedrx, place):
 
 
 def test_a_person_gets_a_table_the_privacy_the_bytes_and_the_report(fedrx, place):
-    ran = fedrx("simulate", "--sites", "4", "--patients", "30..40", "--rounds", "3", "--seed", "2")
+    assert fedrx("study", "new", "--output", "mine.toml").code == 0
+    text = (place / "mine.toml").read_text()
+    named = text.replace('name = "linear"', 'name = "mlp"\nhidden = [4]')
+    (place / "mine.toml").write_text(named)
+    ran = fedrx("simulate", "mine.toml", *SMALL[:6], "--seed", "2")
     assert ran.code == 0, ran.err
     for row in ("Pooled", "Federated", "Each site alone", "Fixed dose", "Published equation"):
         assert row in ran.out
@@ -55,7 +59,8 @@ def test_a_person_gets_a_table_the_privacy_the_bytes_and_the_report(fedrx, place
     assert "up, " in ran.out
     assert " kB" in ran.out
     report = next(line for line in ran.out.splitlines() if line.startswith("Report: "))
-    assert (place / report.removeprefix("Report: ")).is_file()
+    page = (place / report.removeprefix("Report: ")).read_text()
+    assert "<dt>Model</dt><dd>mlp</dd><dt>Hyper-parameters</dt><dd>hidden = [4]</dd>" in page
     # The interval of the noise, cut to what an error can be.
     assert re.search(r"4/4, 4 sites: reported MAE \d+\.\d\d \(\d+\.\d\d–\d+\.\d\d\)", ran.err)
     assert "A coordinator would have seen a mean absolute error of" in ran.out
