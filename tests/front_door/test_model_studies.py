@@ -6,10 +6,29 @@ import pytest
 
 from fedrx.study_files import TASKS, model_section, new_study, template
 from fedrx_models.build import FACTORIES, build_model, models_of
+from fedrx_protocol import study as study_file
 from fedrx_protocol.study import Study
 
 QUICK = ("--sites", "4", "--patients", "30..40", "--rounds", "2", "--seed", "2")
 NEEDS_BLOCKS = {"drug_gene_gnn", "multiomics_vae"}
+SECTIONS = (
+    study_file.CohortSection,
+    study_file.TrainingSection,
+    study_file.OptimizerSection,
+    study_file.LocalTrainingSection,
+    study_file.PrivacySection,
+    study_file.SecureAggregationSection,
+    study_file.MetricsSection,
+    study_file.ScheduleSection,
+    study_file.TransferSection,
+)
+SETTINGS = {key for section in SECTIONS for key in section.model_fields} - {"optimizer", "local"}
+SETTINGS -= {"error_bound"}  # for outcomes with a unit only
+AT_DEFAULT = (
+    *("minimum_per_site", "huber_delta", "mixed_precision", "beta2", "weight_decay", "proximal"),
+    *("reserve_rounds", "final_share", r"\[schedule", "round_deadline_s", "attempts"),
+    *(r"\[training.local", 'name = "sgd"', "learning_rate", "momentum", "decay"),
+)
 
 
 @pytest.mark.parametrize("model", FACTORIES)
@@ -38,8 +57,24 @@ def test_the_model_section_holds_every_hyper_parameter_at_its_default(model):
     study = Study.parse(template("toxicity").replace('[model]\nname = "linear"\n', text))
     config = FACTORIES[model].config
     assert config.model_validate(study.model.parameters) == config()
-    for key in config.model_fields:
+    for key, field in config.model_fields.items():
         assert f"{key} =" in text
+        assert field.description, f"{key} has no comment in a new study file"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_new_file_shows_every_setting_and_what_is_commented_out_is_the_default(task):
+    text = new_study(None, task)
+    for key in SETTINGS:
+        assert re.search(rf"^(# )?{key} = ", text, re.MULTILINE), key
+    # Of the others the default follows from the mode and the number of sites.
+    shown = re.sub(rf"^# ({'|'.join(AT_DEFAULT)})", r"\1", text, flags=re.MULTILINE)
+    assert shown.count("\n# ") < text.count("\n# ") - 8
+    for study in (Study.parse(text), Study.parse(shown)):
+        build_model(study.model, study.feature_schema, seed=0)
+        assert study.with_(model={"huber_delta": 1.0}) == Study.parse(shown).with_(
+            model={"huber_delta": 1.0}
+        )
 
 
 def test_under_noise_a_vae_gives_nothing_back():

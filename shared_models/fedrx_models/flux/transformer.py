@@ -29,9 +29,11 @@ class TransformerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    size: int = Field(default=48, ge=1, le=512, description="values of a visit's state")
-    heads: int = Field(default=4, ge=1, le=32)
-    layers: int = Field(default=1, ge=1, le=12)
+    size: int = Field(
+        default=48, ge=1, le=512, description="values of a visit's state; a multiple of heads"
+    )
+    heads: int = Field(default=4, ge=1, le=32, description="attention heads")
+    layers: int = Field(default=1, ge=1, le=12, description="attention layers")
     feed_forward: int = Field(default=64, ge=1, le=4096, description="width between two layers")
     linear_path: bool = Field(default=True, description="a linear model of all summaries beside it")
 

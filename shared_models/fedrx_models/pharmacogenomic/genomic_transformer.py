@@ -31,9 +31,11 @@ class GenomicTransformerConfig(BaseModel):
     gene_tokens: int = Field(
         default=48, ge=1, le=1024, description="most tokens for genes; further genes share one"
     )
-    size: int = Field(default=32, ge=1, le=512, description="values of a token")
-    heads: int = Field(default=4, ge=1, le=32)
-    layers: int = Field(default=2, ge=1, le=12)
+    size: int = Field(
+        default=32, ge=1, le=512, description="values of a token; a multiple of heads"
+    )
+    heads: int = Field(default=4, ge=1, le=32, description="attention heads")
+    layers: int = Field(default=2, ge=1, le=12, description="attention layers")
     feed_forward: int = Field(default=64, ge=1, le=4096, description="width between two layers")
     hidden: int = Field(default=64, ge=1, le=4096, description="width of the last hidden layer")
     linear_path: bool = Field(

@@ -29,8 +29,8 @@ class MlpConfig(BaseModel):
     hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
         default=(32,), min_length=1, max_length=8, description="width of each hidden layer"
     )
-    activation: Activation = "gelu"
-    layer_norm: bool = False
+    activation: Activation = Field(default="gelu", description="or relu, tanh")
+    layer_norm: bool = Field(default=False, description="normalise each patient's hidden values")
     linear_path: bool = Field(
         default=True, description="add a linear model of the same inputs to the output"
     )
