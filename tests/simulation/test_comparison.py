@@ -11,6 +11,7 @@ from scipy import stats
 from fedrx.compare_page import in_words
 from fedrx_protocol.errors import DataError, MisuseError
 from fedrx_protocol.study import Study
+from fedrx_server.run_files import RunInUse
 from fedrx_simulation import compare as room
 from fedrx_simulation.compare import (
     Cell,
@@ -115,6 +116,23 @@ def test_a_comparison_that_was_cut_off_trains_what_is_missing(found, monkeypatch
     assert told == [lost]
     assert again[lost].scores == pytest.approx(results[lost].scores)
     assert sorted(path.name for path in folder.iterdir()) == ["cells", "comparison.json"]
+
+
+def test_a_second_comparison_in_the_same_folder_waits_its_turn(found):
+    """It would remove the first one's training, which then speaks of a lost ledger."""
+    plan, _, folder = found
+    refused = []
+
+    def begin_another(cell, *_):
+        with pytest.raises(RunInUse, match="another process compares models in this folder"):
+            compare(plan, cohorts_of(), folder)
+        refused.append(cell)
+
+    lost = Cell("mlp", "folds", 0, "2")
+    (folder / "cells" / lost.file).unlink()
+    compare(plan, cohorts_of(), folder, begin_another)
+    assert refused == [lost]
+    compare(plan, cohorts_of(), folder)  # and nothing stays locked
 
 
 @pytest.mark.parametrize("options", [{"folds": 2}, {"folds": 3, "seeds": (7,)}])
