@@ -139,6 +139,13 @@ def main() -> NoReturn:
         _fail(str(error), 2)
     except FedRxError as error:
         _fail(str(error), 3)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(
+            f"{where}a file cannot be read or written ({error.strerror}); look at the disk and the "
+            "permissions, then try again; a run that had begun goes on with --resume FOLDER.",
+            3,
+        )
     except MemoryError:
         _fail("this machine has not enough memory for that: ask for fewer patients or sites.", 3)
     except (click.Abort, KeyboardInterrupt):

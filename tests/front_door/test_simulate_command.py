@@ -1,6 +1,8 @@
 """`fedrx simulate` as a script and as a person use it."""
 
+import errno
 import json
+import os
 import re
 import signal
 import subprocess
@@ -8,6 +10,8 @@ import time
 
 import pytest
 from keyboard import FEDRX, start_fedrx
+
+from fedrx_server import checkpoints
 
 DATA = ("--data", "patients.csv", "--mapping", "mapping.toml", "--split-by", "site")
 SMALL = ("--sites", "4", "--patients", "30..40", "--rounds", "3", "--no-baselines")
@@ -117,6 +121,22 @@ def test_a_study_that_stops_ends_with_code_3_and_can_be_resumed(fedrx, place):
     assert "resume the run" in ran.err
     assert "Traceback" not in ran.err
     assert fedrx("simulate", "--resume", "run").code == 3
+
+
+def test_a_disk_that_fills_in_the_middle_of_a_run_is_one_sentence(fedrx, monkeypatch):
+    whole = checkpoints.write_file
+
+    def full(path, *given, **options):
+        if "2" in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        whole(path, *given, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "write_file", full)
+        ran = fedrx(*QUICK, "--output", "run")
+    assert ran.code == 3
+    assert "fedrx: a file cannot be read or written (No space left on device); look" in ran.err
+    assert fedrx("simulate", "--resume", "run", "--json").json["metrics"]
 
 
 def test_a_finished_run_is_resumed_to_the_same_numbers(fedrx):
