@@ -98,7 +98,10 @@ def simulate(
         EngineName, typer.Option(help="inprocess, or flower (Flower's simulation on Ray).")
     ] = "inprocess",
     output: Annotated[
-        Path | None, typer.Option(help="Run folder to make; runs/STUDY-TIME if left out.")
+        Path | None,
+        typer.Option(
+            help="Run folder to make; runs/STUDY-TIME, or runs/STUDY-comparison, if left out."
+        ),
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Run folder of a simulation that was cut off.")

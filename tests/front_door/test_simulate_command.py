@@ -11,6 +11,7 @@ import time
 import pytest
 from keyboard import FEDRX, start_fedrx
 
+from fedrx import comparing
 from fedrx_server import checkpoints
 
 DATA = ("--data", "patients.csv", "--mapping", "mapping.toml", "--split-by", "site")
@@ -158,6 +159,17 @@ def test_the_file_of_the_run_is_the_same_study_whatever_options_changed(fedrx, p
     ran = fedrx(*REAL, "--epsilon", "3", "--output", "run", "--no-baselines")
     assert "comparing with pooled data" not in ran.err
     assert fedrx("simulate", "study.toml", "--resume", "run").code == 0
+
+
+def test_an_interrupted_comparison_says_how_to_go_on(fedrx, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparing, "compare", interrupted)
+    ran = fedrx("simulate", *SMALL[:4], "--compare", "linear,mlp", "--output", "c")
+    assert ran.code == 130
+    assert "goes on when the same command is given again" in ran.err
+    assert "--resume" not in ran.err  # which refuses a comparison
 
 
 @pytest.mark.slow
