@@ -10,6 +10,7 @@ from plotly.offline import get_plotlyjs
 from fedrx_protocol.study import Study
 from fedrx_simulation.compare_stats import ComparedModel, ComparisonTable
 
+_CHANCE = 0.05  # p from which a difference may well be none
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data: blob:; base-uri 'none'; form-action 'none'"
@@ -104,7 +105,10 @@ def interval_in_words(one: ComparedModel, table: ComparisonTable) -> str:
 
 
 def in_words(one: ComparedModel, table: ComparisonTable) -> str:
-    """The paired comparison of one model with the first, e.g. "better, p = 0.002"."""
+    """The paired comparison of one model with the first, e.g. "better, p = 0.002".
+
+    What chance alone brings about once in twenty times is called neither better nor worse.
+    """
     if one is table.models[0]:
         return "–"
     if not one.pairs:
@@ -112,6 +116,8 @@ def in_words(one: ComparedModel, table: ComparisonTable) -> str:
     if not one.difference:
         return "no difference"
     word = "better" if one.difference < 0 else "worse"
+    if one.p is not None and one.p >= _CHANCE:
+        word = "no clear difference"
     return f"{word}, {_p_in_words(one.p)} ({one.pairs:,} {table.unit})"
 
 

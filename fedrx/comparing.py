@@ -23,6 +23,7 @@ from fedrx_simulation.compare_stats import ComparisonTable, tables
 
 _FILE = ".toml"
 _MOST_REPEATS = 1000
+_FILE_WIDTH = 200  # columns
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,8 @@ def observe(console: Console) -> CellObserver:
 def print_comparison(found: Comparison) -> None:
     """A table for each scheme, and where the page is."""
     out = Console(highlight=False, soft_wrap=True)
+    if not out.is_terminal:  # a file has no edge at which words would have to be cut
+        out.width = max(out.width, _FILE_WIDTH)
     for table in found.tables:
         left_out = "folds of patients" if table.scheme == "folds" else "one site at a time"
         shown_table = Table(title=f"{found.study.title or found.study.name}: {left_out} left out")

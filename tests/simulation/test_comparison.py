@@ -9,6 +9,7 @@ from omics_cohorts import TARGETS, omics_cohort, omics_schema
 from scipy import stats
 
 from fedrx.compare_page import in_words
+from fedrx.comparing import Comparison, print_comparison
 from fedrx_protocol.errors import DataError, MisuseError
 from fedrx_protocol.study import Study
 from fedrx_server.run_files import RunInUse
@@ -251,7 +252,7 @@ class TestStatistics:
         for none in (np.zeros(5), np.zeros(0), np.ones(1)):
             assert paired_p(none) is None
 
-    def test_word_and_p_answer_the_same_question(self):
+    def test_word_and_p_answer_the_same_question(self, capsys, tmp_path):
         """A rare outcome: most patients favour one constant, and the mean favours the other."""
         target, rng = omics_schema("binary").target, np.random.default_rng(0)
         actual = (rng.random(160) < 0.1).astype(float)
@@ -263,7 +264,21 @@ class TestStatistics:
         second = table.models[1]
         low, high = second.difference_interval
         assert (low > 0 or high < 0) == (second.p < 0.05)
-        assert in_words(second, table) == f"worse, p = {second.p:.3f} (160 patients)"
+        found = replace(second, p=0.049)
+        assert in_words(found, table) == "worse, p = 0.049 (160 patients)"
+        chance = replace(second, p=0.405)
+        assert in_words(chance, table) == "no clear difference, p = 0.405 (160 patients)"
+        assert in_words(second, table).endswith(f"p = {second.p:.3f} (160 patients)")
+        plan = plan_of("binary", folds=2)
+        print_comparison(
+            Comparison(
+                plan.studies["linear"],
+                (replace(table, models=[table.models[0], chance]),),
+                tmp_path,
+            )
+        )
+        # A file has no edge, as a terminal has, at which words would be cut.
+        assert "no clear difference, p = 0.405" in capsys.readouterr().out
 
     def test_the_table_pairs_patients_and_says_who_is_better(self):
         plan = plan_of(folds=2)
