@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from live_consortium import wait_until
+from live_consortium import BUSY, wait_until
 from spare_ports import free_ports
 
 pytestmark = pytest.mark.slow
@@ -112,7 +112,7 @@ class Demonstration:
         for process in self.started.values():
             process.send_signal(signal.SIGTERM)
         grace = int(self.services["coordinator"]["stop_grace_period"].removesuffix("s"))
-        return {name: process.wait(grace) for name, process in self.started.items()}
+        return {name: process.wait(grace * BUSY) for name, process in self.started.items()}
 
 
 @pytest.fixture
