@@ -2,11 +2,12 @@
 
 Torch and Flower are imported once; every command line from standard input is run by a forked
 child. What a test wants to happen inside the child is arranged here, never in the product: the
-child may kill itself just before its n-th file operation, or around an UNMASK.
+child may kill itself just before its n-th file operation, or around an UNMASK; or the kernel ends
+it, wherever it is, once it has computed for so long, which no other work on the machine changes.
 
 One JSON object a line in: {"argv": [...], "kill_at": n?, "kill_unmask": [round, answered]?,
-"answers": path?, "output": path}. Two lines out: the child's pid, then its exit status and how
-many file operations it did.
+"kill_after_cpu_s": x?, "answers": path?, "output": path}. One line out: its exit status, how many
+file operations it did, and for how many seconds it computed.
 """
 
 import json
@@ -105,6 +106,8 @@ def run_child(task: dict, report: int) -> None:
     os.dup2(output, 2)
     operations = Operations(task.get("kill_at"))
     operations.install()
+    if "kill_after_cpu_s" in task:  # nobody handles SIGPROF, and so it kills
+        signal.setitimer(signal.ITIMER_PROF, task["kill_after_cpu_s"])
     sys.argv = ["fedrx", *task["argv"]]
     code = 70
     try:
@@ -138,11 +141,10 @@ def main() -> None:
             os.close(read)
             run_child(json.loads(line), write)
         os.close(write)
-        answer(pid)
-        _, status = os.waitpid(pid, 0)
+        _, status, used = os.wait4(pid, 0)
         count = os.read(read, 32).decode() or "0"
         os.close(read)
-        answer(os.waitstatus_to_exitcode(status), count)
+        answer(os.waitstatus_to_exitcode(status), count, used.ru_utime + used.ru_stime)
 
 
 if __name__ == "__main__":
