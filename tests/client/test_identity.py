@@ -2,13 +2,13 @@
 
 import argparse
 import importlib
-import multiprocessing
 import os
 import stat
 import time
 from dataclasses import replace
 
 import pytest
+from apart import exit_code
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -337,7 +337,7 @@ def test_a_folder_that_is_none(tmp_path):
         SiteIdentity(tmp_path)
 
 
-def cut_off(folder, roster, write):
+def cut_off(folder, roster, write, now):
     """Join in a process that dies at its n-th write."""
     seen = []
 
@@ -353,7 +353,7 @@ def cut_off(folder, roster, write):
     identity_module.write_public = dying(identity_module.write_public)
     identity_module.write_private = dying(identity_module.write_private)
     identity_module.shutil.rmtree = lambda _: os._exit(9)
-    SiteIdentity(folder).join(roster, now=NOW)
+    SiteIdentity(folder).join(roster, now=now)
 
 
 @pytest.mark.parametrize("write", [1, 2, 3, 4])
@@ -361,12 +361,7 @@ def test_a_crash_while_taking_new_keys_into_use(made, write):
     join(made)
     made.rotate(now=NOW)
     roster = roster_with(made, serial=2)
-    process = multiprocessing.get_context("fork").Process(
-        target=cut_off, args=(made.folder, roster, write)
-    )
-    process.start()
-    process.join()
-    assert process.exitcode == 9
+    assert exit_code(cut_off, made.folder, roster, write, NOW) == 9
     after = SiteIdentity(made.folder)
     assert after.keys()
     if write <= 2:

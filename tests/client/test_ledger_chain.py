@@ -1,10 +1,10 @@
 """The ledger's chain: nothing is lost, repeated, changed, removed or reordered unseen."""
 
-import multiprocessing
 import sqlite3
 from pathlib import Path
 
 import pytest
+from apart import exit_code
 from charges import release
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -118,9 +118,7 @@ def _append_twice(store: SiteStore, ledger: Ledger) -> None:
 def test_lines_of_another_process_are_seen_and_followed(path, store):
     ledger = Ledger(store)
     ledger.append(release(1))
-    child = multiprocessing.get_context("fork").Process(target=_append, args=(path, 2))
-    child.start()
-    child.join()
+    assert exit_code(_append, path, 2) == 0
     assert ledger.append(release(3)).sequence == 3
     with pytest.raises(ReleaseRepeated):
         ledger.append(release(2))

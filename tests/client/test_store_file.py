@@ -1,14 +1,15 @@
 """The site's SQLite file: durability, foreign and damaged files, locks, full disks, processes."""
 
-import multiprocessing
 import os
 import signal
 import sqlite3
 import stat
+import sys
 import threading
 from pathlib import Path
 
 import pytest
+from apart import exit_code, start
 
 from fedrx_client.store import (
     SCHEMA_VERSION,
@@ -84,10 +85,7 @@ def test_an_inner_transaction_joins_the_outer_one(path):
 
 def test_a_killed_process_leaves_whole_transactions_only(path):
     SiteStore(path, durability="process").close()
-    child = multiprocessing.get_context("fork").Process(target=_write_and_die, args=(path,))
-    child.start()
-    child.join()
-    assert child.exitcode == 9
+    assert exit_code(_write_and_die, path) == 9
     with SiteStore(path) as store:
         assert answered(store) == [(b"committed",)]
 
@@ -102,38 +100,38 @@ def _write_and_die(path: Path) -> None:
 
 def test_a_second_opening_keeps_commits_from_another_process_that_closes(path):
     SiteStore(path).close()
-    context = multiprocessing.get_context("fork")
-    opened, closed = context.Event(), context.Event()
-    child = context.Process(target=_open_twice_and_die, args=(path, opened, closed))
-    child.start()
-    assert opened.wait(30)
-    SiteStore(path).close()
-    closed.set()
-    child.join()
-    assert child.exitcode == -9
+    with start(_open_twice_and_die, path) as other:
+        assert other.stdout.readline() == b"opened\n"
+        SiteStore(path).close()
+        other.communicate(b"closed\n")
+    assert other.returncode == -9
     with SiteStore(path) as store:
         assert answered(store) == [(b"after",), (b"before",)]
 
 
-def _open_twice_and_die(path: Path, opened, closed) -> None:
+def _open_twice_and_die(path: Path) -> None:
     store = SiteStore(path)
     store.write(ANSWERED, (b"before", b"c"))
     SiteStore(path).close()
-    opened.set()
-    closed.wait(30)
+    sys.stdout.write("opened\n")
+    sys.stdout.flush()
+    assert sys.stdin.readline() == "closed\n"
     store.write(ANSWERED, (b"after", b"c"))
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_forked_process_opens_a_connection_of_its_own(path):
+    assert exit_code(_write_on_both_sides_of_a_fork, path) == 0
+
+
+def _write_on_both_sides_of_a_fork(path: Path) -> None:
     with SiteStore(path) as store:
         store.write(ANSWERED, (b"parent", b"c"))
-        child = multiprocessing.get_context("fork").Process(
-            target=store.write, args=(ANSWERED, (b"child", b"c"))
-        )
-        child.start()
-        child.join()
-        assert child.exitcode == 0
+        child = os.fork()
+        if child == 0:
+            store.write(ANSWERED, (b"child", b"c"))
+            os._exit(0)
+        assert os.waitpid(child, 0) == (child, 0)
         store.write(ANSWERED, (b"parent again", b"c"))
         assert len(answered(store)) == 3
 

@@ -1,12 +1,12 @@
 """Chained logs: every change of the file is found and named; every crash leaves a sound log."""
 
 import errno
-import multiprocessing
 import os
 import re
 from pathlib import Path
 
 import pytest
+from apart import start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -210,12 +210,9 @@ def write_many(path, who, count):
 
 
 def test_processes_write_one_chain(path):
-    context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=write_many, args=(path, who, 15)) for who in (1, 2, 3)]
+    writers = [start(write_many, path, who, 15) for who in (1, 2, 3)]
     for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
+        writer.communicate()
     lines = ChainFile(path, "test").lines()
     assert len(lines) == 45
     for who in (1, 2, 3):

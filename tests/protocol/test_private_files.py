@@ -1,11 +1,11 @@
 """Private keys on disk: modes, passphrases, and folders that are whole or not there."""
 
-import multiprocessing
 import os
 import stat
 from pathlib import Path
 
 import pytest
+from apart import exit_code
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -186,10 +186,7 @@ def killed(path: Path, before: str) -> None:
 @pytest.mark.parametrize("before", ["end", "rename"])
 def test_a_killed_process_leaves_no_folder_and_the_next_one_clears_up(tmp_path, before):
     path = tmp_path / "folder"
-    process = multiprocessing.get_context("fork").Process(target=killed, args=(path, before))
-    process.start()
-    process.join()
-    assert process.exitcode == 9
+    assert exit_code(killed, path, before) == 9
     assert not path.exists()
     left = tmp_path / ".folder.partial"
     assert mode(left) == 0o700

@@ -1,11 +1,11 @@
 """The consortium folder: made whole, changed whole, and everything in the log."""
 
-import multiprocessing
 import os
 import stat
 import time
 
 import pytest
+from apart import exit_code, start
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.cli.supernode.register import try_load_public_key
@@ -227,7 +227,7 @@ def test_an_expired_site_can_still_be_replaced(made):
 STEPS = ["keep_request", "edition", "log", "roster"]
 
 
-def cut_off(folder, step):
+def cut_off(folder, step, now):
     """Enrol in a process that dies before the given step."""
 
     def dying(*_, **__):
@@ -248,17 +248,14 @@ def cut_off(folder, step):
             real(path, data)
 
         consortium.write_public = write
-    made.enroll([signed_request("b", 2)], now=NOW)
+    made.enroll([signed_request("b", 2, at=now)], now=now)
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_crash_while_enrolling_is_before_or_after(made, step):
     made.enroll([signed_request("a", 1)], now=NOW)
     folder = made.files.folder
-    process = multiprocessing.get_context("fork").Process(target=cut_off, args=(folder, step))
-    process.start()
-    process.join()
-    assert process.exitcode == 9
+    assert exit_code(cut_off, folder, step, NOW) == 9
     after = Consortium(folder)
     in_force = step in {"log", "roster"}
     assert handed_out(after) == after.roster.roster
@@ -274,26 +271,21 @@ def test_a_crash_while_enrolling_is_before_or_after(made, step):
 def test_a_change_settles_first_what_another_process_left(made):
     """The folder was opened before the other one died."""
     folder = made.files.folder
-    process = multiprocessing.get_context("fork").Process(target=cut_off, args=(folder, "log"))
-    process.start()
-    process.join()
+    assert exit_code(cut_off, folder, "log", NOW) == 9
     made.enroll([signed_request("c", 3)], now=NOW)
     assert kinds(made) == ["init", "recover", "enrol"]
     assert handed_out(made).ids == ("b", "c")
 
 
-def both(folder, site, number):
-    Consortium(folder).enroll([signed_request(site, number)], now=NOW)
+def both(folder, site, number, now):
+    Consortium(folder).enroll([signed_request(site, number, at=now)], now=now)
 
 
 def test_two_coordinators_at_once(made):
-    context = multiprocessing.get_context("fork")
-    work = [context.Process(target=both, args=(made.files.folder, f"s{n}", n)) for n in (1, 2, 3)]
+    work = [start(both, made.files.folder, f"s{n}", n, NOW) for n in (1, 2, 3)]
     for process in work:
-        process.start()
-    for process in work:
-        process.join()
-    assert [process.exitcode for process in work] == [0, 0, 0]
+        process.communicate()
+    assert [process.returncode for process in work] == [0, 0, 0]
     assert handed_out(made).ids == ("s1", "s2", "s3")
     assert handed_out(made).serial == 3
 
