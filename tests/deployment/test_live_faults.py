@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections import Counter
 from contextlib import closing
+from ipaddress import ip_address
 from itertools import takewhile
 
 import pytest
@@ -22,12 +23,15 @@ pytestmark = pytest.mark.slow
 SITES = 5
 THRESHOLD = 4
 PAGE_BYTES = 4096  # of SQLite
-CABLE_HOST, CABLE_SITE = "10.77.13.1", "10.77.13.2/30"
+# The two ends of a cable, which are not those of another run of the tests.
+_FOUR = ip_address("10.77.0.0") + 4 * (os.getpid() % 2**14)
+CABLE_HOST, CABLE_SITE = str(_FOUR + 1), str(_FOUR + 2)
 
 
 @pytest.fixture(scope="module")
 def town(nursery, tmp_path_factory):
-    with founded(nursery, tmp_path_factory.mktemp("five"), SITES, listen="0.0.0.0") as town:
+    outside = {"listen": "0.0.0.0", "hosts": ("localhost", CABLE_HOST)}
+    with founded(nursery, tmp_path_factory.mktemp("five"), SITES, **outside) as town:
         town.open()
         for name in town.names:
             town.enter(name)
@@ -245,12 +249,16 @@ def cable(town):
     if os.geteuid() != 0 or shutil.which("ip") is None or not _can_make_namespaces():
         pytest.skip("NO NETWORK NAMESPACES: the cut cable is not tested; run as root with iproute2")
     space, near, far = f"fedrx{os.getpid()}", f"fx{os.getpid()}a", f"fx{os.getpid()}b"
+    subprocess.run(["ip", "netns", "delete", space], check=False, capture_output=True)  # left over
     try:
         _ip("netns", "add", space)
         _ip("link", "add", near, "type", "veth", "peer", "name", far, "netns", space)
         _ip("address", "add", f"{CABLE_HOST}/30", "dev", near)
         _ip("link", "set", near, "up")
-        for argv in (["address", "add", CABLE_SITE, "dev", far], ["link", "set", far, "up"]):
+        for argv in (
+            ["address", "add", f"{CABLE_SITE}/30", "dev", far],
+            ["link", "set", far, "up"],
+        ):
             _ip("-n", space, *argv)
         _ip("-n", space, "link", "set", "lo", "up")
         yield space, lambda state: _ip("link", "set", near, state)

@@ -142,7 +142,7 @@ class Town:
     names: tuple[str, ...]
     patients: int = 40
     listen: str = "127.0.0.1"
-    hosts: tuple[str, ...] = ("localhost", "10.77.13.1")
+    hosts: tuple[str, ...] = ("localhost",)
     coordinator: Running | None = field(default=None, init=False)
     sites: dict[str, Running] = field(default_factory=dict, init=False)
 
