@@ -12,6 +12,14 @@ sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+# A terminal's width and colours, and what a site may set, are not those of whoever runs the tests:
+# GitHub's own CI, for one, asks for colours where there is no terminal.
+os.environ |= {"COLUMNS": "80", "TERM": "dumb"}
+for _name in [*os.environ]:
+    if "COLOR" in _name or _name.startswith(("TTY_", "FEDRX_")) or _name == "GITHUB_ACTIONS":
+        del os.environ[_name]
+# Tests of Ray start one of their own, whatever runs or is named here.
+os.environ["RAY_ADDRESS"] = "local"
 # A file of tests a core: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -28,6 +36,13 @@ settings.register_profile("search", settings.get_profile("suite"), derandomize=F
 settings.load_profile("suite")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What a test draws from a global generator does not depend on the tests before it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session")
