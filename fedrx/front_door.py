@@ -23,7 +23,7 @@ from fedrx.sources import (
     synthetic_sites,
     write_patients,
 )
-from fedrx.study_files import TASKS, new_study, template
+from fedrx.study_files import TASKS, new_study, template, under_noise
 from fedrx_models.build import check_config
 from fedrx_models.cohort import Cohort
 from fedrx_models.contract import get_vector
@@ -73,8 +73,9 @@ def override(
 ) -> Study:
     """A copy of `study` with the given values replaced, validated anew.
 
-    Another model starts from that model's own defaults: the hyper-parameters in the file belong
-    to the model in the file.
+    Another model starts from that model's own defaults, or where noise is added from what is
+    better then, as in a new study file: the hyper-parameters in the file belong to the model in
+    the file.
     """
     document = study.model_dump(mode="json")
     if epsilon is not None:
@@ -83,7 +84,8 @@ def override(
         document["privacy"]["mode"] = privacy
         document["training"]["steps"] = None
     if model is not None and model != study.model.name:
-        document["model"] = {"name": model}
+        noisy = document["privacy"]["mode"] != "none"
+        document["model"] = {"name": model, **(under_noise(model) if noisy else {})}
     if rounds is not None:
         document["training"]["rounds"] = rounds
         document["training"]["local"]["rounds"] = None

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from importlib import resources
 from types import MappingProxyType
 
-from pydantic.fields import FieldInfo
-
 from fedrx_models.build import FACTORIES, build_model, family_of, models_of
 from fedrx_models.contract import UNDER_NOISE
 from fedrx_protocol.errors import MisuseError
@@ -100,18 +98,29 @@ def model_section(model: str, *, private: bool) -> str:
     """
     factory = FACTORIES[model]
     lines = [f'name = "{model}"']
+    better = under_noise(model) if private else {}
     for key, field in factory.config.model_fields.items():
-        value = _default(field, private=private)
+        value = better.get(key, field.get_default(call_default_factory=True))
         # JSON's numbers, texts and lists are TOML's too, but TOML has no word for nothing.
         line = f"# {key} =" if value is None else f"{key} = {json.dumps(value)}"
         lines.append(line + (f"  # {field.description}" if field.description else ""))
     return "\n".join(["[model]", *lines, ""])
 
 
-def _default(field: FieldInfo, *, private: bool) -> object:
-    default = field.get_default(call_default_factory=True)
-    extra = field.json_schema_extra
-    return extra.get(UNDER_NOISE, default) if private and isinstance(extra, dict) else default
+def under_noise(model: str) -> dict[str, object]:
+    """Hyper-parameters that a model wants where noise is added, other than its defaults.
+
+    Args:
+        model: its name; nothing is known of one that does not exist.
+    """
+    factory = FACTORIES.get(model)
+    fields = {} if factory is None else factory.config.model_fields
+    extras = {key: field.json_schema_extra for key, field in fields.items()}
+    return {
+        key: extra[UNDER_NOISE]
+        for key, extra in extras.items()
+        if isinstance(extra, dict) and UNDER_NOISE in extra
+    }
 
 
 def _usual_task(model: str | None) -> str:

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from fedrx import front_door
 from fedrx.study_files import TASKS, model_section, new_study, template
 from fedrx_models.build import FACTORIES, build_model, models_of
 from fedrx_protocol import study as study_file
@@ -83,6 +84,16 @@ def test_under_noise_a_vae_gives_nothing_back():
     assert (study.model.parameters["reconstruction"], study.model.parameters["kl"]) == (0.0, 0.0)
     private, public = (model_section("mlp", private=private) for private in (True, False))
     assert private == public
+
+
+@pytest.mark.parametrize("mode", ["distributed", "local"])
+def test_under_noise_a_model_that_is_only_named_starts_as_in_its_own_file(mode):
+    linear = Study.parse(new_study("linear", "toxicity"))
+    named = front_door.override(linear, model="multiomics_vae", privacy=mode)
+    assert named.model.parameters == {"reconstruction": 0.0, "kl": 0.0}
+    assert front_door.override(named, model="mlp").model.parameters == {}
+    open_ = front_door.override(linear, model="multiomics_vae", privacy="none")
+    assert open_.model.parameters == {}
 
 
 @pytest.mark.parametrize("model", FACTORIES)
