@@ -121,11 +121,16 @@ class Cohort:
             salt: key of the split, equal in all rounds of a study.
             fold: which part of that size is held out, from 0; parts do not overlap.
         """
+        aside = self.aside(held_out, salt, fold)
+        return self.select(~aside), self.select(aside)
+
+    def aside(self, held_out: float, salt: bytes, fold: int = 0) -> NDArray[np.bool_]:
+        """Whom `split` holds out, `(n,)`."""
         if not 0 <= held_out <= 1:
             raise DataError(f"held_out is {held_out:g}: it must lie between 0 and 1.")
         places = np.array([_position(salt, patient) for patient in self.patients], float)
-        aside = (places >= fold * held_out) & (places < (fold + 1) * held_out)
-        return self.select(~aside), self.select(aside)
+        found: NDArray[np.bool_] = (places >= fold * held_out) & (places < (fold + 1) * held_out)
+        return found
 
     @property
     def fingerprint(self) -> str:

@@ -169,7 +169,8 @@ def compare(
 
     Raises:
         MisuseError: Something given cannot be used, or the folder is of another comparison.
-        DataError: A site has fewer patients than there are folds.
+        DataError: A site has fewer patients than there are folds, or what a cell trains on or
+            holds out is nobody, or all alike.
         RunInUse: Another process is at work in the folder.
         StudyStopped: A training could not be completed; the same call continues.
     """
@@ -220,6 +221,25 @@ def _check(plan: ComparisonPlan, cohorts: Mapping[str, Cohort]) -> None:
                 f"site '{site}' has {counted(len(cohort), 'patient')}, fewer than the "
                 f"{plan.folds} folds: use fewer folds, or leave the site out."
             )
+    first, *_ = plan.studies
+    for cell in plan.cells(sorted(cohorts)):
+        if cell.model == first:
+            _check_split(_split(plan, cell, cohorts), cell)
+
+
+def _check_split(split: "_Split", cell: Cell) -> None:
+    """Whom a cell trains on and whom it holds out, before the first training of any."""
+    consortium = Consortium(split.study, tuple(split.cohorts), "checking", cell.seed, split.fold)
+    try:
+        consortium.check_split(split.cohorts)
+    except DataError as error:
+        where, fewer = f"without site '{cell.part}'", ""
+        if cell.scheme == "folds":
+            where, fewer = f"fold {int(cell.part) + 1}", "use fewer folds, or "
+        reason = str(error).partition(":")[0]
+        raise DataError(
+            f"{where}, seed {cell.seed}: {reason}; {fewer}give another --seed, or more patients."
+        ) from None
 
 
 def _claim(folder: Path, plan: ComparisonPlan, cohorts: Mapping[str, Cohort]) -> None:
@@ -274,21 +294,34 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
     os.replace(partial, path)  # noqa: PTH105 - the atomic replacement, by its usual name
 
 
+@dataclass(frozen=True)
+class _Split:
+    """The study of one cell, the sites that take part in it, and which fold they hold out."""
+
+    study: Study
+    cohorts: Mapping[str, Cohort]
+    fold: int
+
+
+def _split(plan: ComparisonPlan, cell: Cell, cohorts: Mapping[str, Cohort]) -> _Split:
+    study = plan.studies[cell.model]
+    if cell.scheme == "folds":
+        study = study.with_(cohort={"held_out": 1 / plan.folds})
+        return _Split(study, dict(sorted(cohorts.items())), int(cell.part))
+    left_out = len(cohorts[cell.part])
+    study = study.with_(cohort={"patients": max(1, study.cohort.patients - left_out)})
+    return _Split(study, {s: c for s, c in sorted(cohorts.items()) if s != cell.part}, 0)
+
+
 def _train(
     plan: ComparisonPlan, cell: Cell, cohorts: Mapping[str, Cohort], folder: Path
 ) -> CellResult:
     """Train one cell, and judge it on whoever was left out."""
-    study = plan.studies[cell.model]
-    if cell.scheme == "folds":
-        study = study.with_(cohort={"held_out": 1 / plan.folds})
-        taking_part, fold = dict(cohorts), int(cell.part)
-    else:
-        taking_part, fold = {s: c for s, c in cohorts.items() if s != cell.part}, 0
-        left_out = len(cohorts[cell.part])
-        study = study.with_(cohort={"patients": max(1, study.cohort.patients - left_out)})
+    split = _split(plan, cell, cohorts)
+    study, fold = split.study, split.fold
     options = SimulationOptions(seed=cell.seed, baselines=False, fold=fold)
     numbers = patient_numbers(cohorts)
-    result = start(study, taking_part, folder, options)
+    result = start(study, split.cohorts, folder, options)
     if cell.scheme == "sites":
         judged = cohorts[cell.part]
         units = _numbers_of([judged], numbers)

@@ -98,17 +98,28 @@ class Consortium:
         for cohort in cohorts.values():
             check_cohort_size(self.study, cohort)
         self.plan.check()
-        parts = [self.split(cohort) for cohort in cohorts.values()]
-        for name, position in (("left to train on", 0), ("held out", 1)):
-            if not any(len(part[position]) for part in parts):
+        self.check_split(cohorts)
+        if self.study.markers:
+            require_markers(self.study.feature_schema, (c.visits for c in cohorts.values()))
+
+    def check_split(self, cohorts: Mapping[str, Cohort]) -> None:
+        """Hold those trained on, and those held out, of all sites against the outcome.
+
+        Raises:
+            DataError: One of the two is nobody, or all alike.
+        """
+        share = self.study.cohort.held_out
+        aside = {s: c.aside(share, self.split_salt(s), self.fold) for s, c in cohorts.items()}
+        for name, held_out in (("left to train on", False), ("held out", True)):
+            outcomes = np.concatenate(
+                [cohort.target[aside[site] == held_out] for site, cohort in cohorts.items()]
+            )
+            if not len(outcomes):
                 raise DataError(
                     f"no patient is {name} at any site: give more patients, or another "
                     "cohort.held_out."
                 )
-            outcomes = np.concatenate([part[position].target for part in parts])
             require_variety(self.study.target, outcomes, f"of the patients {name}")
-        if self.study.markers:
-            require_markers(self.study.feature_schema, (c.visits for c in cohorts.values()))
 
     def open_site(self, cohort: Cohort, folder: Path) -> Site:
         """Open one site in its folder; its ledger survives a killed process, not a power cut."""

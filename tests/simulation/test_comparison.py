@@ -174,6 +174,26 @@ def test_a_cohort_smaller_than_the_folds_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("kind", "folds", "words"),
+    [
+        (
+            "binary",
+            20,
+            r"fold 17, seed 1: of the patients held out, all have the same outcome 'toxic'",
+        ),
+        ("panel", 24, "fold 16, seed 1: no patient is held out at any site; use fewer folds, or"),
+    ],
+)
+def test_a_fold_that_cannot_be_judged_is_refused_before_anything_is_trained(
+    tmp_path, kind, folds, words
+):
+    plan = plan_of(kind, folds=folds, seeds=(1,))
+    with pytest.raises(DataError, match=words):
+        compare(plan, cohorts_of(kind), tmp_path / "c", lambda *_: pytest.fail("it trained"))
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"studies": {"linear": None}}, "at least two models"),
