@@ -308,9 +308,11 @@ def _split(plan: ComparisonPlan, cell: Cell, cohorts: Mapping[str, Cohort]) -> _
     if cell.scheme == "folds":
         study = study.with_(cohort={"held_out": 1 / plan.folds})
         return _Split(study, dict(sorted(cohorts.items())), int(cell.part))
-    left_out = len(cohorts[cell.part])
-    study = study.with_(cohort={"patients": max(1, study.cohort.patients - left_out)})
-    return _Split(study, {s: c for s, c in sorted(cohorts.items()) if s != cell.part}, 0)
+    others = {s: c for s, c in sorted(cohorts.items()) if s != cell.part}
+    # The agreed size need not be that of the table: in proportion, a step is as long as with all.
+    share = sum(map(len, others.values())) / sum(map(len, cohorts.values()))
+    study = study.with_(cohort={"patients": max(1, round(study.cohort.patients * share))})
+    return _Split(study, others, 0)
 
 
 def _train(

@@ -173,6 +173,24 @@ def test_a_cohort_smaller_than_the_folds_is_refused(tmp_path):
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.parametrize(("agreed", "expected"), [(96, 72), (32, 24), (9600, 7200)])
+def test_without_a_site_a_step_is_as_long_as_with_all(monkeypatch, tmp_path, agreed, expected):
+    """The divisor is the agreed size, which is a round number and not that of the table."""
+    sized = {m: study_of(m).with_(cohort={"patients": agreed}) for m in ("linear", "mlp")}
+    seen = []
+
+    def started(study, *_):
+        seen.append(study.cohort.patients)
+        raise DataError("enough")
+
+    monkeypatch.setattr(room, "start", started)
+    with pytest.raises(DataError, match="enough"):
+        compare(
+            ComparisonPlan(sized, folds=0, leave_one_site_out=True), cohorts_of(), tmp_path / "c"
+        )
+    assert seen == [expected]
+
+
 @pytest.mark.parametrize(
     ("kind", "folds", "words"),
     [
