@@ -37,7 +37,7 @@ from fedrx_protocol.study import Study
 from fedrx_server.run_files import RunInUse, unwritable_named
 from fedrx_simulation.baselines import personalised, predict
 from fedrx_simulation.simulate import SimulationOptions, start
-from fedrx_simulation.sites import Consortium
+from fedrx_simulation.sites import Consortium, by_site
 
 Scheme = Literal["folds", "sites"]
 Floats = NDArray[np.float64]
@@ -229,9 +229,10 @@ def _check(plan: ComparisonPlan, cohorts: Mapping[str, Cohort]) -> None:
 
 def _check_split(split: "_Split", cell: Cell) -> None:
     """Whom a cell trains on and whom it holds out, before the first training of any."""
-    consortium = Consortium(split.study, tuple(split.cohorts), "checking", cell.seed, split.fold)
+    sites = by_site(split.cohorts)
+    consortium = Consortium(split.study, tuple(sites), "checking", cell.seed, split.fold)
     try:
-        consortium.check_split(split.cohorts)
+        consortium.check_split(sites)
     except DataError as error:
         where, fewer = f"without site '{cell.part}'", ""
         if cell.scheme == "folds":

@@ -173,6 +173,12 @@ def test_a_cohort_smaller_than_the_folds_is_refused(tmp_path):
     assert not (tmp_path / "c").exists()
 
 
+def test_nobody_is_left_where_the_only_site_is_left_out(tmp_path):
+    only = {"s0": cohorts_of()["s0"]}
+    with pytest.raises(MisuseError, match="no cohort was given"):
+        compare(plan_of(folds=0, leave_one_site_out=True), only, tmp_path / "c")
+
+
 @pytest.mark.parametrize(("agreed", "expected"), [(96, 72), (32, 24), (9600, 7200)])
 def test_without_a_site_a_step_is_as_long_as_with_all(monkeypatch, tmp_path, agreed, expected):
     """The divisor is the agreed size, which is a round number and not that of the table."""
