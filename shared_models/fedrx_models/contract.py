@@ -97,19 +97,30 @@ class PatientBatch:
             return torch.zeros(len(self), device=self.visits.device)
         return self.visits[:, :, VisitColumns.valid].sum(dim=1)
 
-    def without_padding(self) -> "PatientBatch":
-        """The same patients, cut after the last visit of any: no loss changes, nothing is copied.
+    def rooms(self) -> torch.Tensor:
+        """How many visits each patient is padded to, `(B,)`: T, a half of it, a quarter, ...
 
-        Forecasts are then of as many visits as are left.
+        It hangs on the own visits only. A product of another shape is rounded otherwise, and a
+        patient whose presence changed how others are rounded would change more than a bound says.
         """
-        visits = self.visits.shape[1]
-        kept = min(visits, max(_FEWEST, int(self.lengths().max()))) if len(self) else visits
-        if kept == visits:
+        lengths, half = self.lengths(), self.visits.shape[1]
+        rooms = torch.full_like(lengths, half)
+        while half // 2 >= _FEWEST:
+            half //= 2
+            rooms = torch.where(lengths <= half, half, rooms)
+        return rooms
+
+    def cut_to(self, visits: int) -> "PatientBatch":
+        """The same patients with so many visits, none of whom may have more.
+
+        No loss changes, nothing is copied; forecasts are then of as many visits.
+        """
+        if visits == self.visits.shape[1]:
             return self
-        outcomes = self.y.shape[1] // visits * kept
+        outcomes = self.y.shape[1] // self.visits.shape[1] * visits
         return dataclasses.replace(
             self,
-            visits=self.visits[:, :kept],
+            visits=self.visits[:, :visits],
             y=self.y[:, :outcomes],
             y_observed=self.y_observed[:, :outcomes],
         )

@@ -5,9 +5,9 @@ a bit of a run depends on the machine; on an accelerator it is as many as its fr
 which is found by trying.
 
 Courses of visits are padded to the longest that a study allows, and most patients have far fewer.
-They go through longest first, each pass cut after the last visit in it. On a CPU, where a padded
-visit takes as long as a real one, patients of like length go together. Who takes part was decided
-before, and a patient's own gradient is the same in any company.
+They go through longest first, cut to a half of that, a quarter and so on, each patient as the own
+visits allow and whatever the others' are. Who takes part was decided before, and a patient's own
+gradient is the same in any company.
 
 Mixed precision stays off where gradients are clipped. An accelerator picks another kernel for
 another number of patients, so that leaving one out moves the rounding of all others. In float32
@@ -38,19 +38,16 @@ FIRST_TRY = 16_384
 
 _FASTER_IN_FEWER_DIGITS = frozenset({"cuda"})
 
-_ALIKE = 2 / 3  # of the longest in its pass: what is shorter waits for the next one,
-_FEW = 24  # unless so few are in it that another pass would cost more than the padding
-
 
 @runtime_checkable
 class Courses(Batch, Protocol):
     """Patients with visits, padded to one length."""
 
-    def lengths(self) -> Tensor:
-        """How many visits each patient has, `(B,)`; 0 in a study without visits."""
+    def rooms(self) -> Tensor:
+        """How many visits each patient is padded to, `(B,)`; 0 in a study without visits."""
 
-    def without_padding(self) -> Self:
-        """The same patients, cut after the last visit of any."""
+    def cut_to(self, visits: int, /) -> Self:
+        """The same patients, with so many visits."""
 
 
 _fits: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
@@ -66,11 +63,11 @@ def in_passes(
     Raises:
         torch.OutOfMemoryError: a single patient does not fit.
     """
-    order, lengths = _longest_first(batch)
+    order, rooms = _longest_first(batch)
     start = 0
     while start < len(batch):
-        count = _patients_at_once(model, lengths[start:])
-        some = _together(batch, order[start : start + count])
+        count = _patients_at_once(model, rooms[start:])
+        some = _together(batch, order[start : start + count], int(rooms[start]))
         try:
             done = work(some)
         except torch.OutOfMemoryError:
@@ -86,29 +83,25 @@ def in_passes(
 
 
 def _longest_first(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Positions of the patients, and numbers of visits in that order; as they stand without any."""
+    """Positions of the patients, and the rooms of their visits in that order."""
     if not isinstance(batch, Courses):
         return torch.arange(len(batch)), torch.zeros(len(batch))
-    lengths, order = batch.lengths().cpu().sort(descending=True, stable=True)
-    return order, lengths
+    rooms, order = batch.rooms().cpu().sort(descending=True, stable=True)
+    return order, rooms
 
 
-def _together(batch: BatchT, positions: Tensor) -> BatchT:
-    """These patients without padding; nothing is copied where they are all, as they stand."""
+def _together(batch: BatchT, positions: Tensor, room: int) -> BatchT:
+    """These patients, cut to that room; nothing is copied where they are all, as they stand."""
     everybody = torch.equal(positions, torch.arange(len(batch)))
     some = batch if everybody else batch.select(positions)
-    return some.without_padding() if isinstance(some, Courses) else some
+    return some.cut_to(room) if isinstance(some, Courses) else some
 
 
-def _patients_at_once(model: nn.Module, lengths: Tensor) -> int:
-    """How many of the patients still to come go through next; `lengths` of visits, falling."""
-    if not _kinds(model) <= {"cpu"}:
-        return min(_fits.get(model, FIRST_TRY), len(lengths))
-    most = min(_fits.get(model, ON_CPU), len(lengths))
-    if not lengths[0]:
-        return most
-    alike = int((lengths >= _ALIKE * lengths[0]).sum())
-    return min(most, max(alike, _FEW))
+def _patients_at_once(model: nn.Module, rooms: Tensor) -> int:
+    """How many of the patients still to come go through next; their `rooms` fall."""
+    usual = ON_CPU if _kinds(model) <= {"cpu"} else FIRST_TRY
+    alike = int((rooms == rooms[0]).sum())
+    return min(_fits.get(model, usual), alike)
 
 
 def _kinds(model: nn.Module) -> set[str]:
