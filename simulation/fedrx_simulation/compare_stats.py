@@ -23,6 +23,8 @@ _SINGLE = "ratio "
 PERSONALISED = ", personalised"
 """What stands behind a model's name where each site has put a private head on it."""
 
+_SAME = 1e-9  # by no more than this of the largest do differences differ that are all alike
+
 
 @dataclass(frozen=True)
 class ComparedModel:
@@ -218,6 +220,6 @@ def paired_p(differences: Floats) -> float | None:
     """
     if len(differences) < 2 or not differences.any():
         return None
-    if not np.ptp(differences):  # the same difference in all: SciPy would warn of its precision
+    if np.ptp(differences) <= _SAME * np.abs(differences).max():  # SciPy would warn of precision
         return 0.0
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
