@@ -23,7 +23,7 @@ from fedrx.sources import (
     synthetic_sites,
     write_patients,
 )
-from fedrx.study_files import TASKS, new_study, template, under_noise
+from fedrx.study_files import TASKS, fitting_steps, new_study, template, under_noise
 from fedrx_models.build import check_config
 from fedrx_models.cohort import Cohort
 from fedrx_models.contract import get_vector
@@ -75,7 +75,7 @@ def override(
 
     Another model starts from that model's own defaults, or where noise is added from what is
     better then, as in a new study file: the hyper-parameters in the file belong to the model in
-    the file.
+    the file, and so do the long steps of the dosing study.
     """
     document = study.model_dump(mode="json")
     if epsilon is not None:
@@ -86,6 +86,8 @@ def override(
     if model is not None and model != study.model.name:
         noisy = document["privacy"]["mode"] != "none"
         document["model"] = {"name": model, **(under_noise(model) if noisy else {})}
+        training = document["training"]
+        training["optimizer"] = fitting_steps(model, training["optimizer"])
     if rounds is not None:
         document["training"]["rounds"] = rounds
         document["training"]["local"]["rounds"] = None

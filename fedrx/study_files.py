@@ -33,8 +33,8 @@ _FLUX_TASK = "forecast"
 _DOSE_MODELS = ("linear", "mlp")  # what takes the dosing study's columns best
 _SECTION = re.compile(r"(?:^#[^\n]*\n)*^\[model\]\n(?:^[^\n]+\n)*", re.MULTILINE)
 # The dosing study's long plain steps are for those models; any other would leap out of all bounds.
-_LONG_STEPS = '[training.optimizer]\nname = "sgd"\nlearning_rate = 2.0\n'
-_SHORT_STEPS = '[training.optimizer]\nname = "adam"\nlearning_rate = 0.02\n'
+_LONG_STEPS = {"name": "sgd", "learning_rate": 2.0}
+_SHORT_STEPS = {"name": "adam", "learning_rate": 0.02}
 
 
 def template(task: str) -> str:
@@ -64,10 +64,26 @@ def new_study(model: str | None, task: str | None) -> str:
         section = model_section(model, private=start.privacy.mode != "none")
         text = _SECTION.sub(lambda _: section, text, count=1)
     if model not in (None, *_DOSE_MODELS):
-        text = text.replace(_LONG_STEPS, _SHORT_STEPS)
+        text = text.replace(_optimizer_lines(_LONG_STEPS), _optimizer_lines(_SHORT_STEPS))
     study = Study.parse(text, source=f"--model {model} --task {chosen}")
     _check_can(study, chosen)
     return text
+
+
+def _optimizer_lines(steps: Mapping[str, object]) -> str:
+    lines = [f"{key} = {json.dumps(value)}" for key, value in steps.items()]
+    return "\n".join(["[training.optimizer]", *lines, ""])
+
+
+def fitting_steps(model: str, optimizer: Mapping[str, object]) -> dict[str, object]:
+    """A study's optimizer, with the steps that a new study file would give a model.
+
+    Args:
+        model: its name.
+        optimizer: as in the study; only the dosing study's steps are replaced.
+    """
+    long = optimizer.items() >= _LONG_STEPS.items()
+    return {**optimizer, **(_SHORT_STEPS if long and model not in _DOSE_MODELS else {})}
 
 
 def _check_can(study: Study, task: str) -> None:

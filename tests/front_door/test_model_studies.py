@@ -133,6 +133,15 @@ def test_a_deep_models_dosing_file_does_not_run_away(fedrx, privacy):
     assert ran.json["metrics"]["federated"]["mae"] < 30
 
 
+def test_a_deep_model_that_is_only_named_takes_the_steps_of_its_own_dosing_file():
+    study, _ = front_door.default_study()
+    named = front_door.override(study, model="genomic_cnn").training
+    assert named == Study.parse(new_study("genomic_cnn", "dose")).training
+    assert front_door.override(study, model="mlp").training == study.training
+    own = study.with_(training={"optimizer": {"name": "sgd", "learning_rate": 1.9}})
+    assert front_door.override(own, model="genomic_cnn").training == own.training
+
+
 def test_a_model_without_a_task_gets_its_usual_one():
     assert Study.parse(new_study("mlp", None)).target.kind == "continuous"
     assert Study.parse(new_study("genomic_cnn", None)).target.kind == "panel"
