@@ -185,7 +185,7 @@ def print_comparison(found: Comparison) -> None:
         shown_table = Table(title=f"{found.study.title or found.study.name}: {left_out} left out")
         shown_table.add_column("Model", no_wrap=True)
         for measure in table.measures:
-            shown_table.add_column(measure.label, justify="right")
+            shown_table.add_column(measure.heading, justify="right")
         shown_table.add_column(f"{table.headline.label}, 95 %", justify="right", no_wrap=True)
         shown_table.add_column(f"against {table.models[0].model}")
         for one in table.models:

@@ -111,9 +111,7 @@ def print_result(result: SimulationResult) -> None:
     table = Table(title=f"{result.study.title or result.study.name}: {result.sites} sites")
     table.add_column("Model")
     for measure in measures:
-        # A percentage says so itself in its name.
-        unit = f" ({measure.unit})" if measure.unit and "%" not in measure.unit else ""
-        table.add_column(f"{measure.label}{unit}", justify="right")
+        table.add_column(measure.heading, justify="right")
     for row in result.report.rows:
         values = [(row.value(measure), measure.digits) for measure in measures]
         table.add_row(

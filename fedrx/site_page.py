@@ -40,7 +40,8 @@ def study_page(plan: StudyPlan, patients: int) -> str:
     at_visits = [f"{part.name} at every visit" for part in study.markers]
     given = [f"{part.name} at every visit" for part in study.treatments]
     read = ", ".join([*features, *blocks, *at_visits, *given])
-    target = study.target.name + (f" ({study.target.unit})" if study.target.unit else "")
+    told = "yes or no" if study.target.kind == "binary" else study.target.unit
+    target = study.target.name + (f" ({told})" if told else "")
     lines = [
         f"Study '{study.name}'" + (f": {study.title}" if study.title else ""),
         f"Digest: {study.digest}",

@@ -28,7 +28,7 @@ def write_latent(path: Path, cohort: Cohort, model: PatientModel) -> int:
         How many dimensions the latent space has.
 
     Raises:
-        MisuseError: the model has no latent space.
+        MisuseError: the model has no latent space, or there is no such folder.
         FolderExists: the file is there already.
     """
     if not isinstance(model, MultiomicsVae):
@@ -37,6 +37,8 @@ def write_latent(path: Path, cohort: Cohort, model: PatientModel) -> int:
         )
     if path.exists():
         raise FolderExists(f"{path} is there already: name another file.")
+    if not path.parent.is_dir():
+        raise MisuseError(f"{path.parent} is no folder: make it, or name another file.")
     batch = encode(cohort, cohort.schema)
     places, observed = model.latent(batch), batch.omics_observed.bool().tolist()
     text = io.StringIO()

@@ -47,6 +47,11 @@ class Measure:
         """The shortest name there is."""
         return self.short or self.name
 
+    @property
+    def heading(self) -> str:
+        """The label with its unit, over a column; a percentage says so itself in its name."""
+        return f"{self.label} ({self.unit})" if self.unit and "%" not in self.unit else self.label
+
 
 def metric_plan(study: Study, *, final: bool) -> Plan:
     """The plan that a study agreed on, for an evaluation in between or for the last one."""

@@ -169,6 +169,7 @@ def test_models_are_compared_and_the_same_command_goes_on(fedrx, place):
     assert ran.code == 0, ran.err
     assert "4/4 mlp, fold 2, seed 3" in ran.err
     assert "against linear" in ran.out
+    assert "MAE (mg/week)" in ran.out
     page = (place / "c" / "comparison.html").read_text()
     assert "default-src 'none'" in page
     again = fedrx(*command, "--json")

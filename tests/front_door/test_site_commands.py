@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fedrx.site_page import study_page
+from fedrx.study_files import template
 from fedrx_client.approval import cohort_key
 from fedrx_client.check import planned_releases
 from fedrx_client.data.mapping import TableMapping
@@ -26,6 +28,12 @@ def refusal(fedrx, *argv):
     assert ran.err.startswith("fedrx: ")
     assert len(ran.err.strip().splitlines()) == 1
     return ran.err
+
+
+def test_an_outcome_that_is_yes_or_no_is_called_so():
+    agreed = Study.parse(template("toxicity"))
+    page = study_page(make_plan(agreed, 3), patients=40)
+    assert f"and the target {agreed.target.name} (yes or no)." in page
 
 
 def test_the_page_says_what_the_study_would_do(approved):

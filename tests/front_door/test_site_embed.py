@@ -76,6 +76,12 @@ def test_a_table_that_is_there_is_not_overwritten(refused, place):
     assert (place / "latent.csv").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("omics", "trained")
+def test_a_table_in_no_folder_is_refused(refused):
+    said = refused("site", "embed", "a", "model.safetensors", "--output", "nowhere/latent.csv")
+    assert "nowhere is no folder: make it, or name another file." in said
+
+
 @pytest.mark.usefixtures("approved", "trained")
 def test_a_model_without_a_latent_space_is_refused(refused):
     said = refused("site", "embed", "a", "model.safetensors", "--output", "latent.csv")
