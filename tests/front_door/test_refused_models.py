@@ -119,7 +119,7 @@ def test_what_the_others_change_runs(fedrx, omics):
             "'blocks.proteome' is not in the study; its blocks are: expression",
         ),
         ("omics.toml", 'file = "expression.csv"', 'file = "e.csv"', "e.csv: there is no such"),
-        ("expression.csv", "p0,0.0", "p0,high", "line 2, column 'CYP2C9': 'high' is no number"),
+        ("expression.csv", "p0,0.0", "p0,high", "line 2, column 'CYP2C9': 'high' is not a number"),
         (
             "omics-study.toml",
             '[["CYP2C9", "VKORC1"]]',

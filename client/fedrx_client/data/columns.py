@@ -224,7 +224,9 @@ def number_parser(decimal: str) -> Callable[[str], float | None]:
 
     def parse(cell: str) -> float | None:
         text = cell.replace(",", ".") if decimal == "," else cell
-        number = float(text) if _NUMBER.fullmatch(text) else math.inf
+        if not _NUMBER.fullmatch(text):
+            return None
+        number = float(text)
         return number if math.isfinite(number) else None
 
     return parse

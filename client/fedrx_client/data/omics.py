@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrx_client.data.columns import Limits, number_parser
-from fedrx_client.data.mapping import TableMapping, TableOptions
+from fedrx_client.data.columns import Limits, Reading, read_numbers
+from fedrx_client.data.mapping import NumberSource, TableMapping
 from fedrx_client.data.table import Table, read_table, rows_by_patient
 from fedrx_protocol.errors import DataError
 from fedrx_protocol.schema import Block, FeatureSchema
+
+_HINT = "correct it, or name it among the mapping's missing codes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,26 +85,8 @@ def _values(
     chosen = table.select(there)
     source = mapping.blocks[block.name]
     limits = Limits.of(source.unit, block.unit, block.minimum, block.maximum)
+    reading = Reading(chosen, mapping.table)
     for j, column in enumerate(source.gene_columns(block)):
-        values[here, j] = _column(chosen, column, limits, mapping.table)
-    return values
-
-
-def _column(table: Table, column: str, limits: Limits, options: TableOptions) -> list[float]:
-    """One gene's values in the study's unit, checked against its range; NaN if not recorded."""
-    parse, missing = number_parser(options.decimal), options.not_recorded
-    values = []
-    for row, cell in enumerate(table.columns[column]):
-        if cell in missing:
-            values.append(float("nan"))
-            continue
-        number = parse(cell)
-        value = None if number is None else limits.convert(number)
-        if value is None or value < limits.minimum or value > limits.maximum:
-            raise DataError(
-                f"{table.where(row, column)}: {cell!r} is no number of the study's range, "
-                f"{limits.minimum:g} to {limits.maximum:g} {limits.unit}; correct it, or name it "
-                "among the mapping's missing codes."
-            )
-        values.append(value)
+        number = NumberSource(kind="number", column=column, unit=source.unit)
+        values[here, j] = read_numbers(reading, number, limits, _HINT).values
     return values
