@@ -5,14 +5,12 @@ file, so that a comparison that was cut off goes on where it stopped. The privac
 the study's; the comparison itself is for a machine that owns its patients.
 """
 
-import fcntl
 import json
 import math
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +32,7 @@ from fedrx_protocol.schema import (
     Target,
 )
 from fedrx_protocol.study import Study
-from fedrx_server.run_files import RunInUse, unwritable_named
+from fedrx_server.run_files import lock_folder, unwritable_named
 from fedrx_simulation.baselines import personalised, predict
 from fedrx_simulation.simulate import SimulationOptions, start
 from fedrx_simulation.sites import Consortium, by_site
@@ -176,24 +174,11 @@ def compare(
     """
     _check(plan, cohorts)
     _claim(folder, plan, cohorts)
-    with _alone_in(folder):
+    lock = lock_folder(folder)
+    try:
         for left in folder.glob(f"{_RUNNING}*"):  # of a comparison that was killed
             shutil.rmtree(left)
         return _train_all(plan, cohorts, folder, observer)
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep a second comparison from removing the training of this one, and from doing it twice."""
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunInUse(
-                f"{folder}: another process compares models in this folder; wait for it to end."
-            ) from None
-        yield
     finally:
         os.close(lock)
 

@@ -116,7 +116,7 @@ def test_a_comparison_that_was_cut_off_trains_what_is_missing(found, monkeypatch
     again = compare(plan, cohorts_of(), folder, lambda cell, *_: told.append(cell))
     assert told == [lost]
     assert again[lost].scores == pytest.approx(results[lost].scores)
-    assert sorted(path.name for path in folder.iterdir()) == ["cells", "comparison.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["cells", "comparison.json", "lock"]
 
 
 def test_a_second_comparison_in_the_same_folder_waits_its_turn(found):
@@ -125,7 +125,7 @@ def test_a_second_comparison_in_the_same_folder_waits_its_turn(found):
     refused = []
 
     def begin_another(cell, *_):
-        with pytest.raises(RunInUse, match="another process compares models in this folder"):
+        with pytest.raises(RunInUse, match="another process is using this run folder"):
             compare(plan, cohorts_of(), folder)
         refused.append(cell)
 
