@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from fedrx_protocol.errors import FedRxError, counted
+from fedrx_protocol.errors import FedRxError
 from fedrx_server.watch import Watch
 
-_EXHAUSTED = "BudgetExhausted"
+_EXHAUSTED = ("BudgetExhausted",)
 # What a site says when its sum has no finite or no fitting value any more.
 _RUNAWAY = ("ValueOutOfRange", "TrainingInvalid")
 
@@ -86,12 +86,10 @@ class GiveUp:
 
     def next_attempt(self, setback: Setback) -> None:
         """Return at once, unless another try cannot help or the tries are used up."""
-        spent = setback.reasons.get(_EXHAUSTED, 0)
-        if spent and setback.members - spent < setback.threshold:
-            raise StudyStopped(_budget_spent(setback.round))
-        lost = sum(setback.reasons.get(name, 0) for name in _RUNAWAY)
-        if lost and setback.members - lost < setback.threshold:
-            raise StudyStopped(_ran_away(setback.round, lost))
+        for names, sentence in ((_EXHAUSTED, _budget_spent), (_RUNAWAY, _ran_away)):
+            lost = sum(setback.reasons.get(name, 0) for name in names)
+            if lost and setback.members - lost < setback.threshold:
+                raise StudyStopped(sentence(setback.round))
         if setback.tries < self.attempts:
             return
         counted = sorted(setback.reasons.items(), key=lambda item: -item[1])
@@ -131,7 +129,7 @@ class Wait:
 
     def next_attempt(self, setback: Setback) -> None:
         """Wait a moment for sites to come, or longer after an attempt that failed."""
-        spent = [site for site, why in setback.missing.items() if why == _EXHAUSTED]
+        spent = [site for site, why in setback.missing.items() if why in _EXHAUSTED]
         if spent and setback.sites - len(spent) < setback.threshold:
             raise StudyStopped(_budget_spent(setback.round))
         if setback.members < setback.threshold:
@@ -162,11 +160,11 @@ class Wait:
         return float(min(self.longest_s, self.pause_s * 2.0 ** min(times - 1, 30)))
 
 
-def _ran_away(round_number: int, sites: int) -> str:
+def _ran_away(round_number: int) -> str:
     """Why a run ends where the same weights would give the same overflow again."""
     return (
-        f"round {round_number}: {counted(sites, 'site')} computed values beyond all bounds, so "
-        "training has run away: use a smaller training.optimizer.learning_rate, or "
+        f"round {round_number}: too many sites computed values beyond all bounds, so training "
+        "has run away: use a smaller training.optimizer.learning_rate, or "
         "training.local.learning_rate where sites train epochs, and begin a new run."
     )
 
