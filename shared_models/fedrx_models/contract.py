@@ -97,18 +97,19 @@ class PatientBatch:
             return torch.zeros(len(self), device=self.visits.device)
         return self.visits[:, :, VisitColumns.valid].sum(dim=1)
 
-    def rooms(self) -> torch.Tensor:
+    def padded_lengths(self) -> torch.Tensor:
         """How many visits each patient is padded to, `(B,)`: T, a half of it, a quarter, ...
 
-        It hangs on the own visits only. A product of another shape is rounded otherwise, and a
-        patient whose presence changed how others are rounded would change more than a bound says.
+        It follows from the patient's own visits only. A product of another shape is rounded
+        otherwise, and a patient whose presence changed how others are rounded would change more
+        than a bound says.
         """
         lengths, half = self.lengths(), self.visits.shape[1]
-        rooms = torch.full_like(lengths, half)
+        padded = torch.full_like(lengths, half)
         while half // 2 >= _FEWEST:
             half //= 2
-            rooms = torch.where(lengths <= half, half, rooms)
-        return rooms
+            padded = torch.where(lengths <= half, half, padded)
+        return padded
 
     def cut_to(self, visits: int) -> "PatientBatch":
         """The same patients with so many visits, none of whom may have more.

@@ -43,7 +43,7 @@ _FASTER_IN_FEWER_DIGITS = frozenset({"cuda"})
 class Courses(Batch, Protocol):
     """Patients with visits, padded to one length."""
 
-    def rooms(self) -> Tensor:
+    def padded_lengths(self) -> Tensor:
         """How many visits each patient is padded to, `(B,)`; 0 in a study without visits."""
 
     def cut_to(self, visits: int, /) -> Self:
@@ -63,11 +63,11 @@ def in_passes(
     Raises:
         torch.OutOfMemoryError: a single patient does not fit.
     """
-    order, rooms = _longest_first(batch)
+    order, lengths = _longest_first(batch)
     start = 0
     while start < len(batch):
-        count = _patients_at_once(model, rooms[start:])
-        some = _together(batch, order[start : start + count], int(rooms[start]))
+        count = _patients_at_once(model, lengths[start:])
+        some = _together(batch, order[start : start + count], int(lengths[start]))
         try:
             done = work(some)
         except torch.OutOfMemoryError:
@@ -83,24 +83,24 @@ def in_passes(
 
 
 def _longest_first(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Positions of the patients, and the rooms of their visits in that order."""
+    """Positions of the patients, and their padded lengths in that order."""
     if not isinstance(batch, Courses):
         return torch.arange(len(batch)), torch.zeros(len(batch))
-    rooms, order = batch.rooms().cpu().sort(descending=True, stable=True)
-    return order, rooms
+    lengths, order = batch.padded_lengths().cpu().sort(descending=True, stable=True)
+    return order, lengths
 
 
-def _together(batch: BatchT, positions: Tensor, room: int) -> BatchT:
-    """These patients, cut to that room; nothing is copied where they are all, as they stand."""
+def _together(batch: BatchT, positions: Tensor, length: int) -> BatchT:
+    """These patients, cut to that length; nothing is copied where they are all, as they stand."""
     everybody = torch.equal(positions, torch.arange(len(batch)))
     some = batch if everybody else batch.select(positions)
-    return some.cut_to(room) if isinstance(some, Courses) else some
+    return some.cut_to(length) if isinstance(some, Courses) else some
 
 
-def _patients_at_once(model: nn.Module, rooms: Tensor) -> int:
-    """How many of the patients still to come go through next; their `rooms` fall."""
+def _patients_at_once(model: nn.Module, lengths: Tensor) -> int:
+    """How many of the patients still to come go through next; their padded `lengths` fall."""
     usual = ON_CPU if _kinds(model) <= {"cpu"} else FIRST_TRY
-    alike = int((rooms == rooms[0]).sum())
+    alike = int((lengths == lengths[0]).sum())
     return min(_fits.get(model, usual), alike)
 
 
