@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fedrx.run_page import headline
 from fedrx_models.measures import measures_of
 from fedrx_protocol.errors import counted
 from fedrx_server.report_data import PrivacyStatement
@@ -25,7 +26,6 @@ _ROWS = {
     "published": "Published equation (IWPC 2009)",
 }
 # The headline of every kind of outcome: whichever a round has is the one to show.
-_HEADLINES = {"mae": "MAE", "auc": "AUC", "concordance": "concordance", "ratio": "relative error"}
 
 _DRUGS_SHOWN = 5
 
@@ -93,15 +93,8 @@ def _live(console: Console) -> Iterator[Observer]:
 
 
 def _shown(metrics: Mapping[str, float]) -> str:
-    """A round's headline, in a few words, with the 95 % interval of its noise."""
-    key = next((key for key in _HEADLINES if key in metrics), None)
-    if key is None:
-        return "noise left nothing to report"
-    digits = 2 if key == "mae" else 3
-    text = f"reported {_HEADLINES[key]} {metrics[key]:.{digits}f}"
-    if f"{key}_low" not in metrics:
-        return text
-    return f"{text} ({metrics[f'{key}_low']:.{digits}f}–{metrics[f'{key}_high']:.{digits}f})"
+    """A round's headline, in a few words."""
+    return f"reported {headline(metrics)}" if headline(metrics) else "noise left nothing to report"
 
 
 def print_result(result: SimulationResult) -> None:

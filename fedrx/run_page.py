@@ -4,7 +4,7 @@ Nothing here is about one site but whether it is there; the coordinator knows no
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -185,13 +185,22 @@ def _where(live: LiveState | None) -> str:
 
 def _metric(live: LiveState) -> str:
     """The headline of the study's kind of outcome; noise may have left none to compute."""
-    metrics = live.metrics or {}
+    return headline(live.metrics or {}, live.unit) or "unknown"
+
+
+def headline(metrics: Mapping[str, float], unit: str = "") -> str:
+    """The first metric of a kind of outcome, with its noise's interval; "" where none is left.
+
+    Args:
+        metrics: as a round reported them.
+        unit: of the outcome, for a metric that has it.
+    """
     key = next((key for key in _HEADLINES if key in metrics), None)
     if key is None:
-        return "unknown"
+        return ""
     name, digits = _HEADLINES[key]
     text = f"{name} {metrics[key]:.{digits}f}"
     if f"{key}_low" in metrics:
         low, high = metrics[f"{key}_low"], metrics[f"{key}_high"]
         text += f" ({low:.{digits}f} to {high:.{digits}f} by its noise)"
-    return f"{text} {live.unit}" if key == "mae" else text
+    return f"{text} {unit}" if unit and key == "mae" else text

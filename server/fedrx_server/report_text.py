@@ -76,7 +76,7 @@ def with_noise(value: float, ends: tuple[float, float] | None, measure: Measure)
     if math.isclose(below, above, rel_tol=1e-6):
         return f"{shown} ± {above:.{digits}f}{unit}"
     low, high = (f"{end:.{digits}f}" for end in ends)
-    return f"{shown}{unit} ({low} to {high} by 95 % of its noise)"
+    return f"{shown}{unit} ({low} to {high} by its noise)"
 
 
 def _beside_others(data: ReportData, federated: float) -> list[str]:

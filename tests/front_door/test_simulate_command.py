@@ -67,7 +67,9 @@ def test_a_person_gets_a_table_the_privacy_the_bytes_and_the_report(fedrx, place
     page = (place / report.removeprefix("Report: ")).read_text()
     assert "<dt>Model</dt><dd>mlp</dd><dt>Hyper-parameters</dt><dd>hidden = [4]</dd>" in page
     # The interval of the noise, cut to what an error can be.
-    assert re.search(r"4/4, 4 sites: reported MAE \d+\.\d\d \(\d+\.\d\d–\d+\.\d\d\)", ran.err)
+    assert re.search(
+        r"4/4, 4 sites: reported MAE \d+\.\d\d \(\d+\.\d\d to \d+\.\d\d by its noise\)", ran.err
+    )
     assert "A coordinator would have seen a mean absolute error of" in ran.out
     assert "comparing with pooled data" in ran.err
 

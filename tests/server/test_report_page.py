@@ -187,7 +187,7 @@ def test_a_real_coordinator_sees_reported_metrics_only():
 
 def test_an_interval_that_ends_at_the_metrics_range_is_told_and_drawn_with_both_ends():
     words = outline(replace(FULL, reported_noise=(0.0, 31.62))).words
-    assert "8.51 mg/week (0.00 to 31.62 by 95 % of its noise)" in words
+    assert "8.51 mg/week (0.00 to 31.62 by its noise)" in words
     assert "±" not in words
     curve = LearningCurve([0, 4], [0.0, 50.0], [(0.0, 31.6), (20.0, 60.0)])
     (drawn,) = learning_curve(curve, FULL.headline).data
