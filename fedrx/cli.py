@@ -143,7 +143,7 @@ def main() -> NoReturn:
         where = f"{error.filename}: " if error.filename else ""
         _fail(
             f"{where}a file cannot be read or written ({error.strerror}); look at the disk and the "
-            f"permissions, then try again; {_how_to_go_on(sys.argv)}.",
+            f"permissions, then try again{_how_to_go_on(sys.argv)}.",
             3,
         )
     except MemoryError:
@@ -151,7 +151,7 @@ def main() -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         code = _INTERRUPTED
     if code == _INTERRUPTED:
-        _fail(f"interrupted; {_how_to_go_on(sys.argv)}.", code)
+        _fail(f"interrupted{_how_to_go_on(sys.argv)}.", code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -166,9 +166,12 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
 
 
 def _how_to_go_on(arguments: Sequence[str]) -> str:
+    """What becomes of a simulation that had begun; other commands leave nothing to go on with."""
+    if "simulate" not in arguments:
+        return ""
     if any(argument.partition("=")[0] == "--compare" for argument in arguments):
-        return "a comparison that had begun goes on when the same command is given again"
-    return "a run that had begun can be continued with --resume FOLDER"
+        return "; a comparison that had begun goes on when the same command is given again"
+    return "; a run that had begun can be continued with --resume FOLDER"
 
 
 def _help(error: click.ClickException) -> str:
