@@ -89,22 +89,21 @@ def fitting_steps(model: str, optimizer: Mapping[str, object]) -> dict[str, obje
 def _check_can(study: Study, task: str) -> None:
     """The model must be able to do the task with what its template measures."""
     schema, model = study.feature_schema, study.model.name
-    able = {name for name in models_of(family_of(schema)) if _fits(name, schema)}
-    if model not in able:
-        words = {name: None for name in FACTORIES if name in able}
+    if not _can(model, schema):
+        able = {name: None for name in FACTORIES if _can(name, schema)}
         raise MisuseError(
-            f"--model is '{model}', which cannot do --task {task}: use {_either(words)}, or leave "
+            f"--model is '{model}', which cannot do --task {task}: use {_either(able)}, or leave "
             "one of the two out."
         )
 
 
-def _fits(model: str, schema: FeatureSchema) -> bool:
-    """Whether a model at its defaults finds all that it needs: blocks, or a graph."""
+def _can(model: str, schema: FeatureSchema) -> bool:
+    """Whether a model is for such outcomes, and at its defaults finds all that it needs."""
     try:
         build_model(ModelSection(name=model), schema, seed=0)
     except MisuseError:
         return False
-    return True
+    return model in models_of(family_of(schema))
 
 
 def model_section(model: str, *, private: bool) -> str:
