@@ -209,7 +209,9 @@ def setback(**changes):
 class TestPatience:
     @pytest.mark.parametrize("reason", ["ValueOutOfRange", "TrainingInvalid"])
     def test_a_simulation_whose_training_has_run_away_ends_at_once_and_says_so(self, reason):
-        with pytest.raises(StudyStopped, match=r"round 3: too many sites .*smaller .*learning_rate"):
+        with pytest.raises(
+            StudyStopped, match=r"round 3: too many sites .*smaller .*learning_rate"
+        ):
             GiveUp(attempts=10).next_attempt(setback(reasons={reason: 2}))
         GiveUp(attempts=10).next_attempt(setback(reasons={reason: 1, "lost": 1}))
 

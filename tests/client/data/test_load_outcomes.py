@@ -194,7 +194,11 @@ def test_one_outcome_is_not_given_to_patients_of_two_sites(folder):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("p4,5,1,6", "p4,5,1,60", "line 2, column 'CYP2C9': '60' .* outside the study's range of 0 to 20 log2"),
+        (
+            "p4,5,1,6",
+            "p4,5,1,60",
+            "line 2, column 'CYP2C9': '60' .* outside the study's range of 0 to 20 log2",
+        ),
         ("p9,", "p4,", "line 3, column 'id': patient 'p4' is already on line 2"),
         ("VKORC1", "VKORC2", "column 'VKORC1', which the mapping names, is not there"),
         ("id,", "patient,", "column 'id', which the mapping names, is not there"),
