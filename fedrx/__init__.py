@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Before gRPC is imported: its care for forked children now and then kills one before it has become
+# the server that Ray wanted, and Ray waits in vain (grpc/grpc#43055). No child of ours needs it.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 if TYPE_CHECKING:
     from fedrx.front_door import (
