@@ -25,7 +25,6 @@ _ROWS = {
     "federated": "Federated",
     "published": "Published equation (IWPC 2009)",
 }
-# The headline of every kind of outcome: whichever a round has is the one to show.
 
 _DRUGS_SHOWN = 5
 
