@@ -40,6 +40,11 @@ settings.load_profile("suite")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The room with the longest files comes first: one begun last would keep one worker only."""
+    items.sort(key=lambda item: item.path.parent.name != "simulation")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """What a test draws from a global generator does not depend on the tests before it."""
