@@ -4,6 +4,7 @@ Waiting costs nothing: no attempt is counted and no sum is opened while too few 
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -86,10 +87,7 @@ class GiveUp:
 
     def next_attempt(self, setback: Setback) -> None:
         """Return at once, unless another try cannot help or the tries are used up."""
-        for names, sentence in ((_EXHAUSTED, _budget_spent), (_RUNAWAY, _ran_away)):
-            lost = sum(setback.reasons.get(name, 0) for name in names)
-            if lost and setback.members - lost < setback.threshold:
-                raise StudyStopped(sentence(setback.round))
+        _stop_if_beyond_help(setback, setback.reasons, setback.members)
         if setback.tries < self.attempts:
             return
         counted = sorted(setback.reasons.items(), key=lambda item: -item[1])
@@ -111,7 +109,7 @@ class GiveUp:
 
 @dataclass(frozen=True)
 class Wait:
-    """Waits for sites as long as it takes; only budgets that are spent end the run.
+    """Waits for sites as long as it takes; only what no waiting mends ends the run.
 
     Args:
         watch: Told for whom it waits.
@@ -129,9 +127,7 @@ class Wait:
 
     def next_attempt(self, setback: Setback) -> None:
         """Wait a moment for sites to come, or longer after an attempt that failed."""
-        spent = [site for site, why in setback.missing.items() if why in _EXHAUSTED]
-        if spent and setback.sites - len(spent) < setback.threshold:
-            raise StudyStopped(_budget_spent(setback.round))
+        _stop_if_beyond_help(setback, Counter(setback.missing.values()), setback.sites)
         if setback.members < setback.threshold:
             self.watch.waiting(
                 f"round {setback.round} needs {setback.threshold} sites and "
@@ -158,6 +154,14 @@ class Wait:
 
     def _pause(self, times: int) -> float:
         return float(min(self.longest_s, self.pause_s * 2.0 ** min(times - 1, 30)))
+
+
+def _stop_if_beyond_help(setback: Setback, reasons: Mapping[str, int], sites: int) -> None:
+    """Raise where too few of the sites are left whom another try might win."""
+    for names, sentence in ((_EXHAUSTED, _budget_spent), (_RUNAWAY, _ran_away)):
+        lost = sum(reasons.get(name, 0) for name in names)
+        if lost and sites - lost < setback.threshold:
+            raise StudyStopped(sentence(setback.round))
 
 
 def _ran_away(round_number: int) -> str:

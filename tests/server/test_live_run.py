@@ -312,6 +312,19 @@ class TestEnding:
         _, records = scene.run()
         assert survivors(records)[-1] == 3
 
+    def test_training_that_runs_away_ends_the_run_before_it_repeats_the_round(self, tmp_path):
+        runaway = {"name": "sgd", "learning_rate": 1e6, "momentum": 0.0}
+        study = small_study(
+            model={"name": "mlp", "activation": "relu"},
+            privacy={"mode": "none"},
+            training={"rounds": 12, "optimizer": runaway},
+        )
+        scene = Scene(tmp_path, study=study)
+        with pytest.raises(StudyStopped, match=r"has run away: use a smaller .*learning_rate"):
+            scene.run()
+        assert scene.sleeps == 0
+        assert {attempt for _, attempt, *_ in scene.watch.attempts} == {0}
+
     def test_a_stop_ends_a_wait_and_the_run_goes_on_later(self, tmp_path):
         class Stopped(BaseException):
             pass

@@ -234,6 +234,15 @@ class TestPatience:
         with pytest.raises(StudyStopped, match="budget is spent after 2 rounds"):
             self.waits(setback(missing={**spent, "b": "BudgetExhausted"}, members=2))
 
+    @pytest.mark.parametrize("reason", ["ValueOutOfRange", "TrainingInvalid"])
+    def test_training_that_ran_away_ends_it_too(self, reason):
+        lost = {"a": reason, "b": "lost"}
+        assert self.waits(setback(missing=lost, members=2)) == [1]
+        with pytest.raises(
+            StudyStopped, match=r"round 3: too many sites .*smaller .*learning_rate"
+        ):
+            self.waits(setback(missing={**lost, "b": reason}, members=2))
+
     def test_a_simulation_gives_up(self):
         patience = GiveUp(attempts=2)
         patience.next_attempt(setback())
