@@ -2,6 +2,7 @@
 
 import os
 import sys
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The room with the longest files comes first: one begun last would keep one worker only."""
-    items.sort(key=lambda item: item.path.parent.name != "simulation")
+    """Long files first, and those that mostly wait between those that compute: no core idles."""
+    room = {item.path: item.path.parent.name for item in items}
+    waiting = [path for path, name in room.items() if name == "deployment"]
+    computing = [path for path, name in room.items() if name == "simulation"]
+    first = [path for pair in zip_longest(waiting, computing) for path in pair]
+    place = {path: number for number, path in enumerate(first)}
+    items.sort(key=lambda item: place.get(item.path, len(first)))
 
 
 @pytest.hookimpl(tryfirst=True)
