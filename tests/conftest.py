@@ -42,10 +42,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, and those that mostly wait between those that compute: no core idles."""
-    room = {item.path: item.path.parent.name for item in items}
-    waiting = [path for path, name in room.items() if name == "deployment"]
-    computing = [path for path, name in room.items() if name == "simulation"]
+    """Files with slow tests first, those that mostly wait between those that compute.
+
+    So no core idles, and no worker is waited for alone at the end.
+    """
+    slow = dict.fromkeys(item.path for item in items if item.get_closest_marker("slow"))
+    waiting = [path for path in slow if path.parent.name == "deployment"]
+    computing = [path for path in slow if path not in waiting]
     first = [path for pair in zip_longest(waiting, computing) for path in pair]
     place = {path: number for number, path in enumerate(first)}
     items.sort(key=lambda item: place.get(item.path, len(first)))
