@@ -5,7 +5,7 @@
 
 PYTHON ?= python3
 PIP_FLAGS ?=
-# One worker more than cores: tests of live processes mostly wait. Files keep tests/conftest.py's order.
+# One worker more than cores: tests of live processes mostly wait. tests/conftest.py orders the files.
 WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PYTEST_FLAGS ?= -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin

@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = dict.fromkeys(item.path for item in items if item.get_closest_marker("slow"))
     waiting = [path for path in slow if path.parent.name == "deployment"]
     computing = [path for path in slow if path not in waiting]
-    first = [path for pair in zip_longest(waiting, computing) for path in pair]
+    first = [path for pair in zip_longest(waiting, computing) for path in pair if path]
     place = {path: number for number, path in enumerate(first)}
     items.sort(key=lambda item: place.get(item.path, len(first)))
 
