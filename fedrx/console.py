@@ -93,7 +93,8 @@ def _live(console: Console) -> Iterator[Observer]:
 
 def _shown(metrics: Mapping[str, float]) -> str:
     """A round's headline, in a few words."""
-    return f"reported {headline(metrics)}" if headline(metrics) else "noise left nothing to report"
+    told = headline(metrics)
+    return f"reported {told}" if told else "noise left nothing to report"
 
 
 def print_result(result: SimulationResult) -> None:

@@ -41,6 +41,7 @@ _REMEDIES: Final = {
     "ApprovalRevoked": "has revoked its approval",
     "BudgetExhausted": "would spend more privacy than it allows",
     "CohortChanged": "its patients' file has changed since it approved",
+    "TrainingInvalid": "computed values beyond all bounds: use a smaller learning rate",
     "ValueOutOfRange": "computed values beyond all bounds: use a smaller learning rate",
 }
 

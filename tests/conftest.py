@@ -8,14 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+import fedrx  # noqa: F401 - keeps Flower, Ray and gRPC quiet; many tests import rooms behind it only
+
 # Helpers that tests of several rooms share; a folder of its own: no test is collected there.
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
-# What `fedrx` sets when it is imported; many tests import the rooms behind it only.
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 # A terminal's width and colours, and what a site may set, are not those of whoever runs the tests:
 # GitHub's own CI, for one, asks for colours where there is no terminal.
 os.environ |= {"COLUMNS": "80", "TERM": "dumb"}
