@@ -66,7 +66,7 @@ def require_bounded(document: object) -> None:
         DocumentInvalid: it is, or does.
     """
     level = [document]
-    for _ in range(DEEPEST):
+    for _ in range(DEEPEST + 1):  # what is in the deepest list or table counts too
         if not level:
             return
         if any(isinstance(value, int) and not -_LARGEST < value < _LARGEST for value in level):
