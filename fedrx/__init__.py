@@ -49,6 +49,11 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    """The public names; none of them is imported for that."""
+    return [*__all__]
+
+
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the front door holds
     """Import on first use, so that `import fedrx` and `fedrx --help` do not wait for torch."""
     if name not in __all__:

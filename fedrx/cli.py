@@ -23,7 +23,9 @@ import click
 import typer
 
 from fedrx import cli_coordinator, cli_model, cli_simulate, cli_site
+from fedrx.terminal import prepare, say
 from fedrx_protocol.errors import FedRxError, MisuseError
+from fedrx_protocol.text import command
 
 # What a shell expects after Control-C; Typer turns the interrupt into this number.
 _INTERRUPTED = 130
@@ -78,7 +80,7 @@ def study_new(
         raise MisuseError(f"{output}: exists already; name another file.") from None
     except OSError as error:
         raise MisuseError(f"{output}: cannot be written ({error.strerror}).") from None
-    typer.echo(f"{output}: change it, then run `fedrx study check {output}`.")
+    say(f"{output}: change it, then run `{command('fedrx', 'study', 'check', output)}`.")
 
 
 @study_app.command("check", epilog="Example: fedrx study check study.toml --sites 21")
@@ -120,14 +122,15 @@ def study_patients(
     agreed, _ = front_door.read_study(study)
     tables = front_door.write_patients(agreed, output, sites=sites, patients=patients, seed=seed)
     names = ", ".join(str(path.relative_to(output)) for path in tables)
-    typer.echo(f"{output}: {names}, and their mapping.toml.")
+    say(f"{output}: {names}, and their mapping.toml.")
 
 
 def main() -> NoReturn:
     """Run the command; an error is one sentence and an exit code."""
+    prepare()
     try:
         _refuse_empty(sys.argv[1:])
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="fedrx")
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
@@ -181,5 +184,5 @@ def _help(error: click.ClickException) -> str:
 
 
 def _fail(sentence: str, code: int) -> NoReturn:
-    sys.stderr.write(f"fedrx: {sentence}\n")
+    say(f"fedrx: {sentence}", err=True)
     sys.exit(code)

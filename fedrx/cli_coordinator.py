@@ -17,6 +17,7 @@ import typer
 from fedrx import cli_coordinator_runs
 from fedrx.cli_coordinator_runs import EXPIRY_WARNING_S, AsJson, Folder, warn_certificate
 from fedrx.passphrase import new_passphrase, passphrase_for
+from fedrx.terminal import say
 from fedrx_protocol.errors import FedRxError, MisuseError, counted
 
 if TYPE_CHECKING:
@@ -56,13 +57,11 @@ def init(
 
     passphrase = new_passphrase(passphrase_file, ask=ask_passphrase)
     made = Consortium.create(folder, name=name, hosts=host, now=_now(), passphrase=passphrase)
-    typer.echo(f"{folder}: made. Keep a copy of it where only you can reach it.")
-    typer.echo(
-        f"TLS certificate for {', '.join(made.hosts) or 'loopback only'}, until {_until(made)}."
-    )
-    typer.echo(f"Fingerprint, to read to every site: {made.fingerprint}")
+    say(f"{folder}: made. Keep a copy of it where only you can reach it.")
+    say(f"TLS certificate for {', '.join(made.hosts) or 'loopback only'}, until {_until(made)}.")
+    say(f"Fingerprint, to read to every site: {made.fingerprint}")
     if passphrase is None:
-        typer.echo("The keys are not encrypted: whoever reads this folder can enrol sites.")
+        say("The keys are not encrypted: whoever reads this folder can enrol sites.")
 
 
 @app.command(epilog="Example: fedrx coordinator enroll consortium charite.json mayo.json")
@@ -90,7 +89,7 @@ def enroll(
     _confirm(yes=yes)
     passphrase = passphrase_for(needed=consortium.needs_passphrase, file=passphrase_file)
     roster = consortium.enroll(signed, now=now, passphrase=passphrase, rotate=rotate).roster
-    typer.echo(_handed_out(consortium, roster.serial, len(roster.sites)))
+    say(_handed_out(consortium, roster.serial, len(roster.sites)))
     _warn_expiry(consortium, now)
 
 
@@ -109,8 +108,8 @@ def revoke(
     now = _now()
     passphrase = passphrase_for(needed=consortium.needs_passphrase, file=passphrase_file)
     roster = consortium.revoke(site, reason=reason, now=now, passphrase=passphrase).roster
-    typer.echo(f"{site} is revoked.")
-    typer.echo(_handed_out(consortium, roster.serial, len(roster.sites)))
+    say(f"{site} is revoked.")
+    say(_handed_out(consortium, roster.serial, len(roster.sites)))
     _warn_expiry(consortium, now)
 
 
@@ -129,10 +128,8 @@ def renew(
     consortium = Consortium(folder)
     passphrase = passphrase_for(needed=consortium.needs_passphrase, file=passphrase_file)
     hosts = consortium.renew(now=_now(), hosts=host or (), passphrase=passphrase)
-    typer.echo(
-        f"TLS certificate for {', '.join(hosts) or 'loopback only'}, until {_until(consortium)}."
-    )
-    typer.echo("A coordinator that is running takes it within seconds.")
+    say(f"TLS certificate for {', '.join(hosts) or 'loopback only'}, until {_until(consortium)}.")
+    say("A coordinator that is running takes it within seconds.")
 
 
 @app.command(epilog="Example: fedrx coordinator roster consortium --json")
@@ -145,12 +142,12 @@ def roster(folder: Folder, *, as_json: AsJson = False) -> None:
         sys.stdout.write(json.dumps(_described(consortium)) + "\n")
         return
     current = consortium.roster.roster
-    typer.echo(f"{consortium.name}: roster {current.serial}, {counted(len(current.sites), 'site')}")
-    typer.echo(f"Fingerprint: {consortium.fingerprint}")
+    say(f"{consortium.name}: roster {current.serial}, {counted(len(current.sites), 'site')}")
+    say(f"Fingerprint: {consortium.fingerprint}")
     for member in consortium.members:
         entry = member.entry
-        typer.echo(f"  {entry.site}  {entry.name}  until {_date(entry.not_after)}")
-        typer.echo(f"    {member.request.fingerprint}")
+        say(f"  {entry.site}  {entry.name}  until {_date(entry.not_after)}")
+        say(f"    {member.request.fingerprint}")
     _warn_expiry(consortium, _now())
 
 
@@ -164,8 +161,8 @@ def log(folder: Folder) -> None:
         entry = line.entry
         serial = f"  roster {entry['serial']}" if "serial" in entry else ""
         at = datetime.fromtimestamp(entry["time"], UTC)
-        typer.echo(f"{at:%Y-%m-%d %H:%M:%SZ}  {entry['kind']}{serial}  {entry['about']}")
-    typer.echo(f"{len(lines)} lines, unchanged; head {lines[-1].head}", err=True)
+        say(f"{at:%Y-%m-%d %H:%M:%SZ}  {entry['kind']}{serial}  {entry['about']}")
+    say(f"{len(lines)} lines, unchanged; head {lines[-1].head}", err=True)
 
 
 def _read_request(path: Path) -> "SignedEnrolmentRequest":
@@ -190,11 +187,11 @@ def _naming(paths: Sequence[Path], act: Callable[[], object]) -> None:
 
 def _show_request(signed: "SignedEnrolmentRequest") -> None:
     request = signed.request
-    typer.echo(
+    say(
         f"{request.site}  {request.name}  {_date(request.not_before)} to "
         f"{_date(request.not_after)}  FedRx {request.version}"
     )
-    typer.echo(f"  identity {request.fingerprint}")
+    say(f"  identity {request.fingerprint}")
 
 
 def _confirm(*, yes: bool) -> None:
@@ -222,7 +219,7 @@ def _warn_expiry(consortium: "Consortium", now: int) -> None:
     """One expired entry stops a roster from being believed, so say it a month ahead."""
     for entry in consortium.roster.roster.sites:
         if entry.not_after < now + EXPIRY_WARNING_S:
-            typer.echo(
+            say(
                 f"{entry.site} is valid until {_date(entry.not_after)}: rotate its keys or revoke "
                 "it, or no site will believe the roster from then on.",
                 err=True,

@@ -6,6 +6,7 @@ they work whether or not a coordinator is running.
 
 import json
 import logging
+import shlex
 import sys
 import threading
 import time
@@ -17,7 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedrx.terminal import say
 from fedrx_protocol.errors import FedRxError, MisuseError, RunError
+from fedrx_protocol.text import command
 
 if TYPE_CHECKING:
     from fedrx_server.consortium import Consortium
@@ -46,8 +49,8 @@ def register(app: typer.Typer) -> None:
         resume: "fedrx coordinator resume consortium warfarin_dose-1",
         report: "fedrx coordinator report consortium warfarin_dose-1 --output report.html",
     }
-    for command, example in examples.items():
-        app.command(epilog=f"Example: {example}")(command)
+    for act, example in examples.items():
+        app.command(epilog=f"Example: {example}")(act)
 
 
 def start(
@@ -74,9 +77,9 @@ def start(
     over = threading.Event()
     on_ending(over.set)
     warn_certificate(consortium)
-    typer.echo("Starting; this takes some seconds.")
+    say("Starting; this takes some seconds.")
     Coordinator(consortium, ports).serve(over, lambda: _tell_ready(consortium, port))
-    typer.echo("Stopped: runs, proxy and SuperLink have ended.")
+    say("Stopped: runs, proxy and SuperLink have ended.")
 
 
 def run(
@@ -105,9 +108,9 @@ def run(
     serving = is_serving(folder)
     if not as_json:
         sites = ", ".join(signed.roster.ids)
-        typer.echo(f"Run {path.name} of study {agreed.name} ({agreed.digest[:16]}…), for {sites}.")
+        say(f"Run {path.name} of study {agreed.name} ({agreed.digest[:16]}…), for {sites}.")
     if not serving:
-        typer.echo(f"It begins when `fedrx coordinator start {folder}` is running.", err=True)
+        say(f"It begins when `{_coordinator('start', folder)}` is running.", err=True)
     if detach:
         if as_json:
             _print({"run": path.name, "folder": str(path), "serving": serving})
@@ -148,7 +151,7 @@ def status(
         lines += run_page.status_lines(runs.folder / one, serving=serving is not None)
     if not names:
         lines.append("There is no run yet; `fedrx coordinator run` begins one.")
-    typer.echo("\n".join(lines))
+    say("\n".join(lines))
 
 
 def stop(folder: Folder, name: RunName) -> None:
@@ -166,7 +169,7 @@ def stop(folder: Folder, name: RunName) -> None:
         if time.monotonic() > end:
             raise RunError(f"{path}: its process has not ended yet; see {path / 'worker.log'}.")
         time.sleep(0.1)
-    typer.echo(f"{name} is stopped. `fedrx coordinator resume {folder} {name}` goes on.")
+    say(f"{name} is stopped. `{_coordinator('resume', folder, name)}` goes on.")
 
 
 def resume(
@@ -192,9 +195,9 @@ def resume(
     elif goal == "running":
         raise MisuseError(f"Run {name} is running already.")
     write_wanted(path, Wanted("running"))
-    typer.echo(f"{name} goes on.")
+    say(f"{name} goes on.")
     if not is_serving(folder):
-        typer.echo(f"It does when `fedrx coordinator start {folder}` is running.", err=True)
+        say(f"It does when `{_coordinator('start', folder)}` is running.", err=True)
 
 
 def report(
@@ -217,7 +220,7 @@ def report(
     if as_json:
         _print({**run_result(view, privacy), "report": str(written)})
     else:
-        typer.echo(f"{written}: {len(view.rounds)} of {view.study.final_round} rounds.")
+        say(f"{written}: {len(view.rounds)} of {view.study.final_round} rounds.")
 
 
 def _follow(folder: Path, path: Path, *, as_json: bool) -> None:
@@ -226,8 +229,8 @@ def _follow(folder: Path, path: Path, *, as_json: bool) -> None:
     try:
         word, sentence = run_page.follow(path)
     except KeyboardInterrupt:
-        typer.echo(
-            f"The run goes on without you; `fedrx coordinator status {folder} {path.name}` "
+        say(
+            f"The run goes on without you; `{_coordinator('status', folder, path.name)}` "
             "says how it stands.",
             err=True,
         )
@@ -237,9 +240,9 @@ def _follow(folder: Path, path: Path, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(json.loads((path / "result.json").read_bytes())) + "\n")
         return
-    typer.echo("\n".join(run_page.status_lines(path, serving=True)))
-    typer.echo(f"Model: {path / 'model.safetensors'}")
-    typer.echo(f"Report: {path / 'report.html'}")
+    say("\n".join(run_page.status_lines(path, serving=True)))
+    say(f"Model: {path / 'model.safetensors'}")
+    say(f"Report: {path / 'report.html'}")
 
 
 def _change_roster(path: Path, consortium: "Consortium") -> None:
@@ -261,7 +264,7 @@ def _change_roster(path: Path, consortium: "Consortium") -> None:
     new = sorted(set(signed.roster.ids) - set(before.roster.ids))
     for what, sites in (("Out", gone), ("New", new)):
         if sites:
-            typer.echo(f"{what}: {', '.join(sites)}")
+            say(f"{what}: {', '.join(sites)}")
 
 
 def _described(path: Path) -> dict[str, Any]:
@@ -275,6 +278,11 @@ def _described(path: Path) -> dict[str, Any]:
         "sentence": wanted.sentence or (live.sentence if live is not None else ""),
         "live": None if live is None else asdict(live),
     }
+
+
+def _coordinator(verb: str, *words: str | Path) -> str:
+    """A command of this module, to be pasted."""
+    return command("fedrx", "coordinator", verb, *words)
 
 
 def _in_use(path: Path) -> bool:
@@ -299,10 +307,11 @@ def _runs(folder: Path) -> "Runs":
 def _tell_ready(consortium: "Consortium", port: int) -> None:
     hosts = consortium.hosts or ("localhost",)
     for name in hosts:
-        typer.echo(
-            f"Ready: sites reach {name}:{port} (fedrx site start … --coordinator {name}:{port})."
+        address = shlex.quote(f"{name}:{port}")
+        say(
+            f"Ready: sites reach {name}:{port} (`fedrx site start FOLDER --coordinator {address}`)."
         )
-    typer.echo(f"Fingerprint of the consortium: {consortium.fingerprint}")
+    say(f"Fingerprint of the consortium: {consortium.fingerprint}")
     sys.stdout.flush()
 
 
@@ -310,7 +319,7 @@ def warn_certificate(consortium: "Consortium") -> None:
     """Say a month ahead what will close the door."""
     certificate = consortium.certificate.not_valid_after_utc
     if certificate.timestamp() < time.time() + EXPIRY_WARNING_S:
-        typer.echo(
+        say(
             f"The TLS certificate ends {certificate:%Y-%m-%d}: run `fedrx coordinator renew`.",
             err=True,
         )
@@ -319,7 +328,9 @@ def warn_certificate(consortium: "Consortium") -> None:
 def _log_to(path: Path) -> None:
     """Log to the terminal, and to a file that cannot grow without end."""
     try:
-        file = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
+        file = RotatingFileHandler(
+            path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8"
+        )
     except OSError as error:
         raise MisuseError(f"{path}: cannot be written ({error.strerror}).") from None
     form = "%(asctime)s %(levelname)s %(message)s"

@@ -129,10 +129,11 @@ def _cell(moved: "Ripple", h: int, m: int) -> dict[str, Any]:
 
 
 def _show(moved: "Ripple", schema: "FeatureSchema", *, synthetic: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    out = Console(highlight=False, soft_wrap=True)
+    from fedrx.terminal import PlainConsole
+
+    out = PlainConsole()
     told = _as_json(moved, schema)
     way = "higher" if moved.amount > 0 else "lower"
     title = f"If {moved.marker} is measured {abs(moved.amount):g} {told['unit']} {way}"

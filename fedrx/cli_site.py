@@ -14,6 +14,7 @@ import typer
 
 from fedrx import cli_site_embed, cli_site_live, cli_site_personal, cli_site_study
 from fedrx.passphrase import new_passphrase, passphrase_for
+from fedrx.terminal import say
 from fedrx_protocol.errors import MisuseError
 
 if TYPE_CHECKING:
@@ -65,10 +66,10 @@ def init(
         validity_s=valid_days * DAY_S,
     )
     _record(made, f"keys made, identity {made.fingerprint}")
-    typer.echo(f"{folder}: made. Keep a copy of it; nobody else has these keys.")
+    say(f"{folder}: made. Keep a copy of it; nobody else has these keys.")
     _echo_request(made)
     if not made.needs_passphrase:
-        typer.echo("The keys are not encrypted: whoever reads this folder can act as this site.")
+        say("The keys are not encrypted: whoever reads this folder can act as this site.")
 
 
 @app.command(
@@ -115,7 +116,7 @@ def join(
     if identity.fingerprint != before:
         text += f"; keys rotated to {identity.fingerprint}"
     _record(identity, text)
-    typer.echo(f"{identity.site}: {text}.")
+    say(f"{identity.site}: {text}.")
 
 
 @app.command(epilog="Example: fedrx site rotate charite")
@@ -169,7 +170,7 @@ def show(
         sys.stdout.write(json.dumps(described) + "\n")
         return
     for key, value in described.items():
-        typer.echo(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
+        say(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
 
 
 @app.command(epilog="Example: fedrx site audit charite --verify")
@@ -197,8 +198,8 @@ def audit(
         sys.stdout.write(json.dumps(document) + "\n")
         return
     for line in lines:
-        typer.echo(f"{line.number:6d}  {line.entry}")
-    typer.echo(f"{checked.count} lines, unchanged; head {checked}", err=not verify)
+        say(f"{line.number:6d}  {line.entry}")
+    say(f"{checked.count} lines, unchanged; head {checked}", err=not verify)
 
 
 def _compare(identity: "SiteIdentity", data: bytes, *, yes: bool) -> None:
@@ -208,7 +209,7 @@ def _compare(identity: "SiteIdentity", data: bytes, *, yes: bool) -> None:
 
     now = _now()
     offered = verified_roster(data, identity.pin.consortium, now)
-    typer.echo(roster_page(identity.roster(now), offered))
+    say(roster_page(identity.roster(now), offered))
     if not yes:
         typer.confirm("Believe this roster from now on?", abort=True)
 
@@ -239,10 +240,8 @@ def _described(identity: "SiteIdentity") -> dict[str, Any]:
 def _echo_request(identity: "SiteIdentity") -> None:
     signed = identity.request.request
     until = datetime.fromtimestamp(signed.not_after, UTC)
-    typer.echo(
-        f"Send {identity.request_path} to the coordinator (validity until {until:%Y-%m-%d})."
-    )
-    typer.echo(f"Fingerprint, to read to the coordinator: {signed.fingerprint}")
+    say(f"Send {identity.request_path} to the coordinator (validity until {until:%Y-%m-%d}).")
+    say(f"Fingerprint, to read to the coordinator: {signed.fingerprint}")
 
 
 def _record(identity: "SiteIdentity", reason: str) -> None:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from fedrx.terminal import say
+
 
 def embed(
     folder: Annotated[Path, typer.Argument(help="The site's folder.")],
@@ -23,7 +25,7 @@ def embed(
     schema = kept.study.feature_schema
     cohort = load_cohort(kept.table, kept.mapping, schema, site=identity.site).cohort
     dimensions = write_latent(output, cohort, found.model)
-    typer.echo(
+    say(
         f"{output}: {len(cohort)} patients in {dimensions} dimensions. These are patients' data "
         "without noise: they must not leave this site."
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from fedrx.passphrase import passphrase_for
+from fedrx.terminal import say
 from fedrx_protocol.errors import MisuseError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def start(
     with only_agent(folder), _serving(LiveSite(folder, keys, device=chosen)) as live:
         settings.keep(folder)
         _log_to(folder / "agent.log", log_level)
-        typer.echo(start_page(folder, settings.coordinator, chosen.type, _now()))
+        say(start_page(folder, settings.coordinator, chosen.type, _now()))
         run_agent(door, live_client_app(live), folder=folder, health_port=health_port)
 
 

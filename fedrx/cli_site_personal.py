@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from fedrx.terminal import say
+
 _NAMES = {
     "federated": "federated model",
     "personalised": "with this site's private head",
@@ -37,15 +39,15 @@ def personalise(
     if as_json:
         sys.stdout.write(json.dumps({**asdict(result), "head": str(result.head)}) + "\n")
         return
-    typer.echo(f"On this site's {result.held_out} held-out patients, exact, for your eyes only:")
+    say(f"On this site's {result.held_out} held-out patients, exact, for your eyes only:")
     for key, metrics in result.metrics.items():
         values = [
             f"{measure.label} {metrics[measure.key]:.{measure.digits}f}"
             for measure in measures_of(schema.target)
             if measure.key in metrics
         ]
-        typer.echo(f"  {_NAMES[key]}: {', '.join(values) or 'they allow no judgement'}")
-    typer.echo(f"Kept in {result.head}; it has no noise, so it must not leave this site.")
+        say(f"  {_NAMES[key]}: {', '.join(values) or 'they allow no judgement'}")
+    say(f"Kept in {result.head}; it has no noise, so it must not leave this site.")
 
 
 def register(app: typer.Typer) -> None:

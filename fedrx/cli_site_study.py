@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedrx.passphrase import passphrase_for
-from fedrx_protocol.errors import MisuseError
+from fedrx.terminal import say
+from fedrx_protocol.errors import MisuseError, counted
+from fedrx_protocol.text import command, escaped
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -99,7 +101,7 @@ def approvals(folder: Folder, *, as_json: AsJson = False) -> None:
         ]
         sys.stdout.write(json.dumps({"approvals": listed}) + "\n")
     else:
-        typer.echo(approvals_page(kept, now) if kept else "This site has approved no study.")
+        say(approvals_page(kept, now) if kept else "This site has approved no study.")
 
 
 def check(
@@ -135,7 +137,7 @@ def check(
         document = {"ok": ok, "study": agreed.digest, "version": version("fedrx"), "lines": found}
         sys.stdout.write(json.dumps(document) + "\n")
     else:
-        typer.echo(check_page(lines))
+        say(check_page(lines))
     if not ok:
         raise typer.Exit(2)
 
@@ -158,7 +160,7 @@ def ledger(
 
     kept = _approvals(folder)
     if not (folder / LEDGER).is_file():
-        typer.echo(json.dumps({"lines": 0, "studies": []}) if as_json else "Nothing was released.")
+        say(json.dumps({"lines": 0, "studies": []}) if as_json else "Nothing was released.")
         return
     with SiteStore(folder / LEDGER) as store:
         book = Ledger(store)
@@ -172,8 +174,8 @@ def ledger(
         sys.stdout.write(json.dumps(document) + "\n")
         return
     if not verify:
-        typer.echo(ledger_page(document))
-    typer.echo(f"{head.count} lines, unchanged; head {document['head']}", err=not verify)
+        say(ledger_page(document))
+    say(f"{head.count} lines, unchanged; head {document['head']}", err=not verify)
 
 
 def register(app: typer.Typer) -> None:
@@ -218,16 +220,19 @@ def _approve(
     check_cohort_size(agreed, cohort)
     approval = _approval(agreed, cohort.fingerprint, wish)
     approval.require_cohort(cohort.fingerprint, len(cohort))
-    typer.echo(study_page(_plan(identity, agreed), len(cohort)))
-    typer.echo(counted_page(approval, read_releases(folder)))
+    say(study_page(_plan(identity, agreed), len(cohort)))
+    say(counted_page(approval, read_releases(folder)))
     if not yes:
-        typer.confirm(f"Approve this as {wish.by} for {wish.days} days?", abort=True)
+        typer.confirm(
+            f"Approve this as {escaped(wish.by)} for {counted(wish.days, 'day')}?", abort=True
+        )
     key = _key(identity, passphrase_file)
     # Kept first: what is kept without an approval is never used, the other way round cannot start.
     mapping = files.mapping.read_text(encoding="utf-8")
     StudyFiles(folder).keep(agreed, mapping, files.data)
     _approvals(folder).add(approval, key)
-    typer.echo(f"Approved; take it back with `fedrx site approve {folder} --revoke {agreed.name}`.")
+    revoke = command("fedrx", "site", "approve", folder, "--revoke", agreed.name)
+    say(f"Approved; take it back with `{revoke}`.")
 
 
 def _approval(study: "Study", cohort: str, wish: _Wish) -> "Approval":
@@ -251,7 +256,7 @@ def _revoke(folder: Path, wanted: str, by: str, passphrase_file: Path | None) ->
     identity, kept = _identity(folder), _approvals(folder)
     digest = _study(Path(wanted)).digest if Path(wanted).is_file() else kept.digest_of(wanted)
     taken = kept.revoke(digest, _key(identity, passphrase_file), now=_now(), by=by)
-    typer.echo(f"Taken back: study '{taken.name}'. A running site answers nothing for it now.")
+    say(f"Taken back: study '{taken.name}'. A running site answers nothing for it now.")
 
 
 def _spending(book: "Ledger", kept: "Approvals", delta: float) -> dict[str, Any]:

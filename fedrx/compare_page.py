@@ -1,6 +1,5 @@
 """A comparison as one HTML file: table and plot for each scheme, no request to anywhere."""
 
-import html
 from importlib import resources
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from fedrx_protocol.study import Study
+from fedrx_protocol.text import escaped_html
 from fedrx_simulation.compare_stats import ComparedModel, ComparisonTable
 
 _CHANCE = 0.05  # p from which a difference may well be none
@@ -27,7 +27,7 @@ def write_page(path: Path, study: Study, tables: tuple[ComparisonTable, ...]) ->
 def page(study: Study, tables: tuple[ComparisonTable, ...]) -> str:
     """The whole document."""
     style = resources.files("fedrx_server").joinpath("report.css").read_text(encoding="utf-8")
-    title = html.escape(study.title or study.name)
+    title = escaped_html(study.title or study.name)
     body = "\n".join(_section(table) for table in tables)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -36,7 +36,7 @@ def page(study: Study, tables: tuple[ComparisonTable, ...]) -> str:
         f"<title>{title} – FedRx comparison</title>\n<style>{style}</style>\n"
         f"<script>{get_plotlyjs()}</script>\n</head>\n<body>\n<main>\n"
         f'<header><p class="eyebrow">FedRx comparison</p><h1>{title}</h1>'
-        f"<p>{html.escape(_privacy(study))}</p></header>\n{body}\n</main>\n</body>\n</html>\n"
+        f"<p>{escaped_html(_privacy(study))}</p></header>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
 
@@ -47,12 +47,12 @@ def _privacy(study: Study) -> str:
 
 
 def _section(table: ComparisonTable) -> str:
-    heads = [f"<th>{html.escape(measure.name)}</th>" for measure in table.measures]
+    heads = [f"<th>{escaped_html(measure.name)}</th>" for measure in table.measures]
     lines = [
-        f"<tr><th scope='row'>{html.escape(one.model)}</th>"
+        f"<tr><th scope='row'>{escaped_html(one.model)}</th>"
         + "".join(f"<td>{shown(one.means.get(m.key), m.digits)}</td>" for m in table.measures)
         + f"<td>{interval_in_words(one, table)}</td>"
-        + f"<td>{html.escape(in_words(one, table))}</td></tr>"
+        + f"<td>{escaped_html(in_words(one, table))}</td></tr>"
         for one in table.models
     ]
     drawn = _figure(table).to_html(
@@ -60,8 +60,8 @@ def _section(table: ComparisonTable) -> str:
     )
     return (
         f"<section><h2>{_TITLES[table.scheme]}</h2><div class='scroll'><table><thead><tr>"
-        f"<th>Model</th>{''.join(heads)}<th>{html.escape(table.headline.label)}, 95 %</th>"
-        f"<th>Against {html.escape(table.models[0].model)}</th></tr></thead>"
+        f"<th>Model</th>{''.join(heads)}<th>{escaped_html(table.headline.label)}, 95 %</th>"
+        f"<th>Against {escaped_html(table.models[0].model)}</th></tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table></div>{_single(table)}"
         f"<figure>{drawn}<figcaption>Mean and 95 % interval.</figcaption></figure></section>"
     )
@@ -72,11 +72,11 @@ def _single(table: ComparisonTable) -> str:
     names = list(table.models[0].single)
     if len(names) < 2:
         return ""
-    heads = "".join(f"<th scope='col'>{html.escape(one.model)}</th>" for one in table.models)
+    heads = "".join(f"<th scope='col'>{escaped_html(one.model)}</th>" for one in table.models)
     lines = []
     for name in names:
         cells = "".join(f"<td>{_with_interval(one.single.get(name))}</td>" for one in table.models)
-        lines.append(f"<tr><th scope='row'>{html.escape(name)}</th>{cells}</tr>")
+        lines.append(f"<tr><th scope='row'>{escaped_html(name)}</th>{cells}</tr>")
     return (
         "<h3>Error relative to the last value, marker by marker</h3><div class='scroll'><table>"
         f"<thead><tr><th>Marker and horizon</th>{heads}</tr></thead>"
@@ -136,7 +136,7 @@ def _figure(table: ComparisonTable) -> go.Figure:
     figure = go.Figure()
     figure.add_scatter(
         x=means,
-        y=[html.escape(one.model) for one in drawn],
+        y=[escaped_html(one.model) for one in drawn],
         mode="markers",
         marker={"size": 11, "color": "#2185C9"},
         error_x={
@@ -153,7 +153,7 @@ def _figure(table: ComparisonTable) -> go.Figure:
         margin={"l": 160, "r": 20, "t": 10, "b": 50},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        xaxis_title=html.escape(table.headline.name),
+        xaxis_title=escaped_html(table.headline.name),
         yaxis_autorange="reversed",
     )
     return figure

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from fedrx import front_door
 from fedrx.compare_page import in_words, interval_in_words, shown, write_page
 from fedrx.sources import Source, gather
+from fedrx.terminal import PlainConsole
 from fedrx_models.cohort import Cohort
 from fedrx_models.planning import make_plan
 from fedrx_protocol.errors import MisuseError
@@ -161,7 +161,7 @@ def _seed(request: Request) -> int:
     return secrets.randbelow(2**31) if request.seed is None else request.seed
 
 
-def observe(console: Console) -> CellObserver:
+def observe(console: PlainConsole) -> CellObserver:
     """A line for each training, on standard error."""
 
     def told(cell: Cell, number: int, count: int) -> None:
@@ -169,7 +169,6 @@ def observe(console: Console) -> CellObserver:
         what = f"fold {int(cell.part) + 1}" if folds else f"without site {cell.part}"
         console.print(
             f"{number}/{count} {cell.model}, {what}, seed {cell.seed}",
-            highlight=False,
         )
 
     return told
@@ -177,7 +176,7 @@ def observe(console: Console) -> CellObserver:
 
 def print_comparison(found: Comparison) -> None:
     """A table for each scheme, and where the page is."""
-    out = Console(highlight=False, soft_wrap=True)
+    out = PlainConsole()
     if not out.is_terminal:  # a file has no edge at which words would have to be cut
         out.width = max(out.width, _FILE_WIDTH)
     for table in found.tables:
@@ -198,7 +197,7 @@ def print_comparison(found: Comparison) -> None:
 
 def command(request: Request, *, as_json: bool) -> None:
     """Run, and print the outcome."""
-    console = Console(stderr=True)
+    console = PlainConsole(err=True)
     found = run(request, (lambda *_: None) if as_json else observe(console))
     if as_json:
         sys.stdout.write(json.dumps(found.to_json()) + "\n")

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from fedrx.run_page import headline
+from fedrx.terminal import PlainConsole
 from fedrx_models.measures import measures_of
 from fedrx_protocol.errors import counted
 from fedrx_server.report_data import PrivacyStatement
@@ -35,7 +35,7 @@ def progress(*, quiet: bool) -> Iterator[Observer]:
 
     Where standard error is no terminal, every evaluation is a line of its own.
     """
-    console = Console(stderr=True)
+    console = PlainConsole(err=True)
     if quiet:
         yield lambda _: None
     elif not console.is_terminal:
@@ -45,7 +45,7 @@ def progress(*, quiet: bool) -> Iterator[Observer]:
             yield observer
 
 
-def _line(console: Console, step: Step) -> None:
+def _line(console: PlainConsole, step: Step) -> None:
     record = step.record
     if record is None:
         console.print(step.stage)
@@ -53,18 +53,17 @@ def _line(console: Console, step: Step) -> None:
         console.print(
             f"round {record.round}/{step.rounds}, {record.survivors} sites: "
             f"{_shown(record.metrics)}",
-            highlight=False,
         )
 
 
 @contextmanager
-def _live(console: Console) -> Iterator[Observer]:
+def _live(console: PlainConsole) -> Iterator[Observer]:
     columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
+        SpinnerColumn("line"),  # which every encoding has
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.fields[done]}"),
-        TextColumn("{task.fields[metric]}"),
+        TextColumn("{task.fields[done]}", markup=False),
+        TextColumn("{task.fields[metric]}", markup=False),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:
@@ -99,7 +98,7 @@ def _shown(metrics: Mapping[str, float]) -> str:
 
 def print_result(result: SimulationResult) -> None:
     """The table, the privacy spent, the bytes, and where the report is."""
-    out = Console(highlight=False, soft_wrap=True)
+    out = PlainConsole()
     measures = measures_of(result.study.target)
     table = Table(title=f"{result.study.title or result.study.name}: {result.sites} sites")
     table.add_column("Model")
@@ -129,7 +128,7 @@ def print_result(result: SimulationResult) -> None:
 
 def print_cost(path: Path, cost: Mapping[str, Any]) -> None:
     """What a study will cost, for a person."""
-    out = Console(highlight=False, soft_wrap=True)
+    out = PlainConsole()
     privacy = cost["privacy"]
     out.print(f"{path}: fine. Study '{cost['study']}', digest {cost['digest']}.")
     frozen = cost["weights"] - cost["trained_weights"]
@@ -159,11 +158,11 @@ def print_cost(path: Path, cost: Mapping[str, Any]) -> None:
         out.print(f"Warning: {warning}")
 
 
-def _print_targets(out: Console, in_no_block: Mapping[str, Sequence[str]]) -> None:
+def _print_targets(out: PlainConsole, in_no_block: Mapping[str, Sequence[str]]) -> None:
     """Targets of drugs that a model cannot see; of a large panel only the first few."""
     for drug, genes in list(in_no_block.items())[:_DRUGS_SHOWN]:
         told = f"Drug '{drug}' targets {', '.join(genes)}, which no block measures."
-        out.print(told, markup=False)
+        out.print(told)
     if len(in_no_block) > _DRUGS_SHOWN:
         more = counted(len(in_no_block) - _DRUGS_SHOWN, "more drug")
         out.print(f"The same holds for {more}; --json lists them all.")

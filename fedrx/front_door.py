@@ -59,7 +59,7 @@ def read_study(path: Path | None) -> tuple[Study, str]:
     try:
         check_config(study.model)
     except StudyError as error:
-        raise StudyError("\n".join(f"{path}: {line}" for line in str(error).split("\n"))) from None
+        raise StudyError(*(f"{path}: {sentence}" for sentence in error.args)) from None
     return study, path.read_text(encoding="utf-8")
 
 

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from fedrx.terminal import PlainConsole
+from fedrx_protocol.text import escaped
 from fedrx_server.live_state import LiveState, read_live
 from fedrx_server.report_text import duration, size
 from fedrx_server.runs import Wanted, read_wanted
@@ -102,7 +104,7 @@ def figures(live: LiveState) -> list[str]:
 
 def follow(folder: Path) -> tuple[str, str]:
     """Show a run until it ends; gives how it ended, and why."""
-    console = Console(stderr=True, highlight=False)
+    console = PlainConsole(err=True)
     show = _live if console.is_terminal else _plain
     return show(console, folder)
 
@@ -117,20 +119,20 @@ def _moments(folder: Path) -> Iterator[tuple[str, LiveState | None, Wanted]]:
         time.sleep(LOOK_EVERY_S)
 
 
-def _live(console: Console, folder: Path) -> tuple[str, str]:
+def _live(console: PlainConsole, folder: Path) -> tuple[str, str]:
     with Live(console=console, auto_refresh=False) as screen:
         for moment in _moments(folder):
             screen.update(_panel(folder.name, moment[0], moment[1]), refresh=True)
     return moment[0], moment[2].sentence
 
 
-def _plain(console: Console, folder: Path) -> tuple[str, str]:
+def _plain(console: PlainConsole, folder: Path) -> tuple[str, str]:
     """A line whenever there is something new to say."""
     before = ""
     for moment in _moments(folder):
         line = _line(moment[0], moment[1])
         if line != before:
-            console.print(f"{folder.name}: {line}", soft_wrap=True, markup=False)
+            console.print(f"{folder.name}: {line}", soft_wrap=True)
         before = line
     return moment[0], moment[2].sentence
 
@@ -149,17 +151,17 @@ def _line(word: str, live: LiveState | None) -> str:
 
 def _panel(name: str, word: str, live: LiveState | None) -> Group:
     if live is None:
-        return Group(Text(f"{name}: {word}"))
+        return Group(Text(escaped(f"{name}: {word}")))
     head = Table.grid(padding=(0, 2))
     head.add_row(
-        Text(f"{name}: {word}", style="bold"),
+        Text(escaped(f"{name}: {word}"), style="bold"),
         ProgressBar(total=live.of, completed=_finished(live), width=40),
         Text(f"round {live.round}/{live.of}"),
     )
     rows = [*_people(live, ended=False), *figures(live)]
-    sentence = [Text(live.sentence, style="yellow")] if live.sentence else []
+    sentence = [Text(escaped(live.sentence), style="yellow")] if live.sentence else []
     note = Text("Ctrl-C leaves the run to the coordinator.", style="dim")
-    return Group(head, *sentence, *(Text(row) for row in rows), note)
+    return Group(head, *sentence, *(Text(escaped(row)) for row in rows), note)
 
 
 def _finished(live: LiveState) -> int:

@@ -171,8 +171,8 @@ def start_page(folder: Path, coordinator: str, device: str, now: int) -> str:
 
 
 def _approved_line(approval: Approval, releases: Sequence[Release], now: int) -> str:
-    left = max(0, approval.expires_at - now) // 86_400
-    text = f"Approved: '{approval.name}' until {day(approval.expires_at)} ({left} days), "
+    left = approval.time_left(now)
+    text = f"Approved: '{approval.name}' until {day(approval.expires_at)} ({left} left), "
     if approval.cap is None:
         return f"{text}no cap (sums without noise)."
     counted = [one for one in releases if one.cohort == approval.cohort_key]

@@ -13,15 +13,15 @@ from typing import Any, get_args
 
 from fedrx_client.ledger import PrivacyCap
 from fedrx_protocol.canonical import packed
-from fedrx_protocol.errors import MisuseError
+from fedrx_protocol.errors import MisuseError, days_in_words
 from fedrx_protocol.study import PrivacyMode, Study
+from fedrx_protocol.text import LONGEST_LINE, fault_in, quoted
 
 DAY_S = 86_400
 MAX_DAYS = 5 * 366
 DIGEST = re.compile(r"[0-9a-f]{64}")
 DEFAULT_COHORT = "patients"
 _COHORT_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,62}[A-Za-z0-9])?")
-_MAX_TEXT = 200
 
 
 class ApprovalInvalid(MisuseError):  # noqa: N818 - named for what happened
@@ -143,6 +143,10 @@ class Approval:
         """What the ledger counts by, see `cohort_key`."""
         return cohort_key(self.cohort_name)
 
+    def time_left(self, now: int) -> str:
+        """How long it still holds, in words."""
+        return days_in_words(self.expires_at - now)
+
     def require_time(self, now: int) -> None:
         """Refuse outside its time.
 
@@ -239,7 +243,7 @@ def cohort_key(name: str) -> str:
     """
     if not _COHORT_NAME.fullmatch(name):
         raise ApprovalInvalid(
-            f"{name[:80]!r} cannot name a cohort: use 1 to 64 letters, digits, blanks, '.', '_' "
+            f"{quoted(name)} cannot name a cohort: use 1 to 64 letters, digits, blanks, '.', '_' "
             "and '-'."
         )
     return hashlib.sha256(packed("fedrx/1 cohort name", name)).hexdigest()
@@ -262,10 +266,9 @@ def _require_texts(approval: Approval) -> None:
     if not all(map(DIGEST.fullmatch, (approval.study, approval.cohort))):
         raise ApprovalInvalid("study and cohort are named by 64 hexadecimal digits.")
     if approval.mode not in get_args(PrivacyMode):
-        raise ApprovalInvalid(f"there is no privacy mode {approval.mode!r}.")
+        raise ApprovalInvalid(f"there is no privacy mode {quoted(approval.mode)}.")
     for name in ("name", "model", "version", "by"):
         text = getattr(approval, name)
-        if not 1 <= len(text.strip()) <= len(text) <= _MAX_TEXT or not text.isprintable():
-            raise ApprovalInvalid(
-                f"an approval's '{name}' must be one line of 1 to {_MAX_TEXT} characters."
-            )
+        fault = fault_in(text, least=1, most=LONGEST_LINE)
+        if fault is not None:
+            raise ApprovalInvalid(f"an approval's '{name}', {quoted(text)}, {fault}.")

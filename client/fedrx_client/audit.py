@@ -19,6 +19,7 @@ from fedrx_protocol.chain import ChainBroken, ChainHead, ChainLine
 from fedrx_protocol.chain_file import ChainFile, LogUnwritable
 from fedrx_protocol.errors import MisuseError
 from fedrx_protocol.private_files import sync_folder
+from fedrx_protocol.text import escaped
 
 AuditKind = Literal[
     "start", "stop", "request", "answer", "refusal", "approval", "revocation", "identity"
@@ -93,7 +94,8 @@ class AuditEntry:
             if value is not None
         ]
         where = ", ".join(filter(None, [f"study {self.study[:12]}" * bool(self.study), self.run]))
-        return "  ".join(filter(None, [when, self.kind, where, ", ".join(numbers), self.reason]))
+        parts = [when, self.kind, where, ", ".join(numbers), self.reason]
+        return escaped("  ".join(filter(None, parts)))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 
 from fedrx_client.approval import (
-    DAY_S,
     DEFAULT_COHORT,
     ApprovalExpired,
     ApprovalForged,
@@ -368,8 +367,8 @@ def approval(study: Study, cohort: Cohort, folder: Path, *, installed: str, now:
     found = Approvals(folder).find(study.digest, now)
     found.require_cohort(cohort.fingerprint, len(cohort))
     found.require_version(installed)
-    left = (found.expires_at - now) // DAY_S
-    return CheckLine("approval", ok=True, text=f"given by {found.by}, ends in {left} days.")
+    text = f"given by {found.by}, ends in {found.time_left(now)}."
+    return CheckLine("approval", ok=True, text=text)
 
 
 def trust(folder: Path, passphrase: str | None, now: int) -> CheckLine:

@@ -32,6 +32,7 @@ from fedrx_protocol.private_files import (
     write_public,
 )
 from fedrx_protocol.roster import Roster, SignedRoster, fingerprint
+from fedrx_protocol.text import command
 
 DEFAULT_VALIDITY_S = 2 * 365 * 86_400
 
@@ -57,9 +58,8 @@ class SiteIdentity:
         with unusable(self._state_path):
             there = self._state_path.is_file()
         if not there:
-            raise FolderUnusable(
-                f"{folder}: is no site folder; `fedrx site init {folder}` makes one."
-            )
+            init = command("fedrx", "site", "init", folder)
+            raise FolderUnusable(f"{folder}: is no site folder; `{init}` makes one.")
         self._state = SiteState.read(self._state_path)
 
     @classmethod

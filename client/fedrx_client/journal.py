@@ -21,6 +21,7 @@ from fedrx_protocol.secagg.messages import (
     RoundRequest,
     UnmaskRequest,
 )
+from fedrx_protocol.text import shortened
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ class Journal:
         Raises:
             LogUnwritable: it could not be written.
         """
-        key = f"{plain(kind, 40)}: {type(error).__name__}"
+        key = f"{shortened(kind, 40)}: {type(error).__name__}"
         self._begin_window()
         if self._refused.total() >= self._thrift.in_all:
             # A peer chooses kinds: those beyond the budget must not fill the memory either.
@@ -155,7 +156,7 @@ class Journal:
         entry = AuditEntry(
             time=int(self._clock()),
             kind=kind,
-            reason=plain(text, MAX_REASON_CHARACTERS),
+            reason=shortened(text, MAX_REASON_CHARACTERS),
             study=about.study,
             run=about.run,
             round=about.round,
@@ -184,14 +185,8 @@ def in_words(request: Request) -> str:
     return f"give key shares of the sites that answered, {_listed(request.survivors)}"
 
 
-def plain(text: str, longest: int) -> str:
-    """One printable line of at most so many characters: a peer's text must not move a terminal."""
-    printable = "".join(letter if letter.isprintable() else "?" for letter in text[: longest + 1])
-    return printable if len(printable) <= longest else f"{printable[: longest - 1]}…"
-
-
 def _listed(names: tuple[str, ...] | list[str]) -> str:
-    shown = ", ".join(plain(name, 64) for name in names[:_LONGEST_LIST])
+    shown = ", ".join(shortened(name, 64) for name in names[:_LONGEST_LIST])
     return f"{len(names)} sites ({shown}{', …' if len(names) > _LONGEST_LIST else ''})"
 
 

@@ -230,7 +230,10 @@ class Ledger:
     def _head_on_disk(self) -> LedgerHead:
         rows = self._store.read("SELECT count, hash FROM ledger_head")
         if rows:
-            return LedgerHead(*rows[0])
+            count, digest = rows[0]
+            if type(count) is not int or type(digest) is not bytes:
+                raise self._damaged("has a head that is not a number and a hash")
+            return LedgerHead(count, digest)
         if self._store.read("SELECT 1 FROM ledger LIMIT 1"):
             raise self._damaged("has lines but no head")
         return LedgerHead(0, GENESIS)

@@ -19,6 +19,7 @@ from fedrx_client.check import Check, CheckLine
 from fedrx_client.door import Door, NotAdmitted, Undeliverable, Unreachable
 from fedrx_client.fleet import Fleet
 from fedrx_client.site_settings import agent_runs
+from fedrx_protocol.errors import days_in_words
 
 LEAST_VALID_DAYS = 14
 # Flower's node authentication refuses a site whose clock is further ahead than this.
@@ -83,9 +84,9 @@ class Network:
         except OSError as error:
             text, remedy = f"no TLS connection ({_said(error)}).", "Repair the line above first."
             return CheckLine(name, ok=False, text=text, remedy=remedy)
-        days = int((until - self.clock()) // DAY_S)
-        text = f"for {host}, signed by the pinned CA, valid for {days} days."
-        soon = days < LEAST_VALID_DAYS
+        left = until - self.clock()
+        text = f"for {host}, signed by the pinned CA, valid for {days_in_words(left)}."
+        soon = left < LEAST_VALID_DAYS * DAY_S
         remedy = "Ask the coordinator to run `fedrx coordinator renew`." if soon else ""
         return CheckLine(name, ok=not soon, text=text, remedy=remedy)
 

@@ -14,6 +14,7 @@ from fedrx_protocol.errors import MisuseError, PeerError
 from fedrx_protocol.offer import RunOffer
 from fedrx_protocol.private_files import unusable, write_private, write_public
 from fedrx_protocol.roster import Roster, SignedRoster
+from fedrx_protocol.text import command
 
 LARGEST_SKEW_S = 300
 KEPT_OFFERS = 16
@@ -78,9 +79,10 @@ def pinned_roster(offer: RunOffer, identity: SiteIdentity, now: int) -> Roster:
         return roster
     if roster.serial > pin.serial:
         _put_aside(offer.roster, roster, identity, pin)
+        join = command("fedrx", "site", "join", identity.folder, "--offered")
         raise RosterChanged(
             f"the run is under roster {roster.serial}, this site believes {pin.serial}: see who "
-            f"comes and goes with `fedrx site join {identity.folder} --offered`."
+            f"comes and goes with `{join}`."
         )
     if roster.serial == pin.serial:
         raise RosterOutdated(

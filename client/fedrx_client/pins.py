@@ -14,6 +14,7 @@ from fedrx_protocol.canonical import MalformedMessage, from_base64, from_json, t
 from fedrx_protocol.errors import FedRxError, MisuseError
 from fedrx_protocol.private_files import unusable
 from fedrx_protocol.roster import KEY_BYTES, MAX_TIME, SITE_ID, Roster, SignedRoster
+from fedrx_protocol.text import LONGEST_LINE, fault_in
 
 _FINGERPRINT = re.compile(r"[A-Z2-7]{4}([\s-]*[A-Z2-7]{4}){7}")
 _DIGEST_BYTES = 32
@@ -66,6 +67,8 @@ class SiteState:
     def __post_init__(self) -> None:
         if not SITE_ID.fullmatch(self.site) or self.generation < 1:
             raise SiteDamaged("a site needs an id and a generation of keys")
+        if fault_in(self.name, least=1, most=LONGEST_LINE) is not None:
+            raise SiteDamaged("a site needs a name that can be shown")
 
     def to_json(self) -> bytes:
         """Canonical JSON."""

@@ -17,6 +17,7 @@ from fedrx_client.pins import read_file
 from fedrx_protocol.canonical import from_json, to_json
 from fedrx_protocol.errors import FedRxError, MisuseError
 from fedrx_protocol.private_files import locked, read_private, unusable, write_private
+from fedrx_protocol.text import LONGEST_LINE, fault_in, quoted
 
 _SECRET_BYTES = 32
 
@@ -44,6 +45,9 @@ class SiteSettings:
     def __post_init__(self) -> None:
         if self.device not in CHOICES:
             raise MisuseError(f"there is no device '{self.device}': name {', '.join(CHOICES)}.")
+        fault = fault_in(self.coordinator, most=LONGEST_LINE)
+        if fault is not None:
+            raise MisuseError(f"the coordinator's address {quoted(self.coordinator)} {fault}.")
 
     @classmethod
     def load(cls, folder: Path) -> "SiteSettings":

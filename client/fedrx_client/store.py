@@ -6,10 +6,11 @@ or of secure aggregation. It fails closed: a file it cannot trust or write is an
 site then takes part in nothing.
 """
 
+import functools
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
@@ -219,6 +220,9 @@ class SiteStore:
         fault = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if fault != "ok":
             raise self._damaged(fault)
+        changed = sorted(_made() - _columns(connection))
+        if changed:
+            raise self._damaged(f"its table '{changed[0][0]}' is not as it was made")
 
     def _create(self, connection: sqlite3.Connection) -> None:
         """Make the tables in an empty file; a file that has tables already is left alone."""
@@ -258,6 +262,24 @@ class SiteStore:
             f"{self.path}: the ledger file is damaged ({finding}); restore it from a backup, and "
             "take part in no study until then."
         )
+
+
+def _columns(connection: sqlite3.Connection) -> frozenset[tuple[str, str]]:
+    """Every table with each of its columns."""
+    rows = connection.execute(
+        "SELECT made.name, columns.name FROM sqlite_master AS made, "
+        "pragma_table_info(made.name) AS columns WHERE made.type = 'table'"
+    )
+    return frozenset(rows)
+
+
+@functools.cache
+def _made() -> frozenset[tuple[str, str]]:
+    """What a new file has of them."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for table in _TABLES:
+            connection.execute(table)
+        return _columns(connection)
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

@@ -13,6 +13,7 @@ from fedrx_client.approval import DIGEST, NotApproved, nothing_for
 from fedrx_client.data.mapping import TableMapping
 from fedrx_client.pins import read_file
 from fedrx_protocol.canonical import from_json, to_json
+from fedrx_protocol.documents import read_json
 from fedrx_protocol.errors import FedRxError, MisuseError
 from fedrx_protocol.private_files import sync_folder, unusable, write_private
 from fedrx_protocol.study import Study
@@ -86,7 +87,7 @@ class StudyFiles:
         if not folder.is_dir():
             raise NotApproved(nothing_for(digest))
         try:
-            study = Study.from_document(json.loads(read_file(folder / STUDY)), source=STUDY)
+            study = Study.from_document(read_json(read_file(folder / STUDY)), source=STUDY)
             mapping = TableMapping.load(folder / MAPPING)
             table = Path(from_json(read_file(folder / TABLE), source=TABLE)["path"])
         except (FedRxError, KeyError, TypeError, ValueError):

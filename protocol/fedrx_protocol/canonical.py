@@ -11,6 +11,7 @@ import json
 import math
 from typing import Any
 
+from fedrx_protocol.documents import DocumentInvalid, read_json
 from fedrx_protocol.errors import PeerError
 
 
@@ -31,9 +32,9 @@ def from_json(data: bytes, *, source: str) -> dict[str, Any]:
         MalformedMessage: not JSON, not an object, or spelled in another way than `to_json` does.
     """
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
-        raise MalformedMessage(f"{source} is not valid JSON.") from None
+        document = read_json(data)
+    except DocumentInvalid as error:
+        raise MalformedMessage(f"{source} is {error}.") from None
     if not isinstance(document, dict):
         raise MalformedMessage(f"{source} is not a JSON object.")
     if not _is_canonical(document, data):

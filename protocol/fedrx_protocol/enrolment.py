@@ -25,6 +25,7 @@ from fedrx_protocol.canonical import (
 )
 from fedrx_protocol.errors import MisuseError, PeerError
 from fedrx_protocol.roster import KEY_BYTES, MAX_TIME, SITE_ID, fingerprint
+from fedrx_protocol.text import LONGEST_LINE, fault_in, quoted
 
 POINT_BYTES = 49  # a compressed point of P-384, SEC 1 section 2.3.3
 SOURCE = "The enrolment request"
@@ -53,7 +54,7 @@ class EnrolmentLimits:
     max_age_s: int = 30 * 86_400
     max_ahead_s: int = 600
     max_validity_s: int = 3 * 366 * 86_400
-    max_name_characters: int = 200
+    max_name_characters: int = LONGEST_LINE
     max_version_characters: int = 40
 
 
@@ -87,7 +88,8 @@ class EnrolmentRequest:
     def __post_init__(self) -> None:
         if not SITE_ID.fullmatch(self.site):
             raise EnrolmentInvalid(
-                f"Site id {self.site!r} is not allowed: use 1 to 64 letters, digits, '.', '_', '-'."
+                f"Site id {quoted(self.site)} is not allowed: use 1 to 64 letters, digits, '.', "
+                "'_', '-'."
             )
         _require_text("name", self.name, LIMITS.max_name_characters)
         _require_text("FedRx version", self.version, LIMITS.max_version_characters)
@@ -247,10 +249,9 @@ def _require_identity(key: bytes) -> None:
 
 
 def _require_text(what: str, value: str, most: int) -> None:
-    if not 1 <= len(value.strip()) <= len(value) <= most or not value.isprintable():
-        raise EnrolmentInvalid(
-            f"The {what} must be one line of 1 to {most} printable characters, not {value!r}."
-        )
+    fault = fault_in(value, least=1, most=most)
+    if fault is not None:
+        raise EnrolmentInvalid(f"The {what} {quoted(value)} {fault}.")
 
 
 def _require_validity(request: EnrolmentRequest) -> None:

@@ -1,5 +1,6 @@
 """What is wrong with a study file: a sentence a finding, with key, value and what is allowed."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -10,6 +11,7 @@ from fedrx_protocol.frozen import DIGEST_PATTERN, NAME_PATTERN
 from fedrx_protocol.omics import GENE_PATTERN, Block
 from fedrx_protocol.schema import CategoryFeature, FlagFeature, NumberFeature
 from fedrx_protocol.targets import TARGETS, Drug
+from fedrx_protocol.text import escaped, quoted
 from fedrx_protocol.visits import Horizon, Marker, Treatment, VisitsSection
 
 # Features by kind; pydantic puts the kind into the place of an error, where no key stands.
@@ -37,7 +39,8 @@ _SPELLINGS: Mapping[str, str] = MappingProxyType(
         ),
     }
 )
-_LONGEST_SHOWN = 60
+_LONGEST_KEY = 60  # characters of a part of a key that is not known
+_SUBJECT = re.compile("^(Input|String)")  # what pydantic begins its rules with
 _TABLES = ("model_type", "model_attributes_type")
 
 
@@ -92,9 +95,9 @@ def sentence_of(item: Mapping[str, Any], section: str = "") -> str:
             sentence = f"key '{key}.kind' is missing: use {_either(_KINDS)}"
         case "union_tag_invalid":
             kinds = TARGETS if item["loc"] == ("target",) else _KINDS
-            sentence = f"'{key}.kind' is '{context['tag']}': use {_either(kinds)}"
+            sentence = f"'{key}.kind' is {quoted(context['tag'])}: use {_either(kinds)}"
         case _:
-            sentence = f"'{key}' is {shown(item['input'])}: {_rule(item, context)}"
+            sentence = f"'{key}' is {quoted(item['input'])}: {_rule(item, context)}"
     return sentence
 
 
@@ -102,7 +105,9 @@ def _key(location: tuple[str | int, ...]) -> str:
     """The key as it stands in the file, without the kinds that pydantic puts in between."""
     before = (None, *location)
     parts = zip(before, location, strict=False)
-    return ".".join(str(part) for last, part in parts if not _is_kind(last, part))
+    return ".".join(
+        escaped(str(part)[:_LONGEST_KEY]) for last, part in parts if not _is_kind(last, part)
+    )
 
 
 def _is_kind(last: str | int | None, part: str | int) -> bool:
@@ -120,7 +125,7 @@ def _rule(item: Mapping[str, Any], context: dict[str, Any]) -> str:
         "too_long": f"at most {context.get('max_length')} allowed",
         "string_pattern_mismatch": _spelling(context),
     }
-    return rules.get(item["type"]) or str(item["msg"]).replace("Input", "it", 1)
+    return rules.get(item["type"]) or _SUBJECT.sub("it", str(item["msg"]))
 
 
 def _spelling(context: dict[str, Any]) -> str:
@@ -146,9 +151,3 @@ def _allowed_keys(location: tuple[str | int, ...], root: type[BaseModel]) -> lis
 def _either(words: Iterable[str]) -> str:
     *most, last = words
     return f"{', '.join(most)} or {last}"
-
-
-def shown(value: object) -> str:
-    """A value as a sentence quotes it: cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"

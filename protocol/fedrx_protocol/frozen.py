@@ -5,12 +5,18 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from fedrx_protocol.text import LONGEST_LINE, LONGEST_TEXT, require_showable
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,63}$"
 DIGEST_PATTERN = r"^[0-9a-f]{64}$"
+LONGEST_UNIT = 60  # characters
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Line = Annotated[str, Field(max_length=LONGEST_LINE)]
+Paragraph = Annotated[str, Field(max_length=LONGEST_TEXT)]
+Unit = Annotated[str, Field(min_length=1, max_length=LONGEST_UNIT)]
 
 _TRANSFORMS: Mapping[str, Callable[[float], float]] = MappingProxyType(
     {"sqrt": math.sqrt, "log": math.log}
@@ -18,9 +24,18 @@ _TRANSFORMS: Mapping[str, Callable[[float], float]] = MappingProxyType(
 
 
 class Frozen(BaseModel):
-    """A part of a study. Strict: the text "5" is no number, so one meaning has one digest."""
+    """A part of a study. Strict: the text "5" is no number, so one meaning has one digest.
+
+    Every text in it, in whatever field, may stand on the page that a hospital signs.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+    @field_validator("*")
+    @classmethod
+    def _showable(cls, value: object) -> object:
+        require_showable(value)
+        return value
 
 
 def first_repeated(names: Iterable[str]) -> str | None:

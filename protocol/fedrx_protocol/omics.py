@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedrx_protocol.frozen import Frozen, Name, first_repeated, require_mean_within
+from fedrx_protocol.frozen import Frozen, Name, Paragraph, Unit, first_repeated, require_mean_within
 
 GENE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
 Gene = Annotated[str, Field(pattern=GENE_PATTERN)]
@@ -25,7 +25,7 @@ class Block(Frozen):
 
     name: Name
     kind: BlockKind
-    unit: str = Field(min_length=1, description="unit of the values, e.g. 'log2(TPM+1)'")
+    unit: Unit = Field(description="unit of the values, e.g. 'log2(TPM+1)'")
     minimum: float
     maximum: float
     mean: float | Values = Field(
@@ -35,7 +35,7 @@ class Block(Frozen):
         default=1.0, description="public reference standard deviation, likewise"
     )
     genes: tuple[Gene, ...] = Field(min_length=1, max_length=MOST_GENES, strict=False)
-    description: str = ""
+    description: Paragraph = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -62,7 +62,7 @@ class Graph(Frozen):
     """Which genes, or markers, act on each other: undirected edges between those of the study."""
 
     edges: tuple[Edge, ...] = Field(min_length=1, strict=False)
-    source: str = Field(default="", description="where the edges come from")
+    source: Paragraph = Field(default="", description="where the edges come from")
 
     def check_against(
         self,

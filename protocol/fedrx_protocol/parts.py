@@ -4,11 +4,11 @@ An array's own object lists its parts and how they follow each other, and its se
 part a million times; so what comes out is limited here. Pure: bytes in, bytes out.
 """
 
-import json
 from collections import Counter
 from io import BytesIO
 from typing import Any, Final, NamedTuple
 
+from fedrx_protocol.documents import read_json
 from fedrx_protocol.errors import PeerError
 
 # Flower's form of an object: kind, ids of children, bytes of the body; a zero byte; the body.
@@ -54,7 +54,7 @@ def assemble(content: bytes, contents: dict[str, bytes], longest: int) -> Assemb
         raise ArrayInvalid("an array lists too many parts.")
     try:
         children = dict(enumerate(head.decode("ascii").split(" ")[1].split(",")))
-        fields = json.loads(body)
+        fields = read_json(body)
         names = [children[index] for index in fields["arraychunk_ids"]]
         data = _joined(names, contents, longest)
         return Assembled(_text(fields["dtype"]), _shape(fields), _text(fields["stype"]), data)

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fedrx_protocol.errors import MisuseError
+from fedrx_protocol.text import command
 
 PrivateKey = Ed25519PrivateKey | EllipticCurvePrivateKey
 PASSPHRASE_CHARACTERS = 12
@@ -123,7 +124,8 @@ def read_private(path: Path) -> bytes:
     with unusable(path):
         if path.stat().st_mode & 0o077:
             raise KeyExposed(
-                f"{path}: others on this machine may read this private key; run `chmod 600 {path}` "
+                f"{path}: others on this machine may read this private key; run "
+                f"`{command('chmod', '600', path)}` "
                 "and make new keys if anybody did."
             )
         return path.read_bytes()

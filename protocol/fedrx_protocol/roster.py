@@ -9,6 +9,7 @@ import base64
 import functools
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from fedrx_protocol.canonical import (
     to_json,
 )
 from fedrx_protocol.errors import MisuseError, PeerError
+from fedrx_protocol.text import LONGEST_LINE, fault_in, lookalike, quoted
 
 SITE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 KEY_BYTES = 32
@@ -34,7 +36,7 @@ MAX_TIME = 2**53  # unix seconds; what every JSON reader holds exactly
 
 
 class RosterInvalid(MisuseError):  # noqa: N818 - named for what happened
-    """A roster cannot be used: a site id or key twice, a wrong key length, an empty validity."""
+    """A roster cannot be used: a site, name or key twice, a wrong key length, an empty validity."""
 
 
 class RosterSignatureInvalid(PeerError):  # noqa: N818
@@ -54,7 +56,7 @@ class SiteEntry:
 
     Attributes:
         site: id, unique in the roster: letters, digits, '.', '_' and '-', at most 64.
-        name: what people call it; never used as a key.
+        name: what people call it, one line of at most 200 characters; never used as a key.
         identity: raw Ed25519 public key, 32 bytes.
         not_before: first unix second of its validity.
         not_after: last unix second of its validity.
@@ -69,8 +71,12 @@ class SiteEntry:
     def __post_init__(self) -> None:
         if not SITE_ID.fullmatch(self.site):
             raise RosterInvalid(
-                f"Site id {self.site!r} is not allowed: use 1 to 64 letters, digits, '.', '_', '-'."
+                f"Site id {quoted(self.site)} is not allowed: use 1 to 64 letters, digits, '.', "
+                "'_', '-'."
             )
+        fault = fault_in(self.name, least=1, most=LONGEST_LINE)
+        if fault is not None:
+            raise RosterInvalid(f"Site '{self.site}': its name {quoted(self.name)} {fault}.")
         if len(self.identity) != KEY_BYTES:
             raise RosterInvalid(
                 f"Site '{self.site}': an Ed25519 public key has {KEY_BYTES} bytes, "
@@ -95,7 +101,8 @@ class Roster:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sites", tuple(sorted(self.sites, key=lambda entry: entry.site)))
-        _require_distinct("site id", [entry.site for entry in self.sites])
+        _require_distinct("site id", [lookalike(entry.site) for entry in self.sites])
+        _require_distinct("site name", [lookalike(entry.name) for entry in self.sites])
         _require_distinct("identity key", [entry.identity.hex() for entry in self.sites])
         if not 0 <= self.serial <= MAX_TIME:
             raise RosterInvalid(f"Roster serial {self.serial} must be zero or a positive integer.")
@@ -230,10 +237,11 @@ def _signed_bytes(roster: Roster) -> bytes:
 
 
 def _require_distinct(what: str, values: list[str]) -> None:
-    doubled = sorted({value for value in values if values.count(value) > 1})
-    if doubled:
+    twice = sorted(value for value, count in Counter(values).items() if count > 1)
+    if twice:
         raise RosterInvalid(
-            f"The roster has the {what} '{doubled[0]}' twice; each site needs its own."
+            f"The roster has the {what} '{twice[0]}' twice, case and form aside; each site needs "
+            "its own."
         )
 
 

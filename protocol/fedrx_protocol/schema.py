@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedrx_protocol.frozen import Frozen, Name, is_empty
+from fedrx_protocol.frozen import Frozen, Line, Name, Paragraph, Unit, is_empty
 from fedrx_protocol.omics import Block, Graph
 from fedrx_protocol.targets import (
     BinaryTarget,
@@ -47,12 +47,12 @@ class NumberFeature(Frozen):
 
     name: Name
     kind: Literal["number"]
-    unit: str = Field(min_length=1, description="unit of the values, e.g. 'kg'")
+    unit: Unit = Field(description="unit of the values, e.g. 'kg'")
     minimum: float
     maximum: float
     mean: float = Field(description="public reference mean, in `unit`")
     scale: float = Field(gt=0, description="public reference standard deviation, in `unit`")
-    description: str = ""
+    description: Paragraph = ""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -69,8 +69,8 @@ class CategoryFeature(Frozen):
 
     name: Name
     kind: Literal["category"]
-    values: tuple[str, ...] = Field(min_length=2, strict=False)
-    description: str = ""
+    values: tuple[Line, ...] = Field(min_length=2, strict=False)
+    description: Paragraph = ""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -85,7 +85,7 @@ class FlagFeature(Frozen):
     name: Name
     kind: Literal["flag"]
     missing_is: bool = False
-    description: str = ""
+    description: Paragraph = ""
 
 
 Feature = Annotated[NumberFeature | CategoryFeature | FlagFeature, Field(discriminator="kind")]

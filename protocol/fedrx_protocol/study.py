@@ -7,19 +7,20 @@ coordinator compare digests; a site that approved one study takes part in no oth
 
 import hashlib
 import json
-import tomllib
 from math import floor, inf, log10
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fedrx_protocol.documents import DocumentInvalid, read_toml, require_bounded
 from fedrx_protocol.errors import StudyError
 from fedrx_protocol.findings import sentences
-from fedrx_protocol.frozen import DIGEST_PATTERN, Frozen, Name, is_empty
+from fedrx_protocol.frozen import DIGEST_PATTERN, Frozen, Line, Name, Paragraph, is_empty
 from fedrx_protocol.omics import Block, Graph
 from fedrx_protocol.schema import Feature, FeatureSchema
 from fedrx_protocol.targets import ContinuousTarget, ForecastTarget, PanelTarget, Target
+from fedrx_protocol.text import require_showable
 from fedrx_protocol.visits import Marker, Treatment, VisitsSection
 
 PrivacyMode = Literal["distributed", "local", "none"]
@@ -64,6 +65,12 @@ class ModelSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False, strict=True)
 
     name: Name
+
+    @model_validator(mode="after")
+    def _showable(self) -> Self:
+        """Hold what the model has not validated yet against the rule for texts."""
+        require_showable(self.parameters)
+        return self
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -114,7 +121,7 @@ class TransferSection(Frozen):
     study: str = Field(
         pattern=DIGEST_PATTERN, description="digest of that study; its model file holds it"
     )
-    freeze: tuple[str, ...] = Field(
+    freeze: tuple[Line, ...] = Field(
         default=(), strict=False, description="parts of the model that stay as they were there"
     )
 
@@ -191,8 +198,8 @@ class Study(Frozen):
     """A whole study, as agreed. Build it with `Study.load` or `Study.parse`."""
 
     name: Name
-    title: str = ""
-    description: str = ""
+    title: Line = ""
+    description: Paragraph = ""
     cohort: CohortSection
     model: ModelSection
     transfer: TransferSection | None = Field(default=None, exclude_if=is_empty)
@@ -354,17 +361,20 @@ class Study(Frozen):
     def from_document(cls, document: dict[str, Any], *, source: str) -> "Study":
         """Validate a parsed document; `source` names it in errors."""
         try:
+            require_bounded(document)
             return cls.model_validate(document)
         except ValidationError as error:
-            raise StudyError("\n".join(sentences(error, source, cls))) from None
+            raise StudyError(*sentences(error, source, cls)) from None
+        except DocumentInvalid as error:
+            raise StudyError(f"{source}: {error}.") from None
 
     @classmethod
     def parse(cls, text: str, *, source: str = "study.toml") -> "Study":
         """Parse TOML text."""
         try:
-            document = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise StudyError(f"{source}: not valid TOML: {error}.") from None
+            document = read_toml(text)
+        except DocumentInvalid as error:
+            raise StudyError(f"{source}: {error}.") from None
         return cls.from_document(document, source=source)
 
     @classmethod

@@ -10,7 +10,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
-from fedrx_protocol.frozen import Frozen, Name, first_repeated, require_mean_within
+from fedrx_protocol.frozen import (
+    Frozen,
+    Line,
+    Name,
+    Paragraph,
+    Unit,
+    first_repeated,
+    require_mean_within,
+)
 from fedrx_protocol.visits import MOST_MARKERS, Horizon
 
 MOST_BINS = 200
@@ -26,7 +34,7 @@ class ContinuousTarget(Frozen):
         exclude_if=lambda kind: kind == "continuous",  # older than the key: see `is_empty`
     )
     name: Name
-    unit: str = Field(min_length=1)
+    unit: Unit
     minimum: float
     maximum: float
     transform: Literal["identity", "sqrt", "log"] = "identity"
@@ -62,7 +70,7 @@ class BinaryTarget(Frozen):
         lt=1,
         description="probability from which a patient counts as 'yes', e.g. as a responder",
     )
-    description: str = ""
+    description: Paragraph = ""
 
     @property
     def unit(self) -> str:
@@ -75,14 +83,14 @@ class SurvivalTarget(Frozen):
 
     kind: Literal["survival"]
     name: Name
-    time_unit: str = Field(min_length=1)
+    time_unit: Unit
     edges: tuple[float, ...] = Field(
         min_length=1, max_length=MOST_BINS, strict=False, description="ends of the bins, rising"
     )
     hazard: float = Field(
         default=0.1, gt=0, lt=1, description="public reference chance of the event in a bin"
     )
-    description: str = ""
+    description: Paragraph = ""
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
@@ -102,12 +110,12 @@ class Drug(Frozen):
     name: str = Field(min_length=1, max_length=100, description="as in the outcome's columns")
     mean: float = Field(description="public reference mean of the outcome, in the panel's unit")
     scale: float = Field(gt=0, description="public reference standard deviation of the same")
-    compound: str = Field(
+    compound: Line = Field(
         default="", description="if several entries are the same drug; they are held out together"
     )
-    targets: tuple[str, ...] = Field(default=(), strict=False, description="genes that it acts on")
-    pathway: str = ""
-    structure: str = Field(default="", description="SMILES, where one is trusted")
+    targets: tuple[Line, ...] = Field(default=(), strict=False, description="genes that it acts on")
+    pathway: Line = ""
+    structure: Paragraph = Field(default="", description="SMILES, where one is trusted")
 
     @property
     def identity(self) -> str:
@@ -120,11 +128,11 @@ class PanelTarget(Frozen):
 
     kind: Literal["panel"]
     name: Name
-    unit: str = Field(min_length=1)
+    unit: Unit
     minimum: float
     maximum: float
     drugs: tuple[Drug, ...] = Field(min_length=1, max_length=MOST_DRUGS, strict=False)
-    description: str = ""
+    description: Paragraph = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -150,7 +158,7 @@ class ForecastTarget(Frozen):
         min_length=1, max_length=MOST_MARKERS, strict=False, description="of the study's markers"
     )
     horizons: tuple[Horizon, ...] = Field(min_length=1, max_length=MOST_HORIZONS, strict=False)
-    description: str = ""
+    description: Paragraph = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

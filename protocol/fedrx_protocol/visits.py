@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedrx_protocol.frozen import Frozen, Name, require_mean_within
+from fedrx_protocol.frozen import LONGEST_UNIT, Frozen, Name, Paragraph, Unit, require_mean_within
 
 TimeUnit = Literal["hour", "day", "month", "year"]
 
@@ -34,13 +34,13 @@ class Marker(Frozen):
     """Something measured at visits; the model sees (transform(value) - mean) / scale."""
 
     name: Name
-    unit: str = Field(min_length=1, description="unit of the values, e.g. 'mg/dL'")
+    unit: Unit = Field(description="unit of the values, e.g. 'mg/dL'")
     minimum: float = Field(description="no plausible value is smaller")
     maximum: float = Field(description="no plausible value is larger")
     transform: Literal["none", "log"] = "none"
     mean: float = Field(description="public reference mean of the transformed value")
     scale: float = Field(gt=0, description="public reference standard deviation of the same")
-    description: str = ""
+    description: Paragraph = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -62,10 +62,12 @@ class Treatment(Frozen):
 
     name: Name
     kind: Literal["amount", "flag"]
-    unit: str = Field(default="", description="unit of an amount, e.g. 'mg/day'")
+    unit: str = Field(
+        default="", max_length=LONGEST_UNIT, description="unit of an amount, e.g. 'mg/day'"
+    )
     maximum: float = Field(default=1.0, gt=0, description="no plausible amount is larger")
     scale: float = Field(default=1.0, gt=0, description="the model sees the amount divided by this")
-    description: str = ""
+    description: Paragraph = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

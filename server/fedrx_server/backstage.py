@@ -4,7 +4,6 @@ Admits sites and shuts them out. Flower is pinned to one version, because the na
 not a public interface.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from flwr.supercore.retry import RetryInvoker, exponential
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.version import package_version
 
+from fedrx_protocol.documents import read_json
 from fedrx_protocol.errors import FedRxError, MisuseError
 
 FLOWER_VERSION: Final = "1.41.0"
@@ -183,7 +183,7 @@ def translated() -> Iterator[None]:
 
 def _said(response: httpx.Response) -> str:
     try:
-        body = json.loads(response.text)
+        body = read_json(response.text)
         return str(body.get("message") or body.get("detail") or body)
     except (ValueError, AttributeError):
         return f"HTTP {response.status_code}"

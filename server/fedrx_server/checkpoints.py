@@ -15,6 +15,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from fedrx_protocol.documents import read_json
 from fedrx_protocol.errors import MisuseError, RunError
 from fedrx_server.durable import write_file
 
@@ -69,7 +70,7 @@ class RoundRecord:
             RunError: it is no such line.
         """
         try:
-            return cls(**json.loads(line))
+            return cls(**read_json(line))
         except (ValueError, TypeError, MisuseError):
             raise RunError(f"{source}: is damaged; restore it from a backup.") from None
 

@@ -6,6 +6,7 @@ Not as an argument and not in the environment, which others on the machine can r
 import json
 
 from fedrx_protocol.canonical import MalformedMessage, from_base64, to_base64
+from fedrx_protocol.documents import read_json
 from fedrx_protocol.errors import MisuseError
 from fedrx_server.backstage import Backstage
 
@@ -28,7 +29,7 @@ def backstage_from(line: str) -> Backstage:
         MisuseError: it is no such line.
     """
     try:
-        document = json.loads(line)
+        document = read_json(line)
         return Backstage(
             document["address"],
             from_base64(document["ca"], source="The CA"),

@@ -3,8 +3,9 @@
 import plotly.graph_objects as go
 
 from fedrx_models.measures import Measure
+from fedrx_protocol.text import escaped_html
 from fedrx_server.report_data import BlockCurve
-from fedrx_server.report_plot import BLUE, NamedFigure, blank_figure, safe_text
+from fedrx_server.report_plot import BLUE, NamedFigure, blank_figure
 
 _CAPTION = (
     "{better} is better. Each block of each held-out patient is dropped with the chance given, on "
@@ -21,8 +22,8 @@ def block_figures(curve: BlockCurve | None, measure: Measure) -> list[NamedFigur
 
 
 def _drawn(curve: BlockCurve, measure: Measure) -> go.Figure:
-    unit = f" ({safe_text(measure.unit)})" if measure.unit else ""
-    figure = blank_figure("Blocks dropped (%)", f"{safe_text(measure.name)}{unit}")
+    unit = f" ({escaped_html(measure.unit)})" if measure.unit else ""
+    figure = blank_figure("Blocks dropped (%)", f"{escaped_html(measure.name)}{unit}")
     above = [high - value for high, value in zip(curve.high, curve.value, strict=True)]
     below = [value - low for low, value in zip(curve.low, curve.value, strict=True)]
     figure.add_scatter(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from fedrx_models.measures import Measure
+from fedrx_protocol.text import escaped_html
 from fedrx_server.report_data import (
     DoseGroups,
     EpsilonCurve,
@@ -21,7 +22,6 @@ from fedrx_server.report_plot import (
     PURPLE,
     NamedFigure,
     blank_figure,
-    safe_text,
 )
 
 # One for each kind of row but the federated one, which is plain blue.
@@ -31,8 +31,8 @@ MOST_POINTS = 2000  # more single patients than this make the file large, and th
 
 def learning_curve(curve: LearningCurve, measure: Measure) -> go.Figure:
     """The headline by round: as reported, with the interval of its noise, and exact if known."""
-    unit = f" ({safe_text(measure.unit)})" if measure.unit else ""
-    figure = blank_figure("Round", f"{safe_text(measure.name)}{unit}")
+    unit = f" ({escaped_html(measure.unit)})" if measure.unit else ""
+    figure = blank_figure("Round", f"{escaped_html(measure.name)}{unit}")
     if curve.exact:
         figure.add_scatter(
             x=list(curve.exact_rounds),
@@ -69,7 +69,7 @@ def _noise_bars(curve: LearningCurve) -> dict[str, object] | None:
 
 def predicted_against_actual(predictions: Predictions, unit: str) -> go.Figure:
     """One dot a held-out patient; the line is a perfect prediction, the band 20 % around it."""
-    figure = blank_figure(f"Actual ({safe_text(unit)})", f"Predicted ({safe_text(unit)})")
+    figure = blank_figure(f"Actual ({escaped_html(unit)})", f"Predicted ({escaped_html(unit)})")
     step = -(-len(predictions.actual) // MOST_POINTS) or 1
     actual = [float(value) for value in predictions.actual[::step]]
     predicted = [float(value) for value in predictions.predicted[::step]]
@@ -112,7 +112,7 @@ def _robust_top(values: Sequence[float]) -> float:
 def error_by_group(groups: DoseGroups, unit: str) -> go.Figure:
     """Mean absolute error of each model in each dose group."""
     figure = blank_figure(
-        f"Actual dose ({safe_text(unit)})", f"Mean absolute error ({safe_text(unit)})"
+        f"Actual dose ({escaped_html(unit)})", f"Mean absolute error ({escaped_html(unit)})"
     )
     others = iter(_OTHERS * len(groups.models))
     for model in groups.models:
@@ -120,7 +120,7 @@ def error_by_group(groups: DoseGroups, unit: str) -> go.Figure:
         figure.add_bar(
             x=_group_labels(groups),
             y=list(model.mae),
-            name=safe_text(model.label),
+            name=escaped_html(model.label),
             marker={"color": color, "pattern": {"shape": shape, "size": 6}},
         )
     figure.update_layout(barmode="group", bargap=0.3, bargroupgap=0.08)
@@ -128,7 +128,7 @@ def error_by_group(groups: DoseGroups, unit: str) -> go.Figure:
 
 
 def _group_labels(groups: DoseGroups) -> list[str]:
-    labels = [safe_text(_typeset(label)) for label in groups.labels]
+    labels = [escaped_html(_typeset(label)) for label in groups.labels]
     if not groups.patients:
         return labels
     pairs = zip(labels, groups.patients, strict=True)

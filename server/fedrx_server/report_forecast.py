@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from fedrx_protocol.text import escaped_html
 from fedrx_server.report_forecast_data import (
     ForecastPictures,
     MarkerCourse,
@@ -22,7 +23,6 @@ from fedrx_server.report_plot import (
     NamedFigure,
     axis_title,
     blank_figure,
-    safe_text,
     styled,
 )
 
@@ -117,7 +117,7 @@ def _by_horizon(
     """
     horizons = sorted({pair.horizon for pair in pairs})
     markers = list(dict.fromkeys(pair.marker for pair in pairs))
-    figure = blank_figure(f"Horizon ({safe_text(time_unit)}s)", name)
+    figure = blank_figure(f"Horizon ({escaped_html(time_unit)}s)", name)
     figure.update_xaxes(tickvals=list(range(len(horizons))), ticktext=[f"{h:g}" for h in horizons])
     for i, marker in enumerate(markers):
         aside = _SPREAD * (i / max(1, len(markers) - 1) - 0.5)
@@ -126,7 +126,7 @@ def _by_horizon(
             x=[horizons.index(pairs[k].horizon) + aside for k in here],
             y=[values[k][0] for k in here],
             error_y={"array": [values[k][1] for k in here], "thickness": 1, "width": 3},
-            name=safe_text(marker),
+            name=escaped_html(marker),
             mode="lines+markers",
             **_style(i),
             hovertemplate="%{y:.3g}",
@@ -167,7 +167,7 @@ def calibration(quantiles: Sequence[QuantileShares]) -> go.Figure:
         figure.add_scatter(
             x=list(one.nominal),
             y=list(one.actual),
-            name=safe_text(one.marker),
+            name=escaped_html(one.marker),
             mode="lines+markers",
             **_style(i),
         )
@@ -181,8 +181,8 @@ def ripple_map(rows: Sequence[RippleRow], time_unit: str) -> go.Figure:
     figure = blank_figure("follows", "moves")
     most = max([abs(move) for row in rows for move in row.moves if move is not None], default=1.0)
     figure.add_heatmap(
-        x=[safe_text(name) for name in rows[0].followers],
-        y=[safe_text(row.leader) for row in rows],
+        x=[escaped_html(name) for name in rows[0].followers],
+        y=[escaped_html(row.leader) for row in rows],
         z=[list(row.moves) for row in rows],
         text=[_moves_in_words(row, time_unit) for row in rows],
         texttemplate="%{text}",
@@ -210,14 +210,14 @@ def _moves_in_words(row: RippleRow, time_unit: str) -> list[str]:
 def _move(move: float, horizon: float, time_unit: str) -> str:
     if abs(move) < _STILL:
         return "0"
-    return f"{move:+.2f}<br>{horizon:g} {safe_text(time_unit)[:1]}"
+    return f"{move:+.2f}<br>{horizon:g} {escaped_html(time_unit)[:1]}"
 
 
 def patient_courses(patient: PatientCourse, pictures: ForecastPictures) -> go.Figure:
     """One panel for each marker: what was measured, before and after, and the forecast."""
     columns = min(_COLUMNS, len(patient.courses))
     rows = -(-len(patient.courses) // columns)
-    titles = [safe_text(f"{one.marker} ({one.unit})") for one in patient.courses]
+    titles = [escaped_html(f"{one.marker} ({one.unit})") for one in patient.courses]
     figure = make_subplots(rows, columns, subplot_titles=titles, vertical_spacing=0.28 / rows)
     for i, course in enumerate(patient.courses):
         for trace in _course_traces(course, pictures.level):
@@ -228,7 +228,7 @@ def patient_courses(patient: PatientCourse, pictures: ForecastPictures) -> go.Fi
     styled(figure, height=height, margin={"l": 50, "r": 14, "t": 60, "b": 50}, legend=legend)
     figure.update_annotations(font={"size": 13})
     figure.add_vline(x=0, line={"color": GREY, "width": 1, "dash": "dot"})
-    unit = f"{safe_text(pictures.time_unit.capitalize())}s from the forecast"
+    unit = f"{escaped_html(pictures.time_unit.capitalize())}s from the forecast"
     for i in range(len(patient.courses) - columns, len(patient.courses)):
         figure.update_xaxes(title=axis_title(unit), row=i // columns + 1, col=i % columns + 1)
     return figure

@@ -1,6 +1,5 @@
 """A report's HTML: one file, no request to anywhere, every text from outside escaped."""
 
-import html
 import math
 from collections.abc import Iterable, Sequence
 from importlib import resources
@@ -9,6 +8,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from fedrx_models.measures import Measure
+from fedrx_protocol.text import escaped_html
 from fedrx_server import report_text as text
 from fedrx_server.report_blocks import block_figures
 from fedrx_server.report_data import PrivacyStatement, ReportData, ResultRow, RunCost
@@ -91,7 +91,8 @@ def page(data: ReportData) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_safe(data.title)} – FedRx report</title>\n<style>{style}</style>\n{script}\n"
+        f"<title>{escaped_html(data.title)} – FedRx report</title>\n"
+        f"<style>{style}</style>\n{script}\n"
         f"</head>\n<body>\n<main>\n{body}\n</main>\n{fit}\n"
         "</body>\n</html>\n"
     )
@@ -114,13 +115,13 @@ def _header(data: ReportData) -> str:
         badges.append('<li class="warn">simulation on one machine</li>')
     if data.privacy:
         kind = ' class="warn"' if data.privacy.mode == "none" else ""
-        badges.append(f"<li{kind}>privacy mode: {_safe(data.privacy.mode)}</li>")
+        badges.append(f"<li{kind}>privacy mode: {escaped_html(data.privacy.mode)}</li>")
     return (
-        f'<header><p class="eyebrow">FedRx report · {_safe(data.finished)}</p>'
-        f"<h1>{_safe(data.title)}</h1>"
-        + (f"<p>{_safe(data.description)}</p>" if data.description else "")
+        f'<header><p class="eyebrow">FedRx report · {escaped_html(data.finished)}</p>'
+        f"<h1>{escaped_html(data.title)}</h1>"
+        + (f"<p>{escaped_html(data.description)}</p>" if data.description else "")
         + (f'<ul class="badges">{"".join(badges)}</ul>' if badges else "")
-        + f'</header>\n<div class="outcome"><p>{_safe(text.outcome(data))}</p></div>'
+        + f'</header>\n<div class="outcome"><p>{escaped_html(text.outcome(data))}</p></div>'
     )
 
 
@@ -159,10 +160,10 @@ def _cost_tiles(cost: RunCost | None) -> list[str]:
 
 
 def _tile(name: str, value: str, unit: str, below: str) -> str:
-    small = f" <small>{_safe(unit)}</small>" if unit else ""
+    small = f" <small>{escaped_html(unit)}</small>" if unit else ""
     return (
-        f'<div class="tile"><dt>{_safe(name)}</dt>'
-        f"<dd>{_safe(value)}{small}<span>{_safe(below)}</span></dd></div>"
+        f'<div class="tile"><dt>{escaped_html(name)}</dt>'
+        f"<dd>{escaped_html(value)}{small}<span>{escaped_html(below)}</span></dd></div>"
     )
 
 
@@ -178,7 +179,7 @@ def _results(data: ReportData) -> str:
         f'{first}<th class="bar" aria-hidden="true"></th>{"".join(more)}</tr></thead>'
         f"<tbody>{lines}</tbody></table></div>"
     )
-    notes = _safe(_results_note(data))
+    notes = escaped_html(_results_note(data))
     return (
         '<section aria-labelledby="results"><h2 id="results">Results on held-out patients</h2>'
         f'{table if data.rows else ""}<p class="note">{notes}</p></section>'
@@ -186,8 +187,8 @@ def _results(data: ReportData) -> str:
 
 
 def _column(measure: Measure) -> str:
-    unit = f"<br>({_safe(measure.unit)})" if measure.unit else ""
-    return f'<th scope="col">{_safe(measure.name)}{unit}</th>'
+    unit = f"<br>({escaped_html(measure.unit)})" if measure.unit else ""
+    return f'<th scope="col">{escaped_html(measure.name)}{unit}</th>'
 
 
 def _results_note(data: ReportData) -> str:
@@ -223,13 +224,13 @@ def _reported_rest(row: ResultRow, *, noisy: bool) -> str:
 
 def _result_row(row: ResultRow, measures: Sequence[Measure], longest: float) -> str:
     main = ' class="main"' if row.key == "federated" else ""
-    detail = f"<span>{_safe(row.detail)}</span>" if row.detail else ""
+    detail = f"<span>{escaped_html(row.detail)}</span>" if row.detail else ""
     value = row.value(measures[0])
     drawn = value is not None and math.isfinite(value) and longest > 0
     width = 100 * max(value or 0.0, 0.0) / longest if drawn else 0
     first, *more = (_cell(row.value(measure), measure) for measure in measures)
     return (
-        f'<tr{main}><th scope="row">{_safe(row.label)}{detail}</th>{first}'
+        f'<tr{main}><th scope="row">{escaped_html(row.label)}{detail}</th>{first}'
         f'<td class="bar" aria-hidden="true"><div style="width:{width:.1f}%"></div></td>'
         f"{''.join(more)}</tr>"
     )
@@ -244,8 +245,8 @@ def _plot(title: str, caption: str, figure: go.Figure, *, wide: bool = False) ->
     if wide:  # too much for a phone's width
         drawn = f'<div class="scroll"><div class="wide">{drawn}</div></div>'
     return (
-        f'<figure role="group" aria-label="{_safe(title)}: {_safe(caption)}">'
-        f"<h3>{_safe(title)}</h3>{drawn}<figcaption>{_safe(caption)}</figcaption></figure>"
+        f'<figure role="group" aria-label="{escaped_html(title)}: {escaped_html(caption)}">'
+        f"<h3>{escaped_html(title)}</h3>{drawn}<figcaption>{escaped_html(caption)}</figcaption></figure>"
     )
 
 
@@ -259,7 +260,7 @@ def _courses(data: ReportData) -> str:
     figures = course_figures(data.forecast)
     if data.forecast is None or not figures:
         return ""
-    words = _safe(text.courses_in_words(invented=data.forecast.invented))
+    words = escaped_html(text.courses_in_words(invented=data.forecast.invented))
     section = (
         '<section aria-labelledby="courses"><h2 id="courses">Forecasts of single patients</h2>'
         f"<p>{words}</p></section>"
@@ -268,7 +269,7 @@ def _courses(data: ReportData) -> str:
 
 
 def _privacy(privacy: PrivacyStatement) -> str:
-    words = "".join(f"<p>{_safe(line)}</p>" for line in text.privacy_in_words(privacy))
+    words = "".join(f"<p>{escaped_html(line)}</p>" for line in text.privacy_in_words(privacy))
     return (
         '<section aria-labelledby="privacy"><h2 id="privacy">What is promised to a patient</h2>'
         f"{words}{_collusion(privacy.collusion)}</section>"
@@ -279,7 +280,7 @@ def _collusion(rows: Sequence[tuple[int, float]]) -> str:
     if not rows:
         return ""
     lines = "".join(
-        f'<tr><th scope="row">{count}</th><td>{_safe(text.number(epsilon))}</td></tr>'
+        f'<tr><th scope="row">{count}</th><td>{escaped_html(text.number(epsilon))}</td></tr>'
         for count, epsilon in rows
     )
     return (
@@ -307,7 +308,7 @@ def _cost(cost: RunCost, drops: str) -> str:
         ("Rounds", f"{cost.rounds:,}"),
         ("Time", text.duration(cost.seconds)),
     ]
-    words = _safe(text.dropouts_in_words(cost)) if cost.dropped_by_round else ""
+    words = escaped_html(text.dropouts_in_words(cost)) if cost.dropped_by_round else ""
     section = (
         '<section aria-labelledby="cost"><h2 id="cost">What the run took</h2>'
         f"{_facts(facts)}" + (f'<p class="note">{words}</p>' if words else "") + "</section>"
@@ -329,9 +330,7 @@ def _details(data: ReportData) -> str:
 
 
 def _facts(facts: Iterable[tuple[str, str]]) -> str:
-    lines = "".join(f"<dt>{_safe(name)}</dt><dd>{_safe(value)}</dd>" for name, value in facts)
+    lines = "".join(
+        f"<dt>{escaped_html(name)}</dt><dd>{escaped_html(value)}</dd>" for name, value in facts
+    )
     return f'<dl class="facts">{lines}</dl>'
-
-
-def _safe(value: str) -> str:
-    return html.escape(value, quote=True)

@@ -4,7 +4,6 @@ Colours are the Okabe-Ito set, which colour-blind readers can tell apart, with a
 on light and on dark; shape or dash always says the same again.
 """
 
-import html
 from typing import Any
 
 import plotly.graph_objects as go
@@ -38,7 +37,7 @@ def styled(figure: go.Figure, **layout: Any) -> go.Figure:  # noqa: ANN401 - plo
 
 
 def blank_figure(x: str, y: str) -> go.Figure:
-    """A figure of one plot; the names of its axes must be safe already."""
+    """A figure of one plot; the names of its axes must be escaped already."""
     figure = styled(go.Figure())
     figure.update_xaxes(title=axis_title(x))
     figure.update_yaxes(title=axis_title(y))
@@ -46,10 +45,5 @@ def blank_figure(x: str, y: str) -> go.Figure:
 
 
 def axis_title(text: str) -> dict[str, Any]:
-    """An axis's name, already safe."""
+    """An axis's name, already escaped."""
     return {"text": text, "standoff": 8, "font": {"size": 13}}
-
-
-def safe_text(value: str) -> str:
-    """Plotly reads its labels as a little HTML; a study's text must not be read so."""
-    return html.escape(value)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedrx_protocol import documents
 from fedrx_protocol.errors import MisuseError, RunError
 from fedrx_protocol.study import Study
 
@@ -130,7 +131,7 @@ def read_json(path: Path) -> dict[str, Any]:
         RunError: it cannot be read, or is no JSON object.
     """
     try:
-        document = json.loads(path.read_bytes())
+        document = documents.read_json(path.read_bytes())
     except (OSError, ValueError):
         raise RunError(f"{path}: is damaged; restore it from a backup.") from None
     if not isinstance(document, dict):

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
+from fedrx_protocol.documents import read_json
 from fedrx_protocol.errors import MisuseError
 from fedrx_server.durable import write_file
 
@@ -57,7 +58,7 @@ def serving_of(consortium: Path) -> Serving | None:
     if not is_serving(consortium):
         return None
     try:
-        told = json.loads((consortium / _SERVING).read_bytes())
+        told = read_json((consortium / _SERVING).read_bytes())
         processes = {str(name): int(pid) for name, pid in told["processes"].items()}
         return Serving(processes, {str(s): bool(on) for s, on in told["online"].items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

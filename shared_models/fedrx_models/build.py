@@ -100,7 +100,7 @@ def check_config(section: ModelSection) -> BaseModel:
         return factory.config.model_validate(section.parameters)
     except ValidationError as error:
         sentences = [_sentence(item, section.name, factory) for item in own(error.errors())]
-        raise StudyError("\n".join(sentences)) from None
+        raise StudyError(*sentences) from None
 
 
 def _check_family(name: str, factory: Factory, schema: FeatureSchema) -> None:

@@ -1,6 +1,5 @@
 """Trained models as files: safetensors with the study's digest inside; never pickle."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import save
 from fedrx_models.build import build_model
 from fedrx_models.contract import PatientModel, weight_spec
 from fedrx_models.errors import ModelFileInvalid
+from fedrx_protocol.documents import DocumentInvalid, read_json
 from fedrx_protocol.errors import StudyError
 from fedrx_protocol.schema import FeatureSchema
 from fedrx_protocol.study import ModelSection
@@ -105,10 +105,10 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
 def _rebuild(path: Path, metadata: dict[str, str]) -> PatientModel:
     try:
         schema = FeatureSchema.model_validate_json(metadata["schema"])
-        config = json.loads(metadata["config"])
+        config = read_json(metadata["config"])
         section = ModelSection(**{**config, "name": metadata["model"]})
         return build_model(section, schema, seed=0)
-    except (ValidationError, json.JSONDecodeError, TypeError, StudyError) as error:
+    except (ValidationError, DocumentInvalid, TypeError, StudyError) as error:
         reason = str(error).splitlines()[0]
         raise ModelFileInvalid(f"{path}: its description cannot be used: {reason}") from None
 

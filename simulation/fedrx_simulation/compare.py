@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from fedrx_models.measures import exact_metrics, measures_of
 from fedrx_models.metrics_forecast import patient_scores
 from fedrx_models.metrics_panel import exact_panel
 from fedrx_models.metrics_survival import patient_errors
-from fedrx_protocol.errors import DataError, MisuseError, counted
+from fedrx_protocol.errors import DataError, MisuseError, RunError, counted
 from fedrx_protocol.schema import (
     BinaryTarget,
     ForecastTarget,
@@ -32,13 +32,14 @@ from fedrx_protocol.schema import (
     Target,
 )
 from fedrx_protocol.study import Study
-from fedrx_server.run_files import lock_folder, unwritable_named
+from fedrx_server.run_files import lock_folder, read_json, unwritable_named
 from fedrx_simulation.baselines import personalised, predict
 from fedrx_simulation.simulate import SimulationOptions, start
 from fedrx_simulation.sites import Consortium, by_site
 
 Scheme = Literal["folds", "sites"]
 Floats = NDArray[np.float64]
+KeptT = TypeVar("KeptT")
 
 _RUNNING = "running-"
 _FORMAT = 2  # of the cells on disk; 1 did not say whose the scores are
@@ -195,7 +196,7 @@ def _train_all(
             observer(cell, number, len(cells))
             with tempfile.TemporaryDirectory(dir=folder, prefix=_RUNNING) as place:
                 _write(path, asdict(_train(plan, cell, cohorts, Path(place) / "run")))
-        found[cell] = CellResult.of(json.loads(path.read_text(encoding="utf-8")))
+        found[cell] = _kept(path, CellResult.of)
     return found
 
 
@@ -242,7 +243,7 @@ def _claim(folder: Path, plan: ComparisonPlan, cohorts: Mapping[str, Cohort]) ->
     path = folder / "comparison.json"
     with unwritable_named(folder):
         if path.is_file():
-            _require_same(folder, json.loads(path.read_text(encoding="utf-8")), described)
+            _require_same(folder, read_json(path), described)
             return
         if folder.exists() and any(folder.iterdir()):
             raise MisuseError(
@@ -270,7 +271,19 @@ def begun_with(folder: Path) -> tuple[int, ...]:
     path = folder / "comparison.json"
     if not os.path.isfile(path):  # noqa: PTH113 - unlike Path's, never raises
         return ()
-    return tuple(json.loads(path.read_text(encoding="utf-8"))["seeds"])
+    return _kept(path, lambda document: tuple(document["seeds"]))
+
+
+def _kept(path: Path, of: Callable[[Mapping[str, Any]], KeptT]) -> KeptT:
+    """What a file of a comparison holds.
+
+    Raises:
+        RunError: it cannot be read, or holds something else.
+    """
+    try:
+        return of(read_json(path))
+    except (KeyError, TypeError):
+        raise RunError(f"{path}: is damaged; remove it and compare again.") from None
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

@@ -5,11 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrx_client.audit import AuditLog
-from fedrx_client.journal import About, Journal, Thrift, in_words, plain
+from fedrx_client.journal import About, Journal, Thrift, in_words
 from fedrx_client.ledger import LedgerHead
 from fedrx_client.ledger_file import noted_head
 from fedrx_protocol.errors import DataError, MisuseError
 from fedrx_protocol.secagg.messages import AdvertRequest, UnmaskRequest
+from fedrx_protocol.text import shortened
 
 ABOUT = About("run-1", "ab" * 32, 3, 1)
 
@@ -86,7 +87,7 @@ def test_many_different_refusals_are_bounded_too(journal, log):
 
 @given(st.text(max_size=300), st.integers(1, 100))
 def test_a_peers_text_is_one_short_printable_line(text, longest):
-    shown = plain(text, longest)
+    shown = shortened(text, longest)
     assert len(shown) <= longest
     assert shown.isprintable()
 

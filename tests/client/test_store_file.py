@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from apart import exit_code, start
+from charges import release
 
+from fedrx_client.ledger import Ledger
 from fedrx_client.store import (
     SCHEMA_VERSION,
     LedgerDamaged,
@@ -231,3 +233,58 @@ def test_a_closed_store_refuses_use(path):
     store.close()
     with pytest.raises(LedgerUnwritable, match="was closed"):
         store.write(ANSWERED, (b"m", b"c"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP TABLE ledger",
+        "DROP TABLE ledger_head",
+        "DROP TABLE guard_context",
+        "ALTER TABLE ledger RENAME COLUMN entry TO record",
+        "ALTER TABLE ledger_head DROP COLUMN hash",
+    ],
+)
+def test_a_table_that_is_not_as_it_was_made(path, change):
+    with SiteStore(path):
+        pass
+    changed = sqlite3.connect(path)
+    changed.execute(change)
+    changed.commit()
+    changed.close()
+    with pytest.raises(LedgerDamaged, match=r"its table '.*restore it from a backup"):
+        SiteStore(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE ledger_head SET count = 'many'",
+        "UPDATE ledger_head SET hash = 7",
+        "UPDATE ledger SET hash = 7",
+        "UPDATE ledger SET hash = 'text'",
+        "UPDATE ledger SET key = 7",
+        "UPDATE ledger SET entry = x'ff'",
+        "UPDATE ledger SET entry = 7.5",
+        "PRAGMA writable_schema = ON; UPDATE sqlite_master SET sql = 'CREATE TABLE'",
+    ],
+)
+def test_a_value_that_is_none_of_a_ledger(path, change):
+    with SiteStore(path) as store:
+        Ledger(store).append(release())
+    changed = sqlite3.connect(path)
+    for statement in change.split("; "):
+        changed.execute(statement)
+    changed.commit()
+    changed.close()
+    with pytest.raises(LedgerDamaged, match="restore it from a backup"), SiteStore(path) as store:
+        Ledger(store)
+
+
+def test_a_value_that_turns_into_none_behind_an_open_ledger(path):
+    with SiteStore(path) as store:
+        book = Ledger(store)
+        book.append(release())
+        store.write("UPDATE ledger_head SET count = 'many'")
+        with pytest.raises(LedgerDamaged, match="restore it from a backup"):
+            book.entries()

@@ -1,5 +1,6 @@
 """The roster: signed once, pinned by fingerprint, one id and one key a site."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -28,7 +29,7 @@ NOW = 1_800_000_000
 def entry(site="charite", **changes):
     values = {
         "site": site,
-        "name": "Charité – Berlin",
+        "name": f"Charité – {site}",
         "identity": identity_of(site).public_key().public_bytes_raw(),
         "not_before": 0,
         "not_after": 2 * NOW,
@@ -105,6 +106,28 @@ def test_two_sites_with_the_same_id_or_key():
         Roster((entry("a"), entry("b"), entry("a")), serial=1)
     with pytest.raises(RosterInvalid, match="identity key"):
         Roster((entry("a"), entry("b", identity=entry("a").identity)), serial=1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("Charité", "CHARITÉ"), ("Mayo", "Ｍａｙｏ"), ("Mayo", "Mayo")]
+)
+def test_two_sites_that_people_cannot_tell_apart(one, other):
+    with pytest.raises(RosterInvalid, match="site name"):
+        Roster((entry("a", name=one), entry("b", name=other)), serial=1)
+    with pytest.raises(RosterInvalid, match="site id 'a' twice"):
+        Roster((entry("a"), replace(entry("b"), site="A")), serial=1)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a\x1b[2J", "a\nb", "a\u202eb", "Charite\u0301", "a  b", "a" * 201], ids=ascii
+)
+def test_names_that_are_no_line_to_read(name):
+    with pytest.raises(RosterInvalid, match=r"^Site 'charite': its name '[^\n]+\.$"):
+        entry(name=name)
+    signed = sign_roster(Roster((entry(),), 1), CONSORTIUM).to_json()
+    hostile = json.dumps(name).encode()
+    with pytest.raises((RosterInvalid, MalformedMessage)):
+        SignedRoster.from_json(signed.replace(json.dumps(entry().name).encode(), hostile, 1))
 
 
 def test_impossible_entries():

@@ -7,6 +7,7 @@ import tomllib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from texts import showable_texts
 
 from fedrx_protocol.errors import StudyError
 from fedrx_protocol.study import Study
@@ -148,7 +149,7 @@ class TestDigest:
         epsilon=st.floats(1e-3, 1000),
         rounds=st.integers(5, 100_000),
         rate=st.floats(1e-6, 1),
-        title=st.text(max_size=20),
+        title=showable_texts(),
         mode=st.sampled_from(["private", "secure-sum"]),
     )
     @settings(max_examples=60)

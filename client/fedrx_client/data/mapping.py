@@ -5,9 +5,8 @@ comments. It says which column, unit and code stand for what. It holds no patien
 """
 
 import codecs
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -29,13 +28,16 @@ from fedrx_client.data.sources import (
     check_codes,
     check_unit,
 )
+from fedrx_protocol.documents import DocumentInvalid, read_toml
 from fedrx_protocol.errors import DataError
-from fedrx_protocol.findings import shown
 from fedrx_protocol.schema import CategoryFeature, Feature, FeatureSchema, Name, NumberFeature
+from fedrx_protocol.text import escaped, quoted
 
 
 class TableOptions(Section):
     """How the file is written."""
+
+    any_text: ClassVar[frozenset[str]] = frozenset({"delimiter"})
 
     patient: Column = Field(description="column that identifies a patient")
     delimiter: str = Field(default=",", min_length=1, max_length=1)
@@ -211,18 +213,18 @@ class TableMapping(Section):
     def parse(cls, text: str, *, source: str = "mapping.toml") -> "TableMapping":
         """Parse TOML text; `source` names it in errors."""
         try:
-            document = tomllib.loads(text)
+            document = read_toml(text)
             if "table" not in document:
                 raise DataError(
                     f"{source}: has no section [table], so it is no mapping file; "
                     "`fedrx study patients` writes one that fits a study."
                 )
             return cls.model_validate({**document, "source": Path(source).name})
-        except tomllib.TOMLDecodeError as error:
-            raise DataError(f"{source}: not valid TOML: {error}.") from None
+        except DocumentInvalid as error:
+            raise DataError(f"{source}: {error}.") from None
         except ValidationError as error:
             sentences = [f"{source}: {_sentence(dict(item))}" for item in error.errors()]
-            raise DataError("\n".join(sentences)) from None
+            raise DataError(*sentences) from None
 
     @classmethod
     def load(cls, path: Path | str) -> "TableMapping":
@@ -274,7 +276,7 @@ class TableMapping(Section):
 def _sentence(item: dict[str, Any]) -> str:
     """One sentence: the key, the value given, what is allowed."""
     kinds = {"number", "category", "flag"}
-    key = ".".join(str(part) for part in item["loc"] if part not in kinds)
+    key = ".".join(escaped(str(part)[:60]) for part in item["loc"] if part not in kinds)
     if item["type"] == "extra_forbidden":
         return f"unknown key '{key}'."
     if item["type"] == "missing":
@@ -283,4 +285,4 @@ def _sentence(item: dict[str, Any]) -> str:
         return f"'{key}': {item['ctx']['error']}." if key else f"{item['ctx']['error']}."
     if item["type"] == "union_tag_not_found":
         return f"key '{key}.kind' is missing; allowed: number, category, flag."
-    return f"'{key}' is {shown(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}."
+    return f"'{key}' is {quoted(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}."

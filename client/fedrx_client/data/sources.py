@@ -1,8 +1,15 @@
 """Where a mapping finds outcomes and omics blocks; the parts of it that a study's kind decides."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from fedrx_client.data.units import conversion, convertible_to
 from fedrx_protocol.errors import DataError
@@ -14,15 +21,26 @@ from fedrx_protocol.schema import (
     PanelTarget,
     SurvivalTarget,
 )
+from fedrx_protocol.text import LONGEST_LINE, require_showable
 
-Column = Annotated[str, Field(min_length=1)]
+Column = Annotated[str, Field(min_length=1, max_length=LONGEST_LINE)]
 Unknown = Literal["error", "missing"]
 
 
 class Section(BaseModel):
-    """A part of a mapping."""
+    """A part of a mapping; every text in it may be shown, as it stands in the hospital's table."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # Keys whose text is no text to read, such as a tab between two cells.
+    any_text: ClassVar[frozenset[str]] = frozenset()
+
+    @field_validator("*")
+    @classmethod
+    def _showable(cls, value: object, info: ValidationInfo) -> object:
+        if info.field_name not in cls.any_text:
+            require_showable(value, as_in_table=True)
+        return value
 
 
 class JoinSource(Section):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from fedrx_protocol.documents import DocumentInvalid, read_json
 from fedrx_protocol.privacy.errors import ReleaseInvalid
 
 Purpose = Literal["training", "metrics"]
@@ -101,9 +102,9 @@ class Release:
             ReleaseInvalid: not JSON, a key is missing, unknown or repeated, a value is impossible.
         """
         try:
-            document = json.loads(text, object_pairs_hook=_without_repeats)
-        except (ValueError, RecursionError) as error:
-            raise ReleaseInvalid(f"A release record is not valid JSON: {error}.") from None
+            document = read_json(text, _without_repeats)
+        except DocumentInvalid as error:
+            raise ReleaseInvalid(f"A release record is {error}.") from None
         if not isinstance(document, dict):
             raise ReleaseInvalid("A release record must be a JSON object.")
         names = {field.name for field in dataclasses.fields(cls)}

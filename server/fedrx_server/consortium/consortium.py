@@ -31,6 +31,7 @@ from fedrx_protocol.roster import (
     fingerprint,
     sign_roster,
 )
+from fedrx_protocol.text import fault_in, quoted
 from fedrx_server.consortium.certificates import (
     Authority,
     general_name,
@@ -304,9 +305,6 @@ def _content(path: Path) -> bytes | None:
 
 
 def _require_reason(reason: str) -> None:
-    fits = 1 <= len(reason.strip()) <= len(reason) <= MAX_REASON_CHARACTERS
-    if not (fits and reason.isprintable()):
-        raise MisuseError(
-            f"A reason must be one line of 1 to {MAX_REASON_CHARACTERS} characters; give it with "
-            "--reason."
-        )
+    fault = fault_in(reason, least=1, most=MAX_REASON_CHARACTERS)
+    if fault is not None:
+        raise MisuseError(f"The reason {quoted(reason)} {fault}; give it with --reason.")

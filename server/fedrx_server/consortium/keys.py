@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedrx_protocol.canonical import MalformedMessage, from_base64, from_json, to_base64, to_json
 from fedrx_protocol.errors import MisuseError
 from fedrx_protocol.private_files import load_ed25519, unusable, write_public
+from fedrx_protocol.text import fault_in, quoted
 
 
 class ConsortiumDamaged(MisuseError):  # noqa: N818 - named for what happened
@@ -101,11 +102,11 @@ class About:
     created: int
 
     def __post_init__(self) -> None:
-        if not (1 <= len(self.name.strip()) <= len(self.name) <= 64 and self.name.isprintable()):
-            # 64 is the upper bound of an X.509 common name.
+        # 64 is the upper bound of an X.509 common name.
+        fault = fault_in(self.name, least=1, most=64)
+        if fault is not None:
             raise MisuseError(
-                f"A consortium's name must be one line of 1 to 64 printable characters, not "
-                f"{self.name!r}; give a shorter one with --name."
+                f"The consortium's name {quoted(self.name)} {fault}; give another with --name."
             )
 
     def to_json(self) -> bytes:

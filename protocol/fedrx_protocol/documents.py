@@ -1,0 +1,90 @@
+"""Documents from outside as plain values: one reader of TOML, one of JSON, and what both refuse.
+
+A document that is nested without end, or holds a number without end, is refused here with words,
+so that nothing behind meets Python's own limits.
+"""
+
+import json
+import tomllib
+from collections.abc import Callable
+from typing import Any
+
+DEEPEST = 64  # lists and tables in each other; a study has 6
+_LARGEST = 2**64  # the seeds and ids of other programs have 64 bits
+
+Pairs = Callable[[list[tuple[str, Any]]], Any]
+
+
+class DocumentInvalid(ValueError):  # noqa: N818 - named for what happened
+    """A text that is no document; says why, to follow the document's name in a sentence."""
+
+
+def read_toml(text: str) -> dict[str, Any]:
+    """Read TOML.
+
+    Raises:
+        DocumentInvalid: it is none, or is nested too deep, or holds too large a number.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise DocumentInvalid(f"not valid TOML: {error}") from None
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError:  # Python reads no integer of more than 4300 digits
+        raise _too_large() from None
+    require_bounded(document)
+    return document
+
+
+def read_json(data: bytes | str, pairs: Pairs | None = None) -> Any:  # noqa: ANN401 - whatever it holds
+    """Read JSON.
+
+    Args:
+        data: the document; bytes are UTF-8, 16 or 32, as the standard says.
+        pairs: makes a table of its keys and values; a dict if left out.
+
+    Raises:
+        DocumentInvalid: it is none, or is nested too deep, or holds too large a number.
+    """
+    try:
+        document = json.loads(data, object_pairs_hook=pairs)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise DocumentInvalid("not valid JSON") from None
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError:
+        raise _too_large() from None
+    require_bounded(document)
+    return document
+
+
+def require_bounded(document: object) -> None:
+    """Refuse a value that is nested too deep or holds too large an integer.
+
+    Raises:
+        DocumentInvalid: it is, or does.
+    """
+    level = [document]
+    for _ in range(DEEPEST + 1):  # what is in the deepest list or table counts too
+        if not level:
+            return
+        if any(isinstance(value, int) and not -_LARGEST < value < _LARGEST for value in level):
+            raise _too_large()
+        level = [inner for value in level for inner in _inside(value)]
+    if level:
+        raise _too_deep()
+
+
+def _inside(value: object) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def _too_deep() -> DocumentInvalid:
+    return DocumentInvalid(f"nested more than {DEEPEST} deep, which no document of ours is")
+
+
+def _too_large() -> DocumentInvalid:
+    return DocumentInvalid("not for this program: an integer in it has more than 64 bits")
