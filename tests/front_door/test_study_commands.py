@@ -48,7 +48,15 @@ def test_evaluations_that_will_say_nothing_are_told_with_what_helps(fedrx):
         (5000, 5, ()),
         (3000, 5, ("the 5 evaluations before the last", "Use metrics.evaluations = 2: so few")),
         (1000, 5, ("all evaluations", "Use metrics.evaluations = 0", "and hold out about 300")),
-        (1400, 3, ("all evaluations", "has the whole budget: it can be read")),
+        (
+            1400,
+            3,
+            (
+                "all evaluations",
+                "metrics.evaluations = 0, so that",
+                "has the whole budget: it can be read",
+            ),
+        ),
         (1000, 0, ("the only evaluation", "Hold out about 300 patients")),
     ],
 )

@@ -11,7 +11,7 @@ from fedrx_models.measures import measures_of
 from fedrx_protocol.roster import Roster, SiteEntry, sign_roster
 from fedrx_protocol.study import Study
 from fedrx_server.checkpoints import RoundRecord
-from fedrx_server.report_run import run_report, run_result
+from fedrx_server.report_run import reported_curve, run_report, run_result
 from fedrx_server.runs import RunView
 
 ROSTER = Roster(
@@ -65,6 +65,15 @@ def test_noise_hides_the_same_in_page_curve_and_result(warfarin, tmp_path):
     assert reported["mae_high"] == 17.15
     told = run_result(view(warfarin, tmp_path, metrics(8.5, 1.0)), PRIVACY)["reported"]
     assert told["mae"] == 8.5
+
+
+def test_a_curve_has_the_rounds_that_can_be_read(warfarin):
+    """A round's metrics are of the model that it began with."""
+    seen = {2: metrics(9.0, 2.0), 3: None, 4: metrics(3.0, 20.0), 6: metrics(8.5, 1.0)}
+    rounds = [RoundRecord(n, 0, 3, 3, 0, found, 10, 20, 0.5) for n, found in seen.items()]
+    curve = reported_curve(rounds, warfarin.target)
+    assert (curve.rounds, curve.reported) == ([1, 5], [9.0, 8.5])
+    assert curve.noise == [(7.0, 11.0), (7.5, 9.5)]
 
 
 def test_the_limit_is_what_a_mean_error_could_tell(warfarin, tmp_path):
