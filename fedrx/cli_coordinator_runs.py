@@ -276,7 +276,9 @@ def _described(path: Path) -> dict[str, Any]:
         "state": word,
         "wanted": wanted.goal,
         "sentence": wanted.sentence or (live.sentence if live is not None else ""),
-        "live": None if live is None else asdict(live),
+        "live": None
+        if live is None
+        else {**asdict(live), "metrics": run_page.readable_metrics(live)},
     }
 
 

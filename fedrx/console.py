@@ -13,9 +13,9 @@ from fedrx.run_page import headline
 from fedrx.terminal import PlainConsole
 from fedrx_models.measures import measures_of
 from fedrx_protocol.errors import counted
+from fedrx_protocol.figures import HIDDEN, Figure
 from fedrx_server.report_data import PrivacyStatement
-from fedrx_server.report_run import noise_interval
-from fedrx_server.report_text import in_sentence, with_noise
+from fedrx_server.report_text import WHAT_HELPS, in_sentence
 from fedrx_simulation.result import SimulationResult
 from fedrx_simulation.simulate import Observer
 from fedrx_simulation.simulate import Progress as Step
@@ -27,6 +27,7 @@ _ROWS = {
 }
 
 _DRUGS_SHOWN = 5
+_FILE_WIDTH = 120  # columns
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def _line(console: PlainConsole, step: Step) -> None:
     elif record.metrics:
         console.print(
             f"round {record.round}/{step.rounds}, {record.survivors} sites: "
-            f"{_shown(record.metrics)}",
+            f"{_shown(record.metrics, step.tells)}",
         )
 
 
@@ -77,7 +78,7 @@ def _live(console: PlainConsole) -> Iterator[Observer]:
             done = f"{record.round}/{step.rounds} rounds"
             bar.update(task, completed=record.round, done=done)
             if record.metrics:
-                bar.update(task, metric=_shown(record.metrics))
+                bar.update(task, metric=_shown(record.metrics, step.tells))
             if record.dropped:
                 text = f"{record.survivors}/{record.participants} sites"
                 bar.update(task, description=f"{step.stage}, {text}")
@@ -90,25 +91,26 @@ def _live(console: PlainConsole) -> Iterator[Observer]:
             raise
 
 
-def _shown(metrics: Mapping[str, float]) -> str:
+def _shown(metrics: Mapping[str, float], tells: float) -> str:
     """A round's headline, in a few words."""
-    told = headline(metrics)
+    told = headline(metrics, tells=tells)
     return f"reported {told}" if told else "noise left nothing to report"
 
 
 def print_result(result: SimulationResult) -> None:
     """The table, the privacy spent, the bytes, and where the report is."""
     out = PlainConsole()
+    if not out.is_terminal:  # a file has no edge at which a cell would have to be folded
+        out.width = max(out.width, _FILE_WIDTH)
     measures = measures_of(result.study.target)
     table = Table(title=f"{result.study.title or result.study.name}: {result.sites} sites")
     table.add_column("Model")
     for measure in measures:
-        table.add_column(measure.heading, justify="right")
+        table.add_column(measure.heading, justify="right", no_wrap=measure is measures[0])
     for row in result.report.rows:
-        values = [(row.value(measure), measure.digits) for measure in measures]
         table.add_row(
             _ROWS.get(row.key, row.label),
-            *("–" if value is None else f"{value:.{digits}f}" for value, digits in values),
+            *(_cell(row.figure(measure), measure.digits) for measure in measures),
             style="bold" if row.key == "federated" else None,
         )
     if result.quality is not None:
@@ -116,7 +118,7 @@ def print_result(result: SimulationResult) -> None:
     out.print(table)
     out.print(
         f"Exact, on {result.metrics['federated'].n:.0f} held-out patients, because a simulation "
-        "owns them." + _reported(result)
+        "owns them; intervals (95 %) are for the choice of patients." + _reported(result)
     )
     out.print(privacy_in_words(result.privacy))
     out.print(
@@ -183,12 +185,21 @@ def _reported(result: SimulationResult) -> str:
     if not reported:
         return ""
     measure = measures_of(result.study.target)[0]
-    name = in_sentence(measure.name)
-    if measure.key not in reported:
+    name, figure = in_sentence(measure.name), measure.figure(reported)
+    if figure.hidden:
+        return f" A coordinator would have seen a {name} that is {HIDDEN}: {WHAT_HELPS}."
+    if figure.value is None:
         return f" A coordinator would have seen no {name}: the noise left nothing to compute."
-    ends = noise_interval(reported, result.study.target)
-    seen = with_noise(reported[measure.key], ends, measure)
+    seen = figure.words(measure.digits, measure.unit)
     return f" A coordinator would have seen a {name} of {seen}."
+
+
+def _cell(figure: Figure, digits: int) -> str:
+    """An exact figure, with its interval where that is known."""
+    if figure.value is None or figure.confidence is None:
+        return "–" if figure.value is None else f"{figure.value:.{digits}f}"
+    low, high = figure.confidence
+    return f"{figure.value:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
 def _size(count: int) -> str:

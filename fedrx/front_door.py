@@ -12,6 +12,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from fedrx.evaluation_check import EvaluationCheck
 from fedrx.sources import (
     PatientFile,
     Source,
@@ -204,6 +205,7 @@ def study_cost(study: Study, sites: int) -> dict[str, Any]:
     """
     plan = make_plan(study, sites)
     plan.check()
+    check = EvaluationCheck.of(plan)
     weights = len(get_vector(study_model(study, seed=0)))
     between, final = plan.metrics_noise
     masked = max(plan.round(number, 0).layout.length for number in (1, study.final_round))
@@ -231,7 +233,8 @@ def study_cost(study: Study, sites: int) -> dict[str, Any]:
         "targets_in_no_block": _targets_in_no_block(study),
         "bytes_up_per_site_and_round": 4 * masked,
         "bytes_down_per_site_and_round": 4 * weights,
-        "warnings": _warnings(study),
+        "evaluations": check.to_json(),
+        "warnings": [*_warnings(study), *check.warnings()],
     }
 
 

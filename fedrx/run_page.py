@@ -5,6 +5,7 @@ Nothing here is about one site but whether it is there; the coordinator knows no
 
 import time
 from collections.abc import Iterator, Mapping
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedrx.terminal import PlainConsole
+from fedrx_protocol.figures import HIDDEN, Figure, readable
 from fedrx_protocol.text import escaped
 from fedrx_server.live_state import LiveState, read_live
 from fedrx_server.report_text import duration, size
@@ -22,13 +24,14 @@ from fedrx_server.runs import Wanted, read_wanted
 from fedrx_server.serving import Serving
 
 LOOK_EVERY_S: Final = 0.5
-# Name and decimals of each kind of outcome's headline. Repeated from fedrx_models.measures, whose
-# import would make a look at a run wait for torch.
+# Name, decimals and what it could tell (see `figures.hides`) of each kind of outcome's headline.
+# Repeated from fedrx_models.measures, whose import would make a look at a run wait for torch.
+# What an MAE could tell depends on the study: `LiveState.tells`.
 _HEADLINES: Final = {
-    "mae": ("MAE", 2),
-    "auc": ("ROC AUC", 3),
-    "concordance": ("concordance", 3),
-    "ratio": ("relative error", 3),
+    "mae": ("MAE", 2, inf),
+    "auc": ("ROC AUC", 3, 0.25),
+    "concordance": ("concordance", 3, 0.25),
+    "ratio": ("relative error", 3, 0.5),
 }
 # Reasons that a person must do something about; every other name is a site's own word.
 _REMEDIES: Final = {
@@ -188,22 +191,35 @@ def _where(live: LiveState | None) -> str:
 
 def _metric(live: LiveState) -> str:
     """The headline of the study's kind of outcome; noise may have left none to compute."""
-    return headline(live.metrics or {}, live.unit) or "unknown"
+    missing = "unknown" if live.epsilon_promised is None else HIDDEN
+    return headline(live.metrics or {}, live.unit, live.tells) or missing
 
 
-def headline(metrics: Mapping[str, float], unit: str = "") -> str:
-    """The first metric of a kind of outcome, with its noise's interval; "" where none is left.
+def headline(metrics: Mapping[str, float], unit: str = "", tells: float | None = None) -> str:
+    """The first metric of a kind of outcome, with its interval; "" where none is left.
 
     Args:
         metrics: as a round reported them.
         unit: of the outcome, for a metric that has it.
+        tells: what it could tell; by default what such a metric always could.
     """
-    key = next((key for key in _HEADLINES if key in metrics), None)
+    key = _headline_key(metrics)
     if key is None:
         return ""
-    name, digits = _HEADLINES[key]
-    text = f"{name} {metrics[key]:.{digits}f}"
-    if f"{key}_low" in metrics:
-        low, high = metrics[f"{key}_low"], metrics[f"{key}_high"]
-        text += f" ({low:.{digits}f} to {high:.{digits}f} by its noise)"
-    return f"{text} {unit}" if unit and key == "mae" else text
+    name, digits, usual = _HEADLINES[key]
+    figure = Figure.of(metrics, key, usual if tells is None else tells)
+    text = f"{name} {figure.words(digits)}"
+    return f"{text} {unit}" if unit and key == "mae" and not figure.hidden else text
+
+
+def readable_metrics(live: LiveState) -> dict[str, float | None] | None:
+    """A run's last metrics as JSON shows them; null for none so far."""
+    metrics = live.metrics
+    key = None if metrics is None else _headline_key(metrics)
+    if metrics is None or key is None:
+        return None if metrics is None else dict(metrics)
+    return readable(metrics, key, _HEADLINES[key][2] if live.tells is None else live.tells)
+
+
+def _headline_key(metrics: Mapping[str, float]) -> str | None:
+    return next((key for key in _HEADLINES if key in metrics), None)

@@ -80,6 +80,10 @@ class Part:
     sensitivity: float = 0.0
     slack: float = 0.0
 
+    def noise_sd(self, sites: int) -> float:
+        """Standard deviation of the noise in a sum over so many sites, in units of the value."""
+        return self.site_noise_sd * sqrt(sites) / self.scale
+
 
 @dataclass(frozen=True)
 class RoundPlan:

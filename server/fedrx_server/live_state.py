@@ -79,6 +79,7 @@ class LiveState:
         time: When this was written, unix seconds.
         pid: The process that drives the run.
         unit: The metrics' unit.
+        tells: What the headline could tell, by which noise hides it; `None` if never said.
     """
 
     name: str
@@ -108,6 +109,7 @@ class LiveState:
     time: float = 0.0
     pid: int = 0
     unit: str = ""
+    tells: float | None = None
 
 
 def read_live(folder: Path) -> LiveState | None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from fedrx_models.measures import Measure
 from fedrx_protocol.canonical import finite_or_none
 from fedrx_protocol.errors import MisuseError
+from fedrx_protocol.figures import Figure
 from fedrx_protocol.study import PrivacyMode
 from fedrx_server.report_forecast_data import ForecastPictures
 
@@ -41,9 +42,13 @@ class ResultRow:
     values: Mapping[str, float]
     detail: str = ""
 
+    def figure(self, measure: Measure) -> Figure:
+        """One metric with its intervals."""
+        return measure.figure(self.values)
+
     def value(self, measure: Measure) -> float | None:
-        """One metric, if it is known."""
-        return self.values.get(measure.key)
+        """One metric, if it is known and noise does not hide it."""
+        return self.figure(measure).shown
 
 
 @dataclass(frozen=True)
@@ -234,8 +239,8 @@ class ReportData:
         measures: columns of the table of results; the first is the headline.
         rows: table of results.
         reported: the federated metrics as a coordinator sees them, noise included.
-        reported_noise: ends of the 95 % interval of the reported headline.
         privacy: what was spent.
+        consortium: sites of the roster, (id, name); empty for a simulation.
         curve: learning curve.
         predictions: single held-out patients.
         groups: errors by dose group.
@@ -259,8 +264,8 @@ class ReportData:
     measures: Sequence[Measure] = DOSE_MEASURES
     rows: Sequence[ResultRow] = ()
     reported: ResultRow | None = None
-    reported_noise: tuple[float, float] | None = None
     privacy: PrivacyStatement | None = None
+    consortium: Sequence[tuple[str, str]] = ()
     curve: LearningCurve | None = None
     predictions: Predictions | None = None
     groups: DoseGroups | None = None

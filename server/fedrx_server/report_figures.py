@@ -41,6 +41,8 @@ def learning_curve(curve: LearningCurve, measure: Measure) -> go.Figure:
             mode="lines",
             line={"color": GREY, "width": 2},
         )
+    if not curve.rounds:
+        return figure
     figure.add_scatter(
         x=list(curve.rounds),
         y=list(curve.reported),
@@ -180,7 +182,7 @@ def dropouts_by_round(dropped: Sequence[int]) -> go.Figure:
 def all_figures(data: ReportData) -> list[NamedFigure]:
     """(title, caption, figure) of every plot that there are data for."""
     plots: list[NamedFigure] = []
-    if data.curve and data.curve.rounds:
+    if data.curve and (data.curve.rounds or data.curve.exact_rounds):
         better = "Higher" if data.headline.higher_is_better else "Lower"
         caption = _CURVE.format(better=better)
         plots.append(("Learning curve", caption, learning_curve(data.curve, data.headline)))
@@ -196,7 +198,10 @@ def all_figures(data: ReportData) -> list[NamedFigure]:
     return plots
 
 
-_CURVE = "{better} is better. Bars show the noise that protects the held-out patients."
+_CURVE = (
+    "{better} is better. Bars show the noise that protects the held-out patients; a round whose "
+    "figure its noise hides is left out."
+)
 _PREDICTIONS = "Each dot is one held-out patient; in the shaded band the dose is within 20 %."
 _GROUPS = "Lower is better. Patients who need very low or very high doses are the hardest."
 _EPSILON = "Less is safer. No round may lift the line above the promise."

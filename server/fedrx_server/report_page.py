@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from fedrx_models.measures import Measure
+from fedrx_protocol.figures import HIDDEN, Figure
 from fedrx_protocol.text import escaped_html
 from fedrx_server import report_text as text
 from fedrx_server.report_blocks import block_figures
@@ -80,6 +81,7 @@ def page(data: ReportData) -> str:
             _courses(data),
             _privacy(data.privacy) if data.privacy else "",
             _cost(data.cost, drops) if data.cost else "",
+            _consortium(data.consortium),
             _details(data),
         )
         if part
@@ -121,6 +123,7 @@ def _header(data: ReportData) -> str:
         f"<h1>{escaped_html(data.title)}</h1>"
         + (f"<p>{escaped_html(data.description)}</p>" if data.description else "")
         + (f'<ul class="badges">{"".join(badges)}</ul>' if badges else "")
+        + f'<p class="note">{escaped_html(text.DISCLAIMER)}</p>'
         + f'</header>\n<div class="outcome"><p>{escaped_html(text.outcome(data))}</p></div>'
     )
 
@@ -134,11 +137,14 @@ def _accuracy_tiles(data: ReportData) -> list[str]:
     row = data.row("federated") or data.reported
     tiles = []
     for measure in data.measures if row is not None else ():
-        value = row.value(measure) if row is not None else None
-        if value is not None and measure.key in _TILES:
-            name = _TILES[measure.key] or measure.name
+        figure = row.figure(measure) if row is not None else Figure(None)
+        name, value = _TILES.get(measure.key, "") or measure.name, figure.shown
+        if figure.hidden:
+            tiles.append(_tile(name, "–", "", HIDDEN))
+        elif value is not None and measure.key in _TILES:
             shown = text.number(value) if measure.key == "mae" else f"{value:.{measure.digits}f}"
-            tiles.append(_tile(name, shown, measure.unit, "federated model"))
+            below = figure.interval_words(measure.digits) or "federated model"
+            tiles.append(_tile(name, shown, measure.unit, below))
     return tiles
 
 
@@ -194,7 +200,10 @@ def _column(measure: Measure) -> str:
 def _results_note(data: ReportData) -> str:
     notes = []
     if data.simulation and data.rows:
-        notes.append("The table is exact, because a simulation owns its patients.")
+        notes.append(
+            "The table is exact, because a simulation owns its patients; intervals say how far "
+            "other patients might have moved it."
+        )
     if data.reported is not None:
         notes.append(_reported_note(data, data.reported))
     return " ".join(notes)
@@ -203,19 +212,18 @@ def _results_note(data: ReportData) -> str:
 def _reported_note(data: ReportData, row: ResultRow) -> str:
     measure, value = data.headline, row.value(data.headline)
     would = "would have seen" if data.simulation else "saw"
-    name = text.in_sentence(measure.name)
+    name, figure = text.in_sentence(measure.name), row.figure(measure)
+    if figure.hidden:
+        return f"The coordinator {would} a {name} that is {HIDDEN}: {text.WHAT_HELPS}."
     if value is None:
         return f"The coordinator {would} no {name}: the noise left nothing to compute."
-    seen = text.with_noise(value, data.reported_noise, measure)
-    rest = _reported_rest(row, noisy=data.reported_noise is not None)
-    interval = " (± is the 95 % interval of the noise)" if "±" in seen else ""
-    return f"The coordinator {would} a {name} of {seen}{rest}{interval}."
+    seen = figure.words(measure.digits, measure.unit)
+    return f"The coordinator {would} a {name} of {seen}{_reported_rest(row)}."
 
 
-def _reported_rest(row: ResultRow, *, noisy: bool) -> str:
+def _reported_rest(row: ResultRow) -> str:
     parts = []
-    # R² is a ratio of noisy sums: without an interval of its own it would only mislead.
-    if "r2" in row.values and not noisy:
+    if "r2" in row.values:
         parts.append(f"R² {row.values['r2']:.2f}")
     if "within_20_percent" in row.values:
         parts.append(f"{row.values['within_20_percent']:.1f} % within 20 %")
@@ -228,7 +236,7 @@ def _result_row(row: ResultRow, measures: Sequence[Measure], longest: float) -> 
     value = row.value(measures[0])
     drawn = value is not None and math.isfinite(value) and longest > 0
     width = 100 * max(value or 0.0, 0.0) / longest if drawn else 0
-    first, *more = (_cell(row.value(measure), measure) for measure in measures)
+    first, *more = (_cell(row.figure(measure), measure) for measure in measures)
     return (
         f'<tr{main}><th scope="row">{escaped_html(row.label)}{detail}</th>{first}'
         f'<td class="bar" aria-hidden="true"><div style="width:{width:.1f}%"></div></td>'
@@ -236,8 +244,12 @@ def _result_row(row: ResultRow, measures: Sequence[Measure], longest: float) -> 
     )
 
 
-def _cell(value: float | None, measure: Measure) -> str:
-    return f"<td>{'–' if value is None else f'{value:.{measure.digits}f}'}</td>"
+def _cell(figure: Figure, measure: Measure) -> str:
+    if figure.shown is None:
+        return f"<td>{escaped_html(HIDDEN) if figure.hidden else '–'}</td>"
+    interval = figure.interval_words(measure.digits)
+    small = f"<span>{escaped_html(interval)}</span>" if interval else ""
+    return f"<td>{figure.shown:.{measure.digits}f}{small}</td>"
 
 
 def _plot(title: str, caption: str, figure: go.Figure, *, wide: bool = False) -> str:
@@ -326,6 +338,16 @@ def _details(data: ReportData) -> str:
     ]
     return (
         f'<section aria-labelledby="details"><h2 id="details">Details</h2>{_facts(facts)}</section>'
+    )
+
+
+def _consortium(sites: Sequence[tuple[str, str]]) -> str:
+    """Who took part, by the roster: each site's name and id."""
+    if not sites:
+        return ""
+    return (
+        '<section aria-labelledby="consortium"><h2 id="consortium">The consortium</h2>'
+        f"{_facts([(site, name) for site, name in sites])}</section>"
     )
 
 

@@ -6,6 +6,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fedrx_models.measures import measures_of
+from fedrx_models.pharmacogenomic.published import (
+    FIXED_ACCURACY,
+    PHARMACOGENETIC_ACCURACY,
+    PUBLISHED_ON,
+    is_applicable,
+)
+from fedrx_protocol.figures import readable
 from fedrx_protocol.privacy.events import Release
 from fedrx_protocol.schema import Target
 from fedrx_protocol.study import Study
@@ -16,10 +23,16 @@ from fedrx_server.report_data import (
     PrivacyStatement,
     ReportData,
     ResultRow,
+    RowKey,
     RunCost,
 )
 from fedrx_server.report_text import number
 from fedrx_server.runs import RunView
+
+_PUBLISHED: tuple[tuple[RowKey, str, Mapping[str, float]], ...] = (
+    ("published", "Published equation (IWPC 2009)", PHARMACOGENETIC_ACCURACY),
+    ("fixed", "Fixed dose (35 mg/week)", FIXED_ACCURACY),
+)
 
 
 def heading(study: Study, run: str, *, simulation: bool) -> dict[str, Any]:
@@ -64,17 +77,6 @@ def reported_row(reported: Mapping[str, float]) -> ResultRow | None:
     )
 
 
-def noise_interval(metrics: Mapping[str, float], target: Target) -> tuple[float, float] | None:
-    """The 95 % interval of the reported headline for its noise; none without noise.
-
-    It is cut to the headline's range, so the two sides may differ.
-    """
-    headline = measures_of(target)[0].key
-    if f"{headline}_low" not in metrics:
-        return None
-    return metrics[f"{headline}_low"], metrics[f"{headline}_high"]
-
-
 def reported_curve(
     rounds: Sequence[RoundRecord],
     target: Target,
@@ -83,16 +85,16 @@ def reported_curve(
 ) -> LearningCurve:
     """The headline by round as reported, and exact where a simulation has it.
 
-    A round's metrics speak of the model it was given, so they stand at the round before.
+    A round's metrics speak of the model it was given, so they stand at the round before. A round
+    whose headline noise hides has no point.
     """
-    headline = measures_of(target)[0].key
-    released = [(record.round - 1, record.metrics) for record in rounds if record.metrics]
-    # Noise can leave a headline that cannot be computed; the round then has none.
-    reported = [(at, metrics) for at, metrics in released if headline in metrics]
-    noise = [noise_interval(m, target) or (m[headline], m[headline]) for _, m in reported]
+    measure = measures_of(target)[0]
+    released = {r.round - 1: measure.figure(r.metrics) for r in rounds if r.metrics}
+    reported = {at: one.shown for at, one in released.items() if one.shown is not None}
+    noise = [released[at].noise or (value, value) for at, value in reported.items()]
     return LearningCurve(
-        rounds=[at for at, _ in reported],
-        reported=[metrics[headline] for _, metrics in reported],
+        rounds=list(reported),
+        reported=list(reported.values()),
         noise=noise if any(low < high for low, high in noise) else (),
         exact_rounds=exact_rounds,
         exact=exact,
@@ -122,21 +124,22 @@ def run_privacy(view: RunView) -> PrivacyStatement:
 
 def run_report(view: RunView, privacy: PrivacyStatement) -> ReportData:
     """The report of a live run, finished or under way, and what `run_privacy` says of it."""
-    reported = last_metrics(view.rounds)
+    reported, roster = last_metrics(view.rounds), view.signed.roster
     seconds = sum(record.seconds for record in view.rounds)
     return ReportData(
         **heading(view.study, view.run_id, simulation=False),
         measures=measures_of(view.study.target),
         outcome="" if view.finished else _under_way(view, privacy),
+        rows=_beside(view.study, reported),
         reported=reported_row(reported),
-        reported_noise=noise_interval(reported, view.study.target),
         privacy=privacy,
+        consortium=[(entry.site, entry.name) for entry in roster.sites],
         curve=reported_curve(view.rounds, view.study.target),
         epsilon_curve=epsilon_curve(_releases(view), view.study.privacy.delta),
-        cost=run_cost(view.rounds, seconds, len(view.signed.roster.sites)),
+        cost=run_cost(view.rounds, seconds, len(roster.sites)),
         details=[
             *model_details(view.study),
-            ("Roster", f"serial {view.signed.roster.serial}"),
+            ("Roster", f"serial {roster.serial}"),
             ("Rounds", f"{len(view.rounds)} of {view.study.final_round}"),
             ("Known to the coordinator", "sums over sites, their noise included; no site's own"),
         ],
@@ -145,6 +148,7 @@ def run_report(view: RunView, privacy: PrivacyStatement) -> ReportData:
 
 def run_result(view: RunView, privacy: PrivacyStatement) -> dict[str, Any]:
     """The object that `result.json` holds: as a simulation's, without what only that can know."""
+    headline = measures_of(view.study.target)[0]
     return {
         "study": view.study.name,
         "study_digest": view.study.digest,
@@ -152,7 +156,7 @@ def run_result(view: RunView, privacy: PrivacyStatement) -> dict[str, Any]:
         "run": view.name,
         "run_id": view.run_id,
         "finished": view.finished,
-        "reported": dict(last_metrics(view.rounds)),
+        "reported": readable(last_metrics(view.rounds), headline.key, headline.tells),
         "privacy": privacy.to_json(),
         "rounds": len(view.rounds),
         "rounds_planned": view.study.final_round,
@@ -163,6 +167,20 @@ def run_result(view: RunView, privacy: PrivacyStatement) -> dict[str, Any]:
         "repeated_attempts": sum(record.attempt for record in view.rounds),
         "dropouts": sum(record.dropped for record in view.rounds),
     }
+
+
+def _beside(study: Study, reported: Mapping[str, float]) -> list[ResultRow]:
+    """The run's own figures above those that were published for the study's fixed rules.
+
+    None where there are no such rules: a lone row says nothing that the words do not say.
+    """
+    if not reported or not is_applicable(study.feature_schema):
+        return []
+    own = ResultRow("federated", "Federated", reported, "this run, noise included")
+    return [
+        own,
+        *(ResultRow(key, label, values, PUBLISHED_ON) for key, label, values in _PUBLISHED),
+    ]
 
 
 def _releases(view: RunView) -> tuple[Release, ...]:

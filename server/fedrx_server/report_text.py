@@ -6,6 +6,7 @@ Plain text only; the page escapes it.
 import math
 
 from fedrx_models.measures import Measure
+from fedrx_protocol.figures import HIDDEN
 from fedrx_server.report_data import PrivacyStatement, ReportData, RowKey, RunCost
 
 _MODES = {
@@ -21,6 +22,11 @@ _MODES = {
 }
 
 _COMPARED: dict[RowKey, str] = {"pooled": "all records pooled", "site_alone": "sites alone"}
+DISCLAIMER = (
+    "FedRx is research software and not a medical device: no patient may be treated by what is "
+    "reported here."
+)
+WHAT_HELPS = "more held-out patients, fewer evaluations, or a larger ε would show it"
 _LARGEST_EXPONENT = 700.0  # beyond it a float overflows, and the factor says nothing any more
 
 
@@ -34,13 +40,20 @@ def outcome(data: ReportData) -> str:
 
 def _accuracy(data: ReportData) -> list[str]:
     row = data.row("federated") or data.reported
-    federated = None if row is None else row.value(data.headline)
-    if federated is None:
+    if row is None:
         return []
+    figure = row.figure(data.headline)
     where = f"Trained across {data.cost.sites} sites" if data.cost else "Trained across the sites"
     trained = f"{where} without a patient's record leaving its site, the federated model"
-    more = _beside_others(data, federated) if federated > 0 else []
-    return [f"{trained} {_reached(data, federated)}.", *more]
+    if figure.hidden:
+        name = in_sentence(data.headline.name)
+        return [f"{trained} has a {name} that is {HIDDEN}: {WHAT_HELPS}."]
+    if figure.value is None:
+        return []
+    told = _reached(data, figure.value)
+    interval = figure.interval_words(data.headline.digits)
+    told += f" ({interval})" if interval else ""
+    return [f"{trained} {told}.", *(_beside_others(data, figure.value) if figure.value > 0 else [])]
 
 
 def _reached(data: ReportData, federated: float) -> str:
@@ -61,22 +74,6 @@ def in_sentence(name: str) -> str:
 def measured(measure: Measure, value: float) -> str:
     """A metric with its name, within a sentence, e.g. "ROC AUC 0.781"."""
     return f"{in_sentence(measure.name)} {value:.{measure.digits}f}"
-
-
-def with_noise(value: float, ends: tuple[float, float] | None, measure: Measure) -> str:
-    """A reported metric with its unit and the 95 % interval of its noise, where there is one.
-
-    An interval that is cut at the end of the metric's range has both ends told.
-    """
-    digits, unit = measure.digits, f" {measure.unit}" if measure.unit else ""
-    shown = f"{value:.{digits}f}"
-    if ends is None:
-        return shown + unit
-    below, above = value - ends[0], ends[1] - value
-    if math.isclose(below, above, rel_tol=1e-6):
-        return f"{shown} ± {above:.{digits}f}{unit}"
-    low, high = (f"{end:.{digits}f}" for end in ends)
-    return f"{shown}{unit} ({low} to {high} by its noise)"
 
 
 def _beside_others(data: ReportData, federated: float) -> list[str]:

@@ -188,8 +188,7 @@ class StudyRun:
             return None
         part = opened.plan.by_name["metrics"]
         agreed = metric_plan(self._study, final=self._round == self._study.final_round)
-        noise_sd = part.site_noise_sd * np.sqrt(opened.survivors) / part.scale
-        return agreed.from_state(sums["metrics"], noise_sd=float(noise_sd) or None)
+        return agreed.from_state(sums["metrics"], noise_sd=part.noise_sd(opened.survivors) or None)
 
     def _direction(
         self, total: NDArray[np.float64], weight: float | None, survivors: int

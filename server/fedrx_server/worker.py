@@ -21,6 +21,7 @@ from typing import Final, Literal, NoReturn
 
 from fedrx_models.contract import PatientModel, get_vector, set_vector
 from fedrx_models.files import save_model
+from fedrx_models.measures import measures_of
 from fedrx_models.transfer import start_model, trained_positions
 from fedrx_protocol.errors import FedRxError, MisuseError, PeerError, RunError
 from fedrx_protocol.roster import Roster, SignedRoster
@@ -181,6 +182,7 @@ class Worker:
             bytes_up=sum(record.bytes_up for record in rounds),
             bytes_down=sum(record.bytes_down for record in rounds),
             unit=study.target.unit,
+            tells=measures_of(study.target)[0].tells,
         )
         return with_metrics(first, rounds)
 

@@ -4,14 +4,17 @@ Every plan turns held-out patients into one vector of sums, in which a patient's
 norm of at most 1; sums add up over sites, get their noise, and are read back into metrics.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedrx_models.metrics import MetricPlan, dose_groups, exact
+from fedrx_models.metrics import MetricPlan, dose_groups, exact, mean_error_tells
 from fedrx_models.metrics_binary import BinaryPlan, exact_binary
 from fedrx_models.metrics_forecast import ForecastPlan, exact_forecast
 from fedrx_models.metrics_panel import PanelPlan, exact_panel
-from fedrx_models.metrics_shares import Floats, Metrics, Plan
+from fedrx_models.metrics_shares import RANKING_TELLS, RATIO_TELLS, Floats, Metrics, Plan
 from fedrx_models.metrics_survival import SurvivalPlan, exact_survival
+from fedrx_protocol.figures import Figure
 from fedrx_protocol.schema import (
     BinaryTarget,
     ContinuousTarget,
@@ -33,6 +36,7 @@ class Measure:
         higher_is_better: which way is good.
         digits: decimals worth showing.
         short: its name where there is little room; the name if left out.
+        tells: of a headline, what it could tell: see `figures.hides`.
     """
 
     key: str
@@ -41,6 +45,7 @@ class Measure:
     higher_is_better: bool = True
     digits: int = 3
     short: str = ""
+    tells: float = math.inf
 
     @property
     def label(self) -> str:
@@ -51,6 +56,10 @@ class Measure:
     def heading(self) -> str:
         """The label with its unit, over a column; a percentage says so itself in its name."""
         return f"{self.label} ({self.unit})" if self.unit and "%" not in self.unit else self.label
+
+    def figure(self, values: Mapping[str, float]) -> Figure:
+        """This metric of a flat mapping, with its intervals."""
+        return Figure.of(values, self.key, self.tells)
 
 
 def metric_plan(study: Study, *, final: bool) -> Plan:
@@ -93,18 +102,26 @@ def exact_metrics(target: Target, predicted: Floats, actual: Floats) -> Metrics:
 def measures_of(target: Target) -> tuple[Measure, ...]:
     """The metrics of an outcome, the headline first."""
     if isinstance(target, ContinuousTarget):
-        return (_mean_absolute_error(target.unit, digits=2), Measure("r2", "R²"), _WITHIN)
+        return (mean_absolute_error(target, digits=2), Measure("r2", "R²"), _WITHIN)
     if isinstance(target, BinaryTarget):
         return _BINARY
     if isinstance(target, PanelTarget):
         correlation = Measure("correlation", "Correlation, mean over drugs", short="correlation")
-        return (_mean_absolute_error(target.unit, digits=3), Measure("r2", "R²"), correlation)
+        return (mean_absolute_error(target, digits=3), Measure("r2", "R²"), correlation)
     return _FORECAST if isinstance(target, ForecastTarget) else _SURVIVAL
 
 
-def _mean_absolute_error(unit: str, digits: int) -> Measure:
-    name = "Mean absolute error"
-    return Measure("mae", name, unit, higher_is_better=False, digits=digits, short="MAE")
+def mean_absolute_error(target: ContinuousTarget | PanelTarget, digits: int) -> Measure:
+    """The headline of an outcome that is a number."""
+    return Measure(
+        "mae",
+        "Mean absolute error",
+        target.unit,
+        higher_is_better=False,
+        digits=digits,
+        short="MAE",
+        tells=mean_error_tells(target),
+    )
 
 
 _WITHIN = Measure(
@@ -112,7 +129,7 @@ _WITHIN = Measure(
 )
 _BRIER = Measure("brier", "Brier score", higher_is_better=False, short="Brier")
 _BINARY = (
-    Measure("auc", "ROC AUC", short="AUC"),
+    Measure("auc", "ROC AUC", short="AUC", tells=RANKING_TELLS),
     Measure("average_precision", "Average precision", short="AP"),
     Measure("sensitivity", "Sensitivity", short="sens."),
     Measure("specificity", "Specificity", short="spec."),
@@ -120,7 +137,7 @@ _BINARY = (
     Measure("calibration_error", "Calibration error", higher_is_better=False, short="calib."),
 )
 _SURVIVAL = (
-    Measure("concordance", "Concordance"),
+    Measure("concordance", "Concordance", tells=RANKING_TELLS),
     Measure("brier", "Brier score of the hazards", higher_is_better=False, short="Brier"),
 )
 _FORECAST = (
@@ -129,6 +146,7 @@ _FORECAST = (
         "Mean error relative to the last value",
         higher_is_better=False,
         short="relative error",
+        tells=RATIO_TELLS,
     ),
     Measure("coverage", "Outcomes within the 80 % interval", "%", digits=1, short="coverage, %"),
 )
@@ -137,6 +155,7 @@ __all__ = [
     "Measure",
     "Metrics",
     "exact_metrics",
+    "mean_absolute_error",
     "measures_of",
     "metric_plan",
 ]

@@ -5,6 +5,7 @@ patients); `MetricPlan.from_state` reads the metrics from the noisy total. A sim
 owns its patients, also has `exact`.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,30 +13,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrx_models.encoding import reference_target
+from fedrx_models.encoding import reference_target, restore_target
 from fedrx_models.metrics_shares import (
+    PERCENT_TELLS,
     Plan,
     cut_error,
     interval,
     known,
     limits,
     mean_error_sd,
+    mean_sd,
     noisy_r2,
+    ratio_sd,
     require_bound,
     scales,
+    told,
     unscaled,
 )
 from fedrx_protocol.errors import DataError, MisuseError
-from fedrx_protocol.schema import ContinuousTarget
+from fedrx_protocol.schema import ContinuousTarget, PanelTarget
 from fedrx_protocol.study import Study
 
 Doses = NDArray[np.float64]
 
 DOSE_GROUPS = (21.0, 49.0)
 """Weekly doses (mg) that separate low (<= first) from middle from high (>= second): IWPC 2009."""
-
-_GROUP_AUDIBLE = 20.0
-"""A group's figure is shown where its noise has an sd of at most a 20th of its range."""
 
 # Relative weights of the components, squared. One patient's vector has norm 1 after scaling, so a
 # heavier component hears less noise. Noise of the count enters the MAE multiplied by MAE / bound,
@@ -65,18 +67,22 @@ class DoseMetrics:
     Attributes:
         n: number of patients; an estimate where noise was added.
         mae: mean absolute error, in the target's unit (mg/week for warfarin).
-        within_20_percent: percentage (0 to 100) predicted within 20 % of the actual dose.
+        within_20_percent: percentage (0 to 100) predicted within 20 % of the actual dose; `None`
+            where noise hides it.
         r2: share of the doses' variance explained, where it was released.
         groups: the same by actual dose, where released.
         mae_interval: 95 % interval of `mae` for the noise alone, where noise was added.
+        mae_ci: 95 % interval of `mae` for the choice of patients, and the noise; `None` where the
+            errors' squares were not released.
     """
 
     n: float
     mae: float
-    within_20_percent: float
+    within_20_percent: float | None
     r2: float | None = None
     groups: tuple[GroupMetrics, ...] = ()
     mae_interval: tuple[float, float] | None = None
+    mae_ci: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as for JSON."""
@@ -90,6 +96,7 @@ class DoseMetrics:
             "within_20_percent": self.within_20_percent,
             "r2": self.r2,
             **limits("mae", self.mae_interval),
+            **limits("mae_ci", self.mae_ci),
         }
         for group in self.groups:
             values[f"mae {group.name}"] = group.mae
@@ -117,12 +124,14 @@ class MetricPlan(Plan):
         error_bound: where errors are cut, in the target's unit.
         reference: public reference value of the target, in its unit.
         groups: limits of the dose groups, in the target's unit; `None` for none.
+        tells: what a mean error could tell, in the target's unit; see `figures.hides`.
     """
 
     final: bool
     error_bound: float
     reference: float
     groups: tuple[float, float] | None = DOSE_GROUPS
+    tells: float = math.inf
 
     def __post_init__(self) -> None:
         require_bound(self.error_bound)
@@ -143,6 +152,7 @@ class MetricPlan(Plan):
             error_bound=study.metrics.error_bound,
             reference=reference_target(study.target),
             groups=dose_groups(study.target),
+            tells=mean_error_tells(study.target),
         )
 
     @property
@@ -172,8 +182,9 @@ class MetricPlan(Plan):
     def from_state(self, state: Doses, *, noise_sd: float | None = None) -> DoseMetrics:
         """Read the metrics from a summed state, noisy or not.
 
-        Counts are taken as at least 1, percentages cut to 0..100, R² to -1..1, so that a very
-        noisy state still gives numbers that can be printed.
+        Counts are taken as at least 1, percentages cut to 0..100, R² to -1..1. The MAE is always
+        there, with its interval, by which `figures.Figure` hides it; others that noise hides are
+        `None`.
 
         Args:
             state: `(m,)`, as `state` returns it, summed over sites.
@@ -182,15 +193,24 @@ class MetricPlan(Plan):
         Raises:
             MisuseError: if the state has another size.
         """
+        noise, by = noise_sd or 0.0, dict(zip(self.components, self._scales(), strict=True))
         sums = unscaled(self.components, state, self._scales())
         n, mae, within = self._triple(sums, "")
+        of_noise, ends = self.mae_noise_sd(mae, n, noise), None
+        if self.final:
+            patients = mean_sd(mae, self.error_bound**2 * sums["residual"] / n, n)
+            ends = interval(mae, math.hypot(of_noise, patients), 0.0, self.error_bound)
+        within_sd = ratio_sd(within, n, 100 * noise / by["within"], noise / by["n"])
         return DoseMetrics(
             n=n,
             mae=mae,
-            within_20_percent=within,
-            r2=noisy_r2(sums, n) if self.final else None,
-            groups=tuple(self._groups(sums, noise_sd or 0.0)) if self.final else (),
-            mae_interval=None if noise_sd is None else self._interval(mae, n, noise_sd),
+            within_20_percent=told(within, within_sd, PERCENT_TELLS),
+            r2=noisy_r2(sums, n, by, noise) if self.final else None,
+            groups=tuple(self._groups(sums, noise)) if self.final else (),
+            mae_interval=None
+            if noise_sd is None
+            else interval(mae, of_noise, 0.0, self.error_bound),
+            mae_ci=ends,
         )
 
     def mae_noise_sd(self, mae: float, n: float, noise_sd: float) -> float:
@@ -203,20 +223,18 @@ class MetricPlan(Plan):
         """
         return mean_error_sd(mae, n, noise_sd, self.error_bound, self._scales())
 
-    def _interval(self, mae: float, n: float, noise_sd: float) -> tuple[float, float]:
-        return interval(mae, self.mae_noise_sd(mae, n, noise_sd), 0.0, self.error_bound)
-
     def _groups(self, sums: dict[str, float], noise_sd: float) -> Iterator[GroupMetrics]:
         by = dict(zip(self.components, self._scales().tolist(), strict=True))
         for name in group_names(self.groups):
             n, mae, within = self._triple(sums, f"{name}:")
-            least = {part: _GROUP_AUDIBLE * noise_sd / by[f"{name}:{part}"] for part in _GROUP}
-            there = sums[f"{name}:n"]
+            noise = {part: noise_sd / by[f"{name}:{part}"] for part in _GROUP}
+            mae_sd = ratio_sd(mae, n, self.error_bound * noise["error"], noise["n"])
+            within_sd = ratio_sd(within, n, 100 * noise["within"], noise["n"])
             yield GroupMetrics(
                 name=name,
                 n=n,
-                mae=mae if there > least["error"] else None,
-                within_20_percent=within if there > least["within"] else None,
+                mae=told(mae, mae_sd, self.tells),
+                within_20_percent=told(within, within_sd, PERCENT_TELLS),
             )
 
     def _triple(self, sums: dict[str, float], prefix: str) -> tuple[float, float, float]:
@@ -260,13 +278,32 @@ def exact(
     if not actual.size:
         raise DataError("there are no held-out patients to measure on.")
     members = zip(group_names(groups), _membership(actual, groups), strict=True)
+    errors = np.abs(predicted - actual)
+    mae = float(errors.mean())
+    patients = mean_sd(mae, float(np.square(errors).mean()), errors.size)
     return DoseMetrics(
         n=float(actual.size),
-        mae=float(np.abs(predicted - actual).mean()),
+        mae=mae,
+        mae_ci=interval(mae, patients, 0.0, math.inf),
         within_20_percent=float(100 * _within(predicted, actual).mean()),
         r2=_exact_r2(predicted, actual),
         groups=tuple(_exact_group(name, predicted[m], actual[m]) for name, m in members),
     )
+
+
+def mean_error_tells(target: ContinuousTarget | PanelTarget) -> float:
+    """What a mean absolute error could tell, in the target's unit; see `figures.hides`.
+
+    Half the mean error of predicting the public reference for everybody, of outcomes that are
+    normal around it before the target's transform: sqrt(2 / pi) standard deviations. Of a panel,
+    the mean over its drugs.
+    """
+    if isinstance(target, PanelTarget):
+        sd = float(np.mean([drug.scale for drug in target.drugs]))
+    else:
+        low, high = restore_target(target, np.array([-1.0, 1.0]))
+        sd = float(high - low) / 2
+    return math.sqrt(2 / math.pi) * sd / 2
 
 
 def dose_groups(target: ContinuousTarget) -> tuple[float, float] | None:

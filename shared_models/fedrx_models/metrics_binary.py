@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fedrx_models.metrics_shares import (
     AUDIBLE,
+    SHARE_TELLS,
     Floats,
     Plan,
     concordance_of_counts,
@@ -22,7 +23,10 @@ from fedrx_models.metrics_shares import (
     known,
     limits,
     one_hot,
+    ratio_sd,
     require_patients,
+    sampling_sd,
+    told,
     unscaled,
 )
 from fedrx_protocol.errors import DataError, MisuseError
@@ -46,6 +50,7 @@ class BinaryMetrics:
         brier: mean squared difference of probability and outcome, where it was released.
         calibration_error: mean difference of probability and observed share, over bins.
         auc_interval: 95 % interval of `auc` for the noise alone, where noise was added.
+        auc_ci: 95 % interval of `auc` for the choice of patients, and the noise.
     """
 
     n: float
@@ -56,6 +61,7 @@ class BinaryMetrics:
     brier: float | None = None
     calibration_error: float | None = None
     auc_interval: tuple[float, float] | None = None
+    auc_ci: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as for JSON."""
@@ -63,8 +69,9 @@ class BinaryMetrics:
 
     def flat(self) -> dict[str, float]:
         """Values by name; absent ones are left out."""
-        values = {k: v for k, v in asdict(self).items() if k != "auc_interval"}
-        return known({**values, **limits("auc", self.auc_interval)})
+        values = {k: v for k, v in asdict(self).items() if k not in {"auc_interval", "auc_ci"}}
+        ends = limits("auc", self.auc_interval)
+        return known({**values, **ends, **limits("auc_ci", self.auc_ci)})
 
 
 @dataclass(frozen=True)
@@ -133,21 +140,45 @@ class BinaryPlan(Plan):
         counts = np.array([sums[name] for name in self.components[: 2 * bins]])
         no, yes = counts[:bins], counts[bins:]
         n = max(1.0, float(counts.sum()))
-        auc, auc_sd = _auc(no, yes)
-        noise = 0.0 if noise_sd is None else noise_sd / float(self._scales()[0])
+        noise = (noise_sd or 0.0) / float(self._scales()[0])
+        auc, auc_noise, auc_patients = _auc(no, yes, noise)
         cut = int(np.searchsorted(self.edges, self.threshold)) + 1
         return BinaryMetrics(
             n=n,
             auc=auc,
-            average_precision=_average_precision(no, yes, within=0.5, noise=noise),
+            average_precision=self._average_precision(no, yes, noise),
             sensitivity=_share(yes[cut:], yes, noise),
             specificity=_share(no[:cut], no, noise),
-            brier=min(max(sums["brier"] / n, 0.0), 1.0) if self.final else None,
+            brier=self._brier(sums["brier"] / n, n, noise) if self.final else None,
             calibration_error=self._calibration(no, yes, noise) if self.final else None,
-            auc_interval=None
-            if noise_sd is None or auc is None
-            else interval(auc, noise * auc_sd, 0.0, 1.0),
+            auc_interval=None if noise_sd is None else _auc_interval(auc, auc_noise),
+            auc_ci=_auc_interval(auc, math.hypot(auc_noise, auc_patients)),
         )
+
+    def _brier(self, value: float, n: float, noise: float) -> float | None:
+        """Brier score from sums; `noise` is that on each count."""
+        scales, of_n = self._scales(), noise * math.sqrt(2 * (len(self.edges) + 1))
+        sd = ratio_sd(value, n, noise * float(scales[0] / scales[-1]), of_n)
+        value = min(max(value, 0.0), 1.0)
+        return told(value, sd, self.rate * (1 - self.rate) / 2)  # half of what the rate alone has
+
+    def _average_precision(self, no: Floats, yes: Floats, noise: float) -> float | None:
+        """Average precision of bins, whose patients come in no known order.
+
+        Its slopes by the counts, from which the noise's deviation follows, are taken numerically,
+        with counts raised to their noise: about a count of 0 a precision has none that holds.
+        """
+        if float(yes.sum()) <= AUDIBLE * noise * math.sqrt(len(yes)):
+            return None
+        raised = np.maximum([no, yes], noise)
+        value = _average_precision(raised[0], raised[1], within=0.5)
+        steps = np.eye(raised.size).reshape(-1, *raised.shape)
+        slopes = [
+            _average_precision(raised[0] + of_no, raised[1] + of_yes, within=0.5) - value
+            for of_no, of_yes in steps
+        ]
+        found = _average_precision(no, yes, within=0.5)
+        return told(found, noise * math.hypot(*slopes), (1 - self.rate) / 2)
 
     def _calibration(self, no: Floats, yes: Floats, noise: float) -> float | None:
         """Mean over patients of |middle of the bin - observed share in it|.
@@ -188,7 +219,7 @@ def exact_binary(predicted: Floats, actual: Floats, threshold: float) -> BinaryM
     scores, where = np.unique(predicted, return_inverse=True)
     counts = [np.bincount(where[members], minlength=len(scores)) for members in (~yes, yes)]
     no_by_score, yes_by_score = (one.astype(np.float64) for one in counts)
-    auc, _ = _auc(no_by_score, yes_by_score)
+    auc, _, auc_sd = _auc(no_by_score, yes_by_score)
     return BinaryMetrics(
         n=float(len(actual)),
         auc=auc,
@@ -197,23 +228,33 @@ def exact_binary(predicted: Floats, actual: Floats, threshold: float) -> BinaryM
         specificity=float((predicted[~yes] < threshold).mean()),
         brier=float(np.square(predicted - actual).mean()),
         calibration_error=_exact_calibration(scores, no_by_score, yes_by_score),
+        auc_ci=_auc_interval(auc, auc_sd),
     )
 
 
-def _auc(no: Floats, yes: Floats) -> tuple[float | None, float]:
-    """Area under the ROC curve from counts by score, and its sd for noise of 1 on each count."""
+def _auc(no: Floats, yes: Floats, noise: float = 0.0) -> tuple[float | None, float, float]:
+    """Area under the ROC curve from counts by score, each with noise of this standard deviation.
+
+    Returns:
+        The area, its standard deviation for the noise (infinite where noise may have made the
+        patients themselves), and that for the choice of patients.
+    """
     negatives, positives = float(no.sum()), float(yes.sum())
     if negatives < 1 or positives < 1:
-        return None, math.inf
+        return None, math.inf, 0.0
     ordered, by_yes, by_no = concordance_of_counts(yes, no)
     auc = ordered / (positives * negatives)
-    slopes = [(by_yes / negatives - auc) / positives, (by_no / positives - auc) / negatives]
-    return min(max(auc, 0.0), 1.0), float(np.linalg.norm(np.concatenate(slopes)))
+    slopes = [(by_no / positives - auc) / negatives, (by_yes / negatives - auc) / positives]
+    audible = min(negatives, positives) > AUDIBLE * noise * math.sqrt(len(no))
+    noise_sd = noise * float(np.linalg.norm(slopes)) if audible else math.inf
+    return min(max(auc, 0.0), 1.0), noise_sd, sampling_sd(np.array([no, yes]), np.array(slopes))
 
 
-def _average_precision(
-    no: Floats, yes: Floats, within: float = 1.0, noise: float = 0.0
-) -> float | None:
+def _auc_interval(auc: float | None, sd: float) -> tuple[float, float] | None:
+    return None if auc is None else interval(auc, sd, 0.0, 1.0)
+
+
+def _average_precision(no: Floats, yes: Floats, within: float = 1.0) -> float:
     """Precision at each score, weighted by the recall that it adds; from counts by score.
 
     Args:
@@ -221,11 +262,8 @@ def _average_precision(
         yes: likewise.
         within: share of a score's patients that its precision counts: all of them where the
             scores are exact, half where they are bins, whose patients come in no known order.
-        noise: standard deviation of the noise on each count.
     """
     positives = float(yes.sum())
-    if positives <= AUDIBLE * noise * math.sqrt(len(yes)):
-        return None
     found, false = (np.cumsum(one) - (1 - within) * one for one in (yes[::-1], no[::-1]))
     precision = np.clip(found / np.maximum(found + false, 1e-12), 0.0, 1.0)
     return min(max(float((precision * yes[::-1]).sum() / positives), 0.0), 1.0)
@@ -249,11 +287,14 @@ def _exact_calibration(scores: Floats, no: Floats, yes: Floats) -> float:
 
 
 def _share(part: Floats, whole: Floats, noise: float) -> float | None:
-    """Share of some counts in all; `None` where noise of that sd on each hides how many."""
+    """Share of some counts in all; `None` where noise of that sd on each hides it."""
     total = float(whole.sum())
     if total <= AUDIBLE * noise * math.sqrt(len(whole)):
         return None
-    return min(max(float(part.sum()) / total, 0.0), 1.0)
+    share = min(max(float(part.sum()) / total, 0.0), 1.0)
+    rest = len(whole) - len(part)
+    sd = noise * math.sqrt((1 - share) ** 2 * len(part) + share**2 * rest) / total
+    return told(share, sd, SHARE_TELLS)
 
 
 def _log_odds(probability: float) -> float:

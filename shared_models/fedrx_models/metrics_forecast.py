@@ -14,6 +14,8 @@ import numpy as np
 
 from fedrx_models.metrics_shares import (
     AUDIBLE,
+    PERCENT_TELLS,
+    RATIO_TELLS,
     Z95,
     Floats,
     Plan,
@@ -21,9 +23,11 @@ from fedrx_models.metrics_shares import (
     interval,
     known,
     limits,
+    ratio_sd,
     require_bound,
     require_patients,
     scales,
+    told,
     unscaled,
 )
 from fedrx_models.visits import forecast_target
@@ -59,6 +63,8 @@ class ForecastMetrics:
         pairs: the same for each, where it was released.
         row_ratio: `ratio`, if every visit counts alike instead of every patient; exact only.
         ratio_interval: 95 % interval of `ratio` for the noise alone, where noise was added.
+        ratio_ci: 95 % interval of `ratio` for the choice of patients; exact only, as the sums that
+            are released do not say how much patients differ.
     """
 
     n: float
@@ -67,6 +73,7 @@ class ForecastMetrics:
     pairs: tuple[PairMetrics, ...] = ()
     row_ratio: float | None = None
     ratio_interval: tuple[float, float] | None = None
+    ratio_ci: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as for JSON."""
@@ -80,6 +87,7 @@ class ForecastMetrics:
             "coverage": self.coverage,
             "row_ratio": self.row_ratio,
             **limits("ratio", self.ratio_interval),
+            **limits("ratio_ci", self.ratio_ci),
         }
         for pair in self.pairs:
             values[f"ratio {pair.name}"] = pair.ratio
@@ -153,17 +161,30 @@ class ForecastPlan(Plan):
         error, last = (self._of(sums, part) for part in ("error", "last"))
         ratio, reach = _headline(error, last, noise)
         pairs = self._pairs(sums, error, last, noise) if self.final else ()
-        covered = [pair.coverage for pair in pairs if pair.coverage is not None]
         ends = None
         if noise_sd is not None and ratio is not None:
             ends = interval(ratio, reach, 0.0, _LARGEST_RATIO)
         return ForecastMetrics(
             n=max(1.0, sums["n"]),
             ratio=ratio,
-            coverage=float(np.mean(covered)) if covered else None,
+            coverage=self._coverage(sums, noise) if self.final else None,
             pairs=pairs,
             ratio_interval=ends,
         )
+
+    def _coverage(self, sums: dict[str, float], noise: float) -> float | None:
+        """Mean over the pairs whose patients can be told from noise; `None` where noise hides it.
+
+        It may be shown where no pair's own is: noise of so many pairs partly cancels.
+        """
+        patients, covered = (self._of(sums, part) for part in ("patients", "covered"))
+        noise *= math.sqrt(_PAIR["error"] / _FINAL["patients"])
+        there = patients > AUDIBLE * noise
+        if not there.any():
+            return None
+        shares = np.clip(covered[there] / patients[there], 0.0, 1.0)
+        sd = noise * np.linalg.norm(np.hypot(1.0, shares) / patients[there]) / len(shares)
+        return told(100 * float(shares.mean()), 100 * float(sd), PERCENT_TELLS)
 
     def _pairs(
         self, sums: dict[str, float], error: Floats, last: Floats, noise: float
@@ -172,16 +193,16 @@ class ForecastPlan(Plan):
         of_count = noise * math.sqrt(_PAIR["error"] / _FINAL["patients"])
         found = []
         for i, name in enumerate(self.names):
-            enough = patients[i] > AUDIBLE * of_count
-            share = min(max(covered[i] / patients[i], 0.0), 1.0) if enough else None
-            found.append(
-                PairMetrics(
-                    name=name,
-                    patients=float(patients[i]) if enough else None,
-                    ratio=_ratio(error[i], last[i]) if last[i] > AUDIBLE * noise else None,
-                    coverage=None if share is None else 100.0 * share,
-                )
-            )
+            ratio = share = None
+            if last[i] > AUDIBLE * noise:
+                ratio = _ratio(error[i], last[i])
+                ratio = told(ratio, ratio_sd(ratio, last[i], noise, noise), RATIO_TELLS)
+            if enough := patients[i] > AUDIBLE * of_count:
+                share = 100.0 * min(max(covered[i] / patients[i], 0.0), 1.0)
+                sd = ratio_sd(share, patients[i], 100.0 * of_count, of_count)
+                share = told(share, sd, PERCENT_TELLS)
+            there = float(patients[i]) if enough else None
+            found.append(PairMetrics(name=name, patients=there, ratio=ratio, coverage=share))
         return tuple(found)
 
     def _of(self, sums: dict[str, float], part: str) -> Floats:
@@ -225,12 +246,14 @@ def exact_forecast(predicted: Floats, actual: Floats, target: ForecastTarget) ->
     if not there.sum():
         raise DataError("no held-out patient has anything that a forecast can be judged on.")
     error, last = means.error.sum(axis=0), means.last.sum(axis=0)
+    ratio, patients_sd = _exact_headline(means)
     rows = [(part * means.counts).sum(axis=0) for part in (means.error, means.last)]
     judged, patients = last > 0, there.sum(axis=0)
     coverage = 100.0 * means.covered.sum(axis=0) / np.maximum(patients, 1)
     return ForecastMetrics(
         n=float(len(actual)),
-        ratio=_headline(error, last, 0.0)[0],
+        ratio=ratio,
+        ratio_ci=None if ratio is None else interval(ratio, patients_sd, 0.0, math.inf),
         coverage=float(coverage[patients > 0].mean()),
         pairs=tuple(
             PairMetrics(
@@ -243,6 +266,22 @@ def exact_forecast(predicted: Floats, actual: Floats, target: ForecastTarget) ->
         ),
         row_ratio=_headline(rows[0], rows[1], 0.0)[0],
     )
+
+
+def _exact_headline(means: "_Means") -> tuple[float | None, float]:
+    """The headline of single patients, and its standard deviation for their choice.
+
+    By linearisation: a patient moves a ratio of sums by the own error minus the ratio times the
+    own last value's error, divided by the sum of those. Source: Cochran, Sampling Techniques,
+    3rd ed. 1977, eq. 6.13.
+    """
+    error, last = means.error.sum(axis=0), means.last.sum(axis=0)
+    judged = last > 0
+    if not judged.any():
+        return None, 0.0
+    ratios = error[judged] / last[judged]
+    moved = (means.error[:, judged] - ratios * means.last[:, judged]) / last[judged]
+    return _headline(error, last, 0.0)[0], float(np.linalg.norm(moved.mean(axis=1)))
 
 
 @dataclass(frozen=True, eq=False)

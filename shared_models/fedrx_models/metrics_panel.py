@@ -4,6 +4,7 @@ Errors are averaged over the drugs that a patient was given, so that one patient
 bounded. The correlation drug by drug is for simulations only, which own their patients.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from fedrx_models.metrics_shares import (
     known,
     limits,
     mean_error_sd,
+    mean_sd,
     noisy_r2,
     require_bound,
     require_patients,
@@ -43,6 +45,7 @@ class PanelMetrics:
         correlation: mean over drugs of the correlation over patients; exact metrics only.
         by_drug: that correlation by drug; exact metrics only.
         mae_interval: 95 % interval of `mae` for the noise alone, where noise was added.
+        mae_ci: 95 % interval of `mae` for the choice of patients, and the noise.
     """
 
     n: float
@@ -51,6 +54,7 @@ class PanelMetrics:
     correlation: float | None = None
     by_drug: dict[str, float] | None = None
     mae_interval: tuple[float, float] | None = None
+    mae_ci: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as for JSON."""
@@ -59,7 +63,8 @@ class PanelMetrics:
     def flat(self) -> dict[str, float]:
         """Values by name; absent ones are left out."""
         values = {"n": self.n, "mae": self.mae, "r2": self.r2, "correlation": self.correlation}
-        return known({**values, **limits("mae", self.mae_interval)})
+        ends = limits("mae", self.mae_interval)
+        return known({**values, **ends, **limits("mae_ci", self.mae_ci)})
 
 
 @dataclass(frozen=True)
@@ -110,12 +115,21 @@ class PanelPlan(Plan):
         sums = unscaled(self.components, state, self._scales())
         n = max(1.0, sums["n"])
         mae = self.error_bound * min(max(sums["error"] / n, 0.0), 1.0)
-        ends = None
-        if noise_sd is not None:
-            sd = mean_error_sd(mae, n, noise_sd, self.error_bound, self._scales())
-            ends = interval(mae, sd, 0.0, self.error_bound)
-        r2 = noisy_r2(sums, n) if self.final else None
-        return PanelMetrics(n=n, mae=mae, r2=r2, mae_interval=ends)
+        bound, by = self.error_bound, dict(zip(self.components, self._scales(), strict=True))
+        noise = mean_error_sd(mae, n, noise_sd or 0.0, bound, self._scales())
+        r2, ends = None, None
+        if self.final:
+            r2 = noisy_r2(sums, n, by, noise_sd or 0.0)
+            # At most: the mean of a patient's squares is never below the square of the mean.
+            patients = mean_sd(mae, bound**2 * sums["residual"] / n, n)
+            ends = interval(mae, math.hypot(noise, patients), 0.0, bound)
+        return PanelMetrics(
+            n=n,
+            mae=mae,
+            r2=r2,
+            mae_interval=None if noise_sd is None else interval(mae, noise, 0.0, bound),
+            mae_ci=ends,
+        )
 
     def _scales(self) -> Floats:
         weights = {**_TOTAL, **_VARIANCE} if self.final else _TOTAL
@@ -145,9 +159,13 @@ def exact_panel(predicted: Floats, actual: Floats, target: PanelTarget) -> Panel
         for i, drug in enumerate(target.drugs)
         if (found := _correlation(predicted[given[:, i], i], actual[given[:, i], i])) is not None
     }
+    errors = _mean(np.abs(error), given)
+    mae = float(errors.mean())
+    reach = mean_sd(mae, float(np.square(errors).mean()), len(errors))
     return PanelMetrics(
         n=float(len(actual)),
-        mae=float(_mean(np.abs(error), given).mean()),
+        mae=mae,
+        mae_ci=interval(mae, reach, 0.0, math.inf),
         r2=1.0 - float(_mean(error**2, given).sum()) / spread if spread > 0 else None,
         correlation=float(np.mean(list(by_drug.values()))) if by_drug else None,
         by_drug=by_drug,

@@ -1,4 +1,11 @@
-"""What all metric plans share: weights that bound a patient's share, checks, intervals."""
+"""What all metric plans share: weights that bound a patient's share, checks, intervals.
+
+Two kinds of error are told apart. Noise is what was added to the released sums; its standard
+deviation follows from theirs by the delta method. Sampling is that other patients would have given
+another figure; it is estimated from the same sums, by the infinitesimal jackknife where they are
+counts: a patient's influence is the figure's slope by the count that the patient is in (Efron,
+The Jackknife, the Bootstrap and Other Resampling Plans, SIAM 1982, chapter 6).
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -9,12 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrx_protocol.errors import DataError, MisuseError
+from fedrx_protocol.figures import hides
 
 Floats = NDArray[np.float64]
 
 Z95 = 1.959963984540054
 AUDIBLE = 4.0
 """A sum below so many standard deviations of its noise is nothing to divide by."""
+RANKING_TELLS = 0.25
+"""What an AUC or a concordance could tell, from 0.5 half-way to 1; see `figures.hides`."""
+RATIO_TELLS = 0.5
+"""The same of an error relative to the last value's, from 1 half-way to 0."""
+SHARE_TELLS = 0.5
+"""The same of a share, such as R² or a sensitivity, from 0 half-way to 1."""
+PERCENT_TELLS = 20.0
+"""The same of a percentage of patients, in points: a fixed dose of warfarin has 29 % within 20 %,
+the best equation 46 % (IWPC, N Engl J Med 2009;360:753-64, supplementary appendix, S10)."""
 MARGIN = 1 + 1e-9  # keeps a patient's norm below 1 after float64 rounding
 _BRIER_WEIGHT = 0.1  # squared, relative to a count
 
@@ -29,8 +46,8 @@ class Metrics(Protocol):
     def flat(self) -> dict[str, float]:
         """One flat mapping; absent values are left out.
 
-        The interval of the headline's noise, where there is one, stands under `KEY_low` and
-        `KEY_high`.
+        The headline's 95 % intervals, where they are known: of its noise alone under `KEY_low` and
+        `KEY_high`, of patients and noise together under `KEY_ci_low` and `KEY_ci_high`.
         """
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,6 +148,31 @@ def interval(value: float, sd: float, low: float, high: float) -> tuple[float, f
     return max(low, value - Z95 * sd), min(high, value + Z95 * sd)
 
 
+def told(value: float, sd: float, tells: float) -> float | None:
+    """A figure, or `None` where noise of that standard deviation hides it."""
+    return None if hides(Z95 * sd, tells) else value
+
+
+def ratio_sd(ratio: float, whole: float, part_noise: float, whole_noise: float) -> float:
+    """Standard deviation that noise gives a ratio of two sums, by the delta method."""
+    return math.hypot(part_noise, ratio * whole_noise) / whole
+
+
+def sampling_sd(counts: Floats, slopes: Floats) -> float:
+    """Standard deviation of a figure for the choice of patients, by the infinitesimal jackknife.
+
+    Args:
+        counts: patients by cell, noisy or not.
+        slopes: the figure's derivative by each count, of the same shape.
+    """
+    return math.sqrt(max(float((counts * np.square(slopes)).sum()), 0.0))
+
+
+def mean_sd(mean: float, square: float, n: float) -> float:
+    """Standard error of a mean of n values, from the mean of their squares."""
+    return math.sqrt(max(square - mean**2, 0.0) / n)
+
+
 def require_bound(error_bound: float) -> None:
     """Refuse a bound at which no error can be cut; raises `MisuseError`."""
     if not (math.isfinite(error_bound) and error_bound > 0):
@@ -159,12 +201,30 @@ def mean_error_sd(mean: float, n: float, noise_sd: float, bound: float, by: Floa
     return float(math.hypot(from_error, from_count) / max(n, 1.0))
 
 
-def noisy_r2(sums: Mapping[str, float], n: float) -> float | None:
-    """R² from cut distances; `None` where the noise left no variance to explain."""
+def noisy_r2(
+    sums: Mapping[str, float], n: float, by: Mapping[str, float], noise_sd: float
+) -> float | None:
+    """R² from cut distances; `None` where noise hides it, or left no variance to explain.
+
+    Args:
+        sums: by name.
+        n: the (estimated) number of patients.
+        by: the state's scales, by name.
+        noise_sd: standard deviation of the noise on each component of the state.
+    """
     variance = sums["square"] - sums["offset"] ** 2 / n
     if variance <= 0:
         return None
-    return min(max(1.0 - sums["residual"] / variance, -1.0), 1.0)
+    unexplained = sums["residual"] / variance
+    middle = sums["offset"] / n
+    slopes = {  # of the variance, in the share that is unexplained of it
+        "square": unexplained,
+        "offset": 2 * unexplained * middle,
+        "n": unexplained * middle**2,
+        "residual": 1.0,
+    }
+    sd = math.hypot(*(slope * noise_sd / by[name] for name, slope in slopes.items())) / variance
+    return told(min(max(1.0 - unexplained, -1.0), 1.0), sd, SHARE_TELLS)
 
 
 def concordance_of_counts(first: Floats, second: Floats) -> tuple[float, Floats, Floats]:

@@ -2,7 +2,9 @@
 
 From the counts comes Harrell's concordance on binned risks and times: of two patients of whom one
 is known to have had the event earlier, how often was that one's risk higher. Source: Harrell et
-al., JAMA 1982;247:2543-6.
+al., JAMA 1982;247:2543-6. A patient's risk is the time that the predicted curve takes away, up to
+the last edge (see `mean_survival_time`): survival at a single time would leave out whatever the
+curve says of all others.
 """
 
 from dataclasses import asdict, dataclass
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from fedrx_models.encoding import encode_outcome
 from fedrx_models.metrics_shares import (
+    AUDIBLE,
     Floats,
     Plan,
     concordance_of_counts,
@@ -21,14 +24,17 @@ from fedrx_models.metrics_shares import (
     known,
     limits,
     one_hot,
+    ratio_sd,
     require_patients,
+    sampling_sd,
+    told,
     unscaled,
 )
 from fedrx_protocol.errors import DataError
 from fedrx_protocol.schema import SurvivalTarget
 
 _RISK_BINS = 10
-_REACH = 2.0  # logarithm of the cumulative hazard, on each side of the public reference
+_REACH = 2.0  # log-odds of the share of time lost, on each side of the public reference
 _MOST_TIMES = 5  # coarser than the study's bins where those are many: each count has its noise
 _SMALLEST = 1e-12
 
@@ -42,12 +48,14 @@ class SurvivalMetrics:
         concordance: share of comparable pairs that are ordered rightly, ties counting half.
         brier: Brier score of the hazards, where it was released; see `patient_errors`.
         concordance_interval: 95 % interval for the noise alone, where noise was added.
+        concordance_ci: 95 % interval for the choice of patients, and the noise.
     """
 
     n: float
     concordance: float | None
     brier: float | None = None
     concordance_interval: tuple[float, float] | None = None
+    concordance_ci: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as for JSON."""
@@ -56,7 +64,8 @@ class SurvivalMetrics:
     def flat(self) -> dict[str, float]:
         """Values by name; absent ones are left out."""
         values = {"n": self.n, "concordance": self.concordance, "brier": self.brier}
-        return known({**values, **limits("concordance", self.concordance_interval)})
+        ends = limits("concordance", self.concordance_interval)
+        return known({**values, **ends, **limits("concordance_ci", self.concordance_ci)})
 
 
 @dataclass(frozen=True)
@@ -108,19 +117,26 @@ class SurvivalPlan(Plan):
         Raises:
             MisuseError: if the state has another size.
         """
-        sums = unscaled(self.components, state, self._scales())
+        scales = self._scales()
+        sums = unscaled(self.components, state, scales)
         counts = np.array(list(sums.values())[: (2 * self.times + 1) * _RISK_BINS])
         n = max(1.0, float(counts.sum()))
-        concordance, sd = _concordance(counts.reshape(-1, _RISK_BINS), self.times)
-        noise = None if noise_sd is None else noise_sd / float(self._scales()[0])
+        noise = (noise_sd or 0.0) / float(scales[0])
+        found = _concordance(counts.reshape(-1, _RISK_BINS), self.times, noise)
         return SurvivalMetrics(
             n=n,
-            concordance=concordance,
-            brier=min(max(sums["brier"] / n, 0.0), 1.0) if self.final else None,
-            concordance_interval=None
-            if noise is None or concordance is None
-            else interval(concordance, noise * sd, 0.0, 1.0),
+            concordance=found.value,
+            brier=self._brier(sums["brier"] / n, n, noise) if self.final else None,
+            concordance_interval=None if noise_sd is None else found.interval(sampling=False),
+            concordance_ci=found.interval(sampling=True),
         )
+
+    def _brier(self, value: float, n: float, noise: float) -> float | None:
+        """Brier score from sums; `noise` is that on each count."""
+        scales, hazard = self._scales(), self.target.hazard
+        of_sum, of_n = noise * float(scales[0] / scales[-1]), noise * (len(scales) - 1) ** 0.5
+        sd, value = ratio_sd(value, n, of_sum, of_n), min(max(value, 0.0), 1.0)
+        return told(value, sd, hazard * (1 - hazard) / 2)  # half of what the reference has
 
     def _joined(self) -> NDArray[np.int64]:
         """The joined bin of each of the study's bins, `(bins,)`."""
@@ -128,9 +144,9 @@ class SurvivalPlan(Plan):
         return np.arange(bins) * self.times // bins
 
     def _risk_bin(self, predicted: Floats) -> NDArray[np.int64]:
-        """Bin of the cumulative hazard at the last edge, against the public reference."""
-        reference = -len(self.target.edges) * np.log1p(-self.target.hazard)
-        risk = np.log(_cumulative_hazard(predicted) / reference)
+        """Bin of the log-odds of the share of time lost, against the public reference's."""
+        reference = np.cumprod(np.full((1, len(self.target.edges)), 1 - self.target.hazard), axis=1)
+        risk = _log_odds_lost(predicted, self.target) - _log_odds_lost(reference, self.target)
         edges = np.linspace(-_REACH, _REACH, _RISK_BINS - 1)
         return np.searchsorted(edges, np.where(np.isnan(risk), 0.0, risk), side="right")
 
@@ -156,16 +172,38 @@ def exact_survival(predicted: Floats, actual: Floats, target: SurvivalTarget) ->
             f"none of the {len(actual)} held-out patients had the event before the last edge: "
             "concordance needs some."
         )
-    risks, place = np.unique(_cumulative_hazard(predicted), return_inverse=True)
+    risks, place = np.unique(-mean_survival_time(predicted, target), return_inverse=True)
     bins = len(target.edges)
     counts = np.zeros((2 * bins + 1, len(risks)))
     np.add.at(counts, (_history(happened, at_risk, np.arange(bins)), place), 1.0)
-    concordance, _ = _concordance(counts, bins)
+    found = _concordance(counts, bins)
     return SurvivalMetrics(
         n=float(len(actual)),
-        concordance=concordance,
+        concordance=found.value,
         brier=float(_hazard_errors(predicted, happened, at_risk).mean()),
+        concordance_ci=found.interval(sampling=True),
     )
+
+
+def mean_survival_time(predicted: Floats, target: SurvivalTarget) -> Floats:
+    """Restricted mean survival time, `(n,)`: mean time free of the event up to the last edge.
+
+    The area under the curve, which is taken to fall in a straight line within a bin. Patients are
+    ranked by it wherever one number must stand for a curve: the shorter, the higher the risk.
+    Source: Royston and Parmar, BMC Medical Research Methodology 2013;13:152.
+
+    Args:
+        predicted: survival at the end of each time bin, `(n, bins)`.
+        target: the outcome.
+
+    Returns:
+        Times in the target's unit.
+    """
+    ends = np.array([0.0, *target.edges])
+    curve = np.concatenate([np.ones((len(predicted), 1)), predicted], axis=1)
+    # Not a matrix product, which may round equal curves differently and so break their tie.
+    area: Floats = ((curve[:, 1:] + curve[:, :-1]) / 2 * np.diff(ends)).sum(axis=1)
+    return area
 
 
 def patient_errors(predicted: Floats, actual: Floats, target: SurvivalTarget) -> Floats:
@@ -200,8 +238,30 @@ def _history(
     return history
 
 
-def _concordance(counts: Floats, times: int) -> tuple[float | None, float]:
-    """Concordance from counts `(2 times + 1, risks)`, and its sd for noise of 1 on each count.
+@dataclass(frozen=True)
+class _Concordance:
+    """A concordance with what noise and the choice of patients may move it by.
+
+    Attributes:
+        value: `None` where no two patients can be compared.
+        noise_sd: infinite where noise may have made the pairs themselves.
+        patients_sd: for the choice of patients.
+    """
+
+    value: float | None
+    noise_sd: float = 0.0
+    patients_sd: float = 0.0
+
+    def interval(self, *, sampling: bool) -> tuple[float, float] | None:
+        """95 % interval for the noise, and with `sampling` for the choice of patients too."""
+        if self.value is None:
+            return None
+        sd = np.hypot(self.noise_sd, self.patients_sd) if sampling else self.noise_sd
+        return interval(self.value, float(sd), 0.0, 1.0)
+
+
+def _concordance(counts: Floats, times: int, noise: float = 0.0) -> _Concordance:
+    """Concordance from counts `(2 times + 1, risks)`, each with noise of this standard deviation.
 
     Rows 0..times-1 are events in each time bin, row times + k is free of it through k bins.
     """
@@ -219,14 +279,24 @@ def _concordance(counts: Floats, times: int) -> tuple[float | None, float]:
         by_pairs[k] += beyond.sum()
         by_pairs[later] += events[k].sum()
     if pairs < 1:
-        return None, np.inf
+        return _Concordance(None)
     concordance = ordered / pairs
-    slope = (by_ordered - concordance * by_pairs) / pairs
-    return min(max(concordance, 0.0), 1.0), float(np.linalg.norm(slope))
+    slopes = (by_ordered - concordance * by_pairs) / pairs
+    audible = pairs > AUDIBLE * noise * float(np.linalg.norm(by_pairs))
+    return _Concordance(
+        value=min(max(concordance, 0.0), 1.0),
+        noise_sd=noise * float(np.linalg.norm(slopes)) if audible else np.inf,
+        patients_sd=sampling_sd(counts, slopes),
+    )
 
 
-def _cumulative_hazard(predicted: Floats) -> Floats:
-    found: Floats = -np.log(np.clip(predicted[:, -1], _SMALLEST, 1 - _SMALLEST))
+def _log_odds_lost(predicted: Floats, target: SurvivalTarget) -> Floats:
+    """Log-odds of the share of the time up to the last edge that a curve takes away, `(n,)`.
+
+    For small hazards as for large ones it rises by 1 where all hazards are e times as high.
+    """
+    lost = np.clip(1 - mean_survival_time(predicted, target) / target.edges[-1], _SMALLEST, 1.0)
+    found: Floats = np.log(lost / np.maximum(1 - lost, _SMALLEST))
     return found
 
 

@@ -38,7 +38,6 @@ from fedrx_server.report_forecast_data import ForecastPictures
 from fedrx_server.report_run import (
     heading,
     model_details,
-    noise_interval,
     reported_curve,
     reported_row,
     run_cost,
@@ -151,7 +150,6 @@ def _report(run: RunFolder, setup: EngineSetup, model: PatientModel, judged: _Ju
         measures=measures_of(study.target),
         rows=_rows(judged.metrics, study.target),
         reported=reported_row(reported),
-        reported_noise=noise_interval(reported, study.target),
         curve=_curve(run, setup.consortium.model(), judged.everyone),
         predictions=_predictions(judged.everyone, judged.predicted),
         groups=_groups(judged.metrics),

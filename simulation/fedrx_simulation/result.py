@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from fedrx_client.data.quality import DataQuality
 from fedrx_models.contract import PatientModel
-from fedrx_models.measures import Metrics
+from fedrx_models.measures import Metrics, measures_of
 from fedrx_models.metrics import DoseMetrics
+from fedrx_protocol.figures import Figure, readable
 from fedrx_protocol.privacy.events import Release
 from fedrx_protocol.study import Study
 from fedrx_server.checkpoints import RoundRecord
@@ -28,7 +29,8 @@ class SimulationResult:
         weights: The same weights as one vector, `(d,)`.
         metrics: Exact metrics on all held-out patients: `federated`, and where they were asked
             for `personalised`, `pooled`, `site_alone`, `fixed`, `published`.
-        reported: The federated metrics as a real coordinator would have seen them, with noise.
+        reported: The federated metrics as they were released, with noise; `reported_headline` says
+            whether that hides the first of them.
         privacy: What was spent, and the assumption it rests on.
         ledger: Every site's releases.
         rounds: One record for each round.
@@ -62,6 +64,11 @@ class SimulationResult:
         return {title.lower().replace(" ", "_"): figure for title, _, figure in figures}
 
     @property
+    def reported_headline(self) -> Figure:
+        """The headline as a real coordinator would have seen it, with its intervals."""
+        return measures_of(self.study.target)[0].figure(self.reported)
+
+    @property
     def bytes_up(self) -> int:
         """Bytes from all sites to the coordinator."""
         return sum(record.bytes_up for record in self.rounds)
@@ -72,13 +79,17 @@ class SimulationResult:
         return sum(record.bytes_down for record in self.rounds)
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `fedrx simulate --json` prints and `result.json` holds."""
+        """The object that `fedrx simulate --json` prints and `result.json` holds.
+
+        A reported headline that noise hides is null in it, with its intervals; see `readable`.
+        """
+        headline = measures_of(self.study.target)[0]
         return {
             "study": self.study.name,
             "study_digest": self.study.digest,
             "model": self.study.model.name,
             "metrics": {name: _plain(metrics) for name, metrics in self.metrics.items()},
-            "reported": dict(self.reported),
+            "reported": readable(self.reported, headline.key, headline.tells),
             "privacy": self.privacy.to_json(),
             "rounds": self.study.rounds,
             "sites": self.sites,
@@ -95,6 +106,7 @@ def _plain(metrics: Metrics) -> dict[str, Any]:
         return {**metrics.to_dict(), "patients": int(metrics.n)}
     return {
         "mae": metrics.mae,
+        "mae_ci": metrics.mae_ci,
         "r2": metrics.r2,
         "within_20_percent": metrics.within_20_percent,
         "patients": int(metrics.n),

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import torch
 from fedrx_models.cohort import Cohort
 from fedrx_models.contract import get_vector
 from fedrx_models.files import save_model
+from fedrx_models.measures import measures_of
 from fedrx_models.transfer import start_model, trained_positions
 from fedrx_protocol.errors import MisuseError, RunError
 from fedrx_protocol.study import Study
@@ -75,11 +77,13 @@ class Progress:
         stage: What is happening, in words.
         record: The round that just finished, if one did.
         rounds: Rounds in all, the final evaluation included.
+        tells: What a round's headline could tell, by which noise hides it.
     """
 
     stage: str
     record: RoundRecord | None
     rounds: int
+    tells: float = inf
 
 
 Observer = Callable[[Progress], None]
@@ -187,8 +191,10 @@ def _continue(
     def drive(exchange: Exchange) -> None:
         parties = RunParties(consortium.run_id, consortium.plan, consortium.roster)
 
+        tells = measures_of(study.target)[0].tells
+
         def notify(record: RoundRecord) -> None:
-            observer(Progress("training", record, study.final_round))
+            observer(Progress("training", record, study.final_round, tells))
 
         trained = trained_positions(model)
         StudyRun(parties, exchange, run, get_vector(model), notify, trained=trained).run()

@@ -227,7 +227,7 @@ class TestReport:
         assert "here.html: 2 of 4 rounds" in ran.out
         page = (place / "here.html").read_text()
         assert "This run is not finished: 2 of 4 rounds." in page
-        assert "The coordinator saw a mean absolute error of 8.50 ± 1.50 mg/week" in page
+        assert "saw a mean absolute error of 8.50 mg/week (7.00 to 10.00 by its noise)" in page
         assert "<dt>Model</dt><dd>linear</dd>" in page
         assert "simulation" not in page.partition("<main>")[2].partition("<script")[0]
 

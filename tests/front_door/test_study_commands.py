@@ -27,7 +27,54 @@ def test_checking_says_what_privacy_and_rounds_cost(fedrx):
     assert ran.code == 0
     for part in ("fine", "3 rounds", "5 sites", "at least 4", "ε = 8", "noise multiplier"):
         assert part in ran.out
-    assert "Warning" not in ran.out
+    assert ran.out.count("Warning") == 1  # of 12 held-out patients, see below
+
+
+def test_evaluations_that_will_say_nothing_are_told_with_what_helps(fedrx):
+    found = fedrx("study", "check", "study.toml", "--sites", "5", "--json").json
+    (warning,) = found["warnings"]
+    assert "Noise will hide all evaluations: with about 12 held-out patients" in warning
+    assert "Use metrics.evaluations = 0, so that a single one at the end" in warning
+    assert "hold out about" in warning
+    assert f"Warning: {warning}" in fedrx("study", "check", "study.toml", "--sites", "5").out
+    evaluations = found["evaluations"]
+    assert (evaluations["hidden"], evaluations["final_hidden"]) == (True, True)
+    assert evaluations["final_noise_length"] > evaluations["could_tell"]
+
+
+@pytest.mark.parametrize(
+    ("patients", "evaluations", "words"),
+    [
+        (5000, 5, ()),
+        (3000, 5, ("the 5 evaluations before the last", "Use metrics.evaluations = 2: so few")),
+        (1000, 5, ("all evaluations", "Use metrics.evaluations = 0", "and hold out about 300")),
+        (
+            1400,
+            3,
+            (
+                "all evaluations",
+                "metrics.evaluations = 0, so that",
+                "has the whole budget: it can be read",
+            ),
+        ),
+        (1000, 0, ("the only evaluation", "Hold out about 300 patients")),
+    ],
+)
+def test_what_helps_fits_the_study_and_is_true(patients, evaluations, words):
+    study = front_door.default_study()[0].with_(
+        cohort={"patients": patients, "largest_site": 200}, metrics={"evaluations": evaluations}
+    )
+    cost = front_door.study_cost(study, 5)
+    assert len(cost["warnings"]) == bool(words)
+    for part in words:
+        assert part in cost["warnings"][0]
+    used = [n for n in (0, 2) if f"evaluations = {n}" in "".join(words)]
+    more = 1.5 if any("old out about" in part for part in words) else 1
+    helped = study.with_(
+        cohort={"patients": round(patients * more)},
+        metrics={"evaluations": used[0] if used else evaluations},
+    )
+    assert front_door.study_cost(helped, 5)["warnings"] == []
 
 
 def test_checking_prints_the_whole_digest(fedrx):
@@ -62,7 +109,7 @@ def test_checking_as_json(fedrx):
 def test_what_is_seldom_meant_is_a_warning(fedrx, place, before, after, words):
     text = (place / "study.toml").read_text().replace(before, after)
     (place / "study.toml").write_text(text)
-    (warning,) = fedrx("study", "check", "study.toml", "--sites", "5", "--json").json["warnings"]
+    warning, _ = fedrx("study", "check", "study.toml", "--sites", "5", "--json").json["warnings"]
     assert words in warning
     assert f"Warning: {warning}" in fedrx("study", "check", "study.toml", "--sites", "5").out
 

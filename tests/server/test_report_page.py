@@ -178,20 +178,56 @@ def test_a_given_outcome_is_used_as_it_is():
 def test_a_real_coordinator_sees_reported_metrics_only():
     live = replace(FULL, simulation=False, rows=(), predictions=None)
     words = outline(live).words
-    assert "The coordinator saw a mean absolute error of 8.51 ± 0.52 mg/week" in words
-    assert "(45.1 % within 20 %)" in words
-    assert "R² 0.42, 45.1 %" in outline(replace(live, reported_noise=None)).words
+    assert "saw a mean absolute error of 8.51 mg/week (7.99 to 9.03 by its noise)" in words
+    assert "(R² 0.42, 45.1 % within 20 %)" in words
     assert "exact" not in words
     assert "misses the actual dose by 8.51" in words
 
 
 def test_an_interval_that_ends_at_the_metrics_range_is_told_and_drawn_with_both_ends():
-    words = outline(replace(FULL, reported_noise=(0.0, 31.62))).words
-    assert "8.51 mg/week (0.00 to 31.62 by its noise)" in words
-    assert "±" not in words
+    reported = row("federated", "As reported", 1.51, mae_low=0.0, mae_high=4.62)
+    words = outline(replace(FULL, reported=reported)).words
+    assert "1.51 mg/week (0.00 to 4.62 by its noise)" in words
     curve = LearningCurve([0, 4], [0.0, 50.0], [(0.0, 31.6), (20.0, 60.0)])
     (drawn,) = learning_curve(curve, FULL.headline).data
     assert [list(drawn.error_y.array), list(drawn.error_y.arrayminus)] == [[31.6, 10], [0, 30]]
+
+
+HEARD = replace(FULL.headline, tells=6.0)
+"""The headline with what it could tell, as `measures_of` gives it."""
+
+
+def test_a_live_headline_that_noise_hides_is_nowhere_a_number():
+    hidden = row("other", "As reported", 0.0, mae_low=0.0, mae_high=17.15)
+    live = replace(FULL, simulation=False, rows=(), predictions=None, reported=hidden, curve=None)
+    words = outline(replace(live, groups=None, measures=[HEARD, *FULL.measures[1:]])).words
+    assert "a mean absolute error that is hidden by noise: more held-out patients" in words
+    assert "– hidden by noise" in words  # the tile
+    assert "0.00" not in words
+    assert "17.15" not in words
+    assert "on average" not in words
+
+
+def test_headlines_carry_their_interval():
+    """Of patients and noise together in a live run; of patients in a simulation."""
+    ends = {"mae_ci_low": 7.51, "mae_ci_high": 9.51, "mae_low": 7.99, "mae_high": 9.03}
+    live = row("federated", "Federated", 8.51, **ends)
+    words = outline(replace(BARE, rows=[live], reported=live, measures=[HEARD])).words
+    assert "by 8.51 mg/week on average (95 %: 7.51 to 9.51; by its noise ±0.52)" in words
+    assert "8.51 mg/week 95 %: 7.51 to 9.51; by its noise ±0.52" in words  # the tile
+    exact = row("federated", "Federated", 8.34, mae_ci_low=7.9, mae_ci_high=8.78)
+    words = outline(replace(BARE, simulation=True, rows=[exact], measures=[HEARD])).words
+    assert "by 8.34 mg/week on average (95 %: 7.90 to 8.78)" in words
+    assert "8.34 95 %: 7.90 to 8.78" in words  # the table
+
+
+def test_every_report_says_what_fedrx_is_not_and_names_the_consortium():
+    data = replace(BARE, consortium=[("north", "Northern hospital"), ("south", ATTACK)])
+    parsed = outline(data)
+    assert "research software and not a medical device" in parsed.words
+    assert "The consortium north Northern hospital south" in parsed.words
+    assert parsed.handlers == []
+    assert "The consortium" not in outline(BARE).words
 
 
 @pytest.mark.parametrize("epsilon", [0.0, math.inf])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,7 +116,7 @@ def test_any_noise_gives_numbers_in_range(data, final):
     metrics = plan.from_state(state, noise_sd=100.0)
     assert metrics.n >= 1
     assert 0 <= metrics.mae <= 60
-    assert 0 <= metrics.within_20_percent <= 100
+    assert metrics.within_20_percent is None or 0 <= metrics.within_20_percent <= 100
     assert metrics.r2 is None or -1 <= metrics.r2 <= 1
     assert metrics.mae_interval[0] <= metrics.mae <= metrics.mae_interval[1]
 
@@ -159,7 +160,7 @@ def test_only_weekly_doses_have_groups(study):
 
 
 def test_a_groups_figure_that_noise_hides_is_not_shown(doses):
-    plan = PLANS[True]
+    plan = replace(PLANS[True], tells=12.0)
     for noise_sd in (1.0, 6.0, 100.0):
         state = plan.state(*doses)
         found = plan.from_state(state, noise_sd=noise_sd)
@@ -167,8 +168,9 @@ def test_a_groups_figure_that_noise_hides_is_not_shown(doses):
         for group in found.groups:
             mae_sd = 60 * noise_sd / scale[f"{group.name}:error"] / group.n
             within_sd = 100 * noise_sd / scale[f"{group.name}:within"] / group.n
-            assert (group.mae is not None) == (mae_sd < 3)
-            assert (group.within_20_percent is not None) == (within_sd < 5)
+            # The count's noise adds a little: no figure here is that near to the limit.
+            assert (group.mae is not None) == (2 * 1.96 * mae_sd < 12)
+            assert (group.within_20_percent is not None) == (2 * 1.96 * within_sd < 20)
     assert not [name for name in found.flat() if "<=21" in name]
 
 

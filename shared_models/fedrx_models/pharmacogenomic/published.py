@@ -25,6 +25,11 @@ Doses = NDArray[np.float64]
 
 FIXED_DOSE_MG_PER_WEEK = 35.0
 
+PUBLISHED_ON = "as published, on 1,009 patients of that study"
+PHARMACOGENETIC_ACCURACY: Mapping[str, float] = MappingProxyType({"mae": 8.8, "r2": 0.33})
+FIXED_ACCURACY: Mapping[str, float] = MappingProxyType({"mae": 13.2, "r2": -0.04})
+"""In mg/week, on the validation cohort: appendix, table S11."""
+
 _NUMBERS = {"age_decade": "decade", "height_cm": "cm", "weight_kg": "kg"}
 _CATEGORIES = ("vkorc1", "cyp2c9", "race")
 _FLAGS = ("enzyme_inducer", "amiodarone")
