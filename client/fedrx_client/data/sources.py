@@ -1,10 +1,12 @@
 """Where a mapping finds outcomes and omics blocks; the parts of it that a study's kind decides."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedrx_client.data.units import conversion, convertible_to
+from fedrx_protocol.codes import code_key
 from fedrx_protocol.errors import DataError
 from fedrx_protocol.schema import (
     BinaryTarget,
@@ -16,13 +18,26 @@ from fedrx_protocol.schema import (
 )
 
 Column = Annotated[str, Field(min_length=1)]
+Codes = tuple[str, ...]
 Unknown = Literal["error", "missing"]
+MISSING: Codes = ()
+"""Codes for "not recorded" of one column, beside those of the table, which hold everywhere."""
+
+ABSENT = "absent"
+"""What tells `AbsentSource` from the sources of each kind."""
 
 
 class Section(BaseModel):
     """A part of a mapping."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AbsentSource(Section):
+    """A feature or block that the site does not have at all: every patient lacks it."""
+
+    measured: Literal[False]
+    kind: str | None = Field(default=None, description="as in the study; may be left out")
 
 
 class JoinSource(Section):
@@ -46,8 +61,9 @@ class TargetSource(Section):
     column: Column | None = None
     unit: str | None = Field(default=None, min_length=1)
     event: Column | None = Field(default=None, description="column that says whether it happened")
-    yes: tuple[str, ...] = ("1",)
-    no: tuple[str, ...] = ("0",)
+    yes: Codes = ("1",)
+    no: Codes = ("0",)
+    missing: Codes = MISSING
     columns: dict[str, Column] = Field(default={}, description="drug -> column, where they differ")
     file: str | None = Field(default=None, description="a panel's own file, beside the table")
     patient: Column | None = Field(default=None, description="that file's patient column")
@@ -107,6 +123,8 @@ class BlockSource(Section):
     patient: Column = Field(description="column that identifies a patient, as in the main table")
     unit: str = Field(min_length=1, description="unit of the values; converted to the study's")
     columns: dict[str, Column] = Field(default={}, description="gene -> column, where they differ")
+    missing: Codes = MISSING
+    measured: Literal[True] = True
 
     def gene_columns(self, block: Block) -> tuple[str, ...]:
         """Each gene's column, in the block's order."""
@@ -124,7 +142,9 @@ class BlockSource(Section):
                 )
 
 
-def check_blocks(sources: dict[str, BlockSource], schema: FeatureSchema, source: str) -> None:
+def check_blocks(
+    sources: Mapping[str, BlockSource | AbsentSource], schema: FeatureSchema, source: str
+) -> None:
     """Raise `DataError` unless every block of the study, and no other, has a file."""
     blocks = {block.name: block for block in schema.blocks}
     for name in sources:
@@ -136,15 +156,17 @@ def check_blocks(sources: dict[str, BlockSource], schema: FeatureSchema, source:
     for name, block in blocks.items():
         if name not in sources:
             raise DataError(
-                f"{source}: 'blocks.{name}' is missing; a site without it gives a file with its "
-                "header only."
+                f"{source}: 'blocks.{name}' is missing; a site without it says measured = false."
             )
-        sources[name].check_against(block, source)
+        found = sources[name]
+        if isinstance(found, BlockSource):
+            found.check_against(block, source)
 
 
-def check_codes(yes: tuple[str, ...], no: tuple[str, ...]) -> None:
+def check_codes(yes: Codes, no: Codes) -> None:
     """Raise `ValueError` if a code means both yes and no."""
-    both = sorted(set(yes) & set(no))
+    keys = {code_key(code) for code in no}
+    both = sorted(code for code in yes if code_key(code) in keys)
     if both:
         raise ValueError(f"'{both[0]}' cannot mean both yes and no")
 
