@@ -114,7 +114,7 @@ def _load(
     whole, folder = _main_table(Path(path), mapping, schema, split_by), Path(path).parent
     load = _load_rows if mapping.visits is None else _load_courses
     cohorts, quality, reasons = load(whole, folder, mapping, schema, sites_of)
-    lost = ()
+    lost: tuple[str, ...] = ()
     if split_by is not None:
         lost = left_out(Reading(whole, mapping.table), split_by, reasons, cohorts)
     notes = (*quality.notes, *lost)
