@@ -20,6 +20,7 @@ from fedrx_protocol.errors import MisuseError
 from fedrx_protocol.study import Study
 from fedrx_simulation.compare import Cell, CellObserver, ComparisonPlan, begun_with, compare
 from fedrx_simulation.compare_stats import ComparisonTable, tables
+from fedrx_simulation.sites import taking_part
 
 _FILE = ".toml"
 _MOST_REPEATS = 1000
@@ -62,11 +63,13 @@ class Comparison:
         study: the study, with the sizes of its patients.
         tables: one for each scheme.
         folder: where it is kept.
+        notes: sentences on sites that were left out, and on what a person should look at.
     """
 
     study: Study
     tables: tuple[ComparisonTable, ...]
     folder: Path
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -77,6 +80,7 @@ class Comparison:
             "epsilon": None if self.study.privacy.mode == "none" else self.study.privacy.epsilon,
             "tables": [asdict(table) for table in self.tables],
             "folder": str(self.folder),
+            "notes": list(self.notes),
         }
 
 
@@ -91,7 +95,8 @@ def run(request: Request, observer: CellObserver) -> Comparison:
         raise MisuseError(f"--repeats is {request.repeats}: use 1 to {_MOST_REPEATS}.")
     seed = _seed(request)
     gathered = gather(request.study, request.source, seed)
-    cohorts, studies = gathered.cohorts, _studies(gathered.study, request.models)
+    cohorts, notes = taking_part(gathered.study, gathered.cohorts)
+    studies = _studies(gathered.study, request.models)
     folds = request.folds
     if folds is None:
         folds = 0 if request.leave_one_site_out and not request.personalised else 5
@@ -104,7 +109,8 @@ def run(request: Request, observer: CellObserver) -> Comparison:
     )
     _check(studies, cohorts, left_out=int(request.leave_one_site_out))
     found = compare(plan, cohorts, request.output, observer)
-    result = Comparison(gathered.study, tables(plan, found), request.output)
+    notes = (*gathered.described.get("quality", {}).get("notes", ()), *notes)
+    result = Comparison(gathered.study, tables(plan, found), request.output, notes)
     (request.output / "result.json").write_text(json.dumps(result.to_json()), encoding="utf-8")
     write_page(request.output / "comparison.html", gathered.study, result.tables)
     return result
@@ -192,6 +198,8 @@ def print_comparison(found: Comparison) -> None:
             against = in_words(one, table).partition(" (")[0]
             shown_table.add_row(one.model, *values, interval_in_words(one, table), against)
         out.print(shown_table)
+    for note in found.notes:
+        out.print(note, markup=False)
     out.print(f"Page: {found.folder / 'comparison.html'}")
 
 

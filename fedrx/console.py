@@ -114,7 +114,9 @@ def print_result(result: SimulationResult) -> None:
             style="bold" if row.key == "federated" else None,
         )
     if result.quality is not None:
-        out.print(result.quality.text())
+        out.print(result.quality.text(), markup=False)
+    for note in result.notes:
+        out.print(note, markup=False)
     out.print(table)
     out.print(
         f"Exact, on {result.metrics['federated'].n:.0f} held-out patients, because a simulation "

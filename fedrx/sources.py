@@ -1,6 +1,7 @@
 """Where a simulation's patients come from: knobs of synthetic sites, or a table of real ones."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from fedrx_client.data.load import LoadResult, load_dealt, load_split
 from fedrx_client.data.mapping import TableMapping
 from fedrx_models.cohort import Cohort
-from fedrx_protocol.errors import DataError, MisuseError, RunError
+from fedrx_protocol.errors import MisuseError, RunError
 from fedrx_protocol.roster import SITE_ID
 from fedrx_protocol.schema import FeatureSchema
 from fedrx_protocol.study import Study
@@ -155,18 +156,37 @@ def read_patients(source: PatientFile, schema: FeatureSchema) -> LoadResult:
     mapping = TableMapping.load(source.mapping)
     if source.sites is not None:
         return load_dealt(source.data, mapping, schema, sites=source.sites)
-    loaded = load_split(source.data, mapping, schema, split_by=source.split_by or "")
-    _check_site_ids(source, loaded.cohorts)
-    return loaded
+    return _with_site_ids(load_split(source.data, mapping, schema, split_by=source.split_by or ""))
 
 
-def _check_site_ids(source: PatientFile, sites: Iterable[str]) -> None:
-    for site in sites:
-        if not SITE_ID.fullmatch(site):
-            raise DataError(
-                f"{source.data}, column '{source.split_by}': {site!r} is no site id; use 1 to 64 "
-                "letters, digits, '.', '_', '-', the first of them a letter or digit."
-            )
+def _with_site_ids(loaded: LoadResult) -> LoadResult:
+    """The same patients, at sites whose ids may stand in a roster and in a file's name."""
+    ids = site_ids(loaded.cohorts)
+    cohorts = {ids[name]: replace(one, site=ids[name]) for name, one in loaded.cohorts.items()}
+    renamed = ", ".join(f"'{name}' is {site}" for name, site in ids.items() if name != site)
+    if not renamed:
+        return loaded
+    notes = (*loaded.quality.notes, f"Sites have ids of plain letters: {renamed}.")
+    return LoadResult(cohorts, replace(loaded.quality, notes=notes))
+
+
+def site_ids(names: Iterable[str]) -> dict[str, str]:
+    """An id for each site of a simulation, by its name; one that is an id already is kept.
+
+    Accents are left out and other signs become '-'; a name of which nothing is left, as of one in
+    another script, is 'site'. What is taken gets a number. The same names get the same ids, in
+    whatever order they come.
+    """
+    listed = list(names)
+    found = {name: name for name in listed if SITE_ID.fullmatch(name)}
+    taken = set(found)
+    for name in sorted(set(listed) - taken):
+        plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("._-")[:56] or "site"
+        tries = (stem, *(f"{stem}-{number}" for number in range(2, len(listed) + 2)))
+        found[name] = next(one for one in tries if one not in taken)
+        taken.add(found[name])
+    return {name: found[name] for name in listed}
 
 
 def write_patients(

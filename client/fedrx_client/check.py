@@ -208,8 +208,10 @@ def cohort_size(study: Study, cohort: Cohort) -> CheckLine:
         return CheckLine("cohort size", ok=False, text=str(error), remedy=remedy)
     section = study.cohort
     patients = counted(len(cohort), "patient")
-    allowed = f"{section.minimum_per_site} to {section.largest_site}"
-    return CheckLine("cohort size", ok=True, text=f"{patients}; allowed are {allowed}.")
+    text = f"{patients}; allowed are {section.minimum_per_site} to {section.largest_site}."
+    if len(cohort) > section.patients:
+        text += f" All sites together should have {section.patients} (cohort.patients)."
+    return CheckLine("cohort size", ok=True, text=text)
 
 
 def _training_on(device: torch.device, study: Study, cohort: Cohort) -> Check:

@@ -76,3 +76,8 @@ def is_empty(value: object) -> bool:
     says nothing: the digest of an old study would change.
     """
     return value is None or value == ()
+
+
+def is_off(value: object) -> bool:
+    """Whether a switch is left out of a study's canonical form, for the reason of `is_empty`."""
+    return value is False

@@ -4,11 +4,13 @@ The reference mean and scale of a feature are public knowledge (a textbook, a pu
 never computed from the sites' patients, so that normalising costs no privacy.
 """
 
+from collections import Counter
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedrx_protocol.frozen import Frozen, Line, Name, Paragraph, Unit, is_empty
+from fedrx_protocol.codes import first_alike
+from fedrx_protocol.frozen import Frozen, Line, Name, Paragraph, Unit, is_empty, is_off
 from fedrx_protocol.omics import Block, Graph
 from fedrx_protocol.targets import (
     BinaryTarget,
@@ -42,6 +44,15 @@ __all__ = [
 ]
 
 
+Optional = Annotated[
+    bool,
+    Field(
+        exclude_if=is_off,  # younger than approved studies: see `is_empty`
+        description="whether a hospital may lack it: its mapping says measured = false",
+    ),
+]
+
+
 class NumberFeature(Frozen):
     """A measured number; the model sees (value - mean) / scale, and a flag where it is missing."""
 
@@ -52,6 +63,7 @@ class NumberFeature(Frozen):
     maximum: float
     mean: float = Field(description="public reference mean, in `unit`")
     scale: float = Field(gt=0, description="public reference standard deviation, in `unit`")
+    optional: Optional = False
     description: Paragraph = ""
 
     @model_validator(mode="after")
@@ -70,21 +82,33 @@ class CategoryFeature(Frozen):
     name: Name
     kind: Literal["category"]
     values: tuple[Line, ...] = Field(min_length=2, strict=False)
+    optional: Optional = False
     description: Paragraph = ""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         if len(set(self.values)) != len(self.values):
             raise ValueError("values must be distinct")
+        alike = first_alike(self.values, self.name)
+        if alike is not None:
+            raise ValueError(
+                f"values '{alike[0]}' and '{alike[1]}' are one code (alleles have no order, and "
+                "1.0 is 1): keep one of them"
+            )
         return self
 
 
 class FlagFeature(Frozen):
-    """Yes or no; `missing_is` says what an unrecorded flag means in this consortium."""
+    """Yes or no; `missing_is` says what an unrecorded flag means in this consortium.
+
+    That is for a hospital that records it. Where an optional flag is not recorded at all, the model
+    sees neither yes nor no, but a column of its own that says so.
+    """
 
     name: Name
     kind: Literal["flag"]
     missing_is: bool = False
+    optional: Optional = False
     description: Paragraph = ""
 
 
@@ -113,8 +137,8 @@ class FeatureSchema(Frozen):
         if not self.features and not self.blocks and not self.markers:
             raise ValueError("a study needs at least 1 item in features or blocks")
         parts = (*self.features, *self.blocks, *self.markers, *self.treatments, self.target)
-        names = [part.name for part in parts]
-        doubled = sorted({name for name in names if names.count(name) > 1})
+        counts = Counter(part.name for part in parts)
+        doubled = sorted(name for name, count in counts.items() if count > 1)
         if doubled:
             raise ValueError(f"feature names must be unique, but {', '.join(doubled)} is repeated")
         if self.graph is not None:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from fedrx_protocol.documents import DocumentInvalid, read_toml, require_bounded
 from fedrx_protocol.errors import StudyError
 from fedrx_protocol.findings import sentences
-from fedrx_protocol.frozen import DIGEST_PATTERN, Frozen, Line, Name, Paragraph, is_empty
+from fedrx_protocol.frozen import DIGEST_PATTERN, Frozen, Line, Name, Paragraph, is_empty, is_off
 from fedrx_protocol.omics import Block, Graph
 from fedrx_protocol.schema import Feature, FeatureSchema
 from fedrx_protocol.targets import ContinuousTarget, ForecastTarget, PanelTarget, Target
@@ -141,7 +141,7 @@ class TrainingSection(Frozen):
     )
     mixed_precision: bool = Field(
         default=False,
-        exclude_if=lambda on: not on,  # younger than approved studies: see `is_empty`
+        exclude_if=is_off,  # younger than approved studies: see `is_empty`
         description="a GPU may multiply in bfloat16; in mode none only, where nothing is clipped",
     )
     optimizer: OptimizerSection = OptimizerSection()

@@ -24,6 +24,7 @@ from fedrx_protocol.schema import (
     ContinuousTarget,
     Feature,
     FeatureSchema,
+    FlagFeature,
     ForecastTarget,
     NumberFeature,
     PanelTarget,
@@ -32,7 +33,7 @@ from fedrx_protocol.schema import (
 )
 
 MISSING_CATEGORY = -1
-"""Code of an unknown category; known ones are positions in the schema's `values`."""
+"""Code of an unknown category, or flag; known ones are positions in the schema's `values`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,7 @@ class Cohort:
         patients: `n` distinct, non-empty ids; they stay at the site.
         values: by feature name, an array `(n,)`: numbers as float64 in the schema's unit with NaN
             where missing; categories as int16 positions in the schema's `values` with -1 where
-            missing; flags as bool.
+            missing; flags as bool, or where the study lets a site lack them as int16, -1 missing.
         target: what happened, float64. A number `(n,)` in the target's unit, or 0 and 1 `(n,)`,
             never missing; for survival `(n, 2)`: the time of event or last contact, and 1 for an
             event, 0 for a patient who left unharmed; for a panel `(n, drugs)`, NaN where a drug
@@ -269,7 +270,9 @@ def _column(site: str, feature: Feature, column: ArrayLike, count: int) -> NDArr
     if isinstance(feature, NumberFeature):
         return _numbers(site, feature, raw)
     if isinstance(feature, CategoryFeature):
-        return _codes(site, feature, raw)
+        return _codes(site, feature, raw, len(feature.values) - 1)
+    if isinstance(feature, FlagFeature) and feature.optional:
+        return _codes(site, feature, raw.astype(np.int16) if raw.dtype == np.bool_ else raw, 1)
     if raw.dtype != np.bool_:
         raise DataError(f"site '{site}': flag '{feature.name}' must be boolean, not {raw.dtype}.")
     return _frozen(raw)
@@ -283,13 +286,15 @@ def _numbers(site: str, feature: NumberFeature, raw: NDArray[Any]) -> NDArray[np
     return _frozen(numbers)
 
 
-def _codes(site: str, feature: CategoryFeature, raw: NDArray[Any]) -> NDArray[np.int16]:
+def _codes(
+    site: str, feature: CategoryFeature | FlagFeature, raw: NDArray[Any], last: int
+) -> NDArray[np.int16]:
     if not np.issubdtype(raw.dtype, np.integer):
         raise DataError(
             f"site '{site}': '{feature.name}' must hold positions in the study's values, "
             f"not {raw.dtype}."
         )
-    _check_range(site, feature.name, raw, MISSING_CATEGORY, len(feature.values) - 1)
+    _check_range(site, feature.name, raw, MISSING_CATEGORY, last)
     return _frozen(raw.astype(np.int16))
 
 

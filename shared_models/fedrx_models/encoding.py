@@ -22,6 +22,7 @@ from fedrx_protocol.schema import (
     ContinuousTarget,
     Feature,
     FeatureSchema,
+    FlagFeature,
     ForecastTarget,
     NumberFeature,
     PanelTarget,
@@ -222,7 +223,7 @@ def _names(feature: Feature) -> tuple[str, ...]:
     if isinstance(feature, CategoryFeature):
         levels = (*feature.values[1:], "missing")
         return tuple(f"{feature.name}={level}" for level in levels)
-    return (feature.name,)
+    return (feature.name, f"{feature.name}=missing") if feature.optional else (feature.name,)
 
 
 def _columns(feature: Feature, cohort: Cohort) -> NDArray[np.float64]:
@@ -235,4 +236,6 @@ def _columns(feature: Feature, cohort: Cohort) -> NDArray[np.float64]:
     if isinstance(feature, CategoryFeature):
         levels = np.array([*range(1, len(feature.values)), MISSING_CATEGORY])
         column = column[:, None] == levels[None, :]
+    elif isinstance(feature, FlagFeature) and feature.optional:
+        column = column[:, None] == np.array([1, MISSING_CATEGORY])[None, :]
     return column.reshape(len(cohort), len(_names(feature))).astype(np.float64)

@@ -65,8 +65,11 @@ class ComparisonPlan:
     personalised: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.studies) < 2:
-            raise MisuseError("--compare needs at least two models, separated by commas.")
+        if not self.studies or (len(self.studies) == 1 and not self.leave_one_site_out):
+            raise MisuseError(
+                "--compare needs at least two models, separated by commas, or one model and "
+                "--leave-one-site-out."
+            )
         if self.folds == 1 or self.folds < 0:
             raise MisuseError(f"--folds is {self.folds}: use 2 or more, or 0 for none.")
         if not self.folds and not self.leave_one_site_out:

@@ -39,6 +39,7 @@ class SimulationResult:
         quality: What happened to the rows of a patient file on their way in; `None` without one.
         seconds: Wall time of this call.
         sites: Number of sites.
+        notes: Sentences on sites that were left out, and on what does not fit the study.
     """
 
     study: Study
@@ -54,6 +55,7 @@ class SimulationResult:
     quality: DataQuality | None
     seconds: float
     sites: int
+    notes: tuple[str, ...] = ()
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -97,6 +99,7 @@ class SimulationResult:
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
             "run": str(self.folder),
+            "notes": list(self.notes),
             "data": None if self.quality is None else self.quality.to_dict(),
         }
 

@@ -7,7 +7,7 @@ the same result. Which engine carries the messages changes nothing but the time 
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +32,7 @@ from fedrx_simulation.engines.setup import EngineSetup
 from fedrx_simulation.evaluate import evaluate
 from fedrx_simulation.faults import Faults
 from fedrx_simulation.result import SimulationResult
-from fedrx_simulation.sites import Consortium, by_site
+from fedrx_simulation.sites import Consortium, by_site, taking_part
 
 EngineName = Literal["inprocess", "flower"]
 Cohorts = Mapping[str, Cohort] | Sequence[Cohort]
@@ -116,7 +116,7 @@ def start(
         MisuseError: Something given cannot be used; no folder is made.
         StudyStopped: A round could not be completed; the folder can be resumed.
     """
-    sites = by_site(cohorts)
+    sites, notes = taking_part(study, by_site(cohorts))
     consortium = Consortium(study, tuple(sites), uuid.uuid4().hex, options.seed, options.fold)
     consortium.check(sites)
     start_model(study, options.seed, start_from)
@@ -137,7 +137,7 @@ def start(
         keep_rounds=_kept_rounds(study),
     )
     with run:
-        return _continue(run, consortium, sites, options, observer)
+        return _continue(run, consortium, sites, options, observer, notes=notes)
 
 
 def resume(
@@ -154,9 +154,10 @@ def resume(
         RunError: No run folder, or one of another study.
         MisuseError: The cohorts are not those of the run.
     """
-    sites = by_site(cohorts)
+    given = by_site(cohorts)
     with RunFolder.open(folder, durability="process") as run:
         meta = run.meta
+        sites, notes = taking_part(run.study, given)
         options = stored_options(run)
         for site in sorted(set(meta["cohorts"]) | set(sites)):
             found = sites[site].fingerprint if site in sites else None
@@ -166,7 +167,7 @@ def resume(
                     "started with; resume it with the same data."
                 )
         consortium = Consortium(run.study, tuple(sites), meta["run_id"], options.seed, options.fold)
-        return _continue(run, consortium, sites, options, observer)
+        return _continue(run, consortium, sites, options, observer, notes=notes)
 
 
 def _continue(
@@ -175,6 +176,8 @@ def _continue(
     sites: Mapping[str, Cohort],
     options: SimulationOptions,
     observer: Observer,
+    *,
+    notes: tuple[str, ...],
 ) -> SimulationResult:
     began = time.monotonic()
     # Sites' models are small and take turns: a second thread would only wait.
@@ -202,7 +205,8 @@ def _continue(
     ENGINES[options.engine](setup).run(make_server_app(drive))
     stage = "comparing with pooled data" if options.baselines else "judging the model"
     observer(Progress(stage, None, study.final_round))
-    result = evaluate(run, setup, baselines=options.baselines, began=began)
+    found = evaluate(run, setup, baselines=options.baselines, began=began)
+    result = replace(found, notes=notes)
     save_model(run.path / "model.safetensors", result.model, study.digest)
     run.write_result(result.to_json())
     write_report(run.report_path, result.report)

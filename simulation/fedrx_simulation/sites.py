@@ -25,7 +25,7 @@ from fedrx_models.contract import PatientModel
 from fedrx_models.planning import make_plan
 from fedrx_models.transfer import study_model
 from fedrx_models.visits_check import require_markers
-from fedrx_protocol.errors import DataError, MisuseError
+from fedrx_protocol.errors import DataError, MisuseError, counted
 from fedrx_protocol.plan import StudyPlan
 from fedrx_protocol.roster import Roster, SignedRoster, SiteEntry, sign_roster
 from fedrx_protocol.secagg.parameters import session_id
@@ -174,6 +174,41 @@ def by_site(cohorts: Mapping[str, Cohort] | Sequence[Cohort]) -> dict[str, Cohor
     if not found:
         raise MisuseError("no cohort was given: name at least as many sites as the threshold.")
     return dict(sorted(found.items()))
+
+
+_FAR = 1.25  # times, or a share, from which a table is another size than was agreed
+
+
+def taking_part(
+    study: Study, cohorts: Mapping[str, Cohort]
+) -> tuple[dict[str, Cohort], tuple[str, ...]]:
+    """The sites that are large enough for a study, and sentences on what a person should know.
+
+    Args:
+        study: The study.
+        cohorts: Patients by site.
+
+    Raises:
+        DataError: No site is large enough.
+    """
+    least = study.cohort.minimum_per_site
+    kept = {site: cohort for site, cohort in cohorts.items() if len(cohort) >= least}
+    asked = f"the study asks for at least {least} a site (cohort.minimum_per_site)"
+    if not kept:
+        largest = counted(max(map(len, cohorts.values())), "patient")
+        raise DataError(f"the largest site has {largest}, and {asked}: no site can take part.")
+    notes = [
+        f"Site '{site}' is left out: it has {counted(len(cohort), 'patient')}, and {asked}."
+        for site, cohort in cohorts.items()
+        if site not in kept
+    ]
+    total, agreed = sum(map(len, kept.values())), study.cohort.patients
+    if not agreed / _FAR <= total <= agreed * _FAR:
+        notes.append(
+            f"The sites have {counted(total, 'patient')}, but cohort.patients says {agreed:,}, by "
+            "which every mean is divided: set it to the size that the consortium will have."
+        )
+    return kept, tuple(notes)
 
 
 def _raw_public(key: Ed25519PrivateKey) -> bytes:

@@ -154,8 +154,8 @@ def test_a_mapping_that_does_not_fit(refused, place, old, new, sentence):
         (lambda text: text.replace("hospital-A", "", 1), "line 2, column 'site'"),
         (lambda text: text.splitlines()[0] + "\n", "patients.csv"),
         (lambda text: "", "patients.csv"),
-        (lambda text: text.replace("hospital-A", "St. Anna"), "column 'site': 'St. Anna' is no"),
-        (lambda text: text.replace("hospital-A", ".."), "column 'site': '..' is no site id"),
+        (lambda text: text.replace("p3,", "P2,"), "patient 'P2' may be 'p2' of line 4"),
+        (lambda text: text.replace("hospital-A", "HOSPITAL-A", 1), "site 'hospital-A' may be"),
         (lambda text: "\n".join(text.splitlines()[:31]) + "\n", "2 sites are too few"),
     ],
 )

@@ -30,7 +30,7 @@ def test_json_is_one_object_on_standard_output_and_nothing_else(fedrx, place):
         *("metrics", "reported", "privacy", "rounds", "sites", "seconds", "bytes_up"),
         *("bytes_down", "run"),
     }
-    assert set(found) == asked | {"study", "study_digest", "model", "data"}
+    assert set(found) == asked | {"study", "study_digest", "model", "data", "notes"}
     assert found["data"]["rows_kept"] == found["data"]["rows_read"] > 0
     # Warfarin's published equation does not speak of this study's features.
     assert set(found["metrics"]) == {"pooled", "federated", "personalised", "site_alone", "fixed"}

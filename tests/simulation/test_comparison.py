@@ -221,6 +221,7 @@ def test_a_fold_that_cannot_be_judged_is_refused_before_anything_is_trained(
     ("options", "words"),
     [
         ({"studies": {"linear": None}}, "at least two models"),
+        ({"studies": {}, "leave_one_site_out": True}, "at least two models"),
         ({"folds": 1}, "--folds is 1"),
         ({"folds": 0}, "nothing to compare on"),
         (

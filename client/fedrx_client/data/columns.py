@@ -1,50 +1,42 @@
 """One column of text to one typed array: numbers, categories, flags, and rules for the missing."""
 
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrx_client.data.cells import NumberFormat, Reading
 from fedrx_client.data.mapping import (
     CategorySource,
     FlagSource,
     Imputation,
     NumberSource,
-    TableOptions,
 )
-from fedrx_client.data.sources import Unknown
-from fedrx_client.data.table import Table
+from fedrx_client.data.sources import Codes, Unknown
 from fedrx_client.data.units import Conversion, conversion
-from fedrx_protocol.errors import DataError
+from fedrx_protocol.errors import DataError, counted
 
 _HINT = 'correct it, or set unknown = "missing" for it in the mapping'
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _DECADE_BIN = re.compile(r"(\d{1,3})\s*[-–]\s*(\d{1,3})|(\d{1,3})\s*\+")
 
 
 @dataclass(frozen=True, eq=False)
 class Parsed:
-    """A typed column, and how many values were not understood and count as missing."""
+    """A typed column, and what a person should know of it.
+
+    Attributes:
+        values: the column.
+        unknown: values that were not understood and count as missing.
+        notes: sentences on what may be read otherwise than it was meant.
+    """
 
     values: NDArray[Any]
     unknown: int = 0
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a column is read with: the table and its codes for 'not recorded'."""
-
-    table: Table
-    options: TableOptions
-
-    def cells(self, column: str) -> list[str | None]:
-        """The column's text, `None` where nothing was recorded."""
-        missing = self.options.not_recorded
-        return [None if cell in missing else cell for cell in self.table.columns[column]]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +47,10 @@ class Limits:
     minimum: float
     maximum: float
     convert: Conversion
+
+    def allow(self, value: float) -> bool:
+        """Whether a converted value is plausible."""
+        return self.minimum <= value <= self.maximum
 
     @classmethod
     def of(cls, unit: str, to: str, minimum: float, maximum: float) -> "Limits":
@@ -84,28 +80,60 @@ def read_numbers(
         DataError: for a value that is no number or out of range, unless the mapping says that
             such values count as missing.
     """
-    parse = _decade if source.parse == "decade_bin" else number_parser(reading.options.decimal)
+    written = reading.written(source.column)
+    parse = _decade if source.parse == "decade_bin" else written.read
     values = np.full(len(reading.table), np.nan)
     unknown = 0
-    for row, cell in enumerate(reading.cells(source.column)):
+    for row, cell in enumerate(reading.cells(source.column, source.missing)):
         if cell is None:
             continue
         value = parse(cell)
         converted = None if value is None else limits.convert(value)
-        if converted is not None and limits.minimum <= converted <= limits.maximum:
+        if converted is not None and limits.allow(converted):
             values[row] = converted
             continue
         unknown += _unknown(
             reading.table.where(row, source.column),
-            _complaint(cell, converted, source, limits),
+            _complaint(cell, converted, source, limits, written),
             source.unknown,
             hint,
         )
-    return Parsed(values, unknown)
+    bins = source.parse == "decade_bin"
+    notes = () if bins else plausible_codes(reading, source.column, limits, source.missing)
+    return Parsed(values, unknown, notes)
+
+
+def plausible_codes(
+    reading: Reading, column: str, limits: Limits, missing: Codes
+) -> tuple[str, ...]:
+    """Sentences on the table's codes for "not recorded" that may be values of this column.
+
+    Args:
+        reading: the table.
+        column: a column of numbers.
+        limits: what the study allows.
+        missing: the column's own codes, which are meant.
+    """
+    parse, own = reading.written(column).read, reading.keys(missing)
+    plausible = set()
+    for code in reading.keys(reading.options.missing) - own:
+        value = parse(code)
+        if value is not None and limits.allow(limits.convert(value)):
+            plausible.add(code)
+    if not plausible:
+        return ()
+    counts = Counter(key for key in map(reading.key, reading.table.columns[column]) if key)
+    return tuple(
+        f"{reading.table.source}, column '{column}': {counted(counts[code], 'value')} '{code}' "
+        "counted as not recorded, because table.missing says so, though the study's range allows "
+        "it; name the code in the `missing` of the columns whose code it is, if it is none here."
+        for code in sorted(plausible)
+        if counts[code]
+    )
 
 
 def read_categories(
-    reading: Reading, source: CategorySource, allowed: tuple[str, ...] | None
+    reading: Reading, source: CategorySource, allowed: tuple[str, ...] | None, name: str = ""
 ) -> Parsed:
     """The study's values as text, `None` where missing, `(rows,)` of objects.
 
@@ -113,23 +141,29 @@ def read_categories(
         reading: the table.
         source: column and value map.
         allowed: the study's values; `None` for a helper column that only conditions use.
+        name: the feature's name.
 
     Raises:
         DataError: for a value that is neither mapped nor the study's, unless the mapping says
             that such values count as missing.
     """
-    known = _known_codes(source, allowed)
+    codes = source.values
+    if codes is None and allowed is not None:
+        codes = {value: value for value in allowed}
+    known = None if codes is None else {reading.key(c, name): v for c, v in codes.items()}
+    absent = reading.keys(source.missing, name)
     values = np.full(len(reading.table), None, dtype=object)
     unknown = 0
-    for row, cell in enumerate(reading.cells(source.column)):
-        if cell is None:
+    for row, cell in enumerate(reading.cells(source.column, source.missing)):
+        key = None if cell is None else reading.key(cell, name)
+        if key is None or key in absent:
             continue
         if known is None:
             values[row] = cell
-        elif cell in known:
-            values[row] = known[cell]
+        elif key in known:
+            values[row] = known[key]
         else:
-            complaint = f"{cell!r} is not known; allowed: {', '.join(known)}"
+            complaint = f"{cell!r} is not known; allowed: {', '.join(codes or ())}"
             where = reading.table.where(row, source.column)
             unknown += _unknown(where, complaint, source.unknown)
     return Parsed(values, unknown)
@@ -148,14 +182,16 @@ def read_flags(reading: Reading, source: FlagSource, hint: str = _HINT) -> Parse
             count as missing.
     """
     values = np.full(len(reading.table), None, dtype=object)
+    yes, no = reading.keys(source.yes), reading.keys(source.no)
     unknown = 0
     for column in source.any_of:
-        for row, cell in enumerate(reading.cells(column)):
-            if cell in source.yes:
+        for row, cell in enumerate(reading.cells(column, source.missing)):
+            key = None if cell is None else reading.key(cell)
+            if key in yes:
                 values[row] = True
-            elif cell in source.no:
+            elif key in no:
                 values[row] = bool(values[row])
-            elif cell is not None:
+            elif key is not None:
                 codes = ", ".join((*source.yes, *source.no))
                 complaint = f"{cell!r} is neither yes nor no; allowed: {codes}"
                 where = reading.table.where(row, column)
@@ -184,21 +220,15 @@ def impute(
     for name, wanted in rule.only_if.items():
         applies &= np.array([value in wanted for value in categories[name]], dtype=np.bool_)
     for column, codes in rule.only_if_column.items():
-        applies &= np.isin(np.array(reading.table.columns[column]), codes)
-    cells = reading.cells(rule.column)
+        known_codes = reading.keys(codes)
+        cells = reading.table.columns[column]
+        applies &= np.array([reading.key(cell) in known_codes for cell in cells], dtype=np.bool_)
+    known = {reading.key(code): value for code, value in rule.values.items()}
+    found = reading.cells(rule.column)
     for row in np.flatnonzero(applies):
-        values[row] = rule.values.get(cells[row] or "")
+        values[row] = known.get(reading.key(found[row] or ""))
         applies[row] = values[row] is not None
     return applies
-
-
-def _known_codes(
-    source: CategorySource, allowed: tuple[str, ...] | None
-) -> Mapping[str, str] | None:
-    """What each code in the file means; `None` if any text may stand there."""
-    if source.values is not None:
-        return source.values
-    return None if allowed is None else {value: value for value in allowed}
 
 
 def _unknown(where: str, complaint: str, policy: Unknown, hint: str = _HINT) -> int:
@@ -208,10 +238,17 @@ def _unknown(where: str, complaint: str, policy: Unknown, hint: str = _HINT) -> 
     raise DataError(f"{where}: {complaint}; {hint}.")
 
 
-def _complaint(cell: str, converted: float | None, source: NumberSource, limits: Limits) -> str:
+def _complaint(
+    cell: str,
+    converted: float | None,
+    source: NumberSource,
+    limits: Limits,
+    written: NumberFormat,
+) -> str:
+    if converted is None and source.parse == "decade_bin":
+        return f"{cell!r} is not an age range such as '60 - 69'"
     if converted is None:
-        kind = "an age range such as '60 - 69'" if source.parse == "decade_bin" else "a number"
-        return f"{cell!r} is not {kind}"
+        return f"{cell!r} is not a number{_otherwise(cell, written)}"
     unit = f" {source.unit}" if source.parse == "number" else ""
     return (
         f"{cell!r}{unit} is outside the study's range of "
@@ -219,17 +256,17 @@ def _complaint(cell: str, converted: float | None, source: NumberSource, limits:
     )
 
 
-def number_parser(decimal: str) -> Callable[[str], float | None]:
-    """What turns a cell into a number, `None` for one that is none, or beyond all floats."""
-
-    def parse(cell: str) -> float | None:
-        text = cell.replace(",", ".") if decimal == "," else cell
-        if not _NUMBER.fullmatch(text):
-            return None
-        number = float(text)
-        return number if math.isfinite(number) else None
-
-    return parse
+def _otherwise(cell: str, written: NumberFormat) -> str:
+    """What the mapping would have to say for a cell to be a number; nothing where it cannot be."""
+    swapped = "." if written.decimal == "," else ","
+    found = []
+    if NumberFormat(written.decimal, swapped).read(cell) is not None:
+        found.append(f"one with table.thousands = '{swapped}'")
+    if NumberFormat(swapped, written.decimal).read(cell) is not None:
+        found.append(f"one with table.decimal = '{swapped}'")
+    if not found:
+        return ""
+    return f" where decimal is '{written.decimal}' (but {', or '.join(found)})"
 
 
 def _decade(cell: str) -> float | None:

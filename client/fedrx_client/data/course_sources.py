@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedrx_client.data.sources import Column, Section, Unknown, check_unit
+from fedrx_client.data.sources import MISSING, Codes, Column, Section, Unknown, check_unit
 from fedrx_protocol.errors import DataError
 from fedrx_protocol.schema import FeatureSchema
 
@@ -39,6 +39,7 @@ class MarkerSource(Section):
 
     column: Column | None = None
     unit: str = ""
+    missing: Codes = MISSING
     measured: bool = True
     unknown: Unknown = Field(
         default="error", description="what to do with a value that is no number or not plausible"
@@ -56,8 +57,9 @@ class TreatmentSource(Section):
 
     column: Column
     unit: str = ""
-    yes: tuple[str, ...] = ("1",)
-    no: tuple[str, ...] = ("0",)
+    yes: Codes = ("1",)
+    no: Codes = ("0",)
+    missing: Codes = MISSING
 
 
 Markers = Mapping[str, MarkerSource]

@@ -7,7 +7,8 @@ from itertools import compress, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrx_client.data.columns import Limits, Reading, read_flags, read_numbers
+from fedrx_client.data.cells import Reading
+from fedrx_client.data.columns import Limits, Parsed, read_flags, read_numbers
 from fedrx_client.data.course_sources import VisitsSource
 from fedrx_client.data.mapping import FlagSource, NumberSource, TableMapping
 from fedrx_models.visits import (
@@ -41,6 +42,7 @@ class CourseTable:
         dropped: by reason, visits that were not.
         missing: by marker, visits kept without a value.
         unknown: by marker, values that were not understood and count as missing.
+        notes: sentences on what may be read otherwise than it was meant.
     """
 
     first_rows: list[int]
@@ -50,6 +52,7 @@ class CourseTable:
     dropped: dict[str, int]
     missing: dict[str, int]
     unknown: dict[str, int]
+    notes: tuple[str, ...]
 
 
 def read_courses(
@@ -72,7 +75,7 @@ def read_courses(
         DataError: naming line and column, if a time is missing, out of order or doubled, a value
             cannot be, or a patient has nothing to forecast and the mapping does not drop those.
     """
-    rows, unknown = _rows(reading, mapping, source, schema)
+    rows, unknown, notes = _rows(reading, mapping, source, schema)
     rows[:, EPISODE] = _episodes(reading, source, keys)
     patients = _by_patient(keys)
     _check_order(reading, source, rows, patients)
@@ -101,22 +104,25 @@ def read_courses(
             for m, marker in enumerate(schema.markers)
         },
         unknown=unknown,
+        notes=notes,
     )
 
 
 def _rows(
     reading: Reading, mapping: TableMapping, source: VisitsSource, schema: FeatureSchema
-) -> tuple[Floats, dict[str, int]]:
+) -> tuple[Floats, dict[str, int], tuple[str, ...]]:
     """All rows as a `Cohort` holds a visit, `(rows, ...)`, without episodes; values not known."""
     found = np.full((len(reading.table), visit_width(schema)), np.nan)
     found[:, TIME] = _times(reading, source, schema)
-    unknown = {}
+    unknown, notes = {}, list[str]()
     for i, marker in enumerate(schema.markers):
-        found[:, FIRST_VALUE + i], unknown[marker.name] = _marker(reading, mapping, marker)
+        parsed = _marker(reading, mapping, marker)
+        found[:, FIRST_VALUE + i], unknown[marker.name] = parsed.values, parsed.unknown
+        notes += parsed.notes
     start = FIRST_VALUE + len(schema.markers)
     for i, treatment in enumerate(schema.treatments):
         found[:, start + i] = _treatment(reading, mapping, treatment)
-    return found, unknown
+    return found, unknown, tuple(notes)
 
 
 def _times(reading: Reading, source: VisitsSource, schema: FeatureSchema) -> Floats:
@@ -125,31 +131,43 @@ def _times(reading: Reading, source: VisitsSource, schema: FeatureSchema) -> Flo
     limits = Limits.of(source.unit, unit, -1e9, 1e9)
     values = read_numbers(reading, column, limits, _OF_TIME).values
     for row in np.flatnonzero(np.isnan(values)).tolist():
-        raise DataError(f"{reading.table.where(row, source.time)}: the visit has no time.")
+        why = reading.absence(row, source.time)
+        raise DataError(f"{reading.table.where(row, source.time)}: the visit has no time{why}.")
     return values
 
 
-def _marker(reading: Reading, mapping: TableMapping, marker: Marker) -> tuple[Floats, int]:
-    """A marker's values, NaN where not measured, and how many were not understood."""
+def _marker(reading: Reading, mapping: TableMapping, marker: Marker) -> Parsed:
+    """A marker's values, NaN where not measured."""
     source = mapping.markers[marker.name]
     if source.column is None or not source.measured:
-        return np.full(len(reading.table), np.nan), 0
+        return Parsed(np.full(len(reading.table), np.nan))
     column = NumberSource(
-        kind="number", column=source.column, unit=source.unit, unknown=source.unknown
+        kind="number",
+        column=source.column,
+        unit=source.unit,
+        missing=source.missing,
+        unknown=source.unknown,
     )
     limits = Limits.of(source.unit, marker.unit, marker.minimum, marker.maximum)
-    parsed = read_numbers(reading, column, limits)
-    return parsed.values, parsed.unknown
+    return read_numbers(reading, column, limits)
 
 
 def _treatment(reading: Reading, mapping: TableMapping, treatment: Treatment) -> Floats:
     """What was given, 0 where nothing is recorded."""
     source = mapping.treatments[treatment.name]
     if treatment.kind == "flag":
-        column = FlagSource(kind="flag", any_of=(source.column,), yes=source.yes, no=source.no)
+        column = FlagSource(
+            kind="flag",
+            any_of=(source.column,),
+            yes=source.yes,
+            no=source.no,
+            missing=source.missing,
+        )
         given = read_flags(reading, column, _OF_TREATMENT).values
         return np.array([float(bool(value)) for value in given])
-    amount = NumberSource(kind="number", column=source.column, unit=source.unit)
+    amount = NumberSource(
+        kind="number", column=source.column, unit=source.unit, missing=source.missing
+    )
     limits = Limits.of(source.unit, treatment.unit, 0.0, treatment.maximum)
     values: Floats = read_numbers(reading, amount, limits, _OF_TREATMENT).values
     return np.where(np.isnan(values), 0.0, values)
@@ -166,10 +184,11 @@ def _episodes(
     for row, (key, cell) in enumerate(zip(keys, reading.cells(source.episode), strict=True)):
         if cell is None:
             raise DataError(
-                f"{reading.table.where(row, source.episode)}: the visit belongs to no episode."
+                f"{reading.table.where(row, source.episode)}: the visit belongs to no episode"
+                f"{reading.absence(row, source.episode)}."
             )
         numbers = known.setdefault(key, {})
-        found[row] = numbers.setdefault(cell, len(numbers))
+        found[row] = numbers.setdefault(reading.key(cell), len(numbers))
     return found
 
 

@@ -8,7 +8,14 @@ import codecs
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from fedrx_client.data.course_sources import (
     MarkerSource,
@@ -18,7 +25,11 @@ from fedrx_client.data.course_sources import (
     course_columns,
 )
 from fedrx_client.data.sources import (
+    ABSENT,
+    MISSING,
+    AbsentSource,
     BlockSource,
+    Codes,
     Column,
     JoinSource,
     Section,
@@ -28,10 +39,17 @@ from fedrx_client.data.sources import (
     check_codes,
     check_unit,
 )
+from fedrx_protocol.codes import first_alike
 from fedrx_protocol.documents import DocumentInvalid, read_toml
 from fedrx_protocol.errors import DataError
 from fedrx_protocol.schema import CategoryFeature, Feature, FeatureSchema, Name, NumberFeature
 from fedrx_protocol.text import escaped, quoted
+
+_SAMPLE = "id;crp\np1;2,5\n"
+# Codecs of text that no table is written in: of host names, and of Python's own source.
+_NOT_OF_FILES = frozenset({"idna", "punycode", "unicode-escape", "raw-unicode-escape"})
+# Where pydantic puts the kind of a source into the place of an error, behind section and name.
+_OF_KINDS = frozenset({"features", "blocks"})
 
 
 class TableOptions(Section):
@@ -42,23 +60,42 @@ class TableOptions(Section):
     patient: Column = Field(description="column that identifies a patient")
     delimiter: str = Field(default=",", min_length=1, max_length=1)
     decimal: Literal[".", ","] = "."
+    thousands: Literal[".", ",", " ", "'"] | None = Field(
+        default=None, description="what groups digits by three; without, nothing may"
+    )
     encoding: str = "utf-8"
-    missing: tuple[str, ...] = Field(default=("", "NA"), description="codes for 'not recorded'")
+    missing: Codes = Field(
+        default=("", "NA"),
+        description="codes for 'not recorded' in every column; an empty cell is always one",
+    )
+    similar_ids: Literal["same", "different"] | None = Field(
+        default=None, description="whether P01, p1 and 'p1.0' are one id; refused if left out"
+    )
+
+    @field_validator("encoding")
+    @classmethod
+    def _of_text(cls, encoding: str) -> str:
+        try:
+            name = codecs.lookup(encoding).name
+        except (LookupError, ValueError):
+            raise ValueError(f"encoding '{encoding}' is not known") from None
+        try:
+            of_text = name not in _NOT_OF_FILES and _SAMPLE.encode(name).decode(name) == _SAMPLE
+        except (LookupError, ValueError):  # a codec of bytes, or one that always fails
+            of_text = False
+        if not of_text:
+            raise ValueError(
+                f"encoding '{encoding}' is not one of text files; name the file's, e.g. 'utf-8'"
+            )
+        return encoding
 
     @model_validator(mode="after")
-    def _usable(self) -> Self:
-        try:
-            codecs.lookup(self.encoding)
-        except LookupError:
-            raise ValueError(f"encoding '{self.encoding}' is not known") from None
+    def _separators_differ(self) -> Self:
         if self.delimiter == self.decimal:
             raise ValueError("delimiter and decimal must differ")
+        if self.thousands in (self.delimiter, self.decimal):
+            raise ValueError("thousands must differ from delimiter and decimal")
         return self
-
-    @property
-    def not_recorded(self) -> frozenset[str]:
-        """All codes for 'not recorded'; an empty cell is always one."""
-        return frozenset({*self.missing, ""})
 
 
 class RowFilter(Section):
@@ -66,8 +103,9 @@ class RowFilter(Section):
 
     reason: str = Field(min_length=1, description="why a row that fails it is dropped")
     column: Column
-    keep: tuple[str, ...] = ()
+    keep: Codes = ()
     present: bool = False
+    missing: Codes = MISSING
 
     @model_validator(mode="after")
     def _one_condition(self) -> Self:
@@ -83,6 +121,8 @@ class NumberSource(Section):
     column: Column
     unit: str = Field(min_length=1, description="unit of the column; converted to the study's")
     parse: Literal["number", "decade_bin"] = "number"
+    missing: Codes = MISSING
+    measured: Literal[True] = True
     unknown: Unknown = Field(
         default="error", description="what to do with a value that is no number or out of range"
     )
@@ -109,13 +149,27 @@ class Imputation(Section):
 
 
 class CategorySource(Section):
-    """One of a few codes; without `values` the column already holds the study's."""
+    """One of a few codes; without `values` the column already holds the study's.
+
+    Codes are compared in their normal form: "1.0" is "1", and the alleles of a diplotype have no
+    order.
+    """
 
     kind: Literal["category"]
     column: Column
     values: dict[str, str] | None = None
+    missing: Codes = MISSING
+    measured: Literal[True] = True
     unknown: Unknown = "error"
     impute: tuple[Imputation, ...] = ()
+
+    @model_validator(mode="after")
+    def _unequivocal(self) -> Self:
+        for values in (self.values or {}, *(rule.values for rule in self.impute)):
+            alike = first_alike(tuple(values))
+            if alike is not None and values[alike[0]] != values[alike[1]]:
+                raise ValueError(f"'{alike[0]}' and '{alike[1]}' are one code with two values")
+        return self
 
 
 class FlagSource(Section):
@@ -123,8 +177,10 @@ class FlagSource(Section):
 
     kind: Literal["flag"]
     any_of: tuple[Column, ...] = Field(min_length=1)
-    yes: tuple[str, ...] = ("1",)
-    no: tuple[str, ...] = ("0",)
+    yes: Codes = ("1",)
+    no: Codes = ("0",)
+    missing: Codes = MISSING
+    measured: Literal[True] = True
     unknown: Unknown = "error"
 
     @model_validator(mode="after")
@@ -133,7 +189,28 @@ class FlagSource(Section):
         return self
 
 
-FeatureSource = Annotated[NumberSource | CategorySource | FlagSource, Field(discriminator="kind")]
+def _source_kind(value: object) -> str | None:
+    """Which source a feature's table is: of its kind, or of what the site lacks."""
+    given = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    return ABSENT if given.get("measured") is False else given.get("kind")
+
+
+def _block_kind(value: object) -> str:
+    """Likewise, of a block's table."""
+    return _source_kind(value) or "block"
+
+
+FeatureSource = Annotated[
+    Annotated[NumberSource, Tag("number")]
+    | Annotated[CategorySource, Tag("category")]
+    | Annotated[FlagSource, Tag("flag")]
+    | Annotated[AbsentSource, Tag(ABSENT)],
+    Discriminator(_source_kind),
+]
+BlockTable = Annotated[
+    Annotated[BlockSource, Tag("block")] | Annotated[AbsentSource, Tag(ABSENT)],
+    Discriminator(_block_kind),
+]
 
 
 class TableMapping(Section):
@@ -145,7 +222,7 @@ class TableMapping(Section):
     filters: tuple[RowFilter, ...] = ()
     target: TargetSource = TargetSource()
     features: dict[Name, FeatureSource] = Field(default={})
-    blocks: dict[Name, BlockSource] = Field(default={})
+    blocks: dict[Name, BlockTable] = Field(default={})
     visits: VisitsSource | None = None
     markers: dict[Name, MarkerSource] = Field(default={})
     treatments: dict[Name, TreatmentSource] = Field(default={})
@@ -186,7 +263,10 @@ class TableMapping(Section):
         """Every column that features and their rules are read from."""
         names: list[str] = []
         for source in self.features.values():
-            names.extend(source.any_of if isinstance(source, FlagSource) else [source.column])
+            if isinstance(source, FlagSource):
+                names.extend(source.any_of)
+            elif not isinstance(source, AbsentSource):
+                names.append(source.column)
         for _, rule in self.imputations:
             names.extend([rule.column, *rule.only_if_column])
         return tuple(dict.fromkeys(names))
@@ -195,10 +275,16 @@ class TableMapping(Section):
     def files(self) -> tuple[str, ...]:
         """Names of the files that it reads beside the main table."""
         panel = [] if self.target.file is None else [self.target.file]
-        blocks = [block.file for block in self.blocks.values()]
+        blocks = [one.file for one in self.blocks.values() if isinstance(one, BlockSource)]
         once = [] if self.visits is None or self.visits.features is None else [self.visits.features]
         join = [] if self.join is None else [self.join.file]
         return tuple(dict.fromkeys([*join, *panel, *blocks, *once]))
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Features, blocks and markers that the site does not have."""
+        parts = {**self.features, **self.blocks, **self.markers}
+        return tuple(name for name, source in parts.items() if not source.measured)
 
     def check_against(self, schema: FeatureSchema) -> None:
         """Raise `DataError` unless the mapping gives the study what it needs, and no more."""
@@ -241,7 +327,16 @@ class TableMapping(Section):
     def _check_feature(self, feature: Feature) -> None:
         source = self.features.get(feature.name)
         if source is None:
-            raise DataError(f"{self.source}: 'features.{feature.name}' is missing.")
+            cure = "; a site without it says measured = false" if feature.optional else ""
+            raise DataError(f"{self.source}: 'features.{feature.name}' is missing{cure}.")
+        if isinstance(source, AbsentSource):
+            if not feature.optional:
+                raise DataError(
+                    f"{self.source}: 'features.{feature.name}.measured' is false, but the study "
+                    "does not say that a hospital may lack it (optional = true): name its column, "
+                    "or ask the consortium to change the study."
+                )
+            return
         if source.kind != feature.kind:
             raise DataError(
                 f"{self.source}: 'features.{feature.name}.kind' is '{source.kind}', "
@@ -275,8 +370,10 @@ class TableMapping(Section):
 
 def _sentence(item: dict[str, Any]) -> str:
     """One sentence: the key, the value given, what is allowed."""
-    kinds = {"number", "category", "flag"}
-    key = ".".join(escaped(str(part)[:60]) for part in item["loc"] if part not in kinds)
+    place = list(item["loc"])
+    if place[:1] and place[0] in _OF_KINDS:
+        del place[2:3]
+    key = ".".join(escaped(str(part)[:60]) for part in place)
     if item["type"] == "extra_forbidden":
         return f"unknown key '{key}'."
     if item["type"] == "missing":

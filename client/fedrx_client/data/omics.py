@@ -1,19 +1,22 @@
 """Omics blocks from files of their own, joined to the main table by patient id."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrx_client.data.columns import Limits, Reading, read_numbers
-from fedrx_client.data.mapping import NumberSource, TableMapping
-from fedrx_client.data.table import Table, read_table, rows_by_patient
+from fedrx_client.data.cells import Reading
+from fedrx_client.data.columns import Limits, read_numbers
+from fedrx_client.data.ids import ids_in, rows_beside
+from fedrx_client.data.mapping import NumberSource, TableMapping, TableOptions
+from fedrx_client.data.sources import BlockSource
+from fedrx_client.data.table import Table, read_table
 from fedrx_protocol.errors import DataError
 from fedrx_protocol.schema import Block, FeatureSchema
 
-_HINT = "correct it, or name it among the mapping's missing codes"
+_HINT = "correct it, or name it in the block's `missing` in the mapping"
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,10 +26,12 @@ class Blocks:
     Attributes:
         values: by block, `(patients, genes)`; NaN where missing.
         strangers: by file, rows of patients who are not in the main table.
+        notes: sentences on what may be read otherwise than it was meant.
     """
 
     values: dict[str, NDArray[np.float64]]
     strangers: dict[str, int]
+    notes: tuple[str, ...] = ()
 
 
 def read_blocks(
@@ -46,47 +51,52 @@ def read_blocks(
             twice in a file; or if a file has rows, and none of them is of a patient of the main
             table.
     """
-    values, strangers = {}, {}
+    values, strangers, notes = {}, {}, list[str]()
     for block in schema.blocks:
         source = mapping.blocks[block.name]
-        table = read_table(folder / source.file, mapping.table, may_be_empty=True)
+        if not isinstance(source, BlockSource):
+            values[block.name] = np.full((len(patients), len(block.genes)), np.nan)
+            continue
+        wanted = {source.patient, *source.gene_columns(block)}
+        table = read_table(folder / source.file, mapping.table, wanted, may_be_empty=True)
         table.require((source.patient, *source.gene_columns(block)))
-        rows = rows_by_patient(table, source.patient)
-        strangers[table.source] = _strangers(rows, table, source.patient, main, mapping)
-        values[block.name] = _values(patients, rows, table, block, mapping)
-    return Blocks(values, strangers)
+        ids = ids_in(main, mapping.table.patient, mapping.table)
+        rows = rows_beside(table, source.patient, mapping.table, main, ids)
+        strangers[table.source] = _strangers(rows, table, source.patient, main, ids)
+        here = [i for i, patient in enumerate(patients) if patient in rows]
+        chosen = table.select([rows[patients[i]] for i in here])
+        values[block.name] = np.full((len(patients), len(block.genes)), np.nan)
+        values[block.name][here], more = _values(chosen, block, source, mapping.table)
+        notes += more
+    return Blocks(values, strangers, tuple(notes))
 
 
 def _strangers(
-    rows: Mapping[str, int], table: Table, column: str, main: Table, mapping: TableMapping
+    rows: Mapping[str, int], table: Table, column: str, main: Table, ids: Collection[str]
 ) -> int:
     """How many of a file's patients are not in the main table; not all of them may be so."""
-    strange = len(rows.keys() - set(main.columns[mapping.table.patient]))
+    strange = len(rows.keys() - set(ids))
     if rows and strange == len(rows):
         raise DataError(
             f"{table.source}: not one of its {len(rows):,} patients is in {main.source}: check "
-            f"column '{column}' (were zeros in front of the ids lost?), or give a file with its "
-            "header only, where the site has no such block."
+            f"column '{column}', or say measured = false where the site has no such block."
         )
     return strange
 
 
 def _values(
-    patients: list[str],
-    rows: Mapping[str, int],
-    table: Table,
-    block: Block,
-    mapping: TableMapping,
-) -> NDArray[np.float64]:
-    """One block, `(patients, genes)`; NaN where missing."""
-    places = [(i, rows[patient]) for i, patient in enumerate(patients) if patient in rows]
-    values = np.full((len(patients), len(block.genes)), np.nan)
-    here, there = [i for i, _ in places], [row for _, row in places]
-    chosen = table.select(there)
-    source = mapping.blocks[block.name]
+    table: Table, block: Block, source: BlockSource, options: TableOptions
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """All rows of a block, `(rows, genes)`, NaN where missing; and notes on one gene, if any."""
+    values = np.full((len(table), len(block.genes)), np.nan)
     limits = Limits.of(source.unit, block.unit, block.minimum, block.maximum)
-    reading = Reading(chosen, mapping.table)
+    reading = Reading(table, options)
+    notes: tuple[str, ...] = ()
     for j, column in enumerate(source.gene_columns(block)):
-        number = NumberSource(kind="number", column=column, unit=source.unit)
-        values[here, j] = read_numbers(reading, number, limits, _HINT).values
-    return values
+        number = NumberSource(
+            kind="number", column=column, unit=source.unit, missing=source.missing
+        )
+        parsed = read_numbers(reading, number, limits, _HINT)
+        values[:, j] = parsed.values
+        notes = notes or parsed.notes  # the same code in thousands of genes needs one sentence
+    return values, notes

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrx_client.data.columns import Limits, Reading, read_flags, read_numbers
+from fedrx_client.data.cells import Reading
+from fedrx_client.data.columns import Limits, plausible_codes, read_flags, read_numbers
+from fedrx_client.data.ids import ids_in, rows_beside
 from fedrx_client.data.mapping import FlagSource, NumberSource, TableMapping
-from fedrx_client.data.table import Table, read_table, rows_by_patient
+from fedrx_client.data.table import Table, read_table
 from fedrx_protocol.errors import MisuseError
 from fedrx_protocol.schema import (
     BinaryTarget,
@@ -23,6 +25,10 @@ from fedrx_protocol.schema import (
 )
 
 _HINT = "correct it, or drop the row by a filter of the mapping"
+_OF_CODES = (
+    "say in the mapping which codes mean what (target.yes, target.no, target.missing), or drop the "
+    "row by a filter"
+)
 
 
 @dataclass(frozen=True)
@@ -32,24 +38,14 @@ class OutcomeTable:
     Attributes:
         table: the table.
         rows: for each row of the main table, its row here; -1 where there is none.
-        columns: all columns that outcomes are read from.
-        whole: whether a row counts only if all of them are filled; else one is enough.
-        missing: codes for "not recorded".
+        recorded: for each row of the main table, whether it has an outcome.
+        notes: sentences on what may be read otherwise than it was meant.
     """
 
     table: Table
     rows: tuple[int, ...]
-    columns: tuple[str, ...]
-    whole: bool
-    missing: frozenset[str]
-
-    def is_recorded(self, row: int) -> bool:
-        """Whether a row of the main table has an outcome."""
-        here = self.rows[row]
-        if here < 0:
-            return False
-        filled = (self.table.columns[c][here] not in self.missing for c in self.columns)
-        return all(filled) if self.whole else any(filled)
+    recorded: tuple[bool, ...]
+    notes: tuple[str, ...]
 
     def select(self, kept: Sequence[int]) -> Table:
         """The outcomes of some rows of the main table, all of which have one."""
@@ -70,13 +66,39 @@ def outcome_table(
     if isinstance(target, PanelTarget):
         columns = source.panel_columns(target)
         if source.file is not None and source.patient is not None:
-            table = read_table(folder / source.file, mapping.table)
+            table = read_table(folder / source.file, mapping.table, {source.patient, *columns})
             table.require((source.patient,))
-            places = rows_by_patient(table, source.patient)
-            rows = tuple(places.get(p, -1) for p in main.columns[mapping.table.patient])
+            patients = ids_in(main, mapping.table.patient, mapping.table)
+            places = rows_beside(table, source.patient, mapping.table, main, patients)
+            rows = tuple(places.get(patient, -1) for patient in patients)
     table.require(columns)
-    whole = not isinstance(target, PanelTarget)
-    return OutcomeTable(table, rows, columns, whole, mapping.table.not_recorded)
+    reading = Reading(table, mapping.table)
+    filled = zip(*(reading.cells(column, source.missing) for column in columns), strict=True)
+    # All of an outcome's columns must be filled; of a panel's drugs, one is enough.
+    enough = any if isinstance(target, PanelTarget) else all
+    here = [enough(cell is not None for cell in cells) for cells in filled]
+    return OutcomeTable(
+        table,
+        rows,
+        tuple(row >= 0 and here[row] for row in rows),
+        _notes(reading, mapping, target, columns),
+    )
+
+
+def _notes(
+    reading: Reading, mapping: TableMapping, target: Target, columns: tuple[str, ...]
+) -> tuple[str, ...]:
+    """What of the outcomes may not be what it counts as; rows without one are dropped."""
+    source = mapping.target
+    if isinstance(target, BinaryTarget | ForecastTarget) or source.unit is None:
+        return ()
+    numbers = columns if isinstance(target, PanelTarget) else columns[:1]
+    limits = limits_of(source.unit, target)
+    return tuple(
+        note
+        for column in numbers
+        for note in plausible_codes(reading, column, limits, source.missing)
+    )
 
 
 def read_outcomes(reading: Reading, mapping: TableMapping, target: Target) -> NDArray[np.float64]:
@@ -100,8 +122,9 @@ def read_outcomes(reading: Reading, mapping: TableMapping, target: Target) -> ND
     limits = limits_of(unit, target)
     if isinstance(target, PanelTarget):
         columns = source.panel_columns(target)
-        return np.stack([_numbers(reading, drug, unit, limits) for drug in columns], axis=1)
-    numbers = _numbers(reading, column, unit, limits)
+        drugs = [_numbers(reading, mapping, drug, limits) for drug in columns]
+        return np.stack(drugs, axis=1)
+    numbers = _numbers(reading, mapping, column, limits)
     if isinstance(target, SurvivalTarget):
         happened = _yes_or_no(reading, mapping, source.event or "")
         return np.stack([numbers, happened], axis=1)
@@ -121,11 +144,19 @@ def limits_of(
     return Limits.of(unit, feature.unit, feature.minimum, feature.maximum)
 
 
-def _numbers(reading: Reading, column: str, unit: str, limits: Limits) -> NDArray[np.float64]:
-    source = NumberSource(kind="number", column=column, unit=unit)
+def _numbers(
+    reading: Reading, mapping: TableMapping, column: str, limits: Limits
+) -> NDArray[np.float64]:
+    target = mapping.target
+    source = NumberSource(
+        kind="number", column=column, unit=target.unit or "", missing=target.missing
+    )
     return read_numbers(reading, source, limits, _HINT).values
 
 
 def _yes_or_no(reading: Reading, mapping: TableMapping, column: str) -> NDArray[np.float64]:
-    source = FlagSource(kind="flag", any_of=(column,), yes=mapping.target.yes, no=mapping.target.no)
-    return read_flags(reading, source).values.astype(np.float64)
+    target = mapping.target
+    source = FlagSource(
+        kind="flag", any_of=(column,), yes=target.yes, no=target.no, missing=target.missing
+    )
+    return read_flags(reading, source, _OF_CODES).values.astype(np.float64)

@@ -1,6 +1,6 @@
 """What happened to a table on its way in: the account that a site reads before it takes part."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,6 +19,8 @@ class DataQuality:
         unknown: by feature, values that were not understood and, as the mapping says, count as
             missing.
         strangers: by a block's file, rows of patients who are not in the table.
+        absent: features, blocks and markers that the site does not have, as the mapping says.
+        notes: sentences on what a person should look at.
     """
 
     source: str
@@ -29,6 +31,8 @@ class DataQuality:
     imputed: Mapping[str, int]
     unknown: Mapping[str, int]
     strangers: Mapping[str, int] = field(default_factory=dict)
+    absent: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as for JSON."""
@@ -42,7 +46,9 @@ class DataQuality:
         lines += _line("Imputed", self.imputed)
         lines += _line("Not understood, taken as missing", self.unknown)
         lines += _line(f"Rows of patients who are not in {self.source}", self.strangers)
-        return "\n".join(lines)
+        if self.absent:
+            lines.append(f"Not at this site, as the mapping says: {', '.join(self.absent)}.")
+        return "\n".join((*lines, *self.notes))
 
 
 def _line(title: str, counts: Mapping[str, int], total: int | None = None) -> list[str]:

@@ -4,9 +4,12 @@ A live site has one. The others are for a simulation, which owns the patients of
 """
 
 import hashlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 
-from fedrx_client.data.mapping import TableMapping
+from fedrx_client.data.cells import Reading
+from fedrx_client.data.ids import ids_in, normal_id, refuse_similar
+from fedrx_client.data.mapping import TableMapping, TableOptions
 from fedrx_client.data.table import Table
 from fedrx_protocol.errors import DataError, counted
 
@@ -25,13 +28,46 @@ def in_column(column: str, mapping: TableMapping) -> SitesOf:
     """A column names the site; raises `DataError` for a row without one."""
 
     def sites_of(table: Table) -> list[str]:
-        sites = list(table.columns[column])
-        for row, site in enumerate(sites):
-            if site in mapping.table.not_recorded:
-                raise DataError(f"{table.where(row, column)}: the row belongs to no site.")
-        return sites
+        reading = Reading(table, mapping.table)
+        for row, site in enumerate(reading.cells(column)):
+            if site is None:
+                why = reading.absence(row, column)
+                raise DataError(f"{table.where(row, column)}: the row belongs to no site{why}.")
+        refuse_similar(table, column, mapping.table, what="site")
+        # Of several spellings of one site, the first in the alphabet names it.
+        names: dict[str, str] = {}
+        for site in sorted(set(table.columns[column])):
+            names.setdefault(_site_key(site, mapping.table), site)
+        return [names[_site_key(site, mapping.table)] for site in table.columns[column]]
 
     return sites_of
+
+
+def left_out(
+    reading: Reading, column: str, reasons: Sequence[str | None], there: Collection[str]
+) -> tuple[str, ...]:
+    """A sentence on each site that a table names, and of which no patient is kept.
+
+    Args:
+        reading: the whole table.
+        column: its column of sites.
+        reasons: row by row, why it is dropped; `None` where no filter did.
+        there: the sites that have patients.
+    """
+    known = {_site_key(site, reading.options) for site in there}
+    lost: dict[str, Counter[str]] = {}
+    for site, reason in zip(reading.cells(column), reasons, strict=True):
+        if site is not None and _site_key(site, reading.options) not in known:
+            lost.setdefault(site, Counter())[reason or "nothing to forecast"] += 1
+    return tuple(
+        f"Site '{site}' is left out: none of its {counted(counts.total(), 'row')} is kept "
+        f"({', '.join(f'{reason} {count:,}' for reason, count in counts.items())})."
+        for site, counts in sorted(lost.items(), key=lambda item: natural(item[0]))
+    )
+
+
+def _site_key(site: str, options: TableOptions) -> str:
+    return normal_id(site) if options.similar_ids == "same" else site
 
 
 def dealt(sites: int, mapping: TableMapping) -> SitesOf:
@@ -42,7 +78,8 @@ def dealt(sites: int, mapping: TableMapping) -> SitesOf:
     """
 
     def sites_of(table: Table) -> list[str]:
-        column = table.columns[mapping.table.patient]
+        refuse_similar(table, mapping.table.patient, mapping.table)
+        column = ids_in(table, mapping.table.patient, mapping.table)
         order = sorted(set(column), key=lambda patient: hashlib.sha256(patient.encode()).digest())
         if len(order) < sites:
             raise DataError(

@@ -1,5 +1,6 @@
 """Where a mapping finds outcomes and omics blocks; the parts of it that a study's kind decides."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
@@ -12,6 +13,7 @@ from pydantic import (
 )
 
 from fedrx_client.data.units import conversion, convertible_to
+from fedrx_protocol.codes import code_key
 from fedrx_protocol.errors import DataError
 from fedrx_protocol.schema import (
     BinaryTarget,
@@ -24,7 +26,13 @@ from fedrx_protocol.schema import (
 from fedrx_protocol.text import LONGEST_LINE, require_showable
 
 Column = Annotated[str, Field(min_length=1, max_length=LONGEST_LINE)]
+Codes = tuple[str, ...]
 Unknown = Literal["error", "missing"]
+MISSING: Codes = ()
+"""Codes for "not recorded" of one column, beside those of the table, which hold everywhere."""
+
+ABSENT = "absent"
+"""What tells `AbsentSource` from the sources of each kind."""
 
 
 class Section(BaseModel):
@@ -41,6 +49,13 @@ class Section(BaseModel):
         if info.field_name not in cls.any_text:
             require_showable(value, as_in_table=True)
         return value
+
+
+class AbsentSource(Section):
+    """A feature or block that the site does not have at all: every patient lacks it."""
+
+    measured: Literal[False]
+    kind: str | None = Field(default=None, description="as in the study; may be left out")
 
 
 class JoinSource(Section):
@@ -64,8 +79,9 @@ class TargetSource(Section):
     column: Column | None = None
     unit: str | None = Field(default=None, min_length=1)
     event: Column | None = Field(default=None, description="column that says whether it happened")
-    yes: tuple[str, ...] = ("1",)
-    no: tuple[str, ...] = ("0",)
+    yes: Codes = ("1",)
+    no: Codes = ("0",)
+    missing: Codes = MISSING
     columns: dict[str, Column] = Field(default={}, description="drug -> column, where they differ")
     file: str | None = Field(default=None, description="a panel's own file, beside the table")
     patient: Column | None = Field(default=None, description="that file's patient column")
@@ -125,6 +141,8 @@ class BlockSource(Section):
     patient: Column = Field(description="column that identifies a patient, as in the main table")
     unit: str = Field(min_length=1, description="unit of the values; converted to the study's")
     columns: dict[str, Column] = Field(default={}, description="gene -> column, where they differ")
+    missing: Codes = MISSING
+    measured: Literal[True] = True
 
     def gene_columns(self, block: Block) -> tuple[str, ...]:
         """Each gene's column, in the block's order."""
@@ -142,7 +160,9 @@ class BlockSource(Section):
                 )
 
 
-def check_blocks(sources: dict[str, BlockSource], schema: FeatureSchema, source: str) -> None:
+def check_blocks(
+    sources: Mapping[str, BlockSource | AbsentSource], schema: FeatureSchema, source: str
+) -> None:
     """Raise `DataError` unless every block of the study, and no other, has a file."""
     blocks = {block.name: block for block in schema.blocks}
     for name in sources:
@@ -154,15 +174,17 @@ def check_blocks(sources: dict[str, BlockSource], schema: FeatureSchema, source:
     for name, block in blocks.items():
         if name not in sources:
             raise DataError(
-                f"{source}: 'blocks.{name}' is missing; a site without it gives a file with its "
-                "header only."
+                f"{source}: 'blocks.{name}' is missing; a site without it says measured = false."
             )
-        sources[name].check_against(block, source)
+        found = sources[name]
+        if isinstance(found, BlockSource):
+            found.check_against(block, source)
 
 
-def check_codes(yes: tuple[str, ...], no: tuple[str, ...]) -> None:
+def check_codes(yes: Codes, no: Codes) -> None:
     """Raise `ValueError` if a code means both yes and no."""
-    both = sorted(set(yes) & set(no))
+    keys = {code_key(code) for code in no}
+    both = sorted(code for code in yes if code_key(code) in keys)
     if both:
         raise ValueError(f"'{both[0]}' cannot mean both yes and no")
 

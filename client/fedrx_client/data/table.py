@@ -1,28 +1,33 @@
 """A file as columns of text, with the place of every row, so that errors can name it.
 
-Reads CSV and Parquet. Nothing is interpreted here: that is the mapping's part.
+Reads CSV and Parquet, and of both only the columns that are wanted: an omics table may have many
+thousands. Nothing is interpreted here: that is the mapping's part.
 """
 
+import codecs
 import csv
 import gzip
 import io
 import zlib
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar, cast
 
 import pyarrow as pa
 from pyarrow import parquet
 
 from fedrx_client.data.mapping import TableOptions
 from fedrx_protocol.errors import DataError
+from fedrx_protocol.frozen import first_repeated
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 
 _PARQUET = {".parquet", ".pq"}
 _TEXT = {".csv", ".tsv", ".txt"}
 _DELIMITERS = {",": "','", ";": "';'", "\t": "a tab", "|": "'|'"}
+_CHUNK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,16 @@ class Table:
         unit: what `places` counts: "line" in a text file (the header is line 1), else "row".
         places: where each row starts in the file.
         columns: by name, one stripped text per row; "" where the file holds nothing.
+        header: names of all columns of the file, of which `columns` may hold a part.
+        typed: columns of typed numbers, whose text has a decimal point whatever the mapping says.
     """
 
     source: str
     unit: str
     places: tuple[int, ...]
     columns: dict[str, tuple[str, ...]]
+    header: tuple[str, ...] = ()
+    typed: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.places)
@@ -50,9 +59,8 @@ class Table:
 
     def select(self, rows: list[int]) -> "Table":
         """The table with some rows only."""
-        return Table(
-            source=self.source,
-            unit=self.unit,
+        return replace(
+            self,
             places=tuple(self.places[i] for i in rows),
             columns={name: tuple(cells[i] for i in rows) for name, cells in self.columns.items()},
         )
@@ -61,20 +69,28 @@ class Table:
         """Raise `DataError` if a column is not there."""
         for name in names:
             if name not in self.columns:
-                listed = ", ".join(f"'{column}'" for column in list(self.columns)[:8])
-                more = ", ..." if len(self.columns) > 8 else ""
+                there = self.header or tuple(self.columns)
+                listed = ", ".join(f"'{column}'" for column in there[:8])
+                more = ", ..." if len(there) > 8 else ""
                 raise DataError(
                     f"{self.source}: column '{name}', which the mapping names, is not there; "
                     f"the file has {listed}{more}."
                 )
 
 
-def read_table(path: Path | str, options: TableOptions, *, may_be_empty: bool = False) -> Table:
+def read_table(
+    path: Path | str,
+    options: TableOptions,
+    columns: Collection[str] | None = None,
+    *,
+    may_be_empty: bool = False,
+) -> Table:
     """Read a CSV (`.csv`, `.tsv`, `.txt`, also `.gz` of them) or Parquet (`.parquet`, `.pq`) file.
 
     Args:
         path: the file.
         options: how it is written.
+        columns: which columns to keep, of those that are there; all for `None`.
         may_be_empty: whether a header without rows will do.
 
     Raises:
@@ -86,9 +102,9 @@ def read_table(path: Path | str, options: TableOptions, *, may_be_empty: bool = 
         raise DataError(f"{path}: there is no such data file.")
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     if suffix in _PARQUET:
-        table = _read_parquet(path)
+        table = _read_parquet(path, columns)
     elif suffix in _TEXT:
-        table = _read_csv(path, options)
+        table = _read_csv(path, options, columns)
     else:
         raise DataError(f"{path}: is neither CSV nor Parquet; save it as one of them.")
     if not len(table) and not may_be_empty:
@@ -112,16 +128,12 @@ def joined(table: Table, other: Table, by: str) -> Table:
             )
     rows = [places[key] for key in table.columns[by]]
     more = other.select(rows).columns
-    return Table(table.source, table.unit, table.places, {**more, **table.columns})
-
-
-def rows_by_patient(table: Table, column: str) -> dict[str, int]:
-    """The row of each patient whom `column` names.
-
-    Raises:
-        DataError: a patient has two rows.
-    """
-    return rows_by_key(table, column, table.columns[column])
+    return replace(
+        table,
+        columns={**more, **table.columns},
+        header=tuple(dict.fromkeys((*table.header, *other.header))),
+        typed=table.typed | (other.typed - table.columns.keys()),
+    )
 
 
 def rows_by_key(
@@ -149,61 +161,95 @@ def rows_by_key(
     return found
 
 
-def _read_csv(path: Path, options: TableOptions) -> Table:
-    text = _decode(path, options.encoding)
-    rows, places = _records(path.name, text, options.delimiter)
-    if not rows:
-        raise DataError(f"{path.name}: the file is empty.")
-    header = _header(path.name, rows[0], options.delimiter)
-    for row, place in zip(rows[1:], places[1:], strict=True):
-        if len(row) != len(header):
-            raise DataError(
-                f"{path.name}, line {place}: there are {len(row)} values, but the header names "
-                f"{len(header)} columns; a value that holds the delimiter must be quoted."
-            )
-    columns = zip(*rows[1:], strict=True) if len(rows) > 1 else ((),) * len(header)
+def _read_csv(path: Path, options: TableOptions, wanted: Collection[str] | None) -> Table:
+    places: list[int] = []
+    with _records(path, options) as records:
+        _, first = next(records, (0, None))
+        if first is None:
+            raise DataError(f"{path.name}: the file is empty.")
+        header = _header(path.name, first, options.delimiter)
+        kept = [i for i, name in enumerate(header) if wanted is None or name in wanted]
+        columns: list[list[str]] = [[] for _ in kept]
+        for place, record in records:
+            if len(record) != len(header):
+                raise DataError(
+                    f"{path.name}, line {place}: there are {len(record)} values, but the header "
+                    f"names {len(header)} columns; a value that holds the delimiter must be quoted."
+                )
+            places.append(place)
+            for column, i in zip(columns, kept, strict=True):
+                column.append(record[i].strip())
     return Table(
         source=path.name,
         unit="line",
-        places=tuple(places[1:]),
-        columns=dict(zip(header, columns, strict=True)),
+        places=tuple(places),
+        columns={header[i]: tuple(cells) for i, cells in zip(kept, columns, strict=True)},
+        header=header,
     )
 
 
-def _decode(path: Path, encoding: str) -> str:
+@contextmanager
+def _records(path: Path, options: TableOptions) -> Iterator[Iterator[tuple[int, list[str]]]]:
+    """Non-empty records, one after the other, and the line on which each starts.
+
+    A quoted value may span lines. Raises `DataError` for a file that cannot be read, is not in its
+    encoding, or is not CSV.
+    """
+    line = 0
+
+    def records(file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
+        nonlocal line
+        text = io.TextIOWrapper(file, options.encoding, newline="")
+        reader = csv.reader(_unmarked(text), delimiter=options.delimiter, strict=True)
+        start = 1
+        for record in reader:
+            line = reader.line_num
+            if any(cell.strip() for cell in record):
+                yield start, record
+            start = line + 1
+
     try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if path.suffix.lower() == ".gz" else raw
+        with _opened(path) as file:
+            yield records(file)
     except (OSError, EOFError, zlib.error) as error:  # a damaged archive is any of them
         raise DataError(f"{path}: cannot be read: {error}.") from None
-    try:  # a byte order mark is no part of the first column's name
-        return raw.decode(encoding).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
+    except UnicodeError:
         raise DataError(
-            f"{path.name}, line {line}: is not {encoding} text; say which encoding it is in "
-            "`table.encoding` of the mapping, for instance 'latin-1'."
+            f"{path.name}, line {_undecodable_line(path, options.encoding)}: is not "
+            f"{options.encoding} text; say which encoding it is in `table.encoding` of the "
+            "mapping, for instance 'latin-1'."
         ) from None
-
-
-def _records(source: str, text: str, delimiter: str) -> tuple[list[tuple[str, ...]], list[int]]:
-    """Non-empty records and the line on which each starts (a quoted value may span lines)."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[tuple[str, ...]] = []
-    places: list[int] = []
-    start = 1
-    try:
-        for record in reader:
-            if any(cell.strip() for cell in record):
-                rows.append(tuple(cell.strip() for cell in record))
-                places.append(start)
-            start = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{source}, line {reader.line_num}: is not valid CSV: {error}.") from None
-    return rows, places
+        raise DataError(f"{path.name}, line {line + 1}: is not valid CSV: {error}.") from None
 
 
-def _header(source: str, names: tuple[str, ...], delimiter: str) -> tuple[str, ...]:
+def _opened(path: Path) -> BinaryIO:
+    return cast("BinaryIO", gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb"))
+
+
+def _unmarked(lines: Iterator[str]) -> Iterator[str]:
+    """The lines without a byte order mark, which is no part of the first column's name."""
+    yield next(lines, "").removeprefix("\ufeff")
+    yield from lines
+
+
+def _undecodable_line(path: Path, encoding: str) -> int:
+    """The first line that is not in the encoding; text is decoded well ahead of its line."""
+    decoder, lines = codecs.getincrementaldecoder(encoding)(), 1
+    with _opened(path) as file:
+        try:
+            while chunk := file.read(_CHUNK_BYTES):
+                lines += decoder.decode(chunk).count("\n")
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            return lines + error.object[: error.start].count(b"\n")
+        except UnicodeError:
+            pass
+    return lines
+
+
+def _header(source: str, record: list[str], delimiter: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in record)
     if len(names) == 1:
         other = next((d for d in _DELIMITERS if d != delimiter and d in names[0]), None)
         if other:
@@ -216,28 +262,37 @@ def _header(source: str, names: tuple[str, ...], delimiter: str) -> tuple[str, .
 
 
 def _check_distinct(source: str, names: tuple[str, ...]) -> None:
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise DataError(f"{source}, line 1: column '{doubled[0]}' appears more than once.")
+    doubled = first_repeated(names)
+    if doubled is not None:
+        raise DataError(f"{source}, line 1: column '{doubled}' appears more than once.")
 
 
-def _read_parquet(path: Path) -> Table:
+def _read_parquet(path: Path, wanted: Collection[str] | None) -> Table:
     try:
-        content = parquet.read_table(path)
+        header = tuple(parquet.read_schema(path).names)
+        _check_distinct(path.name, header)
+        names = [name for name in header if wanted is None or name in wanted]
+        content = parquet.read_table(path, columns=names)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise DataError(f"{path.name}: cannot be read as Parquet: {reason}.") from None
-    names = tuple(str(name) for name in content.column_names)
-    _check_distinct(path.name, names)
-    columns = (content.column(i).to_pylist() for i in range(len(names)))
+    columns = {name: content.column(name) for name in names}
     return Table(
         source=path.name,
         unit="row",
         places=tuple(range(1, content.num_rows + 1)),
         columns={
-            name: tuple(_as_text(cell) for cell in cells)
-            for name, cells in zip(names, columns, strict=True)
+            name: tuple(_as_text(cell) for cell in column.to_pylist())
+            for name, column in columns.items()
         },
+        header=header,
+        typed=frozenset(name for name, column in columns.items() if _is_number(column.type)),
+    )
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     )
 
 

@@ -95,8 +95,8 @@ def pharmacogenetic_dose(cohort: Cohort) -> Doses:
         + 0.0087 * _number(cohort, "height_cm")
         + 0.0128 * _number(cohort, "weight_kg")
         + _levels(cohort, _PHARMACOGENETIC_LEVELS)
-        + 1.1816 * cohort.values["enzyme_inducer"]
-        - 0.5503 * cohort.values["amiodarone"]
+        + 1.1816 * _flag(cohort, "enzyme_inducer")
+        - 0.5503 * _flag(cohort, "amiodarone")
     )
     return _squared(root)
 
@@ -114,8 +114,8 @@ def clinical_dose(cohort: Cohort) -> Doses:
         + 0.0118 * _number(cohort, "height_cm")
         + 0.0134 * _number(cohort, "weight_kg")
         + _levels(cohort, _CLINICAL_LEVELS)
-        + 1.2799 * cohort.values["enzyme_inducer"]
-        - 0.5695 * cohort.values["amiodarone"]
+        + 1.2799 * _flag(cohort, "enzyme_inducer")
+        - 0.5695 * _flag(cohort, "amiodarone")
     )
     return _squared(root)
 
@@ -170,6 +170,12 @@ def _number(cohort: Cohort, name: str) -> Doses:
     column: Doses = cohort.values[name]
     mean = feature.mean if isinstance(feature, NumberFeature) else np.nan
     return np.where(np.isnan(column), mean, column)
+
+
+def _flag(cohort: Cohort, name: str) -> NDArray[np.bool_]:
+    """Whether a flag is known to be yes."""
+    yes: NDArray[np.bool_] = cohort.values[name] == 1
+    return yes
 
 
 def _levels(cohort: Cohort, coefficients: Mapping[str, Mapping[str | None, float]]) -> Doses:

@@ -225,4 +225,4 @@ def _texts(cohort: Cohort, feature: Feature) -> Iterator[str]:
         elif isinstance(feature, CategoryFeature):
             yield "" if value < 0 else feature.values[value]
         else:
-            yield str(int(value))
+            yield "" if value < 0 else str(int(value))
