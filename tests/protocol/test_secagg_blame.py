@@ -6,11 +6,12 @@ Four sites, threshold three, as in the smallest consortium that can lose one.
 from dataclasses import replace
 from itertools import combinations
 
+import numpy as np
 import pytest
 from secagg_federation import federation, site_names
 
 from fedrx_protocol.secagg import errors
-from fedrx_protocol.secagg.blame import ShareFault, owner_lied, proved_by_faults
+from fedrx_protocol.secagg.blame import ShareFault, most_liars, owner_lied, proved_by_faults
 from fedrx_protocol.secagg.coordinator import CoordinatorRound
 from fedrx_protocol.secagg.field import PRIME, SECRET_BYTES, correctable, recover, split
 
@@ -21,8 +22,8 @@ WRONG = bytes(32) + b"\x01"
 class Unmasking:
     """One attempt whose messages a test may change; every change is one site's lie."""
 
-    def __init__(self, participants=NAMES):
-        self.stage = federation(4)
+    def __init__(self, participants=NAMES, stage=None):
+        self.stage = stage or federation(4)
         self.request = self.stage.request(participants=participants)
         self.current = CoordinatorRound(self.stage.keys, self.request, length=3)
         self.sealed = lambda message: message
@@ -157,6 +158,45 @@ class TestAHolderThatLies:
         attempt.answer = changed(A, change)
         with pytest.raises(errors.ParticipantsInvalid, match=f"'{A}'"):
             attempt.play()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_so_many_liars_do_no_honest_site_is_proved_guilty(seed):
+    """And where everybody answers, a sum that does not open has a guilty one."""
+    draw = np.random.default_rng(seed)
+    n = int(draw.integers(4, 10))
+    stage = federation(n)
+    names, numbers = site_names(n), stage.parameters
+    liars = set(draw.choice(names, most_liars(numbers), replace=False))
+    members = sorted(draw.choice(names, draw.integers(numbers.threshold, n + 1), replace=False))
+    silent = {name for name in members if len(members) < n and draw.random() < 0.1}
+
+    attempt = Unmasking(stage=stage, participants=members)
+    attempt.sealed = lambda message: (
+        sealed_badly(message, draw) if message.site in liars else message
+    )
+    attempt.answer = lambda reply: answered_badly(reply, draw) if reply.site in liars else reply
+    opened, verdict = attempt.play(silent)
+    assert verdict.proved <= liars
+    if not (opened or silent) and len(members) >= numbers.threshold + len(liars):
+        assert verdict.proved
+
+
+def sealed_badly(message, draw):
+    """Any mixture of an owner's lies."""
+    holders = [holder for holder in message.shares if draw.random() < draw.random()]
+    message = unopenable(message, holders)
+    return replace(message, commitment=bytes(32)) if draw.random() < 0.3 else message
+
+
+def answered_badly(reply, draw):
+    """Any mixture of a holder's lies; one that answers at all gives its own share."""
+    shares = {
+        owner: WRONG if draw.random() < 0.4 else share for owner, share in reply.shares.items()
+    }
+    reply = replace(reply, shares=shares)
+    others = [owner for owner in shares if owner != reply.site and draw.random() < 0.4]
+    return accuse(reply, {*others, *reply.unreadable})
 
 
 def test_silence_proves_nothing():
