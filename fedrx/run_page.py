@@ -189,7 +189,7 @@ def _people(live: LiveState, *, ended: bool) -> list[str]:
 
 
 def _left_out(folder: Path) -> list[str]:
-    """Whom the run leaves out because it spoiled attempts, and what takes it back."""
+    """Sites that the run leaves out because they spoiled attempts, and what readmits them."""
     lines = []
     for site, why in read_left_out(folder).items():
         words = _REMEDIES.get(why.reason)

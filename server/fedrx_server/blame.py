@@ -5,7 +5,7 @@ belongs to all. Three kinds of fault are told apart:
 
     proof     a site sent what no honest site sends; counted, whether or not the attempt failed
     absence   a site took part, then lacked, and for want of it a charged attempt failed
-    doubt     a charged attempt failed and nobody can say by whom, or by many at once
+    doubt     an attempt failed and no site can be singled out
 
 See docs/decisions/0015. Pure but for reading and writing one file.
 """
@@ -26,7 +26,7 @@ PROOFS_FOR_GOOD: Final = 2
 TIMES_FOR_GOOD: Final = 3
 """After so many proofs and absences together it is too."""
 MOST_DOUBTS: Final = 3
-"""After so many attempts that failed because of somebody unknown the run stops."""
+"""After so many attempts that failed with a doubt about some sites the run stops."""
 MOST_IN_A_ROW: Final = 5
 """After so many failed attempts at one round it stops, or after half of a smaller reserve."""
 
@@ -139,8 +139,8 @@ class Blame:
         """
         found = [(fault.owner, fault.holder) for fault in ended.verdict.faults]
         pairs = tuple(dict.fromkeys((*self.pairs, *found)))
-        anew = {site for pair in found for site in pair}
-        by_pairs = proved_by_faults((ShareFault(*pair) for pair in pairs), liars) & anew
+        fresh = {site for pair in found for site in pair}
+        by_pairs = proved_by_faults((ShareFault(*pair) for pair in pairs), liars) & fresh
         proofs = dict.fromkeys(ended.verdict.proved | by_pairs, _SHARES)
         proofs |= {site: one.reason for site, one in ended.fallen.items() if one.proved}
         new = [_fault(ended, "proof", reason, site) for site, reason in sorted(proofs.items())]
@@ -216,7 +216,7 @@ def read_blame(folder: Path) -> Blame:
         )
     except (KeyError, TypeError, ValueError):
         raise RunError(
-            f"{path}: is damaged; remove it, and nobody is left out of the run any more."
+            f"{path}: is damaged; remove it, and the run leaves no site out any more."
         ) from None
 
 
@@ -226,7 +226,7 @@ def write_blame(folder: Path, blame: Blame, *, sync: bool = True) -> None:
 
 
 def _unproved(ended: EndedAttempt) -> list[Fault]:
-    """What can be said of an attempt that failed and proves nobody wrong."""
+    """What can be said of an attempt that failed and proves no site wrong."""
     if ended.verdict.doubtful:
         return [_fault(ended, "doubt", _SHARES, *sorted(ended.verdict.doubtful))]
     if not ended.charged:

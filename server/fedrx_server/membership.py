@@ -4,8 +4,8 @@ Nodes are Flower's numbers and sites the roster's names; the only bridge between
 that the site signed. A refusal is counted and logged by the name of its reason, never by more.
 
 In a live run a site is offered the run first, and one that fails is left out until it answers
-again; who takes part changes between two attempts only. Whom the run's blame leaves out takes no
-part, and is asked nothing where that is for good.
+again; who takes part changes between two attempts only. A site that the run's blame leaves out
+takes no part; one that is left out for good is asked nothing.
 """
 
 import logging

@@ -168,7 +168,7 @@ class Wait:
 
 
 def _stop_if_beyond_help(setback: Setback, reasons: Mapping[str, int], sites: int) -> None:
-    """Raise where too few of the sites are left whom another try might win, or it costs too much.
+    """Raise where too few of the sites are left that another try might win, or it costs too much.
 
     Args:
         setback: What happened.

@@ -11,7 +11,7 @@ made good when the folder is opened again. Nothing in here knows rounds, models 
     counters.json                                      last key epoch and attempt that were used
     eras.json                                          earlier rosters' sizes, if it was replaced
     pending.bin                                        masked sum that waits for its unmasking
-    blame.json                                         who spoiled attempts, if somebody did
+    blame.json                                         which sites spoiled attempts
     result.json  report.html                           at the end
 """
 

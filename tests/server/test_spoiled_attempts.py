@@ -115,7 +115,7 @@ class TestAProvedLiar:
         assert survivors(records) == [4, 3, 4, 3, 3]
         assert read_left_out(tmp_path / "run").keys() == {BAD}
 
-    def test_where_nobody_can_be_spared_the_run_ends_and_names_it(self, tmp_path):
+    def test_where_no_site_can_be_spared_the_run_ends_and_names_it(self, tmp_path):
         """Three sites, all needed: one attempt is spoiled, and no second one."""
         scene = Scene(
             tmp_path,

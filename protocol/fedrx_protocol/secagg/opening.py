@@ -222,7 +222,7 @@ class Opening:
                 failed[owner] = error
         self._broken = sorted(failed)
         for owner, why in failed.items():
-            rest = f" So it is with {len(failed) - 1} others." if len(failed) > 1 else ""
+            rest = f" The same holds for {len(failed) - 1} more." if len(failed) > 1 else ""
             raise ShareInvalid(f"The seed of '{owner}' cannot be rebuilt: {why}{rest}")
         return seeds
 
