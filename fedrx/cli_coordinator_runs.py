@@ -180,6 +180,10 @@ def resume(
         bool,
         typer.Option("--new-roster", help="Go on with the roster in force; the run must stand."),
     ] = False,
+    readmit: Annotated[
+        list[str] | None,
+        typer.Option(help="Site to take back that was left out for good; may be given again."),
+    ] = None,
 ) -> None:
     """Go on with a run that stopped or failed, from its last finished round."""
     from fedrx_server.consortium import Consortium
@@ -190,10 +194,12 @@ def resume(
     goal = read_wanted(path).goal
     if goal == "finished":
         raise MisuseError(f"Run {name} is finished; its report is {path / 'report.html'}.")
+    gone: list[str] = []
     if new_roster:
-        _change_roster(path, Consortium(folder))
+        gone = _change_roster(path, Consortium(folder))
     elif goal == "running":
         raise MisuseError(f"Run {name} is running already.")
+    _forgive(path, readmit or [], gone)
     write_wanted(path, Wanted("running"))
     say(f"{name} goes on.")
     if not is_serving(folder):
@@ -245,8 +251,8 @@ def _follow(folder: Path, path: Path, *, as_json: bool) -> None:
     say(f"Report: {path / 'report.html'}")
 
 
-def _change_roster(path: Path, consortium: "Consortium") -> None:
-    """Put the roster in force into a run that stands still; its keys are made anew."""
+def _change_roster(path: Path, consortium: "Consortium") -> list[str]:
+    """Put the roster in force into a run that stands still; gives the sites that are gone."""
     from fedrx_protocol.roster import SignedRoster
     from fedrx_server.run_folder import RunFolder
     from fedrx_server.runs import require_plan
@@ -265,10 +271,30 @@ def _change_roster(path: Path, consortium: "Consortium") -> None:
     for what, sites in (("Out", gone), ("New", new)):
         if sites:
             say(f"{what}: {', '.join(sites)}")
+    return gone
+
+
+def _forgive(path: Path, readmitted: list[str], gone: list[str]) -> None:
+    """A person has looked at what spoiled attempts: forget it, but for proofs against others."""
+    from fedrx_server.blame import read_blame
+    from fedrx_server.run_folder import RunFolder
+
+    blame = read_blame(path)
+    known = {site for fault in blame.faults for site in fault.sites}
+    for site in readmitted:
+        if site not in known:
+            raise MisuseError(
+                f"'{site}' cannot be readmitted, because run {path.name} does not leave it out; "
+                f"sites that spoiled attempts: {', '.join(sorted(known)) or 'none'}."
+            )
+    if blame.faults:
+        with RunFolder.open(path) as run:
+            run.save_blame(run.blame.forgiven([*readmitted, *gone]))
 
 
 def _described(path: Path) -> dict[str, Any]:
     from fedrx import run_page
+    from fedrx_server.runs import read_left_out
 
     word, live, wanted = run_page.state_of(path)
     return {
@@ -279,6 +305,7 @@ def _described(path: Path) -> dict[str, Any]:
         "live": None
         if live is None
         else {**asdict(live), "metrics": run_page.readable_metrics(live)},
+        "left_out": {site: asdict(why) for site, why in read_left_out(path).items()},
     }
 
 

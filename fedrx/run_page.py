@@ -18,9 +18,10 @@ from rich.text import Text
 from fedrx.terminal import PlainConsole
 from fedrx_protocol.figures import HIDDEN, Figure, readable
 from fedrx_protocol.text import escaped
+from fedrx_server.blame import LEFT_OUT
 from fedrx_server.live_state import LiveState, read_live
 from fedrx_server.report_text import duration, size
-from fedrx_server.runs import Wanted, read_wanted
+from fedrx_server.runs import Wanted, read_left_out, read_wanted
 from fedrx_server.serving import Serving
 
 LOOK_EVERY_S: Final = 0.5
@@ -45,6 +46,8 @@ _REMEDIES: Final = {
     "ApprovalExpired": "its approval has ended",
     "ApprovalRevoked": "has revoked its approval",
     "BudgetExhausted": "would spend more privacy than it allows",
+    "ShareInvalid": "sent shares or a commitment that cannot be opened",
+    "VectorInvalid": "sent a vector of the wrong length",
     "CohortChanged": "its patients' file has changed since it approved",
     "TrainingInvalid": "computed values beyond all bounds: use a smaller learning rate",
     "ValueOutOfRange": "computed values beyond all bounds: use a smaller learning rate",
@@ -82,6 +85,8 @@ def status_lines(folder: Path, *, serving: bool) -> list[str]:
         )
     if live is not None:
         lines += [f"  {line}" for line in _people(live, ended=wanted.goal != "running")]
+    lines += [f"  {line}" for line in _left_out(folder)]
+    if live is not None:
         lines += [f"  {line}" for line in figures(live)]
     return lines
 
@@ -125,7 +130,7 @@ def _moments(folder: Path) -> Iterator[tuple[str, LiveState | None, Wanted]]:
 def _live(console: PlainConsole, folder: Path) -> tuple[str, str]:
     with Live(console=console, auto_refresh=False) as screen:
         for moment in _moments(folder):
-            screen.update(_panel(folder.name, moment[0], moment[1]), refresh=True)
+            screen.update(_panel(folder, moment[0], moment[1]), refresh=True)
     return moment[0], moment[2].sentence
 
 
@@ -152,7 +157,8 @@ def _line(word: str, live: LiveState | None) -> str:
     return text
 
 
-def _panel(name: str, word: str, live: LiveState | None) -> Group:
+def _panel(folder: Path, word: str, live: LiveState | None) -> Group:
+    name = folder.name
     if live is None:
         return Group(Text(escaped(f"{name}: {word}")))
     head = Table.grid(padding=(0, 2))
@@ -161,7 +167,7 @@ def _panel(name: str, word: str, live: LiveState | None) -> Group:
         ProgressBar(total=live.of, completed=_finished(live), width=40),
         Text(f"round {live.round}/{live.of}"),
     )
-    rows = [*_people(live, ended=False), *figures(live)]
+    rows = [*_people(live, ended=False), *_left_out(folder), *figures(live)]
     sentence = [Text(escaped(live.sentence), style="yellow")] if live.sentence else []
     note = Text("Ctrl-C leaves the run to the coordinator.", style="dim")
     return Group(head, *sentence, *(Text(escaped(row)) for row in rows), note)
@@ -178,10 +184,24 @@ def _people(live: LiveState, *, ended: bool) -> list[str]:
     if live.asked and not ended:
         lines.append(f"asked, not answered yet: {', '.join(live.asked)}")
     for site, why in live.absent.items() if not ended else ():
+        if why == LEFT_OUT:
+            continue  # has a line of its own, which says for what
         version = live.versions.get(site)
         told = f" ({version}, here {live.version})" if version else ""
         words = _REMEDIES.get(why)
         lines.append(f"not in: {site}: {why}{f', {words}' if words else ''}{told}")
+    return lines
+
+
+def _left_out(folder: Path) -> list[str]:
+    """Sites that the run leaves out because they spoiled attempts, and what readmits them."""
+    lines = []
+    for site, why in read_left_out(folder).items():
+        words = _REMEDIES.get(why.reason)
+        told = f"left out: {site}: {why}{f' ({words})' if words else ''}"
+        lines.append(
+            f"{told}; stop the run, then `resume --readmit {site}`" if why.for_good else told
+        )
     return lines
 
 

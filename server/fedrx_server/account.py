@@ -5,12 +5,13 @@ them releases, which is what a site that answered all of them has in its ledger.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from fedrx_models.planning import make_plan
 from fedrx_protocol.plan import Part, StudyPlan
-from fedrx_protocol.privacy.accountant import epsilon_upper, privacy_spent
+from fedrx_protocol.privacy.accountant import Account, epsilon_upper, privacy_spent
 from fedrx_protocol.privacy.calibration import collusion_table
 from fedrx_protocol.privacy.composition import Composition
 from fedrx_protocol.privacy.events import Purpose, Release
@@ -69,14 +70,35 @@ def _release(plan: StudyPlan, part: Part, run: str, number: int, attempt: int) -
 
 
 def spent_at_most(study: Study, releases: Sequence[Release]) -> float:
-    """A quick upper bound on epsilon, for a live view; infinite where nothing is promised."""
+    """A quick upper bound on epsilon, for a live view; infinite where nothing is promised.
+
+    Never above the promise: a site refuses what would break it, and such an attempt is no release.
+    """
     if study.privacy.mode == "none":
         return math.inf
     by_purpose = [
         [release for release in releases if release.purpose == purpose]
         for purpose in _purposes(study)
     ]
-    return max(epsilon_upper(some, study.privacy.delta) for some in by_purpose)
+    most = max(epsilon_upper(some, study.privacy.delta) for some in by_purpose)
+    return min(most, study.privacy.epsilon)
+
+
+def affordable(study: Study, releases: Sequence[Release]) -> tuple[Release, ...]:
+    """As many of these releases as a site can have made: it refuses what breaks the promise."""
+    promise = study.privacy
+    if promise.mode == "none":
+        return tuple(releases)
+    refused: set[Release] = set()
+    for purpose in _purposes(study):
+        own = [release for release in releases if release.purpose == purpose]
+
+        def breaks(count: int, own: list[Release] = own) -> bool:
+            return Account.of(own[:count]).would_exceed((), promise.epsilon, promise.delta)
+
+        within = bisect_left(range(1, len(own) + 1), True, key=breaks)  # noqa: FBT003 - a key's value
+        refused.update(own[within:])
+    return tuple(release for release in releases if release not in refused)
 
 
 def privacy_statement(

@@ -6,7 +6,7 @@ once take part in no second context of an exact sum.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 
@@ -18,6 +18,7 @@ from fedrx_protocol.errors import PeerError
 from fedrx_protocol.plan import RoundPlan
 from fedrx_protocol.secagg.coordinator import CoordinatorRound
 from fedrx_protocol.secagg.messages import ResolveReply, UnmaskReply, UnmaskRequest
+from fedrx_server.blame import EndedAttempt, Failure
 from fedrx_server.exchange import Reply
 from fedrx_server.membership import Membership, Vector
 from fedrx_server.patience import Patience, Silence
@@ -56,6 +57,7 @@ class Attempt:
         self._plan = plan
         self._current = current
         self._label = f"{plan.round}.{plan.attempt}"
+        self._fallen: dict[str, Failure] = {}
 
     def collect(self, weights: Vector) -> None:
         """Ask all participants to train on `weights`; a lost or refusing one has dropped."""
@@ -67,7 +69,7 @@ class Attempt:
             self._members.require_own(reply, masked.site)
             self._current.add(masked)
 
-        self._members.ask("train.masked", headers, take, label=self._label, payload=weights)
+        self._ask("train.masked", headers, take, self._label, weights)
 
     def resolve(self) -> bool:
         """Open the masks toward dropped sites until nobody else drops; False if too few remain."""
@@ -79,7 +81,7 @@ class Attempt:
 
         while requests := self._current.close():
             headers = {site: wire.encode(request) for site, request in requests.items()}
-            self._members.ask("query.resolve", headers, take, label=self._label)
+            self._ask("query.resolve", headers, take, self._label)
         return requests is not None
 
     def unmask(self, patience: Patience) -> OpenedSum | None:
@@ -116,7 +118,40 @@ class Attempt:
             self._members.require_own(reply, unmasked.site)
             self._current.add_unmask(unmasked)
 
-        return self._members.ask("query.unmask", headers, take, label=label)
+        failed = self._ask("query.unmask", headers, take, label)
+        return frozenset(site for site, failure in failed.items() if failure.lost)
+
+    def ended(self, *, opened: bool, charged: bool) -> EndedAttempt:
+        """What is to be judged once the attempt is over.
+
+        Args:
+            opened: Whether its sum was opened.
+            charged: Whether a failure costs the sites privacy.
+        """
+        return EndedAttempt(
+            round=self._plan.round,
+            attempt=self._plan.attempt,
+            opened=opened,
+            participants=len(self._current.request.participants),
+            fallen=dict(self._fallen),
+            verdict=self._current.verdict,
+            charged=charged,
+        )
+
+    def _ask(
+        self,
+        kind: str,
+        headers: Mapping[str, bytes],
+        take: Callable[[Reply], object],
+        label: str,
+        payload: Vector | None = None,
+    ) -> dict[str, Failure]:
+        """Ask sites, and remember who did not do its part; one that does after all is forgotten."""
+        failed = self._members.ask(kind, headers, take, label=label, payload=payload)
+        for site in headers:
+            self._fallen.pop(site, None)
+        self._fallen.update(failed)
+        return failed
 
     def _opened(self) -> OpenedSum | None:
         """The sum; `None` if a site's seed does not fit its commitment, so that it has none."""

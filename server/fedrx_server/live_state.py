@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 
 from fedrx_protocol.canonical import finite_or_none
 from fedrx_protocol.errors import RunError
+from fedrx_server.blame import LEFT_OUT
 from fedrx_server.checkpoints import RoundRecord
 from fedrx_server.durable import write_file
 from fedrx_server.run_files import read_json, to_json
@@ -206,7 +207,7 @@ class LiveWatch(Watch):
             state="waiting",
             sentence=sentence,
             absent=dict(missing),
-            waiting_for=dict(missing),
+            waiting_for={site: why for site, why in missing.items() if why != LEFT_OUT},
             present=tuple(site for site in self._state.present if site not in missing),
             asked=(),
         )

@@ -4,13 +4,14 @@ Nodes are Flower's numbers and sites the roster's names; the only bridge between
 that the site signed. A refusal is counted and logged by the name of its reason, never by more.
 
 In a live run a site is offered the run first, and one that fails is left out until it answers
-again; who takes part changes between two attempts only.
+again; who takes part changes between two attempts only. A site that the run's blame leaves out
+takes no part; one that is left out for good is asked nothing.
 """
 
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ from fedrx_protocol.secagg.errors import ParticipantsInvalid
 from fedrx_protocol.secagg.messages import Advert
 from fedrx_protocol.secagg.parameters import session_id
 from fedrx_server.admission import FORGOTTEN, LOST, Admission, Offers, VersionDiffers
+from fedrx_server.blame import LEFT_OUT, Failure
 from fedrx_server.exchange import Exchange, Reply
 from fedrx_server.run_folder import RunFolder
 from fedrx_server.watch import Watch
@@ -68,7 +70,7 @@ class Membership:
     Args:
         parties: Who and what.
         exchange: Requests and replies.
-        folder: Keeps the count of key epochs.
+        folder: Keeps the count of key epochs, and who is left out.
         watch: Told what happens.
     """
 
@@ -99,23 +101,35 @@ class Membership:
             self._admission.look(self._connected)
             return self._live_keys(self._admission)
         if self._keys is None or self._stale or arrived:
-            self._advertise(self._connected)
+            self._advertise(self._not_for_good(self._connected))
         return self._keys
 
     @property
     def present(self) -> tuple[str, ...]:
-        """Sites with keys of this epoch that can be asked now, sorted."""
+        """Sites with keys of this epoch that can take part now, sorted."""
         members = self._keys.members if self._keys is not None else ()
+        out = self._folder.left_out
+        able = (site for site in members if site not in out)
         if self._admission is None:
-            return members
+            return tuple(able)
         willing = self._admission.willing
-        return tuple(site for site in members if self._nodes.get(site) in willing)
+        return tuple(site for site in able if self._nodes.get(site) in willing)
+
+    @property
+    def able(self) -> int:
+        """How many sites can take part, be it that their keys are still to come."""
+        if self._admission is None:
+            return len(self.present)
+        out = self._folder.left_out
+        return sum(self.name(node) not in out for node in self._admission.willing)
 
     def missing(self) -> dict[str, str]:
         """Why each site of the roster that is not present is not; empty in a simulation."""
         if self._admission is None:
             return {}
-        return self._admission.missing(set(self._parties.roster.ids).difference(self.present))
+        gone = set(self._parties.roster.ids).difference(self.present)
+        out = dict.fromkeys(self._folder.left_out, LEFT_OUT)
+        return dict(sorted({**self._admission.missing(gone), **out}.items()))
 
     def renew(self) -> None:
         """Ask for new keys before the next attempt, whoever is there then."""
@@ -129,7 +143,7 @@ class Membership:
         *,
         label: str,
         payload: Vector | None = None,
-    ) -> frozenset[str]:
+    ) -> dict[str, Failure]:
         """Send requests to sites by name and hand their replies on as they come.
 
         Args:
@@ -140,12 +154,16 @@ class Membership:
             payload: A vector for all.
 
         Returns:
-            Sites that did not answer at all.
+            Sites that did not do what they were asked, and why.
         """
         known = {self._nodes[site]: site for site in headers if site in self._nodes}
         nodes = {node: headers[site] for node, site in known.items()}
-        answered = self._ask_nodes(kind, nodes, take, label=label, payload=payload)
-        return frozenset(headers) - {known[node] for node in answered}
+        failed = self._ask_nodes(kind, nodes, take, label=label, payload=payload)
+        gone = set(headers).difference(known.values())
+        return {
+            **dict.fromkeys(gone, Failure(LOST, lost=True)),
+            **{known[node]: failure for node, failure in failed.items()},
+        }
 
     def name(self, node: int) -> str:
         """The site that a node has proved to be, or else the one it was registered for."""
@@ -167,18 +185,23 @@ class Membership:
         enough = self._enough(len(self.present))
         for reply in self._exchange.posted(ask=not enough):
             self._note("query.open", reply.node, self._read(reply, self._opened, "open"), 0.0)
-        due = admission.due()
+        due = sorted(self._not_for_good(admission.due()))
         offers = dict.fromkeys(due, admission.offers.message()) if due else {}
         known = {node for node in offers if enough and not admission.fresh(node)}
         self._knock(admission, {node: offers.pop(node) for node in known})
         if offers:
             longest = KNOCK_DEADLINE_S if enough else STAGE_DEADLINE_S
             self._ask_nodes("query.open", offers, self._opened, label="open", longest_s=longest)
-        willing = admission.willing
+        willing = self._not_for_good(admission.willing)
         newcomers = willing.difference(self._nodes.values())
-        if self._enough(len(willing)) and (self._keys is None or self._stale or newcomers):
+        if self._enough(self.able) and (self._keys is None or self._stale or newcomers):
             self._advertise(willing)
         return self._keys
+
+    def _not_for_good(self, nodes: Iterable[int]) -> frozenset[int]:
+        """Without those that are left out for good, as far as their names are known."""
+        out = {site for site, one in self._folder.left_out.items() if one.for_good}
+        return frozenset(node for node in nodes if self.name(node) not in out)
 
     def _knock(self, admission: Admission, offers: Mapping[int, bytes]) -> None:
         """Ask sites whether they are back, while the run goes on without them."""
@@ -236,9 +259,9 @@ class Membership:
         label: str,
         payload: Vector | None = None,
         longest_s: float = STAGE_DEADLINE_S,
-    ) -> set[int]:
-        """Ask nodes, and return those that answered, be it with a refusal."""
-        answered: set[int] = set()
+    ) -> dict[int, Failure]:
+        """Ask nodes, and return those that did not do what they were asked."""
+        failed: dict[int, Failure] = {}
         self._watch.asking(kind, [self.name(node) for node in headers])
         now = time.monotonic if self._admission is None else self._admission.offers.now
         began = now()
@@ -249,36 +272,37 @@ class Membership:
             deadline_s=self._deadline_s(kind, longest_s),
             payload=payload,
         ):
-            if not reply.lost:
-                answered.add(reply.node)
-            reason = self._read(reply, take, label)
-            self._note(kind, reply.node, reason, now() - began)
+            failure = self._read(reply, take, label)
+            if failure is not None:
+                failed[reply.node] = failure
+            self._note(kind, reply.node, failure, now() - began)
             del reply  # its vector makes room for the next one's
-        return answered
+        return failed
 
-    def _read(self, reply: Reply, take: Callable[[Reply], object], label: str) -> str:
-        """Hand a reply on; the name of what is wrong with it, or nothing."""
-        reason = LOST if reply.lost else reply.refusal
-        if not reason:
+    def _read(self, reply: Reply, take: Callable[[Reply], object], label: str) -> Failure | None:
+        """Hand a reply on; what is wrong with it, or nothing."""
+        failure = None
+        if reply.lost or reply.refusal:
+            failure = Failure(LOST if reply.lost else reply.refusal, lost=reply.lost)
+            logger.info("%s: %s: %s", label, self.name(reply.node), failure.reason)
+            self._stale = self._stale or failure.reason in FORGOTTEN
+        else:
             try:
                 take(reply)
             except PeerError as error:
-                reason = type(error).__name__
+                failure = Failure(type(error).__name__, proved=True)
                 logger.warning("%s: %s: %s", label, self.name(reply.node), error)
-        else:
-            logger.info("%s: %s: %s", label, self.name(reply.node), reason)
-            self._stale = self._stale or reason in FORGOTTEN
-        if reason:
-            self.reasons[reason] += 1
-        return reason
+        if failure is not None:
+            self.reasons[failure.reason] += 1
+        return failure
 
-    def _note(self, kind: str, node: int, reason: str, cost_s: float) -> None:
+    def _note(self, kind: str, node: int, failure: Failure | None, cost_s: float) -> None:
         """Leave a live site out that failed, until it answers again."""
-        self._watch.heard(self.name(node), reason)
+        self._watch.heard(self.name(node), failure.reason if failure else "")
         if self._admission is None:
             return
-        if reason:
-            self._admission.failed(node, reason, cost_s)
+        if failure is not None:
+            self._admission.failed(node, failure.reason, cost_s)
             self._nodes.pop(self._names.get(node, ""), None)
         elif kind == "train.masked":
             self._admission.proved(node)

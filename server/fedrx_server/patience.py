@@ -6,15 +6,17 @@ Waiting costs nothing: no attempt is counted and no sum is opened while too few 
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from fedrx_protocol.errors import FedRxError
+from fedrx_server.blame import LeftOut
 from fedrx_server.watch import Watch
 
 _EXHAUSTED = ("BudgetExhausted",)
 # What a site says when its sum has no finite or no fitting value any more.
 _RUNAWAY = ("ValueOutOfRange", "TrainingInvalid")
+_RELEASED = ("ModelAlreadyReleased",)
 
 
 class StudyStopped(FedRxError):  # noqa: N818 - named for what happened
@@ -34,6 +36,9 @@ class Setback:
         reasons: Why sites did not answer in this try, counted.
         missing: Why each site of the roster that is not there is not; empty in a simulation.
         sites: Sites on the roster.
+        left_out: Sites that the run leaves out because they spoiled attempts.
+        causes: Who spoiled attempts of this run by what, in words.
+        futile: Whether so many attempts failed that another would waste the sites' privacy.
     """
 
     round: int
@@ -44,6 +49,9 @@ class Setback:
     reasons: Mapping[str, int]
     missing: Mapping[str, str]
     sites: int
+    left_out: Mapping[str, LeftOut] = field(default_factory=dict)
+    causes: str = ""
+    futile: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,7 @@ class GiveUp:
         raise StudyStopped(
             f"round {setback.round} could not be completed in {self.attempts} attempts: at least "
             f"{setback.threshold} sites must take part ({why}); resume the run when they are back."
+            + _because(setback)
         )
 
     def next_asking(self, silence: Silence) -> None:
@@ -127,11 +136,13 @@ class Wait:
 
     def next_attempt(self, setback: Setback) -> None:
         """Wait a moment for sites to come, or longer after an attempt that failed."""
-        _stop_if_beyond_help(setback, Counter(setback.missing.values()), setback.sites)
+        able = setback.sites - len(setback.left_out)
+        _stop_if_beyond_help(setback, Counter(setback.missing.values()), able)
         if setback.members < setback.threshold:
+            out = f"; left out: {_named(setback.left_out)}" if setback.left_out else ""
             self.watch.waiting(
                 f"round {setback.round} needs {setback.threshold} sites and "
-                f"{setback.members} can take part",
+                f"{setback.members} can take part{out}",
                 setback.missing,
             )
             self.sleep(self.look_s)
@@ -157,25 +168,73 @@ class Wait:
 
 
 def _stop_if_beyond_help(setback: Setback, reasons: Mapping[str, int], sites: int) -> None:
-    """Raise where too few of the sites are left whom another try might win."""
-    for names, sentence in ((_EXHAUSTED, _budget_spent), (_RUNAWAY, _ran_away)):
+    """Raise where too few of the sites are left that another try might win, or it costs too much.
+
+    Args:
+        setback: What happened.
+        reasons: Why sites do not take part, counted.
+        sites: Sites that are not left out, whatever keeps them away.
+    """
+    if setback.left_out and setback.sites - len(setback.left_out) < setback.threshold:
+        raise StudyStopped(_left_out(setback))
+    for names, sentence in (
+        (_EXHAUSTED, _budget_spent),
+        (_RUNAWAY, _ran_away),
+        (_RELEASED, _released),
+    ):
         lost = sum(reasons.get(name, 0) for name in names)
         if lost and sites - lost < setback.threshold:
-            raise StudyStopped(sentence(setback.round))
+            raise StudyStopped(sentence(setback))
+    if setback.futile:
+        raise StudyStopped(_futile(setback))
 
 
-def _ran_away(round_number: int) -> str:
+def _left_out(setback: Setback) -> str:
+    """Why a run ends that leaves out so many that the others are too few."""
+    return (
+        f"round {setback.round} needs {setback.threshold} of {setback.sites} sites, and these are "
+        f"left out because they spoiled attempts: {_named(setback.left_out)}. Mend them, then "
+        "resume the run with --readmit SITE, or begin a new run without them."
+    )
+
+
+def _futile(setback: Setback) -> str:
+    """Why a run ends rather than spend its reserve on what fails again and again."""
+    return (
+        f"round {setback.round} is not tried again, because attempts failed that spent privacy: "
+        f"{setback.causes}. Mend the cause, then resume the run."
+    )
+
+
+def _released(setback: Setback) -> str:
+    """Why a run of exact sums ends where one was unmasked in part."""
+    return (
+        f"round {setback.round} cannot be repeated: its sum was unmasked and did not open, and "
+        "sites answer once for each model where sums are exact; begin a new run."
+        + _because(setback)
+    )
+
+
+def _ran_away(setback: Setback) -> str:
     """Why a run ends where the same weights would give the same overflow again."""
     return (
-        f"round {round_number}: too many sites computed values beyond all bounds, so training "
+        f"round {setback.round}: too many sites computed values beyond all bounds, so training "
         "has run away: use a smaller training.optimizer.learning_rate, or "
         "training.local.learning_rate where sites train epochs, and begin a new run."
     )
 
 
-def _budget_spent(round_number: int) -> str:
+def _budget_spent(setback: Setback) -> str:
     """Why a run ends where too many sites would spend more than they may."""
     return (
-        f"stopped before round {round_number}: the sites' privacy budget is spent after "
-        f"{round_number - 1} rounds; the model up to here is kept."
+        f"stopped before round {setback.round}: the sites' privacy budget is spent after "
+        f"{setback.round - 1} rounds; the model up to here is kept." + _because(setback)
     )
+
+
+def _because(setback: Setback) -> str:
+    return f" Attempts were spoiled: {setback.causes}." if setback.causes else ""
+
+
+def _named(left_out: Mapping[str, LeftOut]) -> str:
+    return ", ".join(f"{site} ({why})" for site, why in left_out.items())

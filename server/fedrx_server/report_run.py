@@ -16,7 +16,13 @@ from fedrx_protocol.figures import readable
 from fedrx_protocol.privacy.events import Release
 from fedrx_protocol.schema import Target
 from fedrx_protocol.study import Study
-from fedrx_server.account import epsilon_curve, plan_for, planned_releases, privacy_statement
+from fedrx_server.account import (
+    affordable,
+    epsilon_curve,
+    plan_for,
+    planned_releases,
+    privacy_statement,
+)
 from fedrx_server.checkpoints import RoundRecord
 from fedrx_server.report_data import (
     LearningCurve,
@@ -184,7 +190,8 @@ def _beside(study: Study, reported: Mapping[str, float]) -> list[ResultRow]:
 
 
 def _releases(view: RunView) -> tuple[Release, ...]:
-    return planned_releases(view.study, view.run_id, view.attempts())
+    planned = planned_releases(view.study, view.run_id, view.attempts())
+    return affordable(view.study, planned)
 
 
 def _under_way(view: RunView, privacy: PrivacyStatement) -> str:

@@ -5,6 +5,7 @@ accumulating vector whatever the number of sites, and it commits a round only wh
 What it logs is who took part and why somebody did not; there is nothing else that it could log.
 """
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrx_models.measures import Metrics, metric_plan
+from fedrx_protocol.secagg.blame import most_liars
 from fedrx_protocol.secagg.coordinator import CoordinatorKeys, CoordinatorRound
 from fedrx_protocol.secagg.messages import RoundRequest
 from fedrx_protocol.weights import model_bytes, model_digest
@@ -26,6 +28,8 @@ from fedrx_server.spill import SpilledVectors
 from fedrx_server.watch import Watch
 
 __all__ = ["RunParties", "StudyRun", "StudyStopped"]
+
+logger = logging.getLogger(__name__)
 
 Observer = Callable[[RoundRecord], None]
 
@@ -121,19 +125,23 @@ class StudyRun:
                     return opened
                 failures += 1
             tries += 1
-            self._patience.next_attempt(self._setback(tries, failures, len(present)))
+            self._patience.next_attempt(self._setback(tries, failures))
             self._members.renew()
 
-    def _setback(self, tries: int, failures: int, members: int) -> Setback:
+    def _setback(self, tries: int, failures: int) -> Setback:
+        reserve = self._study.privacy.reserve_rounds
         return Setback(
             round=self._round,
             tries=tries,
             failures=failures,
-            members=members,
+            members=self._members.able,
             threshold=self._threshold,
             reasons=dict(self._members.reasons),
             missing=self._members.missing(),
             sites=len(self._parties.roster.sites),
+            left_out=self._folder.left_out,
+            causes=self._folder.blame.causes(),
+            futile=self._charged and self._folder.blame.futile(self._round, reserve),
         )
 
     def _attempt(self, keys: CoordinatorKeys, present: tuple[str, ...]) -> OpenedSum | None:
@@ -155,6 +163,7 @@ class StudyRun:
         self._watch.attempting(plan.round, plan.attempt, present, self._members.missing())
         attempt.collect(weights)
         if not attempt.resolve():
+            self._judge(attempt, opened=False)
             return None
         self._folder.save_pending(self._round, current.to_bytes())
         return self._unmask(attempt)
@@ -171,9 +180,18 @@ class StudyRun:
 
     def _unmask(self, attempt: Attempt) -> OpenedSum | None:
         opened = attempt.unmask(self._patience)
+        self._judge(attempt, opened=opened is not None)
         if opened is None:
             self._folder.clear_pending()
         return opened
+
+    def _judge(self, attempt: Attempt, *, opened: bool) -> None:
+        """Put on record who spoiled an attempt, before anything else is tried."""
+        ended = attempt.ended(opened=opened, charged=self._charged)
+        liars = most_liars(self._parties.plan.parameters)
+        self._folder.save_blame(self._folder.blame.judged(ended, liars))
+        for site, why in self._folder.left_out.items():
+            logger.warning("%d.%d: %s is left out: %s", ended.round, ended.attempt, site, why)
 
     def _apply(self, opened: OpenedSum) -> Metrics | None:
         """Step the optimizer on an opened sum and read its metrics."""
@@ -205,6 +223,11 @@ class StudyRun:
             )
         mean = total / (survivors if weight is None else max(weight, 1.0))
         return mean if self._study.steps == "gradient" else -mean
+
+    @property
+    def _charged(self) -> bool:
+        """Whether a failed attempt spends privacy of patients."""
+        return self._parties.offers is not None and self._study.privacy.mode != "none"
 
     @property
     def _threshold(self) -> int:

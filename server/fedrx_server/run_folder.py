@@ -11,6 +11,7 @@ made good when the folder is opened again. Nothing in here knows rounds, models 
     counters.json                                      last key epoch and attempt that were used
     eras.json                                          earlier rosters' sizes, if it was replaced
     pending.bin                                        masked sum that waits for its unmasking
+    blame.json                                         which sites spoiled attempts
     result.json  report.html                           at the end
 """
 
@@ -28,6 +29,7 @@ import numpy.typing as npt
 from fedrx_protocol.errors import RunError
 from fedrx_protocol.private_files import sync_folder
 from fedrx_protocol.study import Study
+from fedrx_server.blame import Blame, LeftOut, read_blame, write_blame
 from fedrx_server.checkpoints import Checkpoint, Checkpoints, RoundRecord
 from fedrx_server.durable import (
     append_line,
@@ -99,6 +101,7 @@ class RunFolder:
         )
         remove_partial_files(path)
         self._counters = self._read_counters()
+        self._blame = read_blame(path)
         self._rounds = self._repair_rounds()
 
     @classmethod
@@ -337,6 +340,22 @@ class RunFolder:
         attempt = last.attempt + 1 if round_number == last.round else 0
         self._store_counters(replace(last, round=round_number, attempt=attempt))
         return attempt
+
+    @property
+    def blame(self) -> Blame:
+        """Who spoiled attempts so far."""
+        return self._blame
+
+    @property
+    def left_out(self) -> dict[str, LeftOut]:
+        """Sites that take no part in the next attempt, and why."""
+        return self._blame.left_out((self._counters.round, self._counters.attempt))
+
+    def save_blame(self, blame: Blame) -> None:
+        """Put who spoiled attempts on record."""
+        if blame != self._blame:
+            write_blame(self.path, blame, sync=self._sync)
+            self._blame = blame
 
     def save_pending(self, round_number: int, state: bytes) -> None:
         """Keep what is needed to finish a round whose unmasking is about to be asked for."""

@@ -15,6 +15,7 @@ from fedrx_protocol.errors import MisuseError, RunError
 from fedrx_protocol.plan import StudyPlan
 from fedrx_protocol.roster import SignedRoster
 from fedrx_protocol.study import Study
+from fedrx_server.blame import LeftOut, read_blame
 from fedrx_server.checkpoints import RoundRecord
 from fedrx_server.durable import whole_lines, write_file
 from fedrx_server.run_files import Era, read_eras, read_json, stored_study, to_json
@@ -66,6 +67,15 @@ def read_wanted(folder: Path) -> Wanted:
 def write_wanted(folder: Path, wanted: Wanted) -> None:
     """Say what is wanted of a run; survives a power cut."""
     write_file(folder / "wanted.json", to_json(asdict(wanted)).encode())
+
+
+def read_left_out(folder: Path) -> dict[str, LeftOut]:
+    """Sites that the run in `folder` leaves out, and why; its lock is not needed.
+
+    Raises:
+        RunError: a file is damaged.
+    """
+    return read_blame(folder).left_out(_begun(folder))
 
 
 @dataclass(frozen=True)

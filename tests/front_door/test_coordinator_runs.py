@@ -7,10 +7,11 @@ import time
 import pytest
 
 from fedrx_protocol.errors import MisuseError, RunError
+from fedrx_server.blame import Blame, Fault
 from fedrx_server.checkpoints import RoundRecord
 from fedrx_server.live_state import LiveState, write_live
 from fedrx_server.run_folder import RunFolder
-from fedrx_server.runs import RunView, Wanted, read_wanted, write_wanted
+from fedrx_server.runs import RunView, Wanted, read_left_out, read_wanted, write_wanted
 from fedrx_server.serving import (
     CoordinatorRunning,
     Serving,
@@ -158,6 +159,63 @@ class TestStatus:
     def test_a_damaged_file_is_named(self, begun, refused):
         (begun / "wanted.json").write_text("{")
         assert "wanted.json: is damaged" in refused("coordinator", "status", "c")
+
+
+def spoiled(folder, *faults):
+    """As a run's process would leave it, after attempts that these sites spoiled."""
+    with RunFolder.open(folder) as run:
+        for attempt, (kind, site, reason) in enumerate(faults):
+            run.reserve_attempt(1)
+            run.save_blame(Blame((*run.blame.faults, Fault(1, attempt, kind, (site,), reason))))
+
+
+class TestSitesThatSpoiledAttempts:
+    def test_status_names_them_and_says_for_how_long(self, begun, done):
+        spoiled(
+            begun,
+            *2 * [("proof", "mayo", "ShareInvalid")],
+            ("proof", "charite", "VectorInvalid"),
+        )
+        text = done("status c small_dose-1").out
+        assert (
+            "left out: mayo: ShareInvalid, 2 times: until it is readmitted (sent shares or a "
+            "commitment that cannot be opened); stop the run, then `resume --readmit mayo`"
+        ) in " ".join(text.split())
+        assert "left out: charite: VectorInvalid: out of the next attempt" in text
+        assert done("status c small_dose-1 --json").json["left_out"] == {
+            "charite": {"reason": "VectorInvalid", "times": 1, "for_good": False},
+            "mayo": {"reason": "ShareInvalid", "times": 2, "for_good": True},
+        }
+
+    def test_resuming_forgets_what_proves_nothing_and_readmits_on_purpose(
+        self, begun, done, refused
+    ):
+        spoiled(
+            begun,
+            *2 * [("proof", "mayo", "ShareInvalid")],
+            *3 * [("absence", "charite", "lost")],
+        )
+        done("stop c small_dose-1")
+        assert read_left_out(begun).keys() == {"charite", "mayo"}
+        done("resume c small_dose-1")
+        assert read_left_out(begun).keys() == {"mayo"}
+        done("stop c small_dose-1")
+        ask = ("coordinator", "resume", "c", "small_dose-1", "--readmit")
+        assert "'charite' cannot be readmitted" in refused(*ask, "charite")
+        assert read_wanted(begun).goal == "stopped"
+        done("resume c small_dose-1 --readmit mayo")
+        assert read_left_out(begun) == {}
+
+    def test_a_site_that_left_the_roster_is_not_counted_as_left_out(
+        self, begun, fedrx, done, consortium
+    ):
+        spoiled(begun, *2 * [("proof", "mayo", "ShareInvalid")])
+        done("stop c small_dose-1")
+        fedrx("site", "init", "fourth", "--site", "fourth", "--name", "fourth")
+        done("enroll c --yes fourth/enrolment-request.json")
+        done("revoke c mayo --reason liar")
+        done("resume c small_dose-1 --new-roster")
+        assert read_left_out(begun) == {}
 
 
 class TestStopAndResume:

@@ -11,6 +11,7 @@ One JSON object a line in, one line out:
 Faults; a site that died of one is well when it is started again:
     {"die": "before reply" | "after reply" | "in unmask", "armed": path}    once the path exists
     {"slow_s": x, "rounds": [first, last]}
+    {"lie": true}    shares that do not open in odd rounds, a commitment that fits nothing in even
     {"clock_s": x}
 """
 
@@ -22,6 +23,7 @@ import resource
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,6 +33,7 @@ import fedrx_server.rounds  # noqa: F401 - imported once for all children
 from fedrx import cli, front_door  # noqa: F401
 from fedrx_client import fleet
 from fedrx_client.site import Site
+from fedrx_protocol.secagg.messages import SEALED_SHARE_BYTES
 
 torch.set_num_threads(1)
 
@@ -77,6 +80,19 @@ def slow(seconds: float, rounds: list[int]) -> None:
     Site.train = slowly
 
 
+def lie() -> None:
+    """Train as agreed, and send what cannot be unmasked."""
+    train = Site.train
+
+    def lying(site, request, weights):
+        masked = train(site, request, weights)
+        if request.round % 2:
+            return replace(masked, shares=dict.fromkeys(masked.shares, bytes(SEALED_SHARE_BYTES)))
+        return replace(masked, commitment=bytes(32))
+
+    Site.train = lying
+
+
 def shift_clock(seconds: float) -> None:
     """Let this process's clock be off."""
     real, signed = time.time, node_auth_http_interceptor.now
@@ -96,6 +112,8 @@ def install(fault: dict) -> None:
         shift_clock(fault["clock_s"])
     if "die" in fault:
         die(fault["die"], fault["armed"])
+    if "lie" in fault:
+        lie()
     if "slow_s" in fault:
         slow(fault["slow_s"], fault["rounds"])
 

@@ -8,10 +8,10 @@ from secagg_federation import federation, identity_of, keystream, plain_sum, sit
 
 from fedrx_protocol.canonical import MalformedMessage
 from fedrx_protocol.secagg import errors
+from fedrx_protocol.secagg.blame import ShareFault
 from fedrx_protocol.secagg.coordinator import CoordinatorKeys, CoordinatorRound
 from fedrx_protocol.secagg.keys import EpochKeys
 from fedrx_protocol.secagg.messages import ResolveReply, UnmaskReply
-from fedrx_protocol.secagg.opening import ShareFault
 
 NAMES = site_names(6)
 WRONG_SHARE = bytes(32) + b"\x01"

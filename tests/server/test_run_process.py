@@ -8,9 +8,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from small_consortium import small_study
 
 from fedrx_protocol.errors import MisuseError
+from fedrx_protocol.privacy.accountant import privacy_spent
 from fedrx_protocol.roster import Roster, SiteEntry, sign_roster
 from fedrx_server import worker
-from fedrx_server.account import planned_releases, spent_at_most
+from fedrx_server.account import (
+    affordable,
+    plan_for,
+    planned_releases,
+    privacy_statement,
+    spent_at_most,
+)
 from fedrx_server.backstage import Backstage
 from fedrx_server.checkpoints import RoundRecord
 from fedrx_server.consortium.certificates import make_authority
@@ -269,6 +276,28 @@ class TestAccount:
         once = planned_releases(study, "run", [(1, 0, 4)])
         twice = planned_releases(study, "run", [(1, 0, 4), (1, 1, 4)])
         assert spent_at_most(study, once) < spent_at_most(study, twice)
+
+    @pytest.mark.parametrize("mode", ["distributed", "local"])
+    def test_attempts_that_sites_refused_are_no_releases(self, mode):
+        """Fifty tries at a round that the promise pays for three times."""
+        study = small_study(privacy={"mode": mode})
+        many = planned_releases(study, "run", [(1, attempt, 4) for attempt in range(50)])
+        assert spent_at_most(study, many) == study.privacy.epsilon
+        made = affordable(study, many)
+        assert 1 < len(made) < len(many)
+        assert made == many[: len(made)]
+        at_most = privacy_spent(made, study.privacy.delta)
+        assert at_most.total <= study.privacy.epsilon
+        one_more = privacy_spent(many[: len(made) + 1], study.privacy.delta)
+        assert one_more.total > study.privacy.epsilon
+        told = privacy_statement(plan_for(study, 4), {"any site": made}, 4)
+        assert told.epsilon <= study.privacy.epsilon
+
+    def test_all_releases_within_the_promise_or_without_one_are_kept(self):
+        attempts = [(number, 0, 4) for number in range(1, 6)]
+        for study in (small_study(), small_study(privacy={"mode": "none"})):
+            releases = planned_releases(study, "run", attempts)
+            assert affordable(study, releases) == releases
 
     def test_without_noise_there_is_no_bound(self):
         study = small_study(privacy={"mode": "none"})

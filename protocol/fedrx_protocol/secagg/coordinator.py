@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedrx_protocol.roster import Roster
+from fedrx_protocol.secagg.blame import ShareFault, Verdict
 from fedrx_protocol.secagg.errors import (
     ContextMismatch,
     ContextSpent,
@@ -32,7 +33,7 @@ from fedrx_protocol.secagg.messages import (
     UnmaskReply,
     UnmaskRequest,
 )
-from fedrx_protocol.secagg.opening import MaskedSum, Opening, ShareFault
+from fedrx_protocol.secagg.opening import MaskedSum, Opening
 from fedrx_protocol.secagg.relay import CoordinatorKeys
 
 __all__ = ["CoordinatorKeys", "CoordinatorRound", "Opened", "Phase"]
@@ -195,6 +196,11 @@ class CoordinatorRound:
     def faults(self) -> tuple[ShareFault, ...]:
         """Shares found wrong or unreadable so far, by owner and holder."""
         return self._opening.faults if self._opening is not None else ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """Who lied in the unmasking, as far as it shows; empty before it."""
+        return Verdict() if self._opening is None else self._opening.verdict
 
     def result(self) -> Opened:
         """The plain sum and its survivors.

@@ -10,6 +10,7 @@ Gao's decoder (Gao 2003, "A new algorithm for decoding Reed-Solomon codes"), whi
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, islice
+from math import comb
 
 from fedrx_protocol.secagg.errors import ShareInvalid
 
@@ -74,6 +75,17 @@ def recover(
             wrong = (point for point, value in values if _evaluate(polynomial, point) != value)
             return secret, frozenset(wrong)
     raise ShareInvalid(f"No {threshold} of {len(values)} shares give the committed seed.")
+
+
+def correctable(shares: int, threshold: int) -> int:
+    """How many wrong ones among so many shares `recover` finds for certain."""
+    removed, tries = 0, 0
+    while removed < shares - threshold:
+        tries += comb(shares, removed + 1)
+        if tries > _SEARCH_TRIES:
+            break
+        removed += 1
+    return max(removed, (shares - threshold) // 2)
 
 
 def _candidates(values: Sequence[tuple[int, int]], threshold: int) -> Iterator[Polynomial]:

@@ -17,6 +17,13 @@ from fedrx_protocol.canonical import (
     to_base64,
     to_json,
 )
+from fedrx_protocol.secagg.blame import (
+    ShareFault,
+    Verdict,
+    most_liars,
+    owner_lied,
+    proved_by_faults,
+)
 from fedrx_protocol.secagg.errors import (
     ContextMismatch,
     ContextSpent,
@@ -121,14 +128,6 @@ class MaskedSum:
             ) from None
 
 
-@dataclass(frozen=True, order=True)
-class ShareFault:
-    """A share that was wrong or did not open: its owner or its holder lied, which is not known."""
-
-    owner: str
-    holder: str
-
-
 class Opening:
     """Collects UNMASK replies and opens the sum once there are enough."""
 
@@ -137,6 +136,7 @@ class Opening:
         self._graph = graph
         self._replies: dict[str, UnmaskReply] = {}
         self._faults: set[ShareFault] = set()
+        self._broken: list[str] = []
         self._total: RingVector | None = None
 
     @property
@@ -149,7 +149,7 @@ class Opening:
 
         Raises:
             ContextMismatch: the reply is about another context.
-            ParticipantsInvalid: not a survivor, or shares of sites it holds none of.
+            ParticipantsInvalid: not a survivor, or not an answer for each share that it holds.
             ContextSpent: the site has answered already.
         """
         survivors, site = self.masked.survivors, reply.site
@@ -157,9 +157,9 @@ class Opening:
             raise ContextMismatch(f"'{site}' answered for another context.")
         if site not in survivors:
             raise ParticipantsInvalid(f"'{site}' is not among the survivors.")
-        named = reply.shares.keys() | set(reply.unreadable)
-        if not named <= set(self._graph.holders(site, survivors)):
-            raise ParticipantsInvalid(f"'{site}' names shares that it does not hold.")
+        named = sorted([*reply.shares, *reply.unreadable])
+        if tuple(named) != self._graph.holders(site, survivors) or site not in reply.shares:
+            raise ParticipantsInvalid(f"'{site}' did not answer once for each share that it holds.")
         if site in self._replies:
             raise ContextSpent(f"'{site}' has answered UNMASK already.")
         self._replies[site] = reply
@@ -184,14 +184,47 @@ class Opening:
                 "too few to open the sum."
             )
         if self._total is None:
-            seeds = [self._seed(owner) for owner in self.masked.survivors]
+            seeds = self._seeds()
             total = self.masked.vector.copy()
             add_keystreams(total, minus=seeds)
             self._total = total
         return self._total
 
+    @property
+    def verdict(self) -> Verdict:
+        """Who lied, as far as the replies so far show it."""
+        numbers = self.masked.parameters
+        least, liars = numbers.share_threshold, most_liars(numbers)
+        proved = set(proved_by_faults(self._faults, liars))
+        doubtful: set[str] = set()
+        for owner in self.masked.survivors:
+            came, complaints = len(self._holders(owner)), len(self._complaints(owner))
+            everybody = len(self._graph.holders(owner, self.masked.survivors))
+            if owner not in self._broken and (came >= least or came + complaints < everybody):
+                continue
+            (proved if owner_lied(came, complaints, least, liars) else doubtful).add(owner)
+        return Verdict(frozenset(proved), frozenset(doubtful - proved), self.faults)
+
     def _holders(self, owner: str) -> list[str]:
         return [site for site, reply in self._replies.items() if owner in reply.shares]
+
+    def _complaints(self, owner: str) -> list[str]:
+        return [site for site, reply in self._replies.items() if owner in reply.unreadable]
+
+    def _seeds(self) -> list[bytes]:
+        """All survivors' seeds; tries each, so that one verdict speaks of them all."""
+        seeds: list[bytes] = []
+        failed: dict[str, ShareInvalid] = {}
+        for owner in self.masked.survivors:
+            try:
+                seeds.append(self._seed(owner))
+            except ShareInvalid as error:
+                failed[owner] = error
+        self._broken = sorted(failed)
+        for owner, why in failed.items():
+            rest = f" The same holds for {len(failed) - 1} more." if len(failed) > 1 else ""
+            raise ShareInvalid(f"The seed of '{owner}' cannot be rebuilt: {why}{rest}")
+        return seeds
 
     def _seed(self, owner: str) -> bytes:
         """The owner's seed, from the holders that were not found wrong before, if possible."""
@@ -199,16 +232,11 @@ class Opening:
         suspects = {fault.holder for fault in self._faults}
         holders = sorted(self._holders(owner), key=lambda site: (site in suspects, points[site]))
         committed = self.masked.commitments[owner]
-        try:
-            seed, wrong = recover(
-                [(points[holder], self._replies[holder].shares[owner]) for holder in holders],
-                self.masked.parameters.share_threshold,
-                lambda candidate: commitment(candidate, context, owner) == committed,
-            )
-        except ShareInvalid as error:
-            raise ShareInvalid(
-                f"The seed of '{owner}' cannot be rebuilt: {error} Try the round again without it."
-            ) from None
+        seed, wrong = recover(
+            [(points[holder], self._replies[holder].shares[owner]) for holder in holders],
+            self.masked.parameters.share_threshold,
+            lambda candidate: commitment(candidate, context, owner) == committed,
+        )
         self._faults |= {ShareFault(owner, holder) for holder in holders if points[holder] in wrong}
         return seed
 
