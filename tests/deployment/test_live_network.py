@@ -2,9 +2,11 @@
 
 import json
 
+import grpc
 import pytest
 from connect_proxy import ConnectProxy
-from live_town import Town, founded
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from live_town import Running, Town, founded
 from spare_ports import free_ports
 
 from fedrx_server.backstage import list_sites
@@ -28,6 +30,12 @@ def check(town: Town, name: str, address: str, **arranged) -> dict[str, dict]:
     # The approval is missing, so it says that not all is well.
     text = town.done(*argv, "--coordinator", address, "--json", code=2, **arranged)
     return {line["name"]: line for line in json.loads(text.strip().splitlines()[-1])["lines"]}
+
+
+def is_serving(port: int) -> bool:
+    with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
+        reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+    return reply.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def online(town: Town) -> set[str]:
@@ -80,7 +88,26 @@ def test_a_coordinator_and_a_site_on_ipv6(nursery, tmp_path):
     ],
 )
 def test_an_address_to_listen_on_that_cannot_be(nursery, tmp_path, host, words):
-    with founded(nursery, tmp_path, 0) as town:
+    town = Town(tmp_path, nursery, ())
+    home = town.folder / "consortium"
+    town.done("coordinator", "init", home, "--name", "Town", "--host", "localhost")
+    ports = ("--port", town.public, "--inner-port", town.inner, "--health-port", town.probe)
+    said = town.done("coordinator", "start", home, *ports, "--host", host, code=2)
+    assert words in " ".join(said.split())
+
+
+def test_ready_is_said_once_the_sites_can_be_admitted_and_not_before(nursery, tmp_path):
+    with founded(nursery, tmp_path, 1) as town:
+        [request] = (town.folder / "consortium/sites").glob("*.json")
+        aside = request.rename(town.folder / "aside")
+        argv = ("coordinator", "start", town.folder / "consortium", "--host", "127.0.0.1")
         ports = ("--port", town.public, "--inner-port", town.inner, "--health-port", town.probe)
-        argv = ("coordinator", "start", town.folder / "consortium", *ports, "--host", host)
-        assert words in " ".join(town.done(*argv, code=2).split())
+        output = town.folder / "coordinator.txt"
+        pid = nursery.start([*argv, *ports], output)
+        town.coordinator = Running(nursery, pid, output)
+        town.until(lambda: "cannot be admitted" in town.coordinator.text, 60, "the reason")
+        assert "eady" not in town.coordinator.text
+        assert not is_serving(town.probe)
+        aside.rename(request)
+        town.until(lambda: "Ready: sites reach" in town.coordinator.text, 60, "it is ready")
+        town.until(lambda: is_serving(town.probe), 30, "probes see it")
