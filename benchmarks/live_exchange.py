@@ -34,12 +34,12 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 
 from live_consortium import (
     SiteProcess,
-    free_ports,
     wait_until,
     write_certificates,
     write_site_key,
 )
 from live_masking import MaskedRounds
+from spare_ports import free_ports
 
 STAGES = (
     "coordinator to SuperLink",

@@ -25,6 +25,7 @@ from fedrx_protocol.text import command
 if TYPE_CHECKING:
     from fedrx_server.consortium import Consortium
     from fedrx_server.runs import Runs
+    from fedrx_server.superlink import Ports
 
 _LOG_BYTES, _LOG_FILES = 1_000_000, 5
 _STOP_PATIENCE_S = 30.0
@@ -62,23 +63,25 @@ def start(
         int, typer.Option(help="Health probes (grpc.health.v1), on loopback only.")
     ] = 9444,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; every interface by default.")
+        str,
+        typer.Option(help="Address to listen on; all of IPv4 by default, :: for all of IPv6."),
     ] = "0.0.0.0",  # noqa: S104 - sites come from outside; the proxy is what they meet
 ) -> None:
     """Open the door for sites and drive the runs, until interrupted; for a service manager."""
+    from fedrx_protocol.address import bare_host
     from fedrx_protocol.endings import on_ending
     from fedrx_server.consortium import Consortium
     from fedrx_server.coordinator import Coordinator
     from fedrx_server.superlink import Ports
 
     consortium = Consortium(folder)
-    ports = Ports(port, inner_port, health_port, host)
+    ports = Ports(port, inner_port, health_port, bare_host(host))
     _log_to(folder / "service.log")
     over = threading.Event()
     on_ending(over.set)
     warn_certificate(consortium)
     say("Starting; this takes some seconds.")
-    Coordinator(consortium, ports).serve(over, lambda: _tell_ready(consortium, port))
+    Coordinator(consortium, ports).serve(over, lambda: _tell_ready(consortium, ports))
     say("Stopped: runs, proxy and SuperLink have ended.")
 
 
@@ -333,13 +336,13 @@ def _runs(folder: Path) -> "Runs":
     return Runs(runs_folder(folder))
 
 
-def _tell_ready(consortium: "Consortium", port: int) -> None:
-    hosts = consortium.hosts or ("localhost",)
-    for name in hosts:
-        address = shlex.quote(f"{name}:{port}")
-        say(
-            f"Ready: sites reach {name}:{port} (`fedrx site start FOLDER --coordinator {address}`)."
-        )
+def _tell_ready(consortium: "Consortium", ports: "Ports") -> None:
+    from fedrx_protocol.address import Address
+
+    for name in consortium.hosts or (ports.door.host,):
+        place = Address(name, ports.public)
+        address = shlex.quote(str(place))
+        say(f"Ready: sites reach {place} (`fedrx site start FOLDER --coordinator {address}`).")
     say(f"Fingerprint of the consortium: {consortium.fingerprint}")
     sys.stdout.flush()
 

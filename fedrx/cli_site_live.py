@@ -54,11 +54,15 @@ def start(
     from fedrx_client.identity import SiteIdentity
     from fedrx_client.live_site import LiveSite
     from fedrx_client.site_settings import SiteSettings, only_agent
+    from fedrx_client.way import proxy_for
+    from fedrx_protocol.address import Address
 
     identity = SiteIdentity(folder)
-    settings = SiteSettings.load(folder).changed(coordinator, device)
+    given = None if coordinator is None else str(Address.parse(coordinator))
+    settings = SiteSettings.load(folder).changed(given, device)
     if not settings.coordinator:
         raise MisuseError("The first time, give --coordinator with its HOST:PORT.")
+    proxy = proxy_for(Address.parse(settings.coordinator))
     passphrase = passphrase_for(needed=identity.needs_passphrase, file=passphrase_file)
     keys = identity.keys(passphrase)
     door = _door(identity, settings.coordinator, keys)
@@ -66,7 +70,8 @@ def start(
     with only_agent(folder), _serving(LiveSite(folder, keys, device=chosen)) as live:
         settings.keep(folder)
         _log_to(folder / "agent.log", log_level)
-        say(start_page(folder, settings.coordinator, chosen.type, _now()))
+        way = settings.coordinator + (f" through the proxy {proxy}" if proxy else "")
+        say(start_page(folder, way, chosen.type, _now()))
         run_agent(door, live_client_app(live), folder=folder, health_port=health_port)
 
 

@@ -300,17 +300,18 @@ def _network(
     identity: "SiteIdentity", coordinator: str | None, passphrase: str | None
 ) -> "tuple[Check, ...]":
     """Checks of the way to the coordinator, if one was named and this site has joined it."""
-    from fedrx_client.door import Door, require_address
+    from fedrx_client.door import Door
     from fedrx_client.network_check import Network
     from fedrx_client.pins import read_file
+    from fedrx_protocol.address import Address
 
     if coordinator is None:
         return ()
-    require_address(coordinator)
+    address = str(Address.parse(coordinator))
     if not identity.joined:
         return ()
     ca = read_file(identity.authority_path)
-    door = Door(coordinator, ca, identity.keys(passphrase).authentication)
+    door = Door(address, ca, identity.keys(passphrase).authentication)
     return Network(door, identity.folder).checks()
 
 

@@ -140,7 +140,7 @@ def start_page(folder: Path, coordinator: str, device: str, now: int) -> str:
 
     Args:
         folder: the site's folder.
-        coordinator: its HOST:PORT.
+        coordinator: its HOST:PORT, and the proxy on the way there if there is one.
         device: where the site computes.
         now: unix seconds.
     """

@@ -1,6 +1,5 @@
 """Where a site finds its coordinator, how it shows who it is, and what can go wrong there."""
 
-import re
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
+from fedrx_protocol.address import Address
 from fedrx_protocol.errors import FedRxError, MisuseError, PeerError
-
-_PORT = re.compile(r"[0-9]{1,5}")
+from fedrx_protocol.tls import trusting
 
 
 class Unreachable(FedRxError):  # noqa: N818 - named for what happened
@@ -33,13 +32,6 @@ class Undeliverable(PeerError):  # noqa: N818 - named for what happened
     """A message could not be had or given: its run is over, or its parts do not fit."""
 
 
-def require_address(address: str) -> None:
-    """Raise `MisuseError` unless this is a host and a port."""
-    host, _, port = address.rpartition(":")
-    if not host or not _PORT.fullmatch(port) or not 0 < int(port) < 2**16:
-        raise MisuseError(f"{address!r} is no HOST:PORT; ask your coordinator for it.")
-
-
 @dataclass(frozen=True)
 class Door:
     """Where a site finds its coordinator, and how it shows who it is.
@@ -56,16 +48,24 @@ class Door:
 
     def __post_init__(self) -> None:
         """Check the address and the certificate."""
-        require_address(self.address)
+        _ = self.place
         try:
             # Without one Python would fall back on the public CAs of the system.
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(
-                cadata=self.ca_certificate.decode("ascii")
-            )
+            _ = self.trust
         except (ssl.SSLError, ValueError):
             raise MisuseError(
                 "the CA certificate is not in PEM form; fetch it from the coordinator again."
             ) from None
+
+    @property
+    def place(self) -> Address:
+        """Host and port, apart."""
+        return Address.parse(self.address)
+
+    @property
+    def trust(self) -> ssl.SSLContext:
+        """What a connection to the coordinator is checked with."""
+        return trusting(self.ca_certificate)
 
 
 def load_transport_key(path: Path, password: bytes | None = None) -> ec.EllipticCurvePrivateKey:

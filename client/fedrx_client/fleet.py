@@ -5,7 +5,6 @@ the wire. Flower is pinned to one version, because these names are not a public 
 else at a site imports them.
 """
 
-import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -52,6 +51,7 @@ from fedrx_client.door import (
     Unreachable,
     load_transport_key,
 )
+from fedrx_client.way import Way, proxy_for
 from fedrx_protocol import frames
 from fedrx_protocol.errors import FedRxError, MisuseError, PeerError
 from fedrx_protocol.parts import assemble, is_array
@@ -132,13 +132,21 @@ class Fleet:
         self._listening = False
         signature = NodeAuthHttpInterceptor(door.key, door.key.public_key())
         self._sign = signature.intercept
-        self._client = FleetHttpClient.from_server_address(
-            door.address,
-            insecure=False,
-            root_certificates=door.ca_certificate,
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperNode"), signature],
+        base = f"https://{door.place}"
+        self._http = Way(proxy_for(door.place)).client(
+            door.trust,
+            f"{base}/v1/fleet/",
+            httpx.Timeout(_CALL_WITHIN_S, read=_TAKE_WITHIN_S),
+            _KEEP_S,
         )
-        self._fused = _fused_client(door)
+        self._client = FleetHttpClient(
+            base,
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperNode"), signature],
+            verify=door.trust,
+        )
+        # Flower's own would choose a way by itself, from the same environment by other rules.
+        self._client.close()
+        self._client._client = self._http  # noqa: SLF001 - Flower has no other way to it
 
     def connect(self, known_node: int = 0) -> int:
         """Come online and return the node id.
@@ -239,7 +247,6 @@ class Fleet:
             pass  # the coordinator notices by itself
         finally:
             self._client.close()
-            self._fused.close()
 
     def _take(self) -> Message | None:
         request = PullMessagesRequest(node=self._node, message_ids=self._aside)
@@ -282,7 +289,7 @@ class Fleet:
     @contextmanager
     def _opened(self, call: str, kind: str, body: Iterable[bytes]) -> Iterator[httpx.Response]:
         """A signed call's answer, of which the body has still to come."""
-        request = self._fused.build_request(
+        request = self._http.build_request(
             "POST", call, content=iter(body), headers={"content-type": kind}
         )
         context = ProtobufRequestContext(call, Node(), request)
@@ -298,7 +305,7 @@ class Fleet:
             yield response
 
     def _sent(self, request: httpx.Request) -> httpx.Response:
-        return self._fused.send(request, stream=True)
+        return self._http.send(request, stream=True)
 
     def _bodies(self, response: httpx.Response) -> Iterator[bytes]:
         reader = frames.FrameReader(_LONGEST_FRAME_BYTES)
@@ -330,18 +337,6 @@ class _Budget:
         if self._left < 0:
             raise Undeliverable("a request is longer than this site takes.")
         return content
-
-
-def _fused_client(door: Door) -> httpx.Client:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cadata=door.ca_certificate.decode("ascii"))
-    return httpx.Client(
-        base_url=f"https://{door.address}/v1/fleet/",
-        verify=context,
-        timeout=httpx.Timeout(_CALL_WITHIN_S, read=_TAKE_WITHIN_S),
-        trust_env=False,
-        limits=httpx.Limits(keepalive_expiry=_KEEP_S),
-    )
 
 
 def _parsed(kind: type[P], data: bytes) -> P:

@@ -4,11 +4,11 @@ Admits sites and shuts them out. Flower is pinned to one version, because the na
 not a public interface.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import httpx
 from flwr.proto.control_pb2 import (
@@ -18,16 +18,22 @@ from flwr.proto.control_pb2 import (
 )
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
+from flwr.supercore.protobuf.client import ProtobufClient, ProtobufClientInterceptor
 from flwr.supercore.retry import RetryInvoker, exponential
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.version import package_version
 
+from fedrx_protocol.address import Address
 from fedrx_protocol.documents import read_json
 from fedrx_protocol.errors import FedRxError, MisuseError
+from fedrx_protocol.tls import trusting
 
 FLOWER_VERSION: Final = "1.41.0"
 _ACQUIRE: Final = "/flwr.proto.Runtime/AcquireTask"
 _GATEWAY_CODES: Final = frozenset({500, 502, 503, 504})
+_TIMEOUT_S: Final = 30.0
+
+C = TypeVar("C", bound=ProtobufClient)
 
 
 class SuperLinkRefused(FedRxError):  # noqa: N818 - named for what happened
@@ -59,10 +65,47 @@ class Backstage:
                 f"FedRx needs Flower {FLOWER_VERSION} and found {package_version}: "
                 f"run `pip install flwr=={FLOWER_VERSION}`."
             )
-        if self.address.rpartition(":")[0] not in {"127.0.0.1", "localhost"}:
+        if not Address.parse(self.address).on_loopback:
             raise MisuseError(f"{self.address}: the SuperLink itself may only be on loopback.")
         if not self.secret:
             raise MisuseError("the SuperLink's task secret is empty; start the coordinator anew.")
+
+    def http(
+        self, base_url: str = "", headers: Mapping[str, str] | None = None, keep_s: float = 5.0
+    ) -> httpx.Client:
+        """A client that asks nobody else: whatever proxy the environment names, this is loopback.
+
+        Args:
+            base_url: Before every path.
+            headers: Of every call.
+            keep_s: How long an idle connection is kept.
+        """
+        return httpx.Client(
+            base_url=base_url,
+            headers=headers,
+            verify=trusting(self.ca_certificate),
+            timeout=_TIMEOUT_S,
+            trust_env=False,
+            limits=httpx.Limits(keepalive_expiry=keep_s),
+        )
+
+    def reached_by(
+        self,
+        kind: type[C],
+        interceptors: Sequence[ProtobufClientInterceptor],
+        retry_invoker: RetryInvoker | None = None,
+    ) -> C:
+        """One of Flower's clients, on `http` and not on one of its own making."""
+        trust = trusting(self.ca_certificate)
+        client = kind(
+            f"https://{self.address}",
+            interceptors=interceptors,
+            verify=trust,
+            retry_invoker=retry_invoker,
+        )
+        client.close()
+        client._client = self.http()  # noqa: SLF001 - Flower has no other way
+        return client
 
 
 @dataclass(frozen=True)
@@ -121,12 +164,7 @@ def list_sites(backstage: Backstage) -> list[SiteNode]:
 @contextmanager
 def control_client(backstage: Backstage) -> Iterator[ControlHttpClient]:
     """A client of the Control paths."""
-    client = ControlHttpClient.from_server_address(
-        backstage.address,
-        insecure=False,
-        root_certificates=backstage.ca_certificate,
-        interceptors=[],
-    )
+    client = backstage.reached_by(ControlHttpClient, [])
     with translated(), client:
         yield client
 
@@ -134,17 +172,11 @@ def control_client(backstage: Backstage) -> Iterator[ControlHttpClient]:
 @contextmanager
 def task_queue(backstage: Backstage) -> Iterator[RuntimeHttpClient]:
     """A client of the Runtime paths that may take tasks."""
-    client = RuntimeHttpClient.from_server_address(
-        backstage.address,
-        insecure=False,
-        root_certificates=backstage.ca_certificate,
-        interceptors=[
-            RuntimeVersionHttpInterceptor(component_name="SuperExec"),
-            SuperExecAuthHttpInterceptor(
-                master_secret=backstage.secret, protected_methods={_ACQUIRE}
-            ),
-        ],
+    secret = SuperExecAuthHttpInterceptor(
+        master_secret=backstage.secret, protected_methods={_ACQUIRE}
     )
+    version = RuntimeVersionHttpInterceptor(component_name="SuperExec")
+    client = backstage.reached_by(RuntimeHttpClient, [version, secret])
     with translated(), client:
         yield client
 

@@ -68,7 +68,7 @@ class Coordinator:
 
         Args:
             stop: Set to end.
-            ready: Called once sites can connect.
+            ready: Called once sites can connect and those of the roster are admitted.
 
         Raises:
             CoordinatorRunning: Another process serves this folder.
@@ -87,20 +87,24 @@ class Coordinator:
         files = self._consortium.files
         folder = files.tls.resolve()
         tls = Tls(files.authority, folder / "server.crt", folder / "server.key")
-        link = SuperLink(self._folder / "superlink", tls, self._ports)
+        link = SuperLink(self._folder / "superlink", tls, self._ports, admits=False)
         over = threading.Event()
         watch = threading.Thread(target=link.supervise, args=(over,), name="superlink", daemon=True)
         with link.running():
             watch.start()
             try:
                 doors = Doors(link.backstage, self._consortium)
-                doors.look()
-                self._tell(link, doors)
-                ready()
-                while not stop.wait(LOOK_EVERY_S) and files.tls.resolve() == folder:
+                said = False
+                while not stop.is_set() and files.tls.resolve() == folder:
                     doors.look()
-                    self._workers.look(link.backstage)
                     self._tell(link, doors)
+                    if doors.settled and not said:
+                        link.admit()
+                        ready()
+                        said = True
+                    if said:
+                        self._workers.look(link.backstage)
+                    stop.wait(LOOK_EVERY_S)
                 if stop.is_set():
                     self._workers.stop()
                 else:
@@ -122,6 +126,7 @@ class Doors:
 
     Attributes:
         online: By site of the roster, as last seen.
+        settled: Whether the roster was in force at the SuperLink once.
 
     Args:
         backstage: The SuperLink.
@@ -142,6 +147,7 @@ class Doors:
         self._due = 0.0
         self._trouble = ""
         self.online: dict[str, bool] = {}
+        self.settled = False
 
     def look(self) -> None:
         """Admit and shut out, if the roster changed or it is time; trouble is logged once."""
@@ -158,6 +164,7 @@ class Doors:
             self._trouble = str(error)
             return
         self._seen, self._due, self._trouble = seen, self._now() + _DOORS_EVERY_S, ""
+        self.settled = True
 
     def settle(self) -> None:
         """Register every key of the roster and unregister all others.

@@ -38,6 +38,11 @@ from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
 )
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+)
+from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
@@ -114,11 +119,23 @@ class LiveGrid(HttpGrid):
             root_certificates=backstage.ca_certificate,
             token=token,
         )
+        self._backstage = backstage
         self._retry_invoker = retries(_PATIENCE_S)
         self._link = LinkClient(backstage, token, self._retry_invoker)
         self._arrived: deque[Arrived] = deque()
         self._had: list[str] = []
         self._answers_until = 0.0
+
+    def _connect(self) -> None:
+        """Connect on the coordinator's own way, which no proxy of the environment is on."""
+        interceptors: list[ProtobufClientInterceptor] = [
+            self._tracing,
+            RuntimeVersionHttpInterceptor(component_name="flwr-serverapp"),
+            RuntimeTokenHttpInterceptor(token=self._token),
+        ]
+        self._client = self._backstage.reached_by(
+            RuntimeHttpClient, interceptors, self._retry_invoker
+        )
 
     def take_task(self) -> None:
         """Tell the SuperLink that the task runs, and learn what run it belongs to."""

@@ -5,6 +5,7 @@ gives tasks only to who knows a secret in the coordinator's folder. Sites reach 
 outlives the process that supervises them.
 """
 
+import errno
 import logging
 import os
 import secrets
@@ -25,7 +26,9 @@ import httpx
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
+from fedrx_protocol.address import Address, require_host
 from fedrx_protocol.errors import FedRxError, MisuseError
+from fedrx_protocol.tls import trusting
 from fedrx_server.backstage import Backstage
 from fedrx_server.link.child import Child
 from fedrx_server.link.memory import SETTING
@@ -34,6 +37,9 @@ from fedrx_server.proxy import Tls, find_nginx, proxy_config
 logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S: Final = 0.1
+
+# An address that stands for all of them is none to connect to.
+_EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 # Flower's own switches: nothing is reported, nothing is installed.
 _QUIET: Final = {
@@ -65,10 +71,25 @@ class Ports:
     host: str = "0.0.0.0"  # noqa: S104 - sites come from outside; the proxy is what they meet
 
     def __post_init__(self) -> None:
-        """Check that there are three different ports."""
+        """Check the host, and that there are three different ports.
+
+        Raises:
+            MisuseError: Says which is wrong.
+        """
+        require_host(self.host)
         numbers = (self.public, self.inner, self.health)
         if len(set(numbers)) < 3 or not all(0 < number < 2**16 for number in numbers):
             raise MisuseError(f"ports {numbers}: choose three different ones from 1 to 65535.")
+
+    @property
+    def listen(self) -> Address:
+        """Where the proxy listens."""
+        return Address(self.host, self.public)
+
+    @property
+    def door(self) -> Address:
+        """Where this machine itself reaches the proxy."""
+        return Address(_EVERYWHERE.get(self.host, self.host), self.public)
 
 
 class SuperLink:
@@ -78,17 +99,19 @@ class SuperLink:
         folder: State, secret and logs; made with mode 0700. Belongs on an encrypted disk.
         tls: The coordinator's certificates.
         ports: Where to listen.
+        admits: Whether it is ready as soon as both run; else once `admit` is called.
 
     Raises:
         MisuseError: nginx is missing or a port is taken.
     """
 
-    def __init__(self, folder: Path, tls: Tls, ports: Ports) -> None:
+    def __init__(self, folder: Path, tls: Tls, ports: Ports, *, admits: bool = True) -> None:
         self._folder, self._tls, self._ports = folder.resolve(), tls, ports
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._secret = _secret(self._folder / "tasks.secret")
         self._superlink = self._make_superlink()
         self._proxy = self._make_proxy()
+        self._admits = admits
         self._health = health.HealthServicer()
         self._tell(ready=False)
 
@@ -121,6 +144,12 @@ class SuperLink:
                 self._proxy.stop()
                 self._superlink.stop()
 
+    def admit(self) -> None:
+        """Say that it is ready, to the log and to probes: the sites of the roster are let in."""
+        self._admits = True
+        self._tell(ready=True)
+        logger.info("ready: sites reach %s", self._ports.listen)
+
     def supervise(self, stop: threading.Event) -> None:
         """Start again what dies, until told to stop."""
         children = (self._superlink, self._proxy)
@@ -128,25 +157,28 @@ class SuperLink:
             for child in children:
                 child.trim_log()
                 child.revive()
-            self._tell(ready=all(child.alive for child in children))
+            self._tell(ready=self._admits and all(child.alive for child in children))
 
     def is_ready(self) -> bool:
         """Whether a site's call passes the proxy and is answered by the SuperLink."""
-        inner = f"https://localhost:{self._ports.inner}/health"
+        inner = f"https://127.0.0.1:{self._ports.inner}/health"
         # An empty call without a signature: the SuperLink says 401, the proxy alone 502.
-        door = f"https://localhost:{self._ports.public}/v1/fleet/pull-messages"
+        door = f"https://{self._ports.door}/v1/fleet/pull-messages"
         kind = {"content-type": PROTOBUF_MEDIA_TYPE}
+        # Wherever it listens, its certificate is for this name too.
+        named = {"sni_hostname": "localhost"}
         try:
             with httpx.Client(verify=self._trust(), trust_env=False, timeout=5.0) as client:
-                if client.get(inner).status_code != 200:
+                if client.get(inner, extensions=named).status_code != 200:
                     return False
-                return client.post(door, headers=kind).status_code == 401
+                answer = client.post(door, headers=kind, extensions=named)
+                return answer.status_code == 401
         except httpx.HTTPError:
             return False
 
     def _start(self, timeout_s: float) -> None:
-        for port in (self._ports.public, self._ports.inner):
-            _check_free(port)
+        for address in (self._ports.listen, Address("127.0.0.1", self._ports.inner)):
+            _check_free(address)
         for child in (self._superlink, self._proxy):
             child.begin_log()
             child.start()
@@ -156,11 +188,11 @@ class SuperLink:
                 if not child.alive or time.monotonic() > end:
                     raise NotStarted(f"the {child.name} did not come up; see {child.log}.")
             time.sleep(_LOOK_EVERY_S)
-        self._tell(ready=True)
-        logger.info("ready: sites reach port %d", self._ports.public)
+        if self._admits:
+            self.admit()
 
     def _trust(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=self._tls.ca_certificate)
+        return trusting(self._tls.ca_certificate.read_bytes())
 
     def _tell(self, *, ready: bool) -> None:
         state = health_pb2.HealthCheckResponse
@@ -201,7 +233,7 @@ class SuperLink:
     def _make_proxy(self) -> Child:
         folder = self._folder / "proxy"
         folder.mkdir(exist_ok=True)
-        listen = f"{self._ports.host}:{self._ports.public}"
+        listen = str(self._ports.listen)
         config = folder / "nginx.conf"
         config.write_text(
             proxy_config(folder, self._tls, listen=listen, inner_port=self._ports.inner),
@@ -222,12 +254,27 @@ def _secret(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _check_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            raise MisuseError(
-                f"port {port} is taken: another coordinator may run, or choose another port."
-            ) from None
+def _check_free(address: Address) -> None:
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise MisuseError(
+            f"{address.host}: no address is known for it ({error.strerror}); give one of this "
+            "machine's with --host."
+        ) from None
+    for family, _, _, _, place in found:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(place)
+            except OSError as error:
+                raise MisuseError(_occupied(address, error)) from None
+
+
+def _occupied(address: Address, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {address.port} is taken: another coordinator may run, or choose another port."
+    return (
+        f"nothing can listen on {address} ({error.strerror}): choose an address of this machine "
+        "and a port that this account may use."
+    )

@@ -353,8 +353,8 @@ class TestFusedCalls:
         def make(*answers, limit=2**31) -> tuple[Fleet, Coordinator]:
             coordinator = Coordinator(*answers)
             fleet = Fleet(Door("localhost:8443", ca, key), longest_message_bytes=limit)
-            fleet._fused.close()
-            fleet._fused = httpx.Client(
+            fleet._http.close()
+            fleet._http = httpx.Client(
                 base_url="https://localhost:8443/v1/fleet/",
                 transport=httpx.MockTransport(coordinator),
             )
@@ -433,7 +433,7 @@ class TestFusedCalls:
     def test_a_stop_ends_the_wait_and_only_the_wait(self, connected):
         fleet, _ = connected()
         fleet.interrupt()  # it does not wait
-        fleet._fused = httpx.Client(
+        fleet._http = httpx.Client(
             base_url="https://localhost/",
             transport=httpx.MockTransport(lambda _: fleet.interrupt()),
         )

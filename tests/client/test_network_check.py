@@ -7,6 +7,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from connect_proxy import ConnectProxy
 from cryptography.hazmat.primitives.asymmetric import ec
 from live_consortium import write_certificates
 from spare_ports import free_ports
@@ -37,7 +38,7 @@ class NotFlower(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tls")
-    write_certificates(folder)
+    write_certificates(folder, "proxied.example.org")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.crt", folder / "server.key")
     server = ThreadingHTTPServer(("127.0.0.1", 0), NotFlower)
@@ -70,11 +71,64 @@ def test_a_coordinator_that_is_there(network):
 def test_nobody_listens(network):
     (port,) = free_ports(1)
     away = network(f"localhost:{port}")
-    for check in away.checks():
+    for check in away.checks():  # no proxy is named, so no line is about one
         line = check.line()
         assert not line.ok
         assert line.remedy
     assert "firewall" in away.reachable().remedy
+
+
+@pytest.fixture
+def proxied(server, monkeypatch):
+    """A proxy that alone knows where the coordinator is; gives the coordinator's name for it."""
+    proxy = ConnectProxy(server[1], user="jo:pass word")
+    monkeypatch.setenv("HTTPS_PROXY", f"http://jo:pass%20word@{proxy.address}")
+    monkeypatch.delenv("https_proxy", raising=False)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    yield proxy, f"proxied.example.org:{server[1]}"
+    proxy.close()
+
+
+def test_every_line_goes_through_the_proxy_and_names_it(network, proxied):
+    proxy, name = proxied
+    lines = {check.name: check.line() for check in network(name).checks()}
+    assert proxy.address in lines["proxy"].text
+    assert "pass word" not in "".join(line.text + line.remedy for line in lines.values())
+    assert lines["coordinator"].ok
+    assert "signed by the pinned CA" in lines["certificate"].text
+    assert lines["clock"].ok
+    assert "not enrolled" in lines["admitted"].text  # so the key was shown
+    assert set(proxy.asked) == {f"CONNECT {name} HTTP/1.1"}
+    assert len(proxy.asked) >= 4
+
+
+def test_a_proxy_that_is_away_is_what_every_line_says(network, proxied):
+    proxy, name = proxied
+    proxy.close()
+    lines = {check.name: check.line() for check in network(name).checks()}
+    assert {name for name, line in lines.items() if line.ok} == {"proxy"}
+    assert proxy.address in lines["coordinator"].text
+    assert "HTTPS_PROXY" in lines["coordinator"].remedy
+    assert proxy.address in lines["admitted"].text
+
+
+def test_a_proxy_that_refuses(network, proxied, monkeypatch):
+    proxy, name = proxied
+    monkeypatch.setenv("HTTPS_PROXY", f"http://jo:wrong@{proxy.address}")
+    line = network(name).reachable()
+    assert "407" in line.text
+    assert "password" in line.remedy
+    assert "wrong" not in line.text + line.remedy
+
+
+def test_loopback_and_exceptions_do_not_ask_the_proxy(network, proxied, monkeypatch):
+    proxy, name = proxied
+    assert network().reachable().ok
+    assert network().skew().ok
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    assert "no address is known" in network(name).reachable().text
+    assert proxy.asked == []
 
 
 def test_a_name_that_leads_nowhere(network):
@@ -92,9 +146,9 @@ def test_a_certificate_is_held_against_time(network):
 
 
 def test_a_certificate_for_another_host(network, server, monkeypatch):
-    connect = socket.create_connection
+    connect, local = socket.create_connection, ("127.0.0.1", server[1])
     monkeypatch.setattr(
-        socket, "create_connection", lambda _, **more: connect(("127.0.0.1", server[1]), **more)
+        socket, "create_connection", lambda _, *more, **rest: connect(local, *more, **rest)
     )
     line = network("fl.example.org:8443").certificate()
     assert not line.ok

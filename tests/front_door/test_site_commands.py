@@ -248,6 +248,33 @@ def test_check_refuses_what_is_no_address_before_joining_too(fedrx, joined, addr
     )
 
 
+@pytest.mark.parametrize("verb", ["check", "start"])
+def test_an_ipv6_address_without_brackets_is_answered_with_them(fedrx, approved, verb):
+    files = FILES if verb == "check" else ()
+    said = refusal(fedrx, "site", verb, "a", *files, "--coordinator", "::1:37691")
+    assert "[::1]:37691" in said
+
+
+def test_an_address_may_be_written_as_a_url(fedrx, approved):
+    for address in ("https://localhost:1", "https://[::1]:1/"):
+        ran = fedrx("site", "check", "a", *FILES, "--coordinator", address, "--json")
+        [line] = [line for line in ran.json["lines"] if line["name"] == "coordinator"]
+        assert "does not answer on port 1" in line["text"]
+
+
+@pytest.mark.parametrize("verb", ["check", "start"])
+def test_a_proxy_that_cannot_be_used_is_said_before_anything_begins(
+    fedrx, approved, verb, monkeypatch
+):
+    monkeypatch.setenv("https_proxy", "socks5://jo:secret@proxy:1080")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    files = FILES if verb == "check" else ()
+    said = refusal(fedrx, "site", verb, "a", *files, "--coordinator", "fl.example.org:1")
+    assert "https_proxy" in said
+    assert "secret" not in said
+
+
 def test_a_changed_ledger_is_found(fedrx, approved, joined, place):
     released(place)
     ran = joined("site", "ledger", "a", "--verify")

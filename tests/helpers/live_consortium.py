@@ -55,12 +55,12 @@ def echo_app() -> ClientApp:
     return app
 
 
-def write_certificates(folder: Path) -> None:
-    """A CA and a certificate of localhost: ca.crt, server.crt, server.key."""
+def write_certificates(folder: Path, *hosts: str) -> None:
+    """A CA and a certificate of localhost and more hosts: ca.crt, server.crt, server.key."""
     folder.mkdir(parents=True, exist_ok=True)
     ca_key, server_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     ca = _certificate("test CA", ca_key, "test CA", ca_key, is_ca=True)
-    server = _certificate("localhost", server_key, "test CA", ca_key, is_ca=False)
+    server = _certificate("localhost", server_key, "test CA", ca_key, *hosts, is_ca=False)
     (folder / "ca.crt").write_bytes(ca.public_bytes(_PEM))
     (folder / "server.crt").write_bytes(server.public_bytes(_PEM))
     (folder / "server.key").write_bytes(
@@ -142,9 +142,12 @@ def wait_until(condition, timeout_s: float, what: str) -> float:
     return time.monotonic() - start
 
 
-def _certificate(subject, key, issuer, issuer_key, *, is_ca):
+def _certificate(subject, key, issuer, issuer_key, *hosts, is_ca):
     now = dt.datetime.now(dt.UTC)
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    names = [
+        *map(x509.DNSName, ("localhost", *hosts)),
+        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+    ]
     builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))

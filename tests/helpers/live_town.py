@@ -153,10 +153,10 @@ class Town:
 
     # --- commands ---
 
-    def done(self, *argv: object, code: int = 0, timeout_s: float = 120) -> str:
+    def done(self, *argv: object, code: int = 0, timeout_s: float = 120, **arranged: Any) -> str:
         """Run a command to its end; gives what it printed."""
         output = self.folder / f"command-{time.monotonic_ns()}.txt"
-        pid = self.nursery.start(argv, output)
+        pid = self.nursery.start(argv, output, **arranged)
         status = self.nursery.wait(pid, timeout_s)
         text = output.read_text()
         assert status == code, f"{' '.join(map(str, argv))}: {status}\n{text}"
@@ -223,13 +223,15 @@ class Town:
 
     # --- processes ---
 
-    def open(self, timeout_s: float = 60) -> None:
+    def open(self, timeout_s: float = 60, **arranged: Any) -> None:
         """Start the coordinator and wait until sites can reach it."""
         ports = ("--port", self.public, "--inner-port", self.inner, "--health-port", self.probe)
         argv = ("coordinator", "start", self.folder / "consortium", *ports, "--host", self.listen)
         output = self.folder / "coordinator.txt"
         written = len(output.read_text()) if output.exists() else 0
-        self.coordinator = Running(self.nursery, self.nursery.start(argv, output), output)
+        self.coordinator = Running(
+            self.nursery, self.nursery.start(argv, output, **arranged), output
+        )
         self.until(lambda: "eady" in self.coordinator.text[written:], timeout_s, "coordinator")
 
     def enter(self, name: str, *, door: str = "localhost", **arranged: Any) -> Running:

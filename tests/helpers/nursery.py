@@ -5,7 +5,7 @@ inside the child is arranged here, never in the product.
 
 One JSON object a line in, one line out:
     {"argv": [...], "output": path, "fault": {...}?, "cwd": path?,
-     "netns": name?, "file_limit": bytes?}                              ->  pid
+     "netns": name?, "file_limit": bytes?, "environment": {...}?}       ->  pid
     {"wait": pid, "timeout_s": x}                                     ->  exit status, or "alive"
 
 Faults; a site that died of one is well when it is started again:
@@ -144,6 +144,7 @@ def run_child(task: dict) -> None:
     if task.get("file_limit"):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (task["file_limit"], resource.RLIM_INFINITY))
+    os.environ.update(task.get("environment") or {})
     install(task.get("fault") or {})
     sys.argv = ["fedrx", *task["argv"]]
     code: object = 70

@@ -317,7 +317,8 @@ def test_the_coordinators_calls_need_its_token(stage, call):
         ("/v1/fleet/nothing", 404),
         ("/v1/fleet/pull-messages", 401),
         ("/v1/fleet/take", 401),
-        ("/v1/fleet/give", 400),
+        ("/v1/fleet/give", 401),
+        ("/v1/fleet/activate-node", 401),
         ("/v1/runtime/send", 401),
     ],
 )
@@ -359,3 +360,64 @@ def test_who_does_not_take_its_answer_is_given_up(stage, caplog):
     asyncio.run(stage.link(scope, receive, send))
     assert time.monotonic() - start < LONG_S
     assert "/v1/fleet/take: its taker is too slow" in caplog.text
+
+
+def proofs(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
+    """The headers that show a key, signed now."""
+    request = httpx.Request("POST", "http://link/")
+    sign = NodeAuthHttpInterceptor(key, key.public_key())
+    sign.intercept(ProtobufRequestContext("", Node(), request), lambda _: None)
+    return {name: value for name, value in request.headers.items() if name.startswith("flwr-")}
+
+
+async def unread(stage: Stage, call: str, headers: dict[str, str]) -> int:
+    """The status of a call whose body never comes; whoever waits for it fails."""
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": f"/v1/fleet/{call}",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+    sent = []
+
+    async def receive():
+        raise AssertionError("the body of a stranger is read")
+
+    async def send(message):
+        sent.append(message)
+
+    await stage.link(scope, receive, send)
+    return sent[0]["status"]
+
+
+@pytest.mark.parametrize(
+    ("call", "status"), [("take", 401), ("give", 401), ("push-object", 401), ("activate-node", 412)]
+)
+def test_nothing_of_a_strangers_body_is_read(stage, call, status):
+    strange = proofs(ec.generate_private_key(ec.SECP256R1()))
+    known = proofs(stage.sites[0].key)
+    stolen = {**strange, **{name: known[name] for name in known if "public-key" in name}}
+    assert asyncio.run(unread(stage, call, strange)) == status
+    for wrong in ({}, stolen, {**known, "flwr-public-key": "no Base64", "flwr-timestamp": "?"}):
+        assert asyncio.run(unread(stage, call, wrong)) == 401
+
+
+def test_a_key_has_so_many_calls_under_way_and_no_more(stage):
+    """A stolen key can make the SuperLink hold no more than an agent's share."""
+
+    async def play():
+        first, second = stage.sites
+        waiting = [
+            asyncio.ensure_future(stage.take(first, wait=str(LONG_S)))
+            for _ in range(LIMITS.calls_of_a_site)
+        ]
+        while stage.link._callers._under_way[first.node] < LIMITS.calls_of_a_site:
+            await asyncio.sleep(0.01)
+        assert (await stage.take(first))[1].status_code == 503
+        assert (await stage.take(second))[1].status_code == 200
+        stage.link.stop()
+        assert {answer.status_code for _, answer in await asyncio.gather(*waiting)} == {200}
+        assert not stage.link._callers._under_way
+
+    asyncio.run(play())

@@ -1,14 +1,17 @@
 """Room for large objects: never more than there is, one for each owner, always given back."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
+from fastapi import HTTPException
+from flwr.proto.node_pb2 import Node
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import Request
 
 from fedrx_protocol import frames
-from fedrx_server.link.bodies import read_frames
+from fedrx_server.link.bodies import read_frames, read_protobuf
 from fedrx_server.link.limits import Limits
 from fedrx_server.link.lots import Lot, Lots
 
@@ -105,5 +108,54 @@ def test_an_object_that_does_not_come_loses_its_lot():
         with pytest.raises(Exception, match="did not come in time") as caught:
             await anext(found)
         assert caught.value.status_code == 503  # the agent tries again
+
+    asyncio.run(play())
+
+
+def test_bytes_that_trickle_do_not_keep_a_call_open():
+    """Each part comes in time, the message does not."""
+    limits = replace(LIMITS, lot_within_s=0.2)
+
+    async def receive():
+        await asyncio.sleep(0.05)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/",
+        "headers": [(b"content-type", b"application/protobuf")],
+    }
+
+    async def play() -> None:
+        lot = Lot(Lots(1, limits.lot_within_s), "own")
+        reads = (
+            read_protobuf(Request(scope, receive), Node, 1_000_000, limits, lot),
+            anext(read_frames(Request(scope, receive), 100_000, limits, lot)),
+        )
+        for read in reads:
+            with pytest.raises(HTTPException, match="did not come in time") as caught:
+                await asyncio.wait_for(read, 60)
+            assert caught.value.status_code == 503
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("longest", [200, 1_000])
+def test_one_message_is_within_its_length_and_waits_for_a_lot_once_it_is_large(longest):
+    content = Node(node_id=1).SerializeToString() + b"\xa2\x06\xf3\x03" + bytes(499)
+    request = request_of(content[:90], content[90:])
+    request.scope["headers"] = [(b"content-type", b"application/protobuf")]
+
+    async def play() -> None:
+        lot = Lot(Lots(1, 60.0), "own")
+        read = read_protobuf(request, Node, longest, LIMITS, lot)
+        if longest < len(content):
+            with pytest.raises(HTTPException, match="too long"):
+                await read
+        else:
+            assert (await read).node_id == 1
+            assert lot.until is not None
+        lot.release()
 
     asyncio.run(play())

@@ -118,6 +118,8 @@ def general_name(host: str) -> x509.GeneralName:
     Raises:
         HostInvalid: it is neither; a scheme, a port, a path and a wildcard are not allowed.
     """
+    if host.startswith("[") and host.endswith("]") and ":" in host:
+        host = host[1:-1]  # as an IPv6 address stands before a port
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:

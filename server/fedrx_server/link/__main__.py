@@ -19,6 +19,7 @@ from flwr.superlink.cli.flower_superlink import (
 from flwr.superlink.main import create_app
 
 from fedrx_protocol.errors import MisuseError
+from fedrx_protocol.tls import AEAD_CIPHERS
 from fedrx_server.link.database import prepare, settle
 from fedrx_server.link.door import Link
 from fedrx_server.link.limits import DEFAULT_LIMITS
@@ -64,6 +65,7 @@ def main() -> None:
             port=config.port,
             ssl_keyfile=config.ssl_keyfile,
             ssl_certfile=config.ssl_certfile,
+            ssl_ciphers=AEAD_CIPHERS,
             log_config=get_uvicorn_log_config(console_handler.level),
             access_log=False,
             timeout_keep_alive=_KEEP_ALIVE_S,

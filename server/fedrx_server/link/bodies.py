@@ -21,19 +21,30 @@ def parse(kind: type[M], data: bytes) -> M:
     return cast("M", ProtobufTranslationMiddleware._parse_request(data, kind))  # noqa: SLF001 - same
 
 
-async def read_protobuf(request: Request, kind: type[M], limits: Limits) -> M:
+async def read_protobuf(
+    request: Request, kind: type[M], longest: int, limits: Limits, lot: Lot
+) -> M:
     """The request's one Protobuf message, put where Flower's checks look for it.
 
+    Args:
+        request: The call of a site that is known.
+        kind: Of the message.
+        longest: Bytes of the longest message.
+        limits: Sizes.
+        lot: Held once the message is not small; the caller lets go.
+
     Raises:
-        HTTPException: 413 if it is too long.
+        HTTPException: 413 if it is too long, 503 if it does not come in time.
         FlowerError: It is none.
     """
     ProtobufTranslationMiddleware._check_request_media_type(request)  # noqa: SLF001 - the same
-    parts, held = [], 0
-    async for part in request.stream():
+    source, parts, held = _Parts(request, limits, lot), [], 0
+    while part := await source.next():
         held += len(part)
-        if held > limits.object_bytes + limits.head_bytes:
+        if held > longest:
             raise refuse("the request is too long", 413)
+        if held > limits.small_bytes:
+            await lot.hold()
         parts.append(part)
     parsed = parse(kind, b"".join(parts))
     request.state.protobuf_request = parsed
@@ -49,32 +60,54 @@ async def read_frames(
         request: The call.
         head_bytes: Longest head.
         limits: Sizes.
-        lot: Held while an object is on its way that is not small; whoever stores it lets go. A
-            site's head is small, and after it its owner is known.
+        lot: Held while an object is on its way that is not small; whoever stores it lets go.
 
     Raises:
-        HTTPException: 400 if a frame is too long or the body ends within one, 503 if an object
-            does not come in time.
+        HTTPException: 400 if a frame is too long or the body ends within one, 503 if one does not
+            come in time.
     """
     reader = frames.FrameReader(head_bytes)
-    parts = request.stream()
+    source = _Parts(request, limits, lot)
     try:
         while True:
             if reader.awaited > limits.small_bytes:
                 await lot.hold()
-            async with asyncio.timeout_at(lot.until):
-                part = await anext(parts, b"")
+            part = await source.next()
             if not part:
                 break
             for frame in reader.feed(part):
                 yield frame
+                source.again()
                 # Not before the head has shown who it is.
                 reader.longest = max(limits.object_bytes, head_bytes)
         reader.close()
     except frames.FrameInvalid as error:
         raise refuse(str(error), 400) from error
-    except TimeoutError:
-        raise refuse("an object did not come in time; try again", 503) from None
+
+
+class _Parts:
+    """A body as it comes, each message of it within its time, however slowly it trickles."""
+
+    def __init__(self, request: Request, limits: Limits, lot: Lot) -> None:
+        self._stream = request.stream()
+        self._within_s, self._lot = limits.lot_within_s, lot
+        self.again()
+
+    def again(self) -> None:
+        """Begin the time of the next message."""
+        self._until = asyncio.get_running_loop().time() + self._within_s
+
+    async def next(self) -> bytes:
+        """The next bytes, none at the end.
+
+        Raises:
+            HTTPException: 503 if they do not come in time.
+        """
+        try:
+            async with asyncio.timeout_at(self._lot.until or self._until):
+                return await anext(self._stream, b"")
+        except TimeoutError:
+            raise refuse("a message did not come in time; try again", 503) from None
 
 
 async def first(bodies: AsyncIterator[bytes]) -> bytes:

@@ -3,7 +3,6 @@
 The SuperLink hands large replies out one at a time, so that one of them is in memory here.
 """
 
-import ssl
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, cast
@@ -58,15 +57,10 @@ class LinkClient:
     ) -> None:
         self._retries = retries
         self._longest = longest
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_verify_locations(cadata=backstage.ca_certificate.decode("ascii"))
-        self._http = httpx.Client(
-            base_url=f"https://{backstage.address}{RUNTIME}",
-            verify=context,
-            timeout=_TIMEOUT_S,
-            trust_env=False,
-            limits=httpx.Limits(keepalive_expiry=_KEEP_S),
-            headers={TASK_TOKEN_HEADER: token, "content-type": FRAMES_MEDIA_TYPE},
+        self._http = backstage.http(
+            f"https://{backstage.address}{RUNTIME}",
+            {TASK_TOKEN_HEADER: token, "content-type": FRAMES_MEDIA_TYPE},
+            _KEEP_S,
         )
 
     def close(self) -> None:

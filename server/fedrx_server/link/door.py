@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Final
 
@@ -41,6 +42,7 @@ from starlette.types import Receive, Scope, Send
 
 from fedrx_server.link.bell import Bell
 from fedrx_server.link.bodies import first, parse, read_protobuf
+from fedrx_server.link.callers import Callers
 from fedrx_server.link.calls import FLEET, RUNTIME, WAIT_HEADER
 from fedrx_server.link.limits import Limits
 from fedrx_server.link.mailbox import Intake, Mailbox, Parcel
@@ -74,6 +76,7 @@ class Link:
         self._bell = Bell()
         self._stopping = False
         self._transfer = Transfer(self._mailbox, limits)
+        self._callers = Callers(state, limits)
         self._refusals = Refusals()
         self._stock = stock_calls(Owners(state, limits))
         self._fused: Mapping[str, Fused] = {
@@ -88,13 +91,15 @@ class Link:
         path = scope.get("path", "")
         if scope["type"] == "http" and (path.startswith(FLEET) or path in self._fused):
             request = Request({**scope, "app": self._app, "state": {}}, receive, send)
-            response = await http_error_translator(request, self._answer)
-            if response.status_code >= 400:
-                self._refusals.write(request, response)
-            try:
-                await response(scope, receive, self._timely(request, send))
-            except TimeoutError:
-                logger.warning("%s: its taker is too slow and has to try again", path)
+            with ExitStack() as under_way:
+                answer = partial(self._answer, under_way=under_way)
+                response = await http_error_translator(request, answer)
+                if response.status_code >= 400:
+                    self._refusals.write(request, response)
+                try:
+                    await response(scope, receive, self._timely(request, send))
+                except TimeoutError:
+                    logger.warning("%s: its taker is too slow and has to try again", path)
             return
         await self._app(scope, receive, send)
         if path == "/v1/control/unregister-node":
@@ -114,17 +119,29 @@ class Link:
 
         return sent if request.url.path.startswith(FLEET) else send
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request, under_way: ExitStack) -> Response:
         path = request.url.path
         if request.method != "POST":
             raise refuse("only POST", 405)
+        if path not in self._stock and path not in self._fused:
+            raise refuse("no such call", 404)
+        if path.startswith(FLEET):
+            node = await self._transfer.run(self._callers.node_of, request)
+            under_way.enter_context(self._callers.counted(node))
+            request.state.node = node
         if path in self._fused:
             return await self._fused[path](request)
-        call = self._stock.get(path)
-        if call is None:
-            raise refuse("no such call", 404)
-        parsed = await read_protobuf(request, PROTOBUF_REQUEST_TYPES["POST", path], self._limits)
-        response = await self._transfer.run(self._serve_stock, request, call, parsed)
+        return await self._answer_stock(request, self._stock[path])
+
+    async def _answer_stock(self, request: Request, call: Stock) -> Response:
+        kind = PROTOBUF_REQUEST_TYPES["POST", request.url.path]
+        longest = self._limits.object_bytes + self._limits.head_bytes
+        lot = self._transfer.lot(request.state.node)
+        try:
+            parsed = await read_protobuf(request, kind, longest, self._limits, lot)
+            response = await self._transfer.run(self._serve_stock, request, call, parsed)
+        finally:
+            lot.release()
         if isinstance(parsed, PushMessagesRequest):
             self._bell.ring(("run", parsed.messages_list[0].metadata.run_id))
         elif isinstance(parsed, PushObjectRequest):
@@ -143,7 +160,8 @@ class Link:
 
     async def _take(self, request: Request) -> Response:
         """Hand a node its next request, whole; wait for one if there is none."""
-        parsed = await read_protobuf(request, PullMessagesRequest, self._limits)
+        lot, longest = self._transfer.lot(request.state.node), self._limits.head_bytes
+        parsed = await read_protobuf(request, PullMessagesRequest, longest, self._limits, lot)
         node, aside = parsed.node.node_id, list(parsed.message_ids)
 
         def look() -> list[Parcel]:
@@ -154,16 +172,15 @@ class Link:
             return [parcel] if parcel else []
 
         found = await self._wait_for(("node", node), look, request, self._limits.wait_s)
-        return self._transfer.parcels(PullMessagesResponse, found, self._transfer.lot(node))
+        return self._transfer.parcels(PullMessagesResponse, found, lot)
 
     async def _give(self, request: Request) -> Response:
         """Take a node's reply with all its objects; its request is then done."""
-        lot = self._transfer.lot()
+        lot = self._transfer.lot(request.state.node)
         bodies = self._transfer.frames(request, self._limits.head_bytes, lot)
         parsed = parse(PushMessagesRequest, await first(bodies))
         request.state.protobuf_request = parsed
         await self._transfer.run(authenticate_node, request)
-        lot.owner = parsed.node.node_id
         reply = require_announcement(parsed.node.node_id, parsed, self._limits)
         tree = parsed.message_object_trees[0]
         announce = partial(self._mailbox.announce_reply, reply, tree)

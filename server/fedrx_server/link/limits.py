@@ -24,6 +24,8 @@ class Limits:
             object at most; the others wait. More of them are of use where many sites have slow
             lines, and take as many times 10 MiB.
         lot_within_s: An object must come within this time, or its site has to try again.
+        calls_of_a_site: How many calls one key may have under way; an agent has two, Flower's own
+            SuperNode a few more, and one that was killed leaves a question open for `wait_s`.
         send_within_s: So must each 256 KiB go to a site.
         answer_bytes: Small replies are handed to the coordinator together up to this size.
         own_head_bytes: What the coordinator's own process says before its objects.
@@ -41,6 +43,7 @@ class Limits:
     small_bytes: int = 2**18
     lots: int = 6
     lot_within_s: float = 60.0
+    calls_of_a_site: int = 16
     send_within_s: float = 20.0
     answer_bytes: int = 2**20
     own_head_bytes: int = 64 * 2**20

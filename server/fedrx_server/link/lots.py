@@ -32,11 +32,11 @@ class Lot:
 
     Args:
         lots: Among these.
-        owner: Whose connection it is; it must be known for certain before `hold`.
+        owner: Whose connection it is, known for certain.
     """
 
     def __init__(self, lots: Lots, owner: Hashable = None) -> None:
-        self.owner = owner
+        self._owner = owner
         self.until: float | None = None
         self._lots = lots
         self._turn: asyncio.Lock | None = None
@@ -45,7 +45,7 @@ class Lot:
         """Wait for it, unless it is held already; `until` is then the loop's time of its end."""
         if self._turn is not None:
             return
-        turn = self._lots.turn(self.owner)
+        turn = self._lots.turn(self._owner)
         await turn.acquire()
         try:
             await self._lots.free.acquire()

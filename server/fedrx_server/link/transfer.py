@@ -49,7 +49,7 @@ class Transfer:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, partial(work, *arguments))
 
-    def lot(self, node: int = 0) -> Lot:
+    def lot(self, node: int) -> Lot:
         """Where the large objects of a site's connection will be, one batch at a time."""
         return Lot(self._lots, node)
 
