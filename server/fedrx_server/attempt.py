@@ -69,6 +69,11 @@ class Attempt:
 
         self._members.ask("train.masked", headers, take, label=self._label, payload=weights)
 
+    @property
+    def complete(self) -> bool:
+        """Whether every participant's vector is in the sum."""
+        return self._current.answered == self._current.request.participants
+
     def resolve(self) -> bool:
         """Open the masks toward dropped sites until nobody else drops; False if too few remain."""
 

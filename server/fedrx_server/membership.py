@@ -49,17 +49,35 @@ class RunParties:
         plan: The study made concrete.
         roster: The verified roster.
         offers: How live sites are asked to take part; simulated ones are built for their run.
+        without: Sites of the roster that take no part in this run.
     """
 
     run_id: str
     plan: StudyPlan
     roster: Roster
     offers: Offers | None = None
+    without: frozenset[str] = frozenset()
 
     @property
     def session(self) -> bytes:
         """Binds every key of this run to run, study and roster."""
         return session_id(self.run_id, self.plan.study.digest, self.roster.digest)
+
+    @property
+    def one_list(self) -> bool:
+        """Whether every sum is opened over all of `sites`, and the run waits for a lost one."""
+        return self.plan.study.opens_one_list(live=self.offers is not None)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Sites that take part in this run."""
+        return tuple(site for site in self.roster.ids if site not in self.without)
+
+    @property
+    def least(self) -> int:
+        """Sites that must be there before a round begins."""
+        threshold = self.plan.parameters.threshold
+        return max(len(self.sites), threshold) if self.one_list else threshold
 
 
 class Membership:
@@ -109,13 +127,17 @@ class Membership:
         if self._admission is None:
             return members
         willing = self._admission.willing
-        return tuple(site for site in members if self._nodes.get(site) in willing)
+        return tuple(
+            site
+            for site in members
+            if self._nodes.get(site) in willing and site not in self._parties.without
+        )
 
     def missing(self) -> dict[str, str]:
         """Why each site of the roster that is not present is not; empty in a simulation."""
         if self._admission is None:
             return {}
-        return self._admission.missing(set(self._parties.roster.ids).difference(self.present))
+        return self._admission.missing(set(self._parties.sites).difference(self.present))
 
     def renew(self) -> None:
         """Ask for new keys before the next attempt, whoever is there then."""
@@ -167,7 +189,8 @@ class Membership:
         enough = self._enough(len(self.present))
         for reply in self._exchange.posted(ask=not enough):
             self._note("query.open", reply.node, self._read(reply, self._opened, "open"), 0.0)
-        due = admission.due()
+        without = self._parties.without
+        due = [node for node in admission.due() if admission.name(node) not in without]
         offers = dict.fromkeys(due, admission.offers.message()) if due else {}
         known = {node for node in offers if enough and not admission.fresh(node)}
         self._knock(admission, {node: offers.pop(node) for node in known})
@@ -198,7 +221,7 @@ class Membership:
                 raise
 
     def _enough(self, sites: int) -> bool:
-        return sites >= self._parties.plan.parameters.threshold
+        return sites >= self._parties.least
 
     def _advertise(self, nodes: frozenset[int]) -> None:
         keys = CoordinatorKeys(

@@ -33,7 +33,8 @@ class Setback:
         threshold: Sites that must take part.
         reasons: Why sites did not answer in this try, counted.
         missing: Why each site of the roster that is not there is not; empty in a simulation.
-        sites: Sites on the roster.
+        sites: Sites of the run.
+        one_list: Whether all of them must take part, because every sum has the same list.
     """
 
     round: int
@@ -44,6 +45,12 @@ class Setback:
     reasons: Mapping[str, int]
     missing: Mapping[str, str]
     sites: int
+    one_list: bool = False
+
+    @property
+    def why_all(self) -> str:
+        """Why no site may be missing, where that is so; for a sentence."""
+        return " (all sums of this study are opened over one list)" if self.one_list else ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,8 @@ class GiveUp:
         why = ", ".join(f"{count} × {name}" for name, count in counted) or "no answer"
         raise StudyStopped(
             f"round {setback.round} could not be completed in {self.attempts} attempts: at least "
-            f"{setback.threshold} sites must take part ({why}); resume the run when they are back."
+            f"{setback.threshold} sites must take part{setback.why_all} ({why}); resume the run "
+            "when they are back."
         )
 
     def next_asking(self, silence: Silence) -> None:
@@ -130,7 +138,7 @@ class Wait:
         _stop_if_beyond_help(setback, Counter(setback.missing.values()), setback.sites)
         if setback.members < setback.threshold:
             self.watch.waiting(
-                f"round {setback.round} needs {setback.threshold} sites and "
+                f"round {setback.round} needs {setback.threshold} sites{setback.why_all} and "
                 f"{setback.members} can take part",
                 setback.missing,
             )
