@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedrx import front_door
-from fedrx.compare_page import in_words, interval_in_words, shown, write_page
+from fedrx.compare_page import in_words, interval_in_words, privacy_in_words, shown, write_page
 from fedrx.sources import Source, gather
 from fedrx_models.cohort import Cohort
 from fedrx_models.planning import make_plan
@@ -61,11 +61,13 @@ class Comparison:
     Attributes:
         study: the study, with the sizes of its patients.
         tables: one for each scheme.
+        trainings: how often a model was trained on these patients.
         folder: where it is kept.
     """
 
     study: Study
     tables: tuple[ComparisonTable, ...]
+    trainings: int
     folder: Path
 
     def to_json(self) -> dict[str, Any]:
@@ -75,6 +77,7 @@ class Comparison:
             "study_digest": self.study.digest,
             "privacy": self.study.privacy.mode,
             "epsilon": None if self.study.privacy.mode == "none" else self.study.privacy.epsilon,
+            "trainings": self.trainings,
             "tables": [asdict(table) for table in self.tables],
             "folder": str(self.folder),
         }
@@ -104,9 +107,10 @@ def run(request: Request, observer: CellObserver) -> Comparison:
     )
     _check(studies, cohorts, left_out=int(request.leave_one_site_out))
     found = compare(plan, cohorts, request.output, observer)
-    result = Comparison(gathered.study, tables(plan, found), request.output)
+    trainings = sum(1 for _ in plan.cells(sorted(cohorts)))
+    result = Comparison(gathered.study, tables(plan, found), trainings, request.output)
     (request.output / "result.json").write_text(json.dumps(result.to_json()), encoding="utf-8")
-    write_page(request.output / "comparison.html", gathered.study, result.tables)
+    write_page(request.output / "comparison.html", gathered.study, result.tables, trainings)
     return result
 
 
@@ -193,6 +197,7 @@ def print_comparison(found: Comparison) -> None:
             against = in_words(one, table).partition(" (")[0]
             shown_table.add_row(one.model, *values, interval_in_words(one, table), against)
         out.print(shown_table)
+    out.print(privacy_in_words(found.study, found.trainings))
     out.print(f"Page: {found.folder / 'comparison.html'}")
 
 
