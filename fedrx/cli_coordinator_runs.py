@@ -266,8 +266,9 @@ def _change_roster(path: Path, consortium: "Consortium") -> None:
             raise MisuseError(
                 f"{path}: has the roster in force already; resume without --new-roster."
             )
-        require_plan(opened.study, signed)
-        require_list(opened, before.roster, signed.roster)
+        plan = require_plan(opened.study, signed)
+        threshold = plan.parameters.threshold
+        require_list(opened, before.roster, signed.roster, threshold)
         opened.replace_roster(signed.to_json().decode(), len(before.roster.sites))
     gone = sorted(set(before.roster.ids) - set(signed.roster.ids))
     new = sorted(set(signed.roster.ids) - set(before.roster.ids))

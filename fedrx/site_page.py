@@ -1,6 +1,7 @@
 """What a hospital's person reads before saying yes, and afterwards: plain words, no decoration."""
 
 from collections.abc import Iterable, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +91,12 @@ def if_it_lies(plan: StudyPlan) -> str:
 def _two_sites(plan: StudyPlan) -> list[str]:
     if plan.study.privacy.mode == "none":
         return []
-    promised, twice = plan.study.privacy.epsilon, plan.epsilon_at_two_sites
+    promised = plan.study.privacy.epsilon
+    twice = ceil(100 * plan.epsilon_at_two_sites) / 100  # a promise is rounded upwards
     return [
         (
             "At two hospitals: a patient who is at two sites of this study with the same records "
-            f"is promised epsilon {twice:.3g}, not {promised:g}."
+            f"is promised epsilon {twice:.2f}, not {promised:g}."
         )
     ]
 

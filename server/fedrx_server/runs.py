@@ -154,11 +154,12 @@ def left_out(meta: Mapping[str, Any], roster: Roster) -> frozenset[str]:
     return frozenset(meta.get("without", ()))
 
 
-def require_list(run: RunFolder, before: Roster, after: Roster) -> None:
+def require_list(run: RunFolder, before: Roster, after: Roster, threshold: int) -> None:
     """Hold a new roster against the list that the run's sums were opened over.
 
     Raises:
-        MisuseError: a site of the list is gone or has other keys; every site would refuse.
+        MisuseError: a site of the list is gone or has other keys, so that every site would refuse;
+            or the list is shorter than the threshold that the new roster's size asks for.
     """
     listed = run.meta.get("sites", ()) if run.rounds else ()
     keys = [{entry.site: entry.identity for entry in one.sites} for one in (before, after)]
@@ -168,6 +169,11 @@ def require_list(run: RunFolder, before: Roster, after: Roster) -> None:
             f"{run.path}: its sums were opened over one list of sites, and on the new roster "
             f"'{gone[0]}' is gone or has other keys, so every site would refuse the next: begin a "
             "new study."
+        )
+    if listed and len(listed) < threshold:
+        raise MisuseError(
+            f"{run.path}: its sums were opened over {len(listed)} sites, and with the new roster "
+            f"a sum needs {threshold}: begin a new study that sets secure_aggregation.threshold."
         )
 
 
