@@ -92,6 +92,10 @@ def run(
     start_from: Annotated[
         Path | None, typer.Option(help=r"Model file of the study that \[transfer] names.")
     ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="Site of the roster that takes no part; may be given several times."),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Do not follow the run; say its name and return.")
     ] = False,
@@ -107,11 +111,18 @@ def run(
     signed = Consortium(folder).roster
     if not signed.roster.sites:
         raise MisuseError(f"{folder}: no site is enrolled; `fedrx coordinator enroll` does that.")
-    path = Runs(runs_folder(folder)).create(agreed, signed, text, start_from)
+    absent = frozenset(without or ())
+    runs = Runs(runs_folder(folder))
+    path = runs.create(agreed, signed, text, start_from, without=absent)
     serving = is_serving(folder)
     if not as_json:
-        sites = ", ".join(signed.roster.ids)
+        sites = ", ".join(site for site in signed.roster.ids if site not in absent)
         say(f"Run {path.name} of study {agreed.name} ({agreed.digest[:16]}…), for {sites}.")
+        if agreed.opens_one_list(live=True):
+            say(
+                "All of them must take part in every round (secure_aggregation.stable_lists): the "
+                "run waits for each one that is missing."
+            )
     if not serving:
         say(f"It begins when `{_coordinator('start', folder)}` is running.", err=True)
     if detach:
@@ -258,7 +269,7 @@ def _change_roster(path: Path, consortium: "Consortium") -> list[str]:
     """Put the roster in force into a run that stands still; gives the sites that are gone."""
     from fedrx_protocol.roster import SignedRoster
     from fedrx_server.run_folder import RunFolder
-    from fedrx_server.runs import require_plan
+    from fedrx_server.runs import require_list, require_plan
 
     signed = consortium.roster
     with RunFolder.open(path) as opened:
@@ -267,7 +278,9 @@ def _change_roster(path: Path, consortium: "Consortium") -> list[str]:
             raise MisuseError(
                 f"{path}: has the roster in force already; resume without --new-roster."
             )
-        require_plan(opened.study, signed)
+        plan = require_plan(opened.study, signed)
+        threshold = plan.parameters.threshold
+        require_list(opened, before.roster, signed.roster, threshold)
         opened.replace_roster(signed.to_json().decode(), len(before.roster.sites))
     gone = sorted(set(before.roster.ids) - set(signed.roster.ids))
     new = sorted(set(signed.roster.ids) - set(before.roster.ids))

@@ -6,6 +6,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from fedrx_protocol.errors import counted
 from fedrx_protocol.study import Study
 from fedrx_protocol.text import escaped_html
 from fedrx_simulation.compare_stats import ComparedModel, ComparisonTable
@@ -18,13 +19,15 @@ _POLICY = (
 _TITLES = {"folds": "Patients left out, fold by fold", "sites": "Each site left out once"}
 
 
-def write_page(path: Path, study: Study, tables: tuple[ComparisonTable, ...]) -> Path:
+def write_page(
+    path: Path, study: Study, tables: tuple[ComparisonTable, ...], trainings: int
+) -> Path:
     """Write the page and return its path."""
-    path.write_text(page(study, tables), encoding="utf-8")
+    path.write_text(page(study, tables, trainings), encoding="utf-8")
     return path
 
 
-def page(study: Study, tables: tuple[ComparisonTable, ...]) -> str:
+def page(study: Study, tables: tuple[ComparisonTable, ...], trainings: int) -> str:
     """The whole document."""
     style = resources.files("fedrx_server").joinpath("report.css").read_text(encoding="utf-8")
     title = escaped_html(study.title or study.name)
@@ -36,14 +39,21 @@ def page(study: Study, tables: tuple[ComparisonTable, ...]) -> str:
         f"<title>{title} – FedRx comparison</title>\n<style>{style}</style>\n"
         f"<script>{get_plotlyjs()}</script>\n</head>\n<body>\n<main>\n"
         f'<header><p class="eyebrow">FedRx comparison</p><h1>{title}</h1>'
-        f"<p>{escaped_html(_privacy(study))}</p></header>\n{body}\n</main>\n</body>\n</html>\n"
+        f"<p>{escaped_html(privacy_in_words(study, trainings))}</p></header>\n{body}\n"
+        "</main>\n</body>\n</html>\n"
     )
 
 
-def _privacy(study: Study) -> str:
+def privacy_in_words(study: Study, trainings: int) -> str:
+    """What each training promises, and what all of them together cost at most."""
     if study.privacy.mode == "none":
         return "Every model was trained without noise."
-    return f"Every model was trained with ε = {study.privacy.epsilon:g} ({study.privacy.mode})."
+    epsilon, delta = study.privacy.epsilon, study.privacy.delta
+    return (
+        f"Every model was trained with ε = {epsilon:g} ({study.privacy.mode}). That is for one "
+        f"training. These are {counted(trainings, 'training')} on the same patients, and together "
+        f"they cost more: at most ε = {trainings * epsilon:g} at δ = {trainings * delta:g}."
+    )
 
 
 def _section(table: ComparisonTable) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from fedrx import front_door
-from fedrx.compare_page import in_words, interval_in_words, shown, write_page
+from fedrx.compare_page import in_words, interval_in_words, privacy_in_words, shown, write_page
 from fedrx.sources import Source, gather
 from fedrx.terminal import PlainConsole
 from fedrx_models.cohort import Cohort
@@ -62,12 +62,14 @@ class Comparison:
     Attributes:
         study: the study, with the sizes of its patients.
         tables: one for each scheme.
+        trainings: how often a model was trained on these patients.
         folder: where it is kept.
         notes: sentences on sites that were left out, and on what a person should look at.
     """
 
     study: Study
     tables: tuple[ComparisonTable, ...]
+    trainings: int
     folder: Path
     notes: tuple[str, ...] = ()
 
@@ -78,6 +80,7 @@ class Comparison:
             "study_digest": self.study.digest,
             "privacy": self.study.privacy.mode,
             "epsilon": None if self.study.privacy.mode == "none" else self.study.privacy.epsilon,
+            "trainings": self.trainings,
             "tables": [asdict(table) for table in self.tables],
             "folder": str(self.folder),
             "notes": list(self.notes),
@@ -110,9 +113,10 @@ def run(request: Request, observer: CellObserver) -> Comparison:
     _check(studies, cohorts, left_out=int(request.leave_one_site_out))
     found = compare(plan, cohorts, request.output, observer)
     notes = (*gathered.described.get("quality", {}).get("notes", ()), *notes)
-    result = Comparison(gathered.study, tables(plan, found), request.output, notes)
+    trainings = sum(1 for _ in plan.cells(sorted(cohorts)))
+    result = Comparison(gathered.study, tables(plan, found), trainings, request.output, notes)
     (request.output / "result.json").write_text(json.dumps(result.to_json()), encoding="utf-8")
-    write_page(request.output / "comparison.html", gathered.study, result.tables)
+    write_page(request.output / "comparison.html", gathered.study, result.tables, trainings)
     return result
 
 
@@ -200,6 +204,7 @@ def print_comparison(found: Comparison) -> None:
         out.print(shown_table)
     for note in found.notes:
         out.print(note, markup=False)
+    out.print(privacy_in_words(found.study, found.trainings))
     out.print(f"Page: {found.folder / 'comparison.html'}")
 
 

@@ -150,10 +150,14 @@ def print_cost(path: Path, cost: Mapping[str, Any]) -> None:
         out.print("No differential privacy: secure aggregation alone protects each site's sum.")
     else:
         noise = privacy["noise_multiplier"]
+        twice = math.ceil(100 * privacy["epsilon_at_two_sites"]) / 100
         out.print(
             f"ε = {privacy['epsilon']:g} at δ = {privacy['delta']:g} ({privacy['mode']})"
             + (f", noise multiplier {noise:.2f} a round." if noise else ".")
+            + f" For a patient at two of the sites it is ε = {twice:.2f}."
         )
+    if cost["stable_lists_live"]:
+        out.print("Live, every sum has one list of sites: a run waits for each site that is away.")
     out.print(
         f"Each site sends about {_size(cost['bytes_up_per_site_and_round'])} and gets "
         f"{_size(cost['bytes_down_per_site_and_round'])} a round, keys and shares aside."

@@ -222,10 +222,12 @@ def study_cost(study: Study, sites: int) -> dict[str, Any]:
         "threshold": plan.parameters.threshold,
         "max_colluding_sites": plan.parameters.max_colluding,
         "min_honest_sites": plan.parameters.min_honest,
+        "stable_lists_live": study.opens_one_list(live=True),
         "privacy": {
             "mode": study.privacy.mode,
             "epsilon": None if study.privacy.mode == "none" else study.privacy.epsilon,
             "delta": study.privacy.delta,
+            "epsilon_at_two_sites": plan.epsilon_at_two_sites or None,
             "noise_multiplier": plan.training_noise or None,
             "evaluation_noise_multiplier": between if isfinite(between) and between else None,
             "final_evaluation_noise_multiplier": final or None,

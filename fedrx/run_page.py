@@ -39,6 +39,7 @@ _REMEDIES: Final = {
     "lost": "did not answer in time",
     "RunUnknown": "has restarted",
     "VersionDiffers": "runs another release of FedRx",
+    "ListChanged": "has opened sums of this study over another list of sites",
     "RosterOutdated": "holds a newer roster: stop the run and resume it with --new-roster",
     "RosterChanged": "has not accepted this roster yet (`fedrx site join FOLDER --offered`)",
     "ClockSkewed": "its clock and ours differ",

@@ -1,6 +1,7 @@
 """What a hospital's person reads before saying yes, and afterwards: plain words, no decoration."""
 
 from collections.abc import Iterable, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from fedrx_protocol.study import Study
 
 NEVER_LEAVES = (
     "Never leaves: a patient's record, name or id; this site's own gradient, weights or metrics "
-    "in the clear; its keys; how many patients it brings."
+    "in the clear; its keys. What a coordinator that lies could work out is another matter: the "
+    "page of each study says it."
 )
 LEDGER_ASSUMPTION = (
     "Epsilon is counted from this site's own ledger, for adding or removing one patient with all "
@@ -50,18 +52,66 @@ def study_page(plan: StudyPlan, patients: int) -> str:
         f"Model: {study.model.name} with {plan.dimension:,} weights, {study.rounds} rounds.",
         *_transfer(study),
         f"Privacy: {privacy_in_words(plan)}",
+        *_two_sites(plan),
         f"Metrics: {_metrics(study)}",
         f"Leaves the building: {_leaves(plan)}",
         NEVER_LEAVES,
+        f"If the coordinator lies: {if_it_lies(plan)}",
     ]
     return "\n".join(lines)
+
+
+def if_it_lies(plan: StudyPlan) -> str:
+    """What a coordinator could work out by comparing sums over different lists of sites.
+
+    Args:
+        plan: the study for the roster's sites; taken as a live study.
+    """
+    study = plan.study
+    if study.privacy.mode == "none":
+        got = "this site's exact number of patients, gradient and metrics"
+    elif study.opens_exact_sums:
+        got = "this site's exact metrics and number of held-out patients, and about how many it has"
+    else:
+        within = f" to within about {plan.patients_seen_within:.0f}" * (plan.training_noise > 0)
+        got = f"how many patients this site brings{within} (each single patient stays protected)"
+    if study.opens_one_list(live=True):
+        return (
+            f"it could subtract sums over different lists of sites, and so get {got}. In this "
+            "study this site opens sums over one list only, and refuses any other, so a round "
+            "waits until every site is there. A second study on these patients over other sites "
+            "would allow it again: mind the list of sites when you approve one."
+        )
+    return (
+        f"it can repeat rounds with and without this site, subtract, and so get {got}. Nothing in "
+        "this study prevents it; `stable_lists = true` in [secure_aggregation] would."
+    )
+
+
+def _two_sites(plan: StudyPlan) -> list[str]:
+    if plan.study.privacy.mode == "none":
+        return []
+    promised = plan.study.privacy.epsilon
+    twice = ceil(100 * plan.epsilon_at_two_sites) / 100  # a promise is rounded upwards
+    return [
+        (
+            "At two hospitals: a patient who is at two sites of this study with the same records "
+            f"is promised epsilon {twice:.2f}, not {promised:g}."
+        )
+    ]
 
 
 def _transfer(study: Study) -> list[str]:
     if study.transfer is None:
         return []
     frozen = ", ".join(study.transfer.freeze) or "nothing"
-    return [f"Starts from: the model of study {study.transfer.study}; of it stays fixed: {frozen}."]
+    return [
+        f"Starts from: the model of study {study.transfer.study}; of it stays fixed: {frozen}.",
+        (
+            "Adds up: patients who were in that study too lose what both studies spend; this "
+            "site's ledger counts both under their name."
+        ),
+    ]
 
 
 def counted_page(approval: Approval, releases: Sequence[Release]) -> str:
@@ -87,7 +137,7 @@ def privacy_in_words(plan: StudyPlan) -> str:
     study, parameters = plan.study, plan.parameters
     mode, privacy = study.privacy.mode, study.privacy
     if mode == "none":
-        return "mode 'none': no differential privacy; secure aggregation alone hides this site."
+        return "mode 'none': no differential privacy; secure aggregation alone covers this site."
     promise = f"mode '{mode}', epsilon {privacy.epsilon:g} at delta {privacy.delta:g}, "
     if mode == "local":
         held = "whatever the other sites do"

@@ -24,7 +24,8 @@ class SqliteGuard:
     Args:
         store: the site's file.
         keep: how many of a session's newest records stay. A round number never goes back, so an
-            older one is never asked for again; that a model was answered stays known for ever.
+            older one is never asked for again; that a model was answered, and over which sites a
+            study was opened, stays known for ever.
     """
 
     def __init__(self, store: SiteStore, *, keep: int = 8) -> None:
@@ -57,6 +58,20 @@ class SqliteGuard:
             "SELECT context FROM guard_answered WHERE model_digest = ?", (model_digest,)
         )
         return _blob(rows[0][0]) if rows else None
+
+    def opened_list(self, study: bytes) -> bytes | None:
+        """What `keep_list` was given first for this study, or None."""
+        rows = self._store.read("SELECT sites FROM guard_list WHERE study = ?", (study,))
+        return _blob(rows[0][0]) if rows else None
+
+    def keep_list(self, study: bytes, listed: bytes) -> None:
+        """Keep the one list that sums of a study are opened over, for ever.
+
+        It is on disk when this returns, or when the store's outermost transaction ends.
+        """
+        self._store.write(
+            "INSERT OR IGNORE INTO guard_list (study, sites) VALUES (?, ?)", (study, listed)
+        )
 
     def save(self, record: ContextRecord) -> None:
         """Keep `record` in place of an older one of its context.

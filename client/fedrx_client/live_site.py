@@ -243,6 +243,7 @@ class LiveSite:
 
     def _party(self, offer: RunOffer, roster: Roster, plan: StudyPlan) -> SiteParty:
         """This site's side of secure aggregation in the run."""
+        stable = plan.study.opens_one_list(live=True)
         return SiteParty(
             site=self.identity.site,
             identity=self._keys.identity,
@@ -251,6 +252,7 @@ class LiveSite:
             session=session_id(offer.run, offer.study.hex(), roster.digest),
             guard=SqliteGuard(self._ledger.store()),
             single_context_per_model=plan.study.opens_exact_sums,
+            one_list_of=offer.study if stable else None,
         )
 
     def _reopen(self, run: int) -> OpenRun:

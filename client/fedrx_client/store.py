@@ -22,7 +22,7 @@ Durability = Literal["power", "process"]
 Value = str | bytes | int | float | None
 
 APPLICATION_ID = 0x46645278  # "FdRx": tells our files from any other SQLite file
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LEDGER = "site.db"
 """The file's name in a site's folder."""
 
@@ -57,6 +57,12 @@ _TABLES = (
         model_digest BLOB PRIMARY KEY,
         context BLOB NOT NULL)""",
 )
+# By version, what the next one added; a file of an older version gets it when it is opened.
+_ADDED = {
+    1: """CREATE TABLE guard_list (
+        study BLOB PRIMARY KEY,
+        sites BLOB NOT NULL)""",
+}
 
 
 class LedgerDamaged(MisuseError):  # noqa: N818 - named for what happened
@@ -211,7 +217,7 @@ class SiteStore:
             raise LedgerDamaged(
                 f"{self.path}: is another program's database; name another file for the ledger."
             )
-        version = _pragma(connection, "user_version")
+        version = self._upgraded(connection)
         if version != SCHEMA_VERSION:
             raise LedgerDamaged(
                 f"{self.path}: is a ledger of version {version}, this program knows version "
@@ -230,11 +236,23 @@ class SiteStore:
         connection.execute("BEGIN IMMEDIATE")
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if not tables:
-            for table in _TABLES:
+            for table in (*_TABLES, *_ADDED.values()):
                 connection.execute(table)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute("COMMIT")
+
+    def _upgraded(self, connection: sqlite3.Connection) -> int:
+        """The file's version, after it got the tables that later versions added."""
+        if _pragma(connection, "user_version") not in _ADDED:
+            return _pragma(connection, "user_version")
+        connection.execute("BEGIN IMMEDIATE")
+        # Read again: another process may have done it meanwhile.
+        while table := _ADDED.get(version := _pragma(connection, "user_version")):
+            connection.execute(table)
+            connection.execute(f"PRAGMA user_version = {version + 1}")
+        connection.execute("COMMIT")
+        return version
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:

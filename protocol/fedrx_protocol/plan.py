@@ -19,8 +19,10 @@ from fedrx_protocol.privacy.calibration import (
     metrics_noise_multipliers,
     training_noise_multiplier,
 )
+from fedrx_protocol.privacy.composition import Composition
 from fedrx_protocol.privacy.errors import AccountingInvalid, NoiseTooSmall, TargetUnreachable
 from fedrx_protocol.privacy.grid import grid_sensitivity, grid_slack
+from fedrx_protocol.privacy.two_sites import epsilon_at_two_sites
 from fedrx_protocol.secagg.parameters import SecAggParameters
 from fedrx_protocol.study import Study
 
@@ -138,7 +140,7 @@ class StudyPlan:
                 privacy.epsilon,
                 privacy.delta,
                 self.study.training.sample_rate,
-                self._paid_rounds,
+                self.paid_rounds,
                 grid_slack=slack,
             )
 
@@ -157,7 +159,7 @@ class StudyPlan:
                 study.privacy.epsilon,
                 study.privacy.delta,
                 sample_rate=rate,
-                rounds=self._paid_rounds,
+                rounds=self.paid_rounds,
                 steps_per_round=local.epochs * ceil(1 / rate),
             )
 
@@ -230,9 +232,57 @@ class StudyPlan:
             self.round(number, 0)
 
     @property
-    def _paid_rounds(self) -> int:
+    def paid_rounds(self) -> int:
         """Training releases that the noise pays for, repeated attempts included."""
         return self.study.rounds + self.study.privacy.reserve_rounds
+
+    @cached_property
+    def paid_training(self) -> Composition:
+        """All that the noise for training pays for, at one site; empty where there is none."""
+        study, local = self.study, self.study.training.local
+        if study.privacy.mode == "local":
+            rate = min(1.0, local.batch_size / self.patients_per_site)
+            steps = self.paid_rounds * local.epochs * ceil(1 / rate)
+            return Composition.repeated((self.local_noise, rate), steps)
+        if study.privacy.mode == "none":
+            return Composition()
+        slack = self.paid_rounds * self._gradient_part(self.training_noise).slack
+        kind = self.training_noise, study.training.sample_rate
+        return Composition.repeated(kind, self.paid_rounds, slack)
+
+    @cached_property
+    def paid_metrics(self) -> Composition:
+        """All that the noise for metrics pays for, repeated tries included; empty likewise."""
+        if not self.study.metrics_are_private:
+            return Composition()
+        between, final = (noise / sqrt(_ALL_TRIES) for noise in self.metrics_noise)
+        count = len(self.study.evaluation_rounds)
+        slack = count * self._evaluation_slack(self.metrics_noise)
+        some = Composition.repeated((between, 1.0), count - 1)
+        return some + Composition.repeated((final, 1.0), 1, slack)
+
+    @cached_property
+    def epsilon_at_two_sites(self) -> float:
+        """What is promised to a patient who is at two sites with the same records; 0 for nothing.
+
+        Exact metrics lie outside of it, as they do outside the study's epsilon.
+        """
+        privacy = self.study.privacy
+        shared = privacy.mode == "distributed"
+        parts = self.paid_training, self.paid_metrics
+        return epsilon_at_two_sites(*parts, privacy.delta, shared_noise=shared)
+
+    @property
+    def patients_seen_within(self) -> float:
+        """How exactly rounds with and without a site can show how many patients it trains on.
+
+        One standard deviation, in patients. Hostile weights give every patient the same clipped
+        gradient, so a sum counts patients, with noise of sigma on q times their number. The mean of
+        half the paid rounds with the site, less the mean of the others without, has noise
+        2 sigma / (q sqrt(rounds)). Mode `distributed` only.
+        """
+        rate = self.study.training.sample_rate
+        return 2 * self.training_noise / (rate * sqrt(self.paid_rounds))
 
     def _training_parts(self) -> list[Part]:
         study = self.study

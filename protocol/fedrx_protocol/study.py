@@ -168,6 +168,12 @@ class SecureAggregationSection(Frozen):
     threshold: int | None = Field(default=None, ge=3)
     max_colluding_sites: int | None = Field(default=None, ge=0)
     min_honest_sites: int | None = Field(default=None, ge=1)
+    stable_lists: bool | None = Field(
+        default=None,
+        exclude_if=is_empty,
+        description="open every sum of the study over one list of sites, and wait for a lost one; "
+        "by default in live studies of privacy.mode 'none'",
+    )
 
 
 class MetricsSection(Frozen):
@@ -337,6 +343,15 @@ class Study(Frozen):
     def opens_exact_sums(self) -> bool:
         """Whether a sum without noise is opened; a model then serves one opened context only."""
         return not self.metrics_are_private
+
+    def opens_one_list(self, *, live: bool) -> bool:
+        """Whether every sum is opened over the same sites, so that no two can be subtracted.
+
+        Args:
+            live: whether hospitals take part; a simulation owns its patients and need not wait.
+        """
+        asked = self.secure_aggregation.stable_lists
+        return live and self.privacy.mode == "none" if asked is None else asked
 
     @property
     def digest(self) -> str:

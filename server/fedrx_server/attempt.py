@@ -71,6 +71,11 @@ class Attempt:
 
         self._ask("train.masked", headers, take, self._label, weights)
 
+    @property
+    def complete(self) -> bool:
+        """Whether every participant's vector is in the sum."""
+        return self._current.answered == self._current.request.participants
+
     def resolve(self) -> bool:
         """Open the masks toward dropped sites until nobody else drops; False if too few remain."""
 

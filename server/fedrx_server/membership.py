@@ -51,17 +51,35 @@ class RunParties:
         plan: The study made concrete.
         roster: The verified roster.
         offers: How live sites are asked to take part; simulated ones are built for their run.
+        without: Sites of the roster that take no part in this run.
     """
 
     run_id: str
     plan: StudyPlan
     roster: Roster
     offers: Offers | None = None
+    without: frozenset[str] = frozenset()
 
     @property
     def session(self) -> bytes:
         """Binds every key of this run to run, study and roster."""
         return session_id(self.run_id, self.plan.study.digest, self.roster.digest)
+
+    @property
+    def one_list(self) -> bool:
+        """Whether every sum is opened over all of `sites`, and the run waits for a lost one."""
+        return self.plan.study.opens_one_list(live=self.offers is not None)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Sites that take part in this run."""
+        return tuple(site for site in self.roster.ids if site not in self.without)
+
+    @property
+    def least(self) -> int:
+        """Sites that must be there before a round begins."""
+        threshold = self.plan.parameters.threshold
+        return max(len(self.sites), threshold) if self.one_list else threshold
 
 
 class Membership:
@@ -109,7 +127,7 @@ class Membership:
         """Sites with keys of this epoch that can take part now, sorted."""
         members = self._keys.members if self._keys is not None else ()
         out = self._folder.left_out
-        able = (site for site in members if site not in out)
+        able = (site for site in members if site not in out and site not in self._parties.without)
         if self._admission is None:
             return tuple(able)
         willing = self._admission.willing
@@ -120,14 +138,14 @@ class Membership:
         """How many sites can take part, be it that their keys are still to come."""
         if self._admission is None:
             return len(self.present)
-        out = self._folder.left_out
+        out = {*self._folder.left_out, *self._parties.without}
         return sum(self.name(node) not in out for node in self._admission.willing)
 
     def missing(self) -> dict[str, str]:
         """Why each site of the roster that is not present is not; empty in a simulation."""
         if self._admission is None:
             return {}
-        gone = set(self._parties.roster.ids).difference(self.present)
+        gone = set(self._parties.sites).difference(self.present)
         out = dict.fromkeys(self._folder.left_out, LEFT_OUT)
         return dict(sorted({**self._admission.missing(gone), **out}.items()))
 
@@ -199,8 +217,9 @@ class Membership:
         return self._keys
 
     def _not_for_good(self, nodes: Iterable[int]) -> frozenset[int]:
-        """Without those that are left out for good, as far as their names are known."""
+        """Without those that have no part in this run, as far as their names are known."""
         out = {site for site, one in self._folder.left_out.items() if one.for_good}
+        out |= self._parties.without
         return frozenset(node for node in nodes if self.name(node) not in out)
 
     def _knock(self, admission: Admission, offers: Mapping[int, bytes]) -> None:
@@ -221,7 +240,7 @@ class Membership:
                 raise
 
     def _enough(self, sites: int) -> bool:
-        return sites >= self._parties.plan.parameters.threshold
+        return sites >= self._parties.least
 
     def _advertise(self, nodes: frozenset[int]) -> None:
         keys = CoordinatorKeys(

@@ -39,6 +39,8 @@ class Setback:
         left_out: Sites that the run leaves out because they spoiled attempts.
         causes: Who spoiled attempts of this run by what, in words.
         futile: Whether so many attempts failed that another would waste the sites' privacy.
+        sites: Sites of the run.
+        one_list: Whether all of them must take part, because every sum has the same list.
     """
 
     round: int
@@ -52,6 +54,12 @@ class Setback:
     left_out: Mapping[str, LeftOut] = field(default_factory=dict)
     causes: str = ""
     futile: bool = False
+    one_list: bool = False
+
+    @property
+    def why_all(self) -> str:
+        """Why no site may be missing, where that is so; for a sentence."""
+        return " (all sums of this study are opened over one list)" if self.one_list else ""
 
 
 @dataclass(frozen=True)
@@ -102,8 +110,8 @@ class GiveUp:
         why = ", ".join(f"{count} × {name}" for name, count in counted) or "no answer"
         raise StudyStopped(
             f"round {setback.round} could not be completed in {self.attempts} attempts: at least "
-            f"{setback.threshold} sites must take part ({why}); resume the run when they are back."
-            + _because(setback)
+            f"{setback.threshold} sites must take part{setback.why_all} ({why}); resume the run "
+            "when they are back." + _because(setback)
         )
 
     def next_asking(self, silence: Silence) -> None:
@@ -141,7 +149,7 @@ class Wait:
         if setback.members < setback.threshold:
             out = f"; left out: {_named(setback.left_out)}" if setback.left_out else ""
             self.watch.waiting(
-                f"round {setback.round} needs {setback.threshold} sites and "
+                f"round {setback.round} needs {setback.threshold} sites{setback.why_all} and "
                 f"{setback.members} can take part{out}",
                 setback.missing,
             )

@@ -119,7 +119,7 @@ class StudyRun:
             keys = self._members.keys()
             present = self._members.present
             # No number is used up while too few are there: repeated evaluations get more noise.
-            if keys is not None and len(present) >= self._threshold:
+            if keys is not None and len(present) >= self._parties.least:
                 opened = self._attempt(keys, present)
                 if opened is not None:
                     return opened
@@ -135,10 +135,11 @@ class StudyRun:
             tries=tries,
             failures=failures,
             members=self._members.able,
-            threshold=self._threshold,
+            threshold=self._parties.least,
             reasons=dict(self._members.reasons),
             missing=self._members.missing(),
-            sites=len(self._parties.roster.sites),
+            sites=len(self._parties.sites),
+            one_list=self._parties.one_list,
             left_out=self._folder.left_out,
             causes=self._folder.blame.causes(),
             futile=self._charged and self._folder.blame.futile(self._round, reserve),
@@ -154,7 +155,7 @@ class StudyRun:
             round=self._round,
             attempt=plan.attempt,
             participants=present,
-            threshold=self._threshold,
+            threshold=self._parties.plan.parameters.threshold,
             model_digest=model_digest(model_bytes(weights)),
         )
         kept = SpilledVectors(self._folder.path)
@@ -162,7 +163,8 @@ class StudyRun:
         attempt = Attempt(self._members, plan, current)
         self._watch.attempting(plan.round, plan.attempt, present, self._members.missing())
         attempt.collect(weights)
-        if not attempt.resolve():
+        # A sum without the lost site would be refused: the list is the same in every round.
+        if (self._parties.one_list and not attempt.complete) or not attempt.resolve():
             self._judge(attempt, opened=False)
             return None
         self._folder.save_pending(self._round, current.to_bytes())

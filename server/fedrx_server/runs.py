@@ -6,14 +6,15 @@ write and the coordinator obeys. Looking takes no lock and changes nothing.
 
 import re
 import secrets
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from fedrx_protocol.canonical import MalformedMessage
 from fedrx_protocol.errors import MisuseError, RunError
 from fedrx_protocol.plan import StudyPlan
-from fedrx_protocol.roster import SignedRoster
+from fedrx_protocol.roster import Roster, SignedRoster
 from fedrx_protocol.study import Study
 from fedrx_server.blame import LeftOut, read_blame
 from fedrx_server.checkpoints import RoundRecord
@@ -105,7 +106,13 @@ class Runs:
         return self.folder / name
 
     def create(
-        self, study: Study, roster: SignedRoster, study_text: str, start: Path | None = None
+        self,
+        study: Study,
+        roster: SignedRoster,
+        study_text: str,
+        start: Path | None = None,
+        *,
+        without: Collection[str] = (),
     ) -> Path:
         """Make the folder of a new run, and want it to run.
 
@@ -114,13 +121,15 @@ class Runs:
             roster: who may take part.
             study_text: the study file as written.
             start: model file of the study that this one starts from.
+            without: sites of the roster that take no part.
 
         Raises:
             StudyError: the study does not fit the roster.
             MisuseError: the model file is missing, too much, or another model or study's.
             RunError: the folder cannot be made.
         """
-        require_plan(study, roster)
+        plan = require_plan(study, roster)
+        _require_sites(roster, without, plan.parameters.threshold)
         _require_start(study, start)
         numbers = [_order(name)[1] for name in self.names() if _order(name)[0] == study.name]
         path = self.folder / f"{study.name}-{max(numbers, default=0) + 1}"
@@ -128,11 +137,70 @@ class Runs:
             # Never given twice, even where a folder was removed or an old backup restored.
             "run_id": f"{path.name}.{secrets.token_hex(4)}",
             "start_seed": secrets.randbits(_SEED_BITS),
+            **_who(study, roster, frozenset(without)),
         }
         text = roster.to_json().decode()
         RunFolder.create(path, study, text, meta, study_text=study_text, start=start).close()
         write_wanted(path, Wanted("running"))
         return path
+
+
+def _who(study: Study, roster: SignedRoster, without: frozenset[str]) -> dict[str, list[str]]:
+    """Who takes part: a list that stands, where all sums have one; else who is left out of any."""
+    if study.opens_one_list(live=True):
+        return {"sites": [site for site in roster.roster.ids if site not in without]}
+    return {"without": sorted(without)} if without else {}
+
+
+def absent_sites(meta: Mapping[str, Any], roster: Roster) -> frozenset[str]:
+    """Sites of a roster that take no part in a run.
+
+    Args:
+        meta: the run folder's.
+        roster: the run's present one; it may have grown since the run began.
+    """
+    if "sites" in meta:
+        return frozenset(roster.ids).difference(meta["sites"])
+    return frozenset(meta.get("without", ()))
+
+
+def require_list(run: RunFolder, before: Roster, after: Roster, threshold: int) -> None:
+    """Hold a new roster against the list that the run's sums were opened over.
+
+    Raises:
+        MisuseError: a site of the list is gone or has other keys, so that every site would refuse;
+            or the list is shorter than the threshold that the new roster's size asks for.
+    """
+    listed = run.meta.get("sites", ()) if run.rounds else ()
+    keys = [{entry.site: entry.identity for entry in one.sites} for one in (before, after)]
+    gone = [site for site in listed if keys[0].get(site) != keys[1].get(site)]
+    if gone:
+        raise MisuseError(
+            f"{run.path}: its sums were opened over one list of sites, and on the new roster "
+            f"'{gone[0]}' is gone or has other keys, so every site would refuse the next: begin a "
+            "new study."
+        )
+    if listed and len(listed) < threshold:
+        raise MisuseError(
+            f"{run.path}: its sums were opened over {len(listed)} sites, and with the new roster "
+            f"a sum needs {threshold}: begin a new study that sets secure_aggregation.threshold."
+        )
+
+
+def _require_sites(roster: SignedRoster, without: Collection[str], threshold: int) -> None:
+    """Hold the sites that are left out against the roster and the threshold."""
+    unknown = sorted(set(without).difference(roster.roster.ids))
+    if unknown:
+        raise MisuseError(
+            f"--without {unknown[0]}: no such site is on the roster; it has "
+            f"{', '.join(roster.roster.ids)}."
+        )
+    left = len(roster.roster.ids) - len(set(without))
+    if left < threshold:
+        raise MisuseError(
+            f"--without leaves {left} sites, and the study needs {threshold} in a sum: leave fewer "
+            "out."
+        )
 
 
 def _require_start(study: Study, start: Path | None) -> None:

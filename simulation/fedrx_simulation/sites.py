@@ -133,6 +133,7 @@ class Consortium:
             session=session_id(self.run_id, self.study.digest, self.roster.digest),
             guard=SqliteGuard(store),
             single_context_per_model=self.study.opens_exact_sums,
+            one_list_of=self._one_list_of,
         )
         return Site(
             SiteParts(
@@ -147,6 +148,11 @@ class Consortium:
                 fold=self.fold,
             )
         )
+
+    @property
+    def _one_list_of(self) -> bytes | None:
+        stable = self.study.opens_one_list(live=False)
+        return bytes.fromhex(self.study.digest) if stable else None
 
     def _key(self, purpose: str, site: str) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(self._secret(purpose, site))

@@ -93,6 +93,24 @@ def test_a_model_counts_as_answered_once_its_unmask_was(guard):
     assert guard.answered_model(record(2).model_digest) is None
 
 
+def test_a_study_keeps_the_list_that_came_first(guard):
+    assert guard.opened_list(b"s") is None
+    guard.keep_list(b"s", b"a,b")
+    guard.keep_list(b"s", b"a")
+    guard.keep_list(b"t", b"a")
+    assert (guard.opened_list(b"s"), guard.opened_list(b"t")) == (b"a,b", b"a")
+
+
+def test_an_opened_list_survives_a_restart_and_old_records(path):
+    with SiteStore(path) as store:
+        guard = SqliteGuard(store, keep=1)
+        guard.keep_list(b"s", b"a,b")
+        for number in range(1, 4):
+            guard.save(record(number))
+    with SiteStore(path) as store:
+        assert SqliteGuard(store).opened_list(b"s") == b"a,b"
+
+
 def test_records_survive_a_restart(path):
     saved = record(4, unmask_survivors=("a", "b", "c"), unmask_reply=b"r")
     with SiteStore(path) as store:

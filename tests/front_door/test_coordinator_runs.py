@@ -11,7 +11,14 @@ from fedrx_server.blame import Blame, Fault
 from fedrx_server.checkpoints import RoundRecord
 from fedrx_server.live_state import LiveState, write_live
 from fedrx_server.run_folder import RunFolder
-from fedrx_server.runs import RunView, Wanted, read_left_out, read_wanted, write_wanted
+from fedrx_server.runs import (
+    RunView,
+    Wanted,
+    absent_sites,
+    read_left_out,
+    read_wanted,
+    write_wanted,
+)
 from fedrx_server.serving import (
     CoordinatorRunning,
     Serving,
@@ -274,6 +281,61 @@ class TestStopAndResume:
             done(f"revoke c {site} --reason", "left the consortium")
         refused("coordinator", "resume", "c", "small_dose-1", "--new-roster")
         assert RunView.read(begun).signed.roster.serial == 1
+
+
+class TestOneList:
+    """A run of a study in mode none is over one list of sites from its beginning."""
+
+    @pytest.fixture
+    def four(self, consortium, fedrx, done, place):
+        self.add_site(fedrx, done, "fourth")
+        text = (place / "study.toml").read_text()
+        assert "[privacy]\n" in text
+        (place / "none.toml").write_text(text.replace("[privacy]\n", '[privacy]\nmode = "none"\n'))
+        return consortium
+
+    def add_site(self, fedrx, done, site):
+        assert fedrx("site", "init", site, "--site", site, "--name", site).code == 0
+        done(f"enroll c --yes {site}/enrolment-request.json")
+
+    def out_of(self, run):
+        view = RunView.read(run)
+        with RunFolder.open(run) as folder:
+            return absent_sites(folder.meta, view.signed.roster)
+
+    def test_a_newcomer_is_left_out_and_a_site_of_the_list_cannot_leave(
+        self, four, fedrx, done, refused
+    ):
+        ran = done("run c none.toml --detach")
+        assert "the run waits for each one that is missing" in ran.out
+        run = four / "runs" / "small_dose-1"
+        finish_round(run, 1)
+        done("stop c small_dose-1")
+        self.add_site(fedrx, done, "fifth")
+        done("resume c small_dose-1 --new-roster")
+        assert self.out_of(run) == {"fifth"}
+        done("stop c small_dose-1")
+        done("revoke c fourth --reason", "left the consortium")
+        told = refused("coordinator", "resume", "c", "small_dose-1", "--new-roster")
+        assert "'fourth' is gone or has other keys" in told
+
+    def test_who_is_left_out_is_said_and_kept(self, four, fedrx, done, refused):
+        ran = done("run c none.toml --detach --without mayo")
+        assert "for charite, fourth, karolinska." in ran.out
+        run = four / "runs" / "small_dose-1"
+        assert self.out_of(run) == {"mayo"}
+        finish_round(run, 1)
+        done("stop c small_dose-1")
+        self.add_site(fedrx, done, "fifth")
+        told = refused("coordinator", "resume", "c", "small_dose-1", "--new-roster")
+        assert "opened over 3 sites, and with the new roster a sum needs 4" in told
+
+    def test_sites_that_cannot_be_left_out(self, four, refused):
+        run = ("coordinator", "run", "c", "none.toml", "--detach")
+        assert "no such site is on the roster" in refused(*run, "--without", "nobody")
+        both = ("--without", "mayo", "--without", "fourth")
+        assert "leaves 2 sites, and the study needs 3" in refused(*run, *both)
+        assert not (four / "runs").exists()
 
 
 class TestReport:

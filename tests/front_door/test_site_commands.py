@@ -50,6 +50,44 @@ def test_the_page_says_what_the_study_would_do(approved):
         assert words in approved
 
 
+class TestWhatALyingCoordinatorCouldGet:
+    """The page that a hospital signs says it, for each kind of study."""
+
+    def page(self, **sections):
+        return study_page(make_plan(Study.parse(template("dose")).with_(**sections), 5), 40)
+
+    def test_exact_sums_of_one_list_say_what_they_would_give_and_that_a_round_waits(self):
+        page = self.page(privacy={"mode": "none"})
+        assert "get this site's exact number of patients, gradient and metrics. In this" in page
+        assert "a round waits until every site is there" in page
+        assert "how many patients it brings" not in page
+
+    def test_exact_sums_of_changing_lists_say_that_nothing_prevents_it(self):
+        may = {"secure_aggregation": {"stable_lists": False}}
+        page = self.page(privacy={"mode": "none"}, **may)
+        assert "exact number of patients, gradient and metrics. Nothing in this study" in page
+
+    def test_exact_metrics_are_named(self):
+        page = self.page(metrics={"mode": "secure-sum"})
+        assert "this site's exact metrics and number of held-out patients" in page
+
+    def test_noise_hides_a_patient_and_not_how_many_there_are(self):
+        page = self.page(privacy={"epsilon": 1.0})
+        assert "how many patients this site brings to within about 7" in page
+        assert "(each single patient stays protected). Nothing in this study prevents" in page
+        assert "within about" not in self.page(privacy={"mode": "local"})
+
+    @pytest.mark.parametrize(("epsilon", "twice"), [(1.0, "2.16"), (8.0, "19.13")])
+    def test_a_patient_at_two_hospitals_is_told_the_epsilon(self, epsilon, twice):
+        page = self.page(privacy={"epsilon": epsilon})
+        assert f"promised epsilon {twice}, not {epsilon:g}." in page
+        assert "At two hospitals" not in self.page(privacy={"mode": "none"})
+
+    def test_a_start_from_another_study_adds_up(self):
+        page = self.page(transfer={"study": "ab" * 32})
+        assert "Adds up: patients who were in that study too lose what both studies spend" in page
+
+
 def test_check_before_and_after_an_approval(fedrx, joined):
     before = fedrx("site", "check", "a", *FILES)
     assert before.code == 2

@@ -1,7 +1,7 @@
 """A live run with a scripted network: real sites on the in-process grid, a clock of its own."""
 
 from flwr.app import ConfigRecord, Message, RecordDict
-from small_consortium import RUN, lost, staged
+from small_consortium import lost, staged
 
 from fedrx_client.app import make_client_app
 from fedrx_protocol import wire
@@ -39,9 +39,10 @@ class Seen(Watch):
 class Scene:
     """Four sites, threshold 3, and everything a test may change while the run waits."""
 
-    def __init__(self, folder, act=lambda **_: None, study=None, **kwargs):
+    def __init__(self, folder, act=lambda **_: None, study=None, *, without=(), **kwargs):
+        self.without = frozenset(without)
         self.refusals, self.versions, self.offers = {}, {}, []
-        self.stage, self.wire = staged(folder, act, study, **kwargs)
+        self.stage, self.wire = staged(folder, act, study, live=True, **kwargs)
         self.connected = set(self.nodes)
         self.time, self.sleeps, self.watch = 100.0, 0, Seen()
         self.on_sleep = lambda count: None
@@ -82,7 +83,7 @@ class Scene:
         grid = Connected(app, len(stage.names), run_id=1)
         roster = stage.consortium.signed_roster.to_json()
         offers = Offers(
-            RUN,
+            stage.run_id,
             bytes.fromhex(stage.study.digest),
             roster,
             VERSION,
@@ -90,7 +91,7 @@ class Scene:
             clock=lambda: 1_800_000_000.0,
             now=lambda: self.time,
         )
-        parties = RunParties(RUN, stage.plan, stage.roster, offers)
+        parties = RunParties(stage.run_id, stage.plan, stage.roster, offers, self.without)
         with stage.run_folder() as folder:
             study_run = StudyRun(
                 parties,

@@ -117,6 +117,8 @@ class Stage:
         sizes: patients by site; four sites of forty by default.
         mods: Flower mods around the sites' app.
         policies: by site.
+        live: whether the sites keep the rules of live ones.
+        run: its name.
     """
 
     def __init__(
@@ -127,6 +129,8 @@ class Stage:
         sizes: Sequence[int] = (40, 40, 40, 40),
         mods: Iterable[Callable] = (),
         policies: Mapping[str, SitePolicy] | None = None,
+        live: bool = False,
+        run: str = RUN,
     ) -> None:
         self.folder = folder
         self.study = study or small_study()
@@ -135,11 +139,13 @@ class Stage:
             name: small_cohort(self.study, name, size)
             for name, size in zip(self.names, sizes, strict=True)
         }
-        self.consortium = Consortium(self.study, self.names, RUN, seed=5)
+        self.run_id = run
+        self.consortium = Consortium(self.study, self.names, run, seed=5)
         self.plan = self.consortium.plan
         self.roster = self.consortium.roster
-        self.session = session_id(RUN, self.study.digest, self.roster.digest)
+        self.session = session_id(run, self.study.digest, self.roster.digest)
         self.policies = policies or {}
+        self.one_list = self.study.opens_one_list(live=live)
         self.mods = list(mods)
         self.sites: dict[str, Site] = {}
         self.keys: CoordinatorKeys | None = None
@@ -168,11 +174,12 @@ class Stage:
             session=self.session,
             guard=SqliteGuard(store),
             single_context_per_model=self.study.opens_exact_sums,
+            one_list_of=bytes.fromhex(self.study.digest) if self.one_list else None,
             **({"entropy": entropy} if entropy else {}),
         )
         parts = {
             "plan": self.plan,
-            "run": RUN,
+            "run": self.run_id,
             "cohort": self.cohorts[name],
             "model": self.consortium.model(),
             "store": store,
@@ -223,13 +230,20 @@ class Stage:
         """The opened sum of one attempt in which everybody takes part."""
         return self.opened(round_, attempt).vector
 
-    def opened(self, round_: int, attempt: int = 0) -> Opened:
-        request = self.request(round_, attempt)
+    def opened(
+        self, round_: int, attempt: int = 0, weights=None, names: Sequence[str] | None = None
+    ) -> Opened:
+        """The opened sum over these sites, all by default, of a round with these weights."""
+        weights, names = (
+            self.start if weights is None else weights,
+            tuple(names or self.names),
+        )
+        request = self.request(round_, attempt, weights, participants=names)
         current = CoordinatorRound(
             self.keys, request, length=self.plan.round(round_, attempt).layout.length
         )
-        for name in self.names:
-            current.add(self.site(name).train(request, self.start))
+        for name in names:
+            current.add(self.site(name).train(request, weights))
         assert current.close() == {}
         for name, unmask in current.unmask_requests().items():
             current.add_unmask(self.site(name).unmask(unmask))

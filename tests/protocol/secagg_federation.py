@@ -66,6 +66,7 @@ class Federation:
     parameters: SecAggParameters
     run: str = "run"
     single: bool = False
+    one_list_of: bytes | None = None
     entropy_seed: object = 0
     epoch: int = 1
     parties: dict[str, SiteParty] = field(init=False)
@@ -88,6 +89,7 @@ class Federation:
             session=self.session,
             guard=self.guards[name],
             single_context_per_model=self.single,
+            one_list_of=self.one_list_of,
             entropy=keystream((self.entropy_seed, name, self.epoch)),
         )
 

@@ -4,11 +4,19 @@ Each attack is played where the rules stop it and where, by one step, they do no
 the test show that it would see a leak.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 import pytest
-from secagg_federation import Federation, federation, model_digest, plain_sum, site_names
+from secagg_federation import (
+    Federation,
+    federation,
+    identity_of,
+    model_digest,
+    plain_sum,
+    site_names,
+)
 
 from fedrx_protocol.secagg import errors
 from fedrx_protocol.secagg import keys as crypto
@@ -155,6 +163,125 @@ def test_retry_under_another_session_is_refused_too():
     other.open_epoch(1)
     with pytest.raises(errors.ModelAlreadyReleased):
         other.parties["site-000"].check(other.request(1, digest=digest))
+
+
+STUDY = b"s" * 32
+
+
+def almost_the_same_model(stage, asked, second):
+    """Open round 1 over all, and round 2 over `asked`; the models differ, the vectors hardly."""
+    vectors = stage.vectors(4)
+    everybody = stage.play(stage.request(1), vectors).result().vector
+    request = second.request(2, participants=asked)
+    return everybody - second.play(request, vectors).result().vector, vectors
+
+
+def in_another_run(stage, **changes):
+    """The same sites, with what they remember, in a run of its own."""
+    other = federation(stage.n, run="another run", single=True, **changes)
+    other.guards.update(stage.guards)
+    other.parties = {name: other.party(name) for name in other.roster.ids}
+    other.open_epoch(1)
+    return other
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_barely_changed_model_with_one_site_fewer_gives_that_site_away(again):
+    """What one list prevents: the models of both rounds differ, so neither was opened before."""
+    stage, names = federation(5, single=True), site_names(5)
+    second = in_another_run(stage) if again else stage
+    difference, vectors = almost_the_same_model(stage, names[1:], second)
+    assert np.array_equal(difference, vectors[names[0]])
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_one_list_refuses_it_before_anything_is_computed(again):
+    stage, names = federation(5, single=True, one_list_of=STUDY), site_names(5)
+    second = in_another_run(stage, one_list_of=STUDY) if again else stage
+    with pytest.raises(errors.ListChanged, match="differs in 'site-000'"):
+        almost_the_same_model(stage, names[1:], second)
+
+
+def test_one_list_refuses_a_site_that_is_dropped_within_a_later_round():
+    """The participants are the same; only the survivors are not."""
+    stage, names = federation(5, single=True, one_list_of=STUDY), site_names(5)
+    vectors = stage.vectors(4)
+    for number in (1, 2, 3):
+        assert stage.play(stage.request(number), vectors).can_open
+    with pytest.raises(errors.ListChanged):
+        stage.play(stage.request(4), vectors, silent_train=names[:1])
+
+
+def test_one_list_is_that_of_the_first_sum_and_not_of_an_attempt_that_opened_nothing():
+    stage, names = federation(5, single=True, one_list_of=STUDY), site_names(5)
+    vectors = stage.vectors(4)
+    stage.masked(stage.request(1), vectors)  # everybody took part, and nothing was unmasked
+    for number in (2, 3):
+        request = stage.request(number, participants=names[1:])
+        total, survivors = stage.play(request, vectors).result()
+        assert survivors == tuple(names[1:])
+        assert np.array_equal(total, plain_sum(vectors, survivors))
+    with pytest.raises(errors.ListChanged, match="differs in 'site-000'"):
+        stage.parties[names[1]].check(stage.request(4))
+
+
+def test_two_attempts_prepared_over_two_lists_cannot_both_be_opened():
+    """Each run masked over its own list before any sum was opened."""
+    stage, names = federation(5, single=True, one_list_of=STUDY), site_names(5)
+    second, vectors = in_another_run(stage, one_list_of=STUDY), stage.vectors(4)
+    request = second.request(1, participants=names[1:], digest=model_digest("almost"))
+    waiting = second.masked(request, vectors)
+    assert stage.play(stage.request(1), vectors).can_open
+    unmask = UnmaskRequest(waiting[0].context, request.participants, {})
+    with pytest.raises(errors.ListChanged):
+        second.parties[names[1]].unmask(unmask)
+
+
+def test_another_study_has_a_list_of_its_own():
+    stage, names = federation(5, single=True, one_list_of=STUDY), site_names(5)
+    assert stage.play(stage.request(1), stage.vectors(4)).can_open
+    other = in_another_run(stage, one_list_of=b"t" * 32)
+    other.parties[names[1]].check(other.request(2, participants=names[1:]))
+
+
+def test_a_site_whose_key_was_exchanged_is_another_site():
+    """Its place could be taken by the coordinator, whose vector is known: one site fewer."""
+    stage = federation(5, single=True, one_list_of=STUDY)
+    assert stage.play(stage.request(1), stage.vectors(4)).can_open
+    other = in_another_run(stage, one_list_of=STUDY)
+    party, first = other.parties["site-001"], other.roster.sites[0]
+    imposter = replace(first, identity=identity_of("coordinator").public_key().public_bytes_raw())
+    party._roster = replace(other.roster, sites=(imposter, *other.roster.sites[1:]))
+    with pytest.raises(errors.ListChanged, match="differs in 'site-000'"):
+        party.check(other.request(2))
+
+
+def test_lists_that_differ_by_threshold_less_colluders_would_not_be_apart_enough():
+    """Why one list, and not lists that differ by many: a colluder fills the difference up."""
+    stage, names = federation(4, single=True), site_names(4)
+    numbers, colluder = stage.parameters, names[3]
+    assert numbers.threshold - numbers.max_colluding == 2
+    vectors = stage.vectors(4)
+    lists = names[:3], [*names[:2], colluder]
+    assert len(set(lists[0]) ^ set(lists[1])) == 2
+    one, two = (
+        stage.play(stage.request(number, participants=asked), vectors).result().vector
+        for number, asked in enumerate(lists, 1)
+    )
+    assert np.array_equal(one - two + vectors[colluder], vectors[names[2]])
+
+
+def test_lists_that_are_far_apart_in_pairs_single_out_a_few_sites_together():
+    """Why not even lists a whole threshold apart: three of nine sites, of which two may collude."""
+    stage, names = federation(9, single=True, threshold=6), site_names(9)
+    thirds = [set(names[:3]), set(names[3:6]), set(names[6:])]
+    vectors, sums = stage.vectors(4), []
+    for number, left_out in enumerate(thirds, 1):
+        asked = [name for name in names if name not in left_out]
+        sums.append(stage.play(stage.request(number, participants=asked), vectors).result().vector)
+    assert all(len(a ^ b) == stage.parameters.threshold for a, b in combinations(thirds, 2))
+    found = sums[0] + sums[2] - sums[1]
+    assert np.array_equal(found, np.uint32(2) * plain_sum(vectors, thirds[1]))
 
 
 def test_a_round_after_a_release_goes_on_with_the_next_model():

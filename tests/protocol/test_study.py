@@ -402,3 +402,15 @@ class TestDerived:
     def test_a_study_cannot_be_changed(self):
         with pytest.raises(ValueError, match="frozen"):
             STUDY.privacy.epsilon = 9.0
+
+
+def test_one_list_is_the_rule_of_live_studies_without_noise_and_never_changes_an_old_digest():
+    none = STUDY.with_(privacy={"mode": "none"})
+    assert none.opens_one_list(live=True)
+    assert not none.opens_one_list(live=False)
+    assert not STUDY.opens_one_list(live=True)
+    assert "stable_lists" not in str(none.model_dump(mode="json"))
+    for asked in (True, False):
+        said = none.with_(secure_aggregation={"stable_lists": asked})
+        assert said.opens_one_list(live=True) is said.opens_one_list(live=False) is asked
+        assert said.digest != none.digest

@@ -20,6 +20,8 @@ from fedrx_server.exchange import Exchange
 from fedrx_server.patience import StudyStopped
 from fedrx_simulation.engines.inprocess import InProcessGrid
 
+NONE = {"privacy": {"mode": "none"}}
+
 
 class TestOffers:
     def test_every_site_is_offered_the_run_once_and_in_full(self, tmp_path):
@@ -122,6 +124,89 @@ class TestWaiting:
         assert {record.attempt for record in records} == {0}
         assert "round 2 waits for shares: 2 of the 4 sites" in scene.watch.waits[-1][0]
         assert len(scene.stage.releases("site1")) == 6
+
+
+class TestOneList:
+    """Sums of a live study in mode none are opened over all sites of the run, or not at all."""
+
+    def lost_in_round_2(self, tmp_path, kind, **sections):
+        """Site 3 is lost at one step of round 2, and stays away for five looks."""
+
+        def act(*, site, message, **seen):
+            if site != "site3" or (seen["kind"], seen["label"]) != (kind, "2.0"):
+                return None
+            scene.connected.discard(FIRST_NODE + 3)
+            return lost(message)
+
+        scene = Scene(tmp_path, act, small_study(**sections))
+
+        def come_back(count):
+            if count == 5:
+                scene.connected.add(FIRST_NODE + 3)
+
+        scene.on_sleep = come_back
+        return scene, *scene.run()
+
+    def test_a_run_waits_for_a_lost_site_and_goes_on_with_it(self, tmp_path):
+        scene, weights, records = self.lost_in_round_2(tmp_path, "train.masked", **NONE)
+        assert survivors(records) == [4] * 5
+        assert [record.attempt for record in records] == [0, 1, 0, 0, 0]
+        sentence, missing = scene.watch.waits[-1]
+        assert "needs 4 sites (all sums of this study are opened over one list)" in sentence
+        assert missing == {"site3": "not connected"}
+        assert not [seen for seen in scene.wire.seen if seen[1] == "query.resolve"]
+        (tmp_path / "calm").mkdir()
+        calm, _ = Scene(tmp_path / "calm", study=scene.stage.study).run()
+        np.testing.assert_array_equal(weights, calm)
+
+    def test_a_site_lost_while_the_sum_is_opened_is_not_needed_for_it(self, tmp_path):
+        _, _, records = self.lost_in_round_2(tmp_path, "query.unmask", **NONE)
+        assert survivors(records) == [4] * 5
+        assert {record.attempt for record in records} == {0}
+
+    def test_where_lists_may_change_the_run_goes_on_without_it(self, tmp_path):
+        may = {"secure_aggregation": {"stable_lists": False}}
+        _, _, records = self.lost_in_round_2(tmp_path, "train.masked", **NONE, **may)
+        assert survivors(records)[:2] == [4, 3]
+
+    def test_nothing_is_begun_before_all_are_there(self, tmp_path):
+        scene = Scene(tmp_path, study=small_study(**NONE))
+        scene.refusals["site3"] = "NotApproved"
+
+        def approve(count):
+            if count == 40:
+                assert scene.epochs() == 0
+                assert not scene.watch.attempts
+                scene.refusals.clear()
+
+        scene.on_sleep = approve
+        _, records = scene.run()
+        assert survivors(records) == [4] * 5
+        assert scene.watch.waits[-1][1] == {"site3": "NotApproved"}
+
+    def test_a_run_without_a_site_never_asks_it(self, tmp_path):
+        scene = Scene(tmp_path, study=small_study(**NONE), without={"site3"})
+        _, records = scene.run()
+        assert [record.participants for record in records] == [3] * 5
+        assert "site3" not in {site for site, _ in scene.offers}
+        assert scene.watch.attempts[0][3] == {}
+
+    def test_a_run_over_other_sites_than_the_one_before_waits_and_opens_nothing(self, tmp_path):
+        study = small_study(**NONE, training={"rounds": 2})
+        Scene(tmp_path, study=study).run()
+        (tmp_path / "run").rename(tmp_path / "before")
+
+        class Stopped(BaseException):
+            pass
+
+        def stop(count):
+            raise Stopped
+
+        scene = Scene(tmp_path, study=study, without={"site3"}, run="run-2")
+        scene.on_sleep = stop
+        with pytest.raises(Stopped):
+            scene.run()
+        assert scene.watch.waits[-1][1] == dict.fromkeys(["site0", "site1", "site2"], "ListChanged")
 
 
 class TestSlowSites:

@@ -319,11 +319,16 @@ class TestStatistics:
             Comparison(
                 plan.studies["linear"],
                 (replace(table, models=[table.models[0], chance]),),
+                4,
                 tmp_path,
             )
         )
         # A file has no edge, as a terminal has, at which words would be cut.
-        assert "no clear difference, p = 0.405" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert "no clear difference, p = 0.405" in shown
+        study = plan.studies["linear"]
+        cost = f"at most ε = {4 * study.privacy.epsilon:g} at δ = {4 * study.privacy.delta:g}"
+        assert f"4 trainings on the same patients, and together they cost more: {cost}" in shown
 
     def test_the_table_pairs_patients_and_says_who_is_better(self):
         plan = plan_of(folds=2)

@@ -26,6 +26,7 @@ from fedrx_protocol.privacy.errors import (
 )
 from fedrx_protocol.privacy.events import Purpose, Release
 from fedrx_protocol.privacy.grid import grid_sensitivity, grid_slack, site_noise_sd
+from fedrx_protocol.privacy.two_sites import epsilon_at_two_sites
 
 __all__ = [
     "Account",
@@ -39,6 +40,7 @@ __all__ = [
     "TargetUnreachable",
     "collusion_table",
     "epsilon",
+    "epsilon_at_two_sites",
     "epsilon_upper",
     "grid_sensitivity",
     "grid_slack",

@@ -13,6 +13,7 @@ __all__ = [
     "ContextMismatch",
     "ContextSpent",
     "KeysRepeated",
+    "ListChanged",
     "MalformedMessage",
     "ModelAlreadyReleased",
     "OutOfOrder",
@@ -105,6 +106,13 @@ class ModelAlreadyReleased(PeerError):  # noqa: N818
     """A sum was already opened for this model; exact sums are released once a model.
 
     Prevents retry-and-subtract where no noise covers the difference.
+    """
+
+
+class ListChanged(PeerError):  # noqa: N818
+    """A sum of this study was opened over another list of sites, and one list is all.
+
+    Prevents a round with one site fewer from being subtracted, whatever its model.
     """
 
 

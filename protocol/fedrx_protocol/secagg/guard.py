@@ -102,6 +102,12 @@ class GuardStore(Protocol):
     def answered_model(self, model_digest: bytes) -> bytes | None:
         """The context, of any session, whose UNMASK was answered under this digest, or None."""
 
+    def opened_list(self, study: bytes) -> bytes | None:
+        """What `keep_list` was given first for this study, or None."""
+
+    def keep_list(self, study: bytes, listed: bytes) -> None:
+        """Keep the one list that sums of a study are opened over; on disk before this returns."""
+
     def save(self, record: ContextRecord) -> None:
         """Keep `record` in place of an older one of its context; on disk before this returns."""
 
@@ -113,6 +119,7 @@ class MemoryGuard:
         self._records: dict[bytes, ContextRecord] = {}
         self._latest: dict[bytes, ContextRecord] = {}
         self._answered: dict[bytes, bytes] = {}
+        self._lists: dict[bytes, bytes] = {}
 
     def load(self, context: bytes) -> ContextRecord | None:
         """The record of `context`, or None."""
@@ -125,6 +132,14 @@ class MemoryGuard:
     def answered_model(self, model_digest: bytes) -> bytes | None:
         """The context whose UNMASK was answered under this digest, or None."""
         return self._answered.get(model_digest)
+
+    def opened_list(self, study: bytes) -> bytes | None:
+        """What `keep_list` was given first for this study, or None."""
+        return self._lists.get(study)
+
+    def keep_list(self, study: bytes, listed: bytes) -> None:
+        """Keep the one list that sums of a study are opened over."""
+        self._lists.setdefault(study, listed)
 
     def save(self, record: ContextRecord) -> None:
         """Keep `record` in place of an older one of its context."""

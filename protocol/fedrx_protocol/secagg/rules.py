@@ -7,9 +7,11 @@ from collections.abc import Container
 
 import numpy as np
 
+from fedrx_protocol.canonical import from_json
 from fedrx_protocol.secagg.errors import (
     BothSecretsAsked,
     ContextSpent,
+    ListChanged,
     ModelAlreadyReleased,
     ParticipantsInvalid,
     RoundWentBack,
@@ -71,6 +73,24 @@ def check_model(model_digest: bytes, context: bytes, guard: GuardStore) -> None:
             "An exact sum was opened for this model already; a second one over other sites could "
             "be subtracted from it."
         )
+
+
+def check_list(study: bytes, listed: bytes, guard: GuardStore) -> None:
+    """No sum of `study` was opened over other sites than those `listed`.
+
+    However the model of a later round differs, the two sums could be subtracted. A list that
+    differs by many sites is refused too: colluding sites may be most of the difference, and
+    several such lists together can single out a few sites (decision 13).
+    """
+    opened = guard.opened_list(study)
+    if opened is None or opened == listed:
+        return
+    before, now = from_json(opened, source="An opened list"), from_json(listed, source="A list")
+    other = min(site for site in {*before, *now} if before.get(site) != now.get(site))
+    raise ListChanged(
+        f"Sums of this study were opened over one list of sites, and this list differs in "
+        f"'{other}': the two sums could be subtracted."
+    )
 
 
 def check_dropped(record: ContextRecord, site: str, dropped: tuple[str, ...]) -> None:

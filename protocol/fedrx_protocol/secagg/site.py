@@ -6,7 +6,7 @@ never believed: every list it sends is checked against the roster and against wh
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from enum import Enum
 from types import MappingProxyType
@@ -14,6 +14,7 @@ from types import MappingProxyType
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedrx_protocol import wire
+from fedrx_protocol.canonical import to_base64, to_json
 from fedrx_protocol.roster import Roster
 from fedrx_protocol.secagg import keys as crypto
 from fedrx_protocol.secagg import rules
@@ -85,6 +86,8 @@ class SiteParty:
         guard: where context records are kept.
         single_context_per_model: refuse a second context of a model whose sum was opened; True
             where sums are exact (privacy mode `none`).
+        one_list_of: digest of the study, 32 bytes, if its sums are opened over one list of sites
+            only, in all runs; None where lists may change.
         entropy: gives that many random bytes; the operating system's by default.
 
     Raises:
@@ -102,6 +105,7 @@ class SiteParty:
         session: bytes,
         guard: GuardStore,
         single_context_per_model: bool,
+        one_list_of: bytes | None = None,
         entropy: Entropy = os.urandom,
     ) -> None:
         entry = roster.entry(site)
@@ -118,6 +122,7 @@ class SiteParty:
         self._graph = Graph.of(roster, parameters, session)
         self._guard = guard
         self._single_context_per_model = single_context_per_model
+        self._one_list_of = one_list_of
         self._entropy = entropy
         self._phase = Phase.NEW
         self._keys: EpochKeys | None = None
@@ -188,13 +193,13 @@ class SiteParty:
             ContextSpent: this very context was masked before.
             RoundWentBack: the round, epoch or attempt is not later than the last one.
             ModelAlreadyReleased: a sum was opened for this model already.
+            ListChanged: a sum of the study was opened over other sites, and one list is all.
         """
         self._next_phase("mask")
         self._require_session(request.session, request.epoch)
         rules.check_participants(request, self.site, self._graph, self._held().roots)
         rules.check_order(request, self._guard)
-        if self._single_context_per_model:
-            rules.check_model(request.model_digest, request.context, self._guard)
+        self._check_opened(request.model_digest, request.context, request.participants)
 
     def mask(self, request: RoundRequest, vector: RingVector) -> MaskedInput:
         """Mask this site's vector; its record is in the guard before this returns.
@@ -270,6 +275,7 @@ class SiteParty:
             TooFewSites: fewer survivors than the threshold.
             BothSecretsAsked: a pairwise seed toward a listed site was revealed already.
             ModelAlreadyReleased: another context of this model was opened already.
+            ListChanged: a sum of the study was opened over other sites, and one list is all.
         """
         record = self._current(request.context)
         if record.unmask_reply is not None:
@@ -277,10 +283,11 @@ class SiteParty:
                 raise ContextSpent("Another list was unmasked in this context; one is all.")
             return wire.decode(record.unmask_reply, UnmaskReply)
         rules.check_survivors(record, self.site, request.survivors)
-        if self._single_context_per_model:
-            rules.check_model(record.model_digest, record.context, self._guard)
+        self._check_opened(record.model_digest, record.context, request.survivors)
         owners = self._graph.peers(self.site, request.survivors)
         reply = Kit.from_bytes(record.kit).reply(self.site, request, owners)
+        if self._one_list_of is not None:
+            self._guard.keep_list(self._one_list_of, self._listed(request.survivors))
         self._guard.save(
             replace(record, unmask_survivors=request.survivors, unmask_reply=wire.encode(reply))
         )
@@ -332,6 +339,21 @@ class SiteParty:
                 f"The message belongs to key epoch {epoch}, this site is in "
                 f"{self._held().advert.epoch}; a new epoch must be advertised."
             )
+
+    def _check_opened(self, model_digest: bytes, context: bytes, sites: Iterable[str]) -> None:
+        """Raise if what was opened before could be subtracted from a sum over `sites`."""
+        if self._one_list_of is not None:
+            rules.check_list(self._one_list_of, self._listed(sites), self._guard)
+        if self._single_context_per_model:
+            rules.check_model(model_digest, context, self._guard)
+
+    def _listed(self, sites: Iterable[str]) -> bytes:
+        """Sites of the roster with their keys, as a guard keeps them.
+
+        A site whose key was exchanged is another site: it may be one that colludes.
+        """
+        entries = [entry for entry in map(self._roster.entry, sites) if entry is not None]
+        return to_json({entry.site: to_base64(entry.identity) for entry in entries})
 
     def _begin(self, request: RoundRequest, kit: Kit) -> None:
         """Record the context, and drop what answering the previous one would have needed."""
