@@ -199,10 +199,15 @@ def _stop_if_beyond_help(setback: Setback, reasons: Mapping[str, int], sites: in
 
 def _left_out(setback: Setback) -> str:
     """Why a run ends that leaves out so many that the others are too few."""
+    without = (
+        "a run without them is another study, because all sums of this one have one list"
+        if setback.one_list
+        else "or begin a new run without them"
+    )
     return (
         f"round {setback.round} needs {setback.threshold} of {setback.sites} sites, and these are "
         f"left out because they spoiled attempts: {_named(setback.left_out)}. Mend them, then "
-        "resume the run with --readmit SITE, or begin a new run without them."
+        f"resume the run with --readmit SITE; {without}."
     )
 
 

@@ -192,12 +192,19 @@ class TestWithholding:
         assert survivors(records) == [4] * 5
 
     def test_exact_sums_that_cannot_be_repeated_end_the_run_with_the_cause(self, tmp_path):
+        may_change = {"secure_aggregation": {"stable_lists": False}}
         scene = Scene(
             tmp_path,
             forger("train.masked", LIES["commitment"]),
-            small_study(privacy={"mode": "none"}),
+            small_study(privacy={"mode": "none"}, **may_change),
         )
         with pytest.raises(StudyStopped, match=r"cannot be repeated.*new run.*site1: ShareInvalid"):
+            scene.run()
+
+    def test_where_all_sums_have_one_list_the_run_ends_with_the_name(self, tmp_path):
+        forge = forger("train.masked", LIES["commitment"])
+        scene = Scene(tmp_path, forge, small_study(privacy={"mode": "none"}))
+        with pytest.raises(StudyStopped, match=r"site1 \(ShareInvalid.*is another study"):
             scene.run()
 
 
