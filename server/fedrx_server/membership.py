@@ -10,7 +10,7 @@ again; who takes part changes between two attempts only.
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,7 @@ from fedrx_server.admission import FORGOTTEN, LOST, Admission, Offers, VersionDi
 from fedrx_server.exchange import Exchange, Reply
 from fedrx_server.run_folder import RunFolder
 from fedrx_server.watch import Watch
+from fedrx_server.witness import Witness, kept_heads, taken
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +50,14 @@ class RunParties:
         plan: The study made concrete.
         roster: The verified roster.
         offers: How live sites are asked to take part; simulated ones are built for their run.
+        witness: Where the heads of live sites' audit logs are kept.
     """
 
     run_id: str
     plan: StudyPlan
     roster: Roster
     offers: Offers | None = None
+    witness: Witness | None = None
 
     @property
     def session(self) -> bytes:
@@ -186,7 +189,13 @@ class Membership:
             admission.asked(node)
         if offers:
             deadline_s = self._deadline_s("query.open", KNOCK_DEADLINE_S)
-            self._exchange.post("query.open", offers, attempt="open", deadline_s=deadline_s)
+            self._exchange.post(
+                "query.open",
+                offers,
+                attempt="open",
+                deadline_s=deadline_s,
+                witness=self._heads(offers),
+            )
 
     def _opened(self, reply: Reply) -> None:
         answer = wire.decode(reply.header, OfferReply)
@@ -248,6 +257,7 @@ class Membership:
             attempt=label,
             deadline_s=self._deadline_s(kind, longest_s),
             payload=payload,
+            witness=self._heads(headers),
         ):
             if not reply.lost:
                 answered.add(reply.node)
@@ -256,9 +266,16 @@ class Membership:
             del reply  # its vector makes room for the next one's
         return answered
 
+    def _heads(self, nodes: Iterable[int]) -> dict[int, bytes]:
+        """The heads that are kept of these nodes' sites, for each to compare with its own log."""
+        witness = self._parties.witness
+        return {} if witness is None else kept_heads(witness, {n: self.name(n) for n in nodes})
+
     def _read(self, reply: Reply, take: Callable[[Reply], object], label: str) -> str:
         """Hand a reply on; the name of what is wrong with it, or nothing."""
         reason = LOST if reply.lost else reply.refusal
+        if reply.witness and self._parties.witness is not None:
+            taken(self._parties.witness, reply.witness, self._parties.roster)
         if not reason:
             try:
                 take(reply)
