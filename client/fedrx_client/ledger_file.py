@@ -207,8 +207,8 @@ def _head(line: AuditLine) -> ChainHead:
 def _older(path: Path, line: AuditLine) -> LedgerDamaged:
     return LedgerDamaged(
         f"{path}: was never in the state that line {line.number} of the audit log names: it is an "
-        "older copy or another file, and would forget what was spent; put its newest copy back, "
-        "and take part in no study until then."
+        "older copy, and would forget what was spent; put its newest copy back, and take part in "
+        "no study until then."
     )
 
 
