@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,6 +50,7 @@ def register(app: typer.Typer) -> None:
         stop: "fedrx coordinator stop consortium warfarin_dose-1",
         resume: "fedrx coordinator resume consortium warfarin_dose-1",
         report: "fedrx coordinator report consortium warfarin_dose-1 --output report.html",
+        witness: "fedrx coordinator witness consortium",
     }
     for act, example in examples.items():
         app.command(epilog=f"Example: {example}")(act)
@@ -144,6 +146,7 @@ def status(
     """Say how the runs stand: round, who is in, who is not and why, error, privacy, time left."""
     from fedrx import run_page
     from fedrx_server.serving import serving_of
+    from fedrx_server.witness import Witness
 
     runs = _runs(folder)
     names = runs.names() if name is None else (runs.path(name).name,)
@@ -165,6 +168,7 @@ def status(
         lines += run_page.status_lines(runs.folder / one, serving=serving is not None)
     if not names:
         lines.append("There is no run yet; `fedrx coordinator run` begins one.")
+    lines += [one.sentence for one in Witness(folder).all() if one.contradiction]
     say("\n".join(lines))
 
 
@@ -241,6 +245,46 @@ def report(
         _print({**run_result(view, privacy), "report": str(written)})
     else:
         say(f"{written}: {len(view.rounds)} of {view.study.final_round} rounds.")
+
+
+def witness(
+    folder: Folder,
+    *,
+    forget: Annotated[
+        str | None,
+        typer.Option(help="Begin anew with a site that restored a backup by the rule for it."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the newest head of each site's audit log that the site signed, for it to compare."""
+    from fedrx_server.witness import Witness
+
+    _runs(folder)  # it is a consortium folder
+    kept = Witness(folder)
+    if forget is not None:
+        kept.forget(forget)
+        say(f"What was kept of '{forget}' is forgotten; its next answer begins anew.")
+        return
+    found = kept.all()
+    if as_json:
+        sites = [
+            {
+                "site": one.newest.site,
+                "head": str(one.newest.head),
+                "time": one.time,
+                "contradiction": one.sentence,
+            }
+            for one in found
+        ]
+        _print({"sites": sites})
+        return
+    for one in found:
+        at = datetime.fromtimestamp(one.time, UTC)
+        say(f"{one.newest.site}  {one.newest.head}  {at:%Y-%m-%d %H:%M:%SZ}")
+        if one.contradiction:
+            say(f"  {one.sentence}")
+    if not found:
+        say("No site has answered yet.")
 
 
 def _follow(folder: Path, path: Path, *, as_json: bool) -> None:

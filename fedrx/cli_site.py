@@ -65,7 +65,6 @@ def init(
         passphrase=new_passphrase(passphrase_file, ask=ask_passphrase),
         validity_s=valid_days * DAY_S,
     )
-    _record(made, f"keys made, identity {made.fingerprint}")
     say(f"{folder}: made. Keep a copy of it; nobody else has these keys.")
     _echo_request(made)
     if not made.needs_passphrase:
@@ -115,7 +114,7 @@ def join(
     text = f"roster {believed.serial} believed, sites: {', '.join(believed.ids)}"
     if identity.fingerprint != before:
         text += f"; keys rotated to {identity.fingerprint}"
-    _record(identity, text)
+    _record(identity, text, identity.pin.content)
     say(f"{identity.site}: {text}.")
 
 
@@ -178,7 +177,7 @@ def audit(
     folder: Folder,
     *,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Only check the chain; print its head.")
+        bool, typer.Option("--verify", help="Only check the whole folder; print the head.")
     ] = False,
     head: Annotated[
         str | None, typer.Option(help="A head noted earlier (COUNT:HASH) to check against.")
@@ -187,10 +186,13 @@ def audit(
 ) -> None:
     """Show every request, answer, refusal and approval, after verifying the chain."""
     from fedrx_client.identity import SiteIdentity
+    from fedrx_client.verification import verify_folder
     from fedrx_protocol.chain import ChainHead
 
+    noted = None if head is None else ChainHead.parse(head)
     log = _log(SiteIdentity(folder))
-    checked = log.verify(None if head is None else ChainHead.parse(head))
+    # The lines can be read whatever happened to the rest of the folder: they are the evidence.
+    checked = verify_folder(folder, noted).log if verify else log.verify(noted)
     lines = () if verify else log.lines()
     if as_json:
         found = [{"number": line.number, **line.entry.to_document()} for line in lines]
@@ -244,16 +246,17 @@ def _echo_request(identity: "SiteIdentity") -> None:
     say(f"Fingerprint, to read to the coordinator: {signed.fingerprint}")
 
 
-def _record(identity: "SiteIdentity", reason: str) -> None:
+def _record(identity: "SiteIdentity", reason: str, content: str = "") -> None:
     from fedrx_client.audit import AuditEntry
 
-    _log(identity).record(AuditEntry(time=_now(), kind="identity", reason=reason[:1000]))
+    entry = AuditEntry(time=_now(), kind="identity", reason=reason[:1000], content=content)
+    _log(identity).record(entry)
 
 
 def _log(identity: "SiteIdentity") -> "AuditLog":
-    from fedrx_client.audit import AuditLog
+    from fedrx_client.audit import existing_log
 
-    return AuditLog(identity.audit_path)
+    return existing_log(identity.audit_path)
 
 
 def _read(path: Path) -> bytes:

@@ -89,7 +89,8 @@ def approvals(folder: Folder, *, as_json: AsJson = False) -> None:
     """List this site's approvals: in force, revoked or expired."""
     from fedrx.site_page import approvals_page
 
-    now, kept = _now(), _approvals(folder).all()
+    book = _approvals(folder)
+    now, kept, doubtful = _now(), book.all(), book.doubtful()
     if as_json:
         listed = [
             {
@@ -99,9 +100,12 @@ def approvals(folder: Folder, *, as_json: AsJson = False) -> None:
             }
             for one in kept
         ]
-        sys.stdout.write(json.dumps({"approvals": listed}) + "\n")
+        document = {"approvals": listed, "not_believed": doubtful}
+        sys.stdout.write(json.dumps(document) + "\n")
     else:
         say(approvals_page(kept, now) if kept else "This site has approved no study.")
+        for sentence in doubtful:
+            say(f"Not believed: {sentence}")
 
 
 def check(
@@ -146,30 +150,27 @@ def ledger(
     folder: Folder,
     *,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Only check the chain; print its head.")
+        bool, typer.Option("--verify", help="Only check the whole folder; print the head.")
     ] = False,
     delta: Annotated[
         float, typer.Option(help="At which delta to count what no approval names.")
     ] = 1e-5,
     as_json: AsJson = False,
 ) -> None:
-    """Show what was spent and what is left, per study and in all, after verifying the chain."""
+    """Show what was spent and what is left, after holding the whole folder against itself."""
     from fedrx.site_page import ledger_page
     from fedrx_client.ledger import Ledger
     from fedrx_client.store import LEDGER, SiteStore
+    from fedrx_client.verification import verify_folder
 
-    kept = _approvals(folder)
-    if not (folder / LEDGER).is_file():
+    head = verify_folder(folder).ledger
+    if not head.count:
         say(json.dumps({"lines": 0, "studies": []}) if as_json else "Nothing was released.")
         return
-    with SiteStore(folder / LEDGER) as store:
-        book = Ledger(store)
-        head = book.verify()
-        document = {
-            "lines": head.count,
-            "head": f"{head.count}:{head.hash.hex()}",
-            **({} if verify else _spending(book, kept, delta)),
-        }
+    document = {"lines": head.count, "head": f"{head.count}:{head.hash.hex()}"}
+    if not verify:
+        with SiteStore(folder / LEDGER) as store:
+            document |= _spending(Ledger(store), _approvals(folder), delta)
     if as_json:
         sys.stdout.write(json.dumps(document) + "\n")
         return
@@ -210,7 +211,7 @@ class _Wish:
 def _approve(
     folder: Path, files: _Files, wish: _Wish, *, yes: bool, passphrase_file: Path | None
 ) -> None:
-    from fedrx.site_page import counted_page, study_page
+    from fedrx.site_page import changes_page, counted_page, study_page
     from fedrx_client.check import read_releases
     from fedrx_client.site import check_cohort_size
     from fedrx_client.study_files import StudyFiles
@@ -218,10 +219,14 @@ def _approve(
     identity, agreed = _identity(folder), _study(files.study)
     cohort = _load(identity, agreed, files.data, files.mapping).cohort
     check_cohort_size(agreed, cohort)
-    approval = _approval(agreed, cohort.fingerprint, wish)
+    approval = _approval(agreed, cohort.fingerprint, wish, identity.roster(_now()).ids)
     approval.require_cohort(cohort.fingerprint, len(cohort))
     say(study_page(_plan(identity, agreed), len(cohort)))
     say(counted_page(approval, read_releases(folder)))
+    for namesake in _approvals(folder).all():
+        if namesake.approval.name == agreed.name and namesake.approval.study != agreed.digest:
+            before = StudyFiles(folder).study(namesake.approval.study)
+            say(changes_page(namesake, before, approval, agreed, _now()))
     if not yes:
         typer.confirm(
             f"Approve this as {escaped(wish.by)} for {counted(wish.days, 'day')}?", abort=True
@@ -235,7 +240,7 @@ def _approve(
     say(f"Approved; take it back with `{revoke}`.")
 
 
-def _approval(study: "Study", cohort: str, wish: _Wish) -> "Approval":
+def _approval(study: "Study", cohort: str, wish: _Wish, sites: tuple[str, ...]) -> "Approval":
     from fedrx_client.approval import Approval
     from fedrx_client.ledger import PrivacyCap
 
@@ -249,6 +254,7 @@ def _approval(study: "Study", cohort: str, wish: _Wish) -> "Approval":
         days=wish.days,
         by=wish.by,
         cohort_name=wish.cohort,
+        sites=sites,
     )
 
 
@@ -273,12 +279,8 @@ def _spending(book: "Ledger", kept: "Approvals", delta: float) -> dict[str, Any]
 
 def _study_spending(book: "Ledger", kept: "Approvals", study: str, delta: float) -> dict[str, Any]:
     from fedrx.site_page import spent_document
-    from fedrx_client.approval import NotApproved
 
-    try:
-        approval = kept.kept(study).approval
-    except NotApproved:
-        approval = None
+    approval = next((one.approval for one in kept.all() if one.approval.study == study), None)
     cap = approval.cap if approval else None
     delta = cap.delta if cap else delta
     releases = book.releases(study)

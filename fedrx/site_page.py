@@ -15,6 +15,7 @@ from fedrx_protocol.privacy.accountant import Account, PrivacySpent
 from fedrx_protocol.privacy.events import Release
 from fedrx_protocol.roster import Roster, fingerprint
 from fedrx_protocol.study import Study
+from fedrx_protocol.study_changes import study_changes
 
 NEVER_LEAVES = (
     "Never leaves: a patient's record, name or id; this site's own gradient, weights or metrics "
@@ -132,6 +133,31 @@ def counted_page(approval: Approval, releases: Sequence[Release]) -> str:
     )
 
 
+def changes_page(
+    kept: KeptApproval, before: Study | None, wanted: Approval, after: Study, now: int
+) -> str:
+    """How a study differs from one of the same name that the site approved earlier.
+
+    Args:
+        kept: the earlier approval.
+        before: its study; None where it was not kept.
+        wanted: the approval that is about to be signed.
+        after: its study.
+        now: unix seconds.
+    """
+    earlier = kept.approval
+    title = (
+        f"Differs from study '{earlier.name}' ({earlier.study[:12]}), approved on "
+        f"{day(earlier.approved_at)} and {kept.state(now)}:"
+    )
+    if before is None:
+        return f"{title}\n  how cannot be said: that study's file is not kept here any more."
+    lines = [f"  {change}" for change in study_changes(before, after)]
+    if earlier.sites and earlier.sites != wanted.sites:
+        lines.append(f"  roster: {', '.join(earlier.sites)} -> {', '.join(wanted.sites)}")
+    return "\n".join([title, *lines])
+
+
 def privacy_in_words(plan: StudyPlan) -> str:
     """What a patient is promised, with its assumption."""
     study, parameters = plan.study, plan.parameters
@@ -204,11 +230,13 @@ def start_page(folder: Path, coordinator: str, device: str, now: int) -> str:
         ),
         f"Coordinator: {coordinator}; connections go out only. Computes on {device}.",
     ]
-    kept, releases = Approvals(folder).all(), read_releases(folder)
+    approvals, releases = Approvals(folder), read_releases(folder)
+    kept = approvals.all()
     in_force = [one.approval for one in kept if one.state(now) == "in force"]
     lines += [_approved_line(approval, releases, now) for approval in in_force]
     if not in_force:
         lines.append("No study is approved: every request will be refused (`fedrx site approve`).")
+    lines += [f"Not believed: {sentence}" for sentence in approvals.doubtful()]
     lines += [
         (
             "Can leave: for approved studies a masked vector a round, public keys and key shares; "

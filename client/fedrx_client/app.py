@@ -68,6 +68,10 @@ class Desk(Protocol):
 
     def answered(self, run: int, kind: str, request: Request, what: str) -> None: ...  # noqa: D102 - see LiveSite
 
+    def compare(self, witness: bytes) -> None: ...  # noqa: D102 - see LiveSite
+
+    def signed_head(self) -> bytes: ...  # noqa: D102 - see LiveSite
+
     def refused(  # noqa: D102 - see LiveSite
         self, run: int, kind: str, request: Request | None, error: Exception
     ) -> None: ...
@@ -130,6 +134,8 @@ def _answer(
     request, kind = None, message.metadata.message_type
     try:
         request = wire.decode(_header(message.content), action.reads)
+        if desk is not None:
+            desk.compare(_witness(message.content))
         site = open_site(context)
         if desk is not None:
             desk.asked(context.run_id, kind, request)
@@ -142,6 +148,7 @@ def _answer(
         context.state[_KEYS] = ConfigRecord({"keys": site.export_keys()})
         if desk is not None:
             desk.answered(context.run_id, kind, request, action.answer)
+            _add_witness(content, desk)
     except Exception as error:  # noqa: BLE001 - its text may quote a patient: it stays here
         return _refusal(desk, message, request, error)
     return Message(content, reply_to=message)
@@ -151,6 +158,7 @@ def _open(desk: Desk, message: Message, context: Context) -> Message:
     offer, kind = None, message.metadata.message_type
     try:
         offer = wire.decode(_header(message.content), RunOffer)
+        desk.compare(_witness(message.content))
         reply = desk.open(context.run_id, offer)
         # A coordinator knocks again and again: what was not opened is one line, like a refusal.
         if reply.version == offer.version:
@@ -158,9 +166,11 @@ def _open(desk: Desk, message: Message, context: Context) -> Message:
             desk.answered(context.run_id, kind, offer, "run opened")
         else:
             desk.refused(context.run_id, kind, offer, _differing(offer, reply))
+        content = _header_record(wire.encode(reply))
+        _add_witness(content, desk)
     except Exception as error:  # noqa: BLE001 - its text may quote a patient: it stays here
         return _refusal(desk, message, offer, error)
-    return Message(_header_record(wire.encode(reply)), reply_to=message)
+    return Message(content, reply_to=message)
 
 
 def _differing(offer: RunOffer, reply: OfferReply) -> FedRxError:
@@ -236,6 +246,19 @@ def _header(content: RecordDict) -> bytes:
     if not isinstance(header, bytes):
         raise wire.MalformedMessage("the request carries no FedRx header.")
     return header
+
+
+def _witness(content: RecordDict) -> bytes:
+    """The head of this site's audit log that the coordinator keeps; empty if it keeps none."""
+    witness = content.config_records[_RECORD].get("witness", b"")
+    if not isinstance(witness, bytes):
+        raise wire.MalformedMessage("the request carries no bytes as the kept head.")
+    return witness
+
+
+def _add_witness(content: RecordDict, desk: Desk) -> None:
+    """Let the coordinator keep the head of the log, in which the answer has its line now."""
+    cast("ConfigRecord", content[_RECORD])["witness"] = desk.signed_head()
 
 
 def _vector(content: RecordDict) -> NDArray[np.float32]:

@@ -44,6 +44,13 @@ class ApprovalForged(MisuseError):  # noqa: N818
     """The file of an approval is not what this site signed with the key now in use."""
 
 
+class ApprovalOutdated(MisuseError):  # noqa: N818
+    """The file of an approval is not the newest that the audit log knows of.
+
+    Prevents a file that was put back from bringing what was taken back into force again.
+    """
+
+
 class CohortChanged(MisuseError):  # noqa: N818
     """The patients are not those that were approved, or are fewer than was agreed."""
 
@@ -71,6 +78,7 @@ class Approval:
         by: who gave it.
         cohort_name: what the site calls these patients. Cap and ledger count by this name, so
             that a table with one row more does not begin a new count.
+        sites: who was on the roster then; empty in an approval of an earlier release.
     """
 
     study: str
@@ -85,6 +93,7 @@ class Approval:
     expires_at: int
     by: str
     cohort_name: str = DEFAULT_COHORT
+    sites: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require_texts(self)
@@ -106,6 +115,7 @@ class Approval:
         days: int,
         by: str,
         cohort_name: str = DEFAULT_COHORT,
+        sites: tuple[str, ...] = (),
     ) -> "Approval":
         """An approval of this study with the FedRx installed here.
 
@@ -118,6 +128,7 @@ class Approval:
             days: how long it holds.
             by: who gives it.
             cohort_name: what the site calls these patients.
+            sites: who is on the roster now.
 
         Raises:
             ApprovalInvalid: a value is impossible, or the cap cannot hold this study.
@@ -136,6 +147,7 @@ class Approval:
             expires_at=now + days * DAY_S,
             by=by,
             cohort_name=cohort_name,
+            sites=sites,
         )
 
     @property
@@ -204,7 +216,7 @@ class Approval:
 
     def to_document(self) -> dict[str, Any]:
         """The approval as JSON values."""
-        return asdict(self)
+        return {**asdict(self), "sites": list(self.sites)}
 
 
 def require_cap(study: Study, cap: PrivacyCap | None) -> None:

@@ -1,10 +1,13 @@
 """A site's approvals on its disk: one signed file a study, found anew before every answer.
 
 Whoever can write to the folder but has not the site's key can neither make an approval nor change
-one. Each approval and revocation is a line of the audit log.
+one. Each approval and revocation is a line of the audit log, and a file is believed only if it is
+the one that the newest line about its study names: an older copy brings nothing back into force.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +19,25 @@ from fedrx_client.approval import (
     DIGEST,
     Approval,
     ApprovalForged,
+    ApprovalOutdated,
     ApprovalRevoked,
     NotApproved,
     day,
     nothing_for,
 )
-from fedrx_client.audit import AuditEntry, AuditKind, AuditLog
+from fedrx_client.audit import (
+    AuditEntry,
+    AuditKind,
+    AuditLog,
+    about_approval,
+    existing_log,
+)
 from fedrx_client.identity import SiteIdentity
 from fedrx_client.ledger import PrivacyCap
+from fedrx_client.ledger_file import LedgerFile
 from fedrx_client.pins import read_file
 from fedrx_protocol.canonical import from_base64, from_json, packed, to_base64, to_json
-from fedrx_protocol.errors import FedRxError
+from fedrx_protocol.errors import FedRxError, MisuseError
 from fedrx_protocol.private_files import locked, sync_folder, unusable, write_private
 
 LEAST_PREFIX = 8  # of a digest; a shorter one could be typed by accident
@@ -64,17 +75,20 @@ class Approvals:
 
     Args:
         folder: the site's folder.
+        log: its audit log, if it is open already.
 
     Raises:
         FolderUnusable: there is no such folder.
         SiteDamaged: it is not what was written.
+        AuditDamaged: the audit log is gone, or is not what was written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, log: AuditLog | None = None) -> None:
         identity = SiteIdentity(folder)
         # Read once: it is needed before every answer. Rotated keys need a new start anyway.
         self._public_key = identity.public_key
-        self._audit_path = identity.audit_path
+        self._log = log or existing_log(identity.audit_path)
+        self._site = folder
         self._folder = folder / "approvals"
 
     def add(self, approval: Approval, key: Ed25519PrivateKey) -> None:
@@ -87,14 +101,17 @@ class Approvals:
         Raises:
             ApprovalForged: the key is not the site's.
             LogUnwritable: the audit log cannot be written; nothing was approved.
+            LedgerDamaged, AuditDamaged: ledger or log is an older copy; nothing was approved.
         """
-        until = day(approval.expires_at)
-        cap = "no cap" if approval.cap is None else f"cap epsilon {approval.cap.epsilon:g}"
-        text = f"study '{approval.name}' approved by {approval.by} until {until}, {cap}"
         self._require_own(key)
-        # Logged first: a line without an approval is harmless, the other way round is not.
-        self._record("approval", approval.study, text, approval.approved_at)
-        self._write(KeptApproval(approval), key)
+        kept = KeptApproval(approval)
+        data = _signed(kept, key)
+        with self._memory() as memory:
+            memory.store()  # looked at before anything is written
+            # Logged first: a line without an approval is harmless, the other way round is not.
+            self._record("approval", approval.study, approval.approved_at, _words(kept), data)
+            memory.note_log()
+        self._write(approval.study, data)
 
     def revoke(self, study: str, key: Ed25519PrivateKey, *, now: int, by: str) -> Approval:
         """Take an approval back; it is kept and marked, and a running site stops answering.
@@ -108,13 +125,17 @@ class Approvals:
         Raises:
             NotApproved: there is none.
             ApprovalForged: the file is not what this site signed, or the key is not the site's.
+            LedgerDamaged, AuditDamaged: it was taken back, but ledger or log is an older copy.
         """
         self._require_own(key)
-        approval = self.kept(study).approval
+        kept = KeptApproval(self.kept(study).approval, Revocation(now, by))
+        data = _signed(kept, key)
         # Written first: if the log cannot be written, the site is out all the same.
-        self._write(KeptApproval(approval, Revocation(now, by)), key)
-        self._record("revocation", study, f"study '{approval.name}': taken back by {by}", now)
-        return approval
+        self._write(study, data)
+        self._record("revocation", study, now, _words(kept), data)
+        with self._memory() as memory:
+            memory.note_log()
+        return kept.approval
 
     def find(self, study: str, now: int) -> Approval:
         """The approval of this study that is in force.
@@ -126,6 +147,7 @@ class Approvals:
         Raises:
             NotApproved: there is none.
             ApprovalForged: the file is not what this site signed with the key in use.
+            ApprovalOutdated: it is not the newest that the audit log knows of.
             ApprovalRevoked: it was taken back.
             ApprovalExpired: its time is over.
         """
@@ -139,15 +161,19 @@ class Approvals:
         return kept.approval
 
     def all(self) -> tuple[KeptApproval, ...]:
-        """Every approval, oldest first, whether in force or not.
+        """Every approval that is believed, oldest first, whether in force or not.
 
         Raises:
-            ApprovalForged: a file is not what this site signed.
+            AuditDamaged: the audit log is not what this site wrote.
         """
-        found = [self.kept(path.stem) for path in self._folder.glob("*.json")]
+        found = [kept for kept in self._look().values() if isinstance(kept, KeptApproval)]
         return tuple(
             sorted(found, key=lambda kept: (kept.approval.approved_at, kept.approval.name))
         )
+
+    def doubtful(self) -> tuple[str, ...]:
+        """A sentence for each file that is not believed, and so allows nothing."""
+        return tuple(str(one) for one in self._look().values() if isinstance(one, MisuseError))
 
     def digest_of(self, study: str) -> str:
         """The digest of the study that a person means by its name, or by how its digest begins.
@@ -174,19 +200,66 @@ class Approvals:
         Raises:
             NotApproved: no such file.
             ApprovalForged: it is not what this site signed.
+            ApprovalOutdated: it is not the newest that the audit log knows of.
+            ApprovalRevoked: it is a copy from before it was taken back.
         """
-        path = self._path(study)
-        if not path.is_file():
-            raise NotApproved(nothing_for(study))
+        data = self._data(study)
         try:
-            kept = _read(read_file(path), self._public_key)
+            kept = _read(data, self._public_key)
             kept.approval.require_study(study)
         except (FedRxError, InvalidSignature, KeyError, TypeError, AttributeError, ValueError):
             raise ApprovalForged(
-                f"{path}: is not what this site signed with the keys in use: it was changed, or "
-                "the keys were rotated; look at it, then approve again."
+                f"{self._path(study)}: is not what this site signed with the keys in use: it was "
+                "changed, or the keys were rotated; look at it, then approve again."
             ) from None
+        if kept.revocation is None:  # one that was taken back allows nothing, newest or not
+            self._require_newest(kept, data)
         return kept
+
+    def verify(self) -> None:
+        """Hold each file against the newest line about it, whichever keys signed it.
+
+        Raises:
+            ApprovalForged, ApprovalOutdated, ApprovalRevoked: one is not the newest.
+            AuditDamaged: the audit log is not what this site wrote.
+        """
+        for study, found in self._look().items():
+            line = self._log.newest_about(about_approval(study))
+            data = self._data(study)
+            if isinstance(found, MisuseError) and not (line and line.entry.content == _hash(data)):
+                raise found
+
+    def _look(self) -> dict[str, KeptApproval | MisuseError]:
+        """What stands in each file, or why it is not believed, by the study's digest."""
+        found: dict[str, KeptApproval | MisuseError] = {}
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                found[path.stem] = self.kept(path.stem)
+            except (NotApproved, ApprovalForged, ApprovalOutdated, ApprovalRevoked) as error:
+                found[path.stem] = error
+        return found
+
+    def _require_newest(self, kept: KeptApproval, data: bytes) -> None:
+        approval = kept.approval
+        line = self._log.newest_about(about_approval(approval.study))
+        if line is not None and _agrees(line.entry, kept, data):
+            return
+        if line is not None and line.entry.kind == "revocation":
+            raise ApprovalRevoked(
+                f"the approval of study '{approval.name}' was taken back on "
+                f"{day(line.entry.time)}: {self._path(approval.study)} is a copy from before that."
+            )
+        said = "has no line about it" if line is None else f"names another in line {line.number}"
+        raise ApprovalOutdated(
+            f"{self._path(approval.study)}: is not the newest approval of study "
+            f"'{approval.name}': the audit log {said}; look at it, then approve again."
+        )
+
+    def _data(self, study: str) -> bytes:
+        path = self._path(study)
+        if not path.is_file():
+            raise NotApproved(nothing_for(study))
+        return read_file(path)
 
     def _path(self, study: str) -> Path:
         # The digest may come from the wire: it must not name a file elsewhere.
@@ -198,18 +271,58 @@ class Approvals:
         if key.public_key().public_bytes_raw() != self._public_key:
             raise ApprovalForged("an approval is signed with the site's own key in use, no other.")
 
-    def _write(self, kept: KeptApproval, key: Ed25519PrivateKey) -> None:
+    def _write(self, study: str, data: bytes) -> None:
         with unusable(self._folder):
             self._folder.mkdir(mode=0o700, exist_ok=True)
-        content = _content(kept)
-        signed = {**content, "signature": to_base64(key.sign(_signed_bytes(content)))}
         with locked(self._folder):
-            write_private(self._path(kept.approval.study), to_json(signed))
+            write_private(self._path(study), data)
         with unusable(self._folder):
             sync_folder(self._folder)
 
-    def _record(self, kind: AuditKind, study: str, text: str, now: int) -> None:
-        AuditLog(self._audit_path).record(AuditEntry(time=now, kind=kind, study=study, reason=text))
+    def _record(self, kind: AuditKind, study: str, time: int, text: str, data: bytes) -> None:
+        self._log.record(
+            AuditEntry(time=time, kind=kind, study=study, reason=text, content=_hash(data))
+        )
+
+    @contextmanager
+    def _memory(self) -> Iterator[LedgerFile]:
+        """Ledger and guard, which note that the log has a new line: no older log fits them then."""
+        memory = LedgerFile(self._site, self._log)
+        try:
+            yield memory
+        finally:
+            memory.close()
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _agrees(entry: AuditEntry, kept: KeptApproval, data: bytes) -> bool:
+    """Whether a line of the log names this file."""
+    if entry.content:
+        return entry.content == _hash(data)
+    # Earlier releases wrote the same in words.
+    return (entry.kind, entry.time, entry.reason) == (
+        "approval",
+        kept.approval.approved_at,
+        _words(kept),
+    )
+
+
+def _words(kept: KeptApproval) -> str:
+    """What a person reads in the audit log."""
+    approval = kept.approval
+    if kept.revocation is not None:
+        return f"study '{approval.name}': taken back by {kept.revocation.by}"
+    cap = "no cap" if approval.cap is None else f"cap epsilon {approval.cap.epsilon:g}"
+    until = day(approval.expires_at)
+    return f"study '{approval.name}' approved by {approval.by} until {until}, {cap}"
+
+
+def _signed(kept: KeptApproval, key: Ed25519PrivateKey) -> bytes:
+    content = _content(kept)
+    return to_json({**content, "signature": to_base64(key.sign(_signed_bytes(content)))})
 
 
 def _content(kept: KeptApproval) -> dict[str, Any]:
@@ -231,5 +344,5 @@ def _read(data: bytes, identity: bytes) -> KeptApproval:
     Ed25519PublicKey.from_public_bytes(identity).verify(signature, _signed_bytes(document))
     values, revoked = document["approval"], document["revocation"]
     cap = None if values["cap"] is None else PrivacyCap(**values["cap"])
-    approval = Approval(**{**values, "cap": cap})
+    approval = Approval(**{**values, "cap": cap, "sites": tuple(values.get("sites", ()))})
     return KeptApproval(approval, None if revoked is None else Revocation(**revoked))

@@ -4,6 +4,9 @@ Hash-chained and on disk before `record` returns, so the site's agent writes it 
 leaves. It says who asked for what and what became of it; it must never hold a value, a count or a
 name of a patient. A file that has grown long is put aside (`NAME.0001`) and the next one continues
 its chain.
+
+A line also says what a file of the site's folder holds since then, so that an older copy of that
+file is recognized; see `fedrx_client.ledger_file`.
 """
 
 import fcntl
@@ -27,6 +30,9 @@ AuditKind = Literal[
 LABEL = "site audit"
 MAX_REASON_CHARACTERS = 1000
 MAX_ID_CHARACTERS = 200
+MEMORY = "memory"
+EARLIER_MEMORY = "earlier memory"
+PIN = "pin"
 LONGEST_FILE_BYTES = 8_000_000
 
 
@@ -50,6 +56,9 @@ class AuditEntry:
         run: run id, or empty.
         round: round number, or None.
         attempt: attempt number, or None.
+        content: what the file that the line is about holds from now on: of an approval or
+            revocation its SHA-256, of a change of pins the roster's serial and digest, of all else
+            the state of `site.db`; empty where nothing is said of any.
     """
 
     time: int
@@ -59,6 +68,7 @@ class AuditEntry:
     run: str = ""
     round: int | None = None
     attempt: int | None = None
+    content: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(AuditKind):
@@ -70,13 +80,28 @@ class AuditEntry:
                 f"An audit line needs its reason in 1 to {MAX_REASON_CHARACTERS} characters; "
                 "shorten what a peer sent before it is quoted."
             )
-        if max(len(self.study), len(self.run)) > MAX_ID_CHARACTERS:
-            raise AuditEntryInvalid("A study digest or run id is too long for the audit log.")
+        if max(len(self.study), len(self.run), len(self.content)) > MAX_ID_CHARACTERS:
+            raise AuditEntryInvalid(
+                "A study digest, run id or file's content is too long for the audit log."
+            )
         _require_counts(self)
+
+    @property
+    def subject(self) -> str:
+        """What in the site's folder the line is about, see `about_approval`; empty for nothing."""
+        if self.kind in {"approval", "revocation"}:
+            return about_approval(self.study)
+        if not self.content:
+            # Earlier releases named the ledger's head in words.
+            named = self.kind in {"start", "answer"} and "; ledger " in self.reason
+            return EARLIER_MEMORY if named else ""
+        return PIN if self.kind == "identity" else MEMORY
 
     def to_document(self) -> dict[str, Any]:
         """The entry as JSON values."""
+        content = {"content": self.content} if self.content else {}  # younger than many logs
         return {
+            **content,
             "attempt": self.attempt,
             "kind": self.kind,
             "reason": self.reason,
@@ -124,8 +149,13 @@ class AuditLog:
         self.path = path
         self._longest = longest_bytes
         self._finish_turning()
-        self._turned = _archives(path)
         self._open()
+
+    @property
+    def head(self) -> ChainHead:
+        """Number of lines and the last hash, when this process last looked."""
+        own = self._chain.head
+        return ChainHead(self._before.count + own.count, own.hash) if own.count else self._before
 
     def record(self, entry: AuditEntry) -> AuditLine:
         """Write one line; it is on disk when this returns. Safe from threads and processes.
@@ -136,7 +166,6 @@ class AuditLog:
         """
         with self._alone():
             if _archives(self.path) != self._turned:  # another process put a file aside
-                self._turned = _archives(self.path)
                 self._open()
             with _named_damage():
                 line = _line(self._chain.append(entry.to_document()), self._before.count)
@@ -162,10 +191,33 @@ class AuditLog:
                     before = ChainHead(before.count + len(part), part[-1].hash)
         return tuple(found)
 
-    def newest(self) -> tuple[AuditLine, ...]:
-        """The lines of the newest file, verified; those before are not looked at."""
-        with _named_damage():
-            return tuple(_line(line, self._before.count) for line in self._chain.lines())
+    def newest_about(self, subject: str) -> AuditLine | None:
+        """The newest line about a file of the folder, of whichever process; None if there is none.
+
+        Args:
+            subject: `MEMORY`, `EARLIER_MEMORY`, `PIN`, or what `about_approval` gives.
+
+        Raises:
+            AuditDamaged: the log is not what this site wrote.
+            LogUnwritable: it cannot be read.
+        """
+        self._catch_up()
+        while subject not in self._newest and self._unread:
+            self._read_back()
+        return self._newest.get(subject)
+
+    def has(self, head: ChainHead) -> bool:
+        """Whether the log had this head once, or has it now.
+
+        Raises:
+            AuditDamaged: the log is not what this site wrote.
+            LogUnwritable: it cannot be read.
+        """
+        self._catch_up()
+        while head.count < self._first and self._unread:
+            self._read_back()
+        place = head.count - self._first
+        return 0 <= place < len(self._hashes) and self._hashes[place] == head.hash
 
     def verify(self, noted: ChainHead | None = None) -> ChainHead:
         """Read every line from disk anew, check the chain, and return its head.
@@ -190,12 +242,40 @@ class AuditLog:
 
     def _open(self) -> None:
         """Take up the newest file, whose chain continues that of the files before it."""
+        self._turned = _archives(self.path)
         self._before = ChainHead(0, b"")
+        self._unread: list[tuple[Path, ChainHead]] = []
         for path in self._turned:
+            self._unread.append((path, self._before))
             head = _noted(path)
             self._before = ChainHead(self._before.count + head.count, head.hash)
+        self._newest: dict[str, AuditLine] = {}
+        self._first, self._hashes = self._before.count + 1, list[bytes]()
         with _named_damage():
-            self._chain = ChainFile(self.path, _label(self._before))
+            self._chain = ChainFile(self.path, _label(self._before), learn=self._learn)
+
+    def _learn(self, line: ChainLine) -> None:
+        """Remember a line of the newest file: its hash, and what it is the newest word on."""
+        found = _line(line, self._before.count)
+        self._hashes.append(found.hash)
+        if found.entry.subject:
+            self._newest[found.entry.subject] = found
+
+    def _catch_up(self) -> None:
+        """Learn what other processes wrote."""
+        if _archives(self.path) != self._turned:
+            self._open()
+        with _named_damage():
+            self._chain.catch_up()
+
+    def _read_back(self) -> None:
+        """Learn the lines of one more file that was put aside, the newest of those unread."""
+        path, before = self._unread.pop()
+        with _named_damage():
+            lines = [_line(line, before.count) for line in ChainFile(path, _label(before)).lines()]
+        older = {line.entry.subject: line for line in lines if line.entry.subject}
+        self._newest = {**older, **self._newest}
+        self._first, self._hashes = before.count + 1, [line.hash for line in lines] + self._hashes
 
     def _turn(self) -> None:
         """Put the full file aside; the next line begins a new one."""
@@ -204,7 +284,6 @@ class AuditLog:
             self.path.rename(aside)
             _head(self.path).rename(_head(aside))
             sync_folder(self.path.parent)
-        self._turned = _archives(self.path)
         self._open()
 
     def _finish_turning(self) -> None:
@@ -226,6 +305,27 @@ class AuditLog:
             yield
         finally:
             os.close(descriptor)
+
+
+def about_approval(study: str) -> str:
+    """The subject of all lines about the approval of a study (digest)."""
+    return f"approval {study}"
+
+
+def existing_log(path: Path) -> AuditLog:
+    """The log of a site's folder, which has lines from the folder's first second on.
+
+    Raises:
+        AuditDamaged: it is gone, or is not what this site wrote.
+        LogUnwritable: it cannot be read.
+    """
+    log = AuditLog(path)
+    if not log.head.count:
+        raise AuditDamaged(
+            f"{path}: the audit log is gone, without which nothing in this folder can be trusted "
+            "to be the newest; put the newest copy of it back."
+        )
+    return log
 
 
 def _archives(path: Path) -> tuple[Path, ...]:

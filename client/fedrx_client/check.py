@@ -17,10 +17,6 @@ import torch
 
 from fedrx_client.approval import (
     DEFAULT_COHORT,
-    ApprovalExpired,
-    ApprovalForged,
-    ApprovalRevoked,
-    NotApproved,
     cohort_key,
 )
 from fedrx_client.approvals import Approvals
@@ -159,7 +155,7 @@ class DryRun:
         """What the ledger counts these patients by: as approved, else by the usual name."""
         try:
             return Approvals(self.folder).kept(self.study.digest).approval.cohort_key
-        except (NotApproved, ApprovalForged):
+        except MisuseError:
             return cohort_key(DEFAULT_COHORT)
 
 
@@ -344,7 +340,7 @@ def privacy_budget(plan: StudyPlan, cohort: str, folder: Path, now: int) -> Chec
 def _cap_in_force(folder: Path, study: Study, now: int) -> PrivacyCap | None:
     try:
         return Approvals(folder).find(study.digest, now).cap
-    except (NotApproved, ApprovalExpired, ApprovalRevoked, ApprovalForged):
+    except MisuseError:
         return None  # the approval's own line is red and says why
 
 

@@ -93,13 +93,27 @@ class SqliteGuard:
             self._store.write(_PRUNE, (record.session, self._keep))
         self._last = (blob, record)
 
+    def verify(self) -> None:
+        """Read every record.
+
+        Raises:
+            LedgerDamaged: one cannot be read, or is not of the context it is kept under.
+        """
+        for context, value in self._store.read("SELECT context, record FROM guard_context"):
+            if self._read(_blob(value)).context != context:
+                raise LedgerDamaged(
+                    f"{self._store.path}: a guard record was exchanged; restore the file from a "
+                    "backup, and take part in no study until then."
+                )
+
     def _first(self, statement: str, key: bytes) -> ContextRecord | None:
         rows = self._store.read(statement, (key,))
         if not rows:
             return None
         blob = _blob(rows[0][0])
-        if blob == self._last[0]:
-            return self._last[1]
+        return self._last[1] if blob == self._last[0] else self._read(blob)
+
+    def _read(self, blob: bytes) -> ContextRecord:
         try:
             return ContextRecord.from_bytes(blob)
         except PeerError as error:

@@ -8,6 +8,7 @@ first and stored after. Private keys are made here and never leave.
 import shutil
 from pathlib import Path
 
+from fedrx_client.audit import PIN, AuditEntry, AuditLog, existing_log
 from fedrx_client.pins import (
     JoinRefused,
     Pin,
@@ -15,6 +16,7 @@ from fedrx_client.pins import (
     SiteState,
     read_file,
     require_fingerprint,
+    require_newest_pin,
     require_not_older,
     verified_authority,
     verified_roster,
@@ -34,6 +36,8 @@ from fedrx_protocol.private_files import (
 from fedrx_protocol.roster import Roster, SignedRoster, fingerprint
 from fedrx_protocol.text import command
 
+AUDIT = "audit.log"
+STATE = "site.json"
 DEFAULT_VALIDITY_S = 2 * 365 * 86_400
 
 
@@ -93,8 +97,11 @@ class SiteIdentity:
             wish = Wish(site, name, validity_s)
             signed = KeysFolder(partial / "keys-0001").make(wish, now=now, passphrase=passphrase)
             state = SiteState(site=site, name=name, generation=1, pin=None)
-            write_private(partial / "site.json", state.to_json())
+            write_private(partial / STATE, state.to_json())
             write_public(partial / REQUEST, signed.to_json())
+            # From its first second on, a folder without an audit log is one that lost it.
+            text = f"keys made, identity {signed.request.fingerprint}"
+            AuditLog(partial / AUDIT).record(AuditEntry(time=now, kind="identity", reason=text))
         return cls(folder)
 
     @property
@@ -155,7 +162,7 @@ class SiteIdentity:
     @property
     def audit_path(self) -> Path:
         """Where the site's audit log stands (`fedrx_client.audit.AuditLog`)."""
-        return self.folder / "audit.log"
+        return self.folder / AUDIT
 
     @property
     def joined(self) -> bool:
@@ -236,6 +243,7 @@ class SiteIdentity:
             NotJoined: the first time, without a fingerprint or CA.
             JoinRefused: not signed by that consortium, expired, or older than what we have.
             NotEnrolled: no key of this site is on it.
+            SiteDamaged: older than the audit log knows of.
         """
         with locked(self.folder):
             self._state = SiteState.read(self._state_path)
@@ -243,9 +251,10 @@ class SiteIdentity:
             consortium = SignedRoster.from_json(roster).consortium
             pem = verified_authority(self._authority_given(authority), consortium, now)
             generation = self._generation_on(believed)
+            pin = Pin(consortium, believed.serial, believed.digest)
+            _require_known(pin, existing_log(self.audit_path), self._state_path)
             write_public(self.authority_path, pem)
             write_public(self._roster_path, roster)
-            pin = Pin(consortium, believed.serial, believed.digest)
             self._commit(SiteState(self.site, self.name, generation, pin))
             self._forget_offered(believed)
         return believed
@@ -288,7 +297,7 @@ class SiteIdentity:
 
     @property
     def _state_path(self) -> Path:
-        return self.folder / "site.json"
+        return self.folder / STATE
 
     @property
     def _roster_path(self) -> Path:
@@ -358,6 +367,23 @@ class SiteIdentity:
                 shutil.rmtree(self._keys(generation).folder)
 
 
+def require_known_pin(identity: SiteIdentity, log: AuditLog) -> None:
+    """Refuse a folder whose pin is older than its audit log knows of.
+
+    Raises:
+        SiteDamaged: it is: an older `site.json` was put back.
+        AuditDamaged: the log is not what this site wrote.
+    """
+    if identity.joined:
+        _require_known(identity.pin, log, identity.folder / STATE)
+
+
+def _require_known(pin: Pin, log: AuditLog, path: Path) -> None:
+    line = log.newest_about(PIN)
+    if line is not None:
+        require_newest_pin(pin, line.entry.content, path)
+
+
 __all__ = [
     "DEFAULT_VALIDITY_S",
     "JoinRefused",
@@ -367,4 +393,5 @@ __all__ = [
     "Pin",
     "SiteDamaged",
     "SiteIdentity",
+    "require_known_pin",
 ]

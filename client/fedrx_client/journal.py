@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedrx_client.audit import MAX_REASON_CHARACTERS, AuditEntry, AuditKind, AuditLog
-from fedrx_client.ledger import LedgerHead
 from fedrx_protocol.errors import DataError, FedRxError
 from fedrx_protocol.offer import RunOffer
 from fedrx_protocol.secagg.messages import (
@@ -68,51 +67,58 @@ class Journal:
     Args:
         log: the site's audit log.
         clock: unix seconds.
+        state: the present state of the site's `site.db`, which lines name; see `LedgerFile.state`.
         thrift: how many refusals are written out.
     """
 
     def __init__(
-        self, log: AuditLog, clock: Callable[[], float], thrift: Thrift | None = None
+        self,
+        log: AuditLog,
+        clock: Callable[[], float],
+        state: Callable[[], str],
+        thrift: Thrift | None = None,
     ) -> None:
-        self._log, self._clock = log, clock
+        self._log, self._clock, self._state = log, clock, state
         self._thrift = thrift or Thrift()
         self._since = int(clock())
         self._refused: Counter[str] = Counter()
         self._unwritten: Counter[str] = Counter()
 
-    def event(self, kind: AuditKind, text: str) -> None:
+    def event(self, kind: AuditKind, text: str, state: str = "") -> None:
         """Something about the agent itself.
+
+        Args:
+            kind: what it is.
+            text: in words.
+            state: of `site.db`, or empty where it is not looked at.
 
         Raises:
             LogUnwritable: it could not be written.
         """
-        self._write(kind, About(), text)
+        self._write(kind, About(), text, state=state)
 
     def asked(self, about: About, kind: str, request: Request) -> None:
         """A request that could be read has come in.
 
         Raises:
             LogUnwritable: it could not be written; do not work on the request.
+            LedgerDamaged, AuditDamaged: `site.db` or the log is not the newest; as above.
         """
-        self._write("request", about, f"{kind}: {in_words(request)}")
+        self._write("request", about, f"{kind}: {in_words(request)}", state=self._state())
 
-    def answered(self, about: About, kind: str, what: str, ledger: LedgerHead | None) -> None:
+    def answered(self, about: About, kind: str, what: str) -> None:
         """An answer is ready to leave.
 
         Args:
             about: what it is about.
             kind: type of the request.
             what: the answer in words.
-            ledger: where the site's ledger stands, so that a ledger put back to an older state is
-                noticed.
 
         Raises:
             LogUnwritable: it could not be written; the answer must not leave.
+            LedgerDamaged, AuditDamaged: `site.db` or the log is not the newest; as above.
         """
-        text = f"{kind}: {what}"
-        if ledger is not None:
-            text += f"; ledger {ledger.count}:{ledger.hash.hex()}"
-        self._write("answer", about, text)
+        self._write("answer", about, f"{kind}: {what}", state=self._state())
 
     def refused(self, about: About, kind: str, error: Exception) -> None:
         """A request was refused, for this reason.
@@ -151,7 +157,13 @@ class Journal:
             self.close()
 
     def _write(
-        self, kind: AuditKind, about: About, text: str, *, level: int = logging.INFO
+        self,
+        kind: AuditKind,
+        about: About,
+        text: str,
+        *,
+        state: str = "",
+        level: int = logging.INFO,
     ) -> None:
         entry = AuditEntry(
             time=int(self._clock()),
@@ -161,6 +173,7 @@ class Journal:
             run=about.run,
             round=about.round,
             attempt=about.attempt,
+            content=state,
         )
         self._log.record(entry)
         logger.log(level, "%s", " ".join(filter(None, [kind, _where(about), entry.reason])))

@@ -19,10 +19,10 @@ from flwr.app import Context
 
 from fedrx_client.approval import Approval
 from fedrx_client.approvals import Approvals
-from fedrx_client.audit import AuditLog
+from fedrx_client.audit import existing_log
 from fedrx_client.device import CPU
 from fedrx_client.guard import SqliteGuard
-from fedrx_client.identity import Keys, NotEnrolled, SiteIdentity
+from fedrx_client.identity import Keys, NotEnrolled, SiteIdentity, require_known_pin
 from fedrx_client.journal import About, Journal, Request
 from fedrx_client.ledger_file import LedgerFile
 from fedrx_client.offers import TakenOffers, check_clock, pinned_roster, require_pin
@@ -33,6 +33,7 @@ from fedrx_client.study_files import StudyFiles
 from fedrx_client.training.randomness import SystemRandomness
 from fedrx_models.planning import make_plan
 from fedrx_models.transfer import study_model
+from fedrx_protocol.errors import MisuseError
 from fedrx_protocol.offer import OfferReply, RunOffer
 from fedrx_protocol.plan import StudyPlan
 from fedrx_protocol.roster import Roster
@@ -43,9 +44,17 @@ from fedrx_protocol.secagg.messages import (
 )
 from fedrx_protocol.secagg.parameters import session_id
 from fedrx_protocol.secagg.site import SiteParty
+from fedrx_protocol.witness import HeadForged, SignedHead
 
 RUNS_IN_MEMORY = 4
 ROUNDS_IN_MEMORY = 8
+
+
+class FolderOutdated(MisuseError):  # noqa: N818 - named for what happened
+    """The whole folder is an older copy: this site signed a head that its log never had.
+
+    Prevents a restored backup from spending once more what was spent since it was made.
+    """
 
 
 @dataclass
@@ -114,25 +123,26 @@ class LiveSite:
         self._folder, self._keys, self._clock = folder, keys, clock
         self._device = device or CPU
         self._installed = installed
-        self._approvals, self._files = Approvals(folder), StudyFiles(folder)
-        log = AuditLog(self.identity.audit_path)
-        self._journal = Journal(log, clock)
-        self._ledger = LedgerFile(folder, log)
+        self._log = existing_log(self.identity.audit_path)
+        self._approvals, self._files = Approvals(folder, self._log), StudyFiles(folder)
+        self._ledger = LedgerFile(folder, self._log)
+        self._journal = Journal(self._log, clock, self._ledger.state)
         self._offers = TakenOffers(folder)
+        self._compared = b""
         self._runs: OrderedDict[int, OpenRun] = OrderedDict()
 
     def started(self) -> None:
-        """Write down that the agent begins, after a look at the ledger.
+        """Write down that the agent begins, after a look at log, ledger and pins.
+
+        From then on each of them names the others, also in a folder of an earlier release.
 
         Raises:
-            MisuseError: log or ledger cannot be used; the text says what to do.
+            MisuseError: one cannot be used, or is an older copy; the text says what to do.
         """
-        head = self._ledger.head()
-        self._journal.event(
-            "start",
-            f"agent started, FedRx {self._installed}, computing on {self._device.type}; "
-            f"ledger {head.count}:{head.hash.hex()}",
-        )
+        self._present_identity()
+        text = f"agent started, FedRx {self._installed}, computing on {self._device.type}"
+        self._journal.event("start", text, self._ledger.state())
+        self._ledger.note_log()
 
     def stopped(self) -> None:
         """Write down that the agent ends, and close the ledger.
@@ -191,6 +201,7 @@ class LiveSite:
 
         Raises:
             LogUnwritable: it could not be written.
+            LedgerDamaged, AuditDamaged: ledger or log is an older copy.
         """
         self._journal.asked(self._about(run, request), kind, request)
 
@@ -199,9 +210,42 @@ class LiveSite:
 
         Raises:
             LogUnwritable: it could not be written; the answer must not leave.
+            LedgerDamaged, AuditDamaged: ledger or log is an older copy; as above.
         """
-        head = self._ledger.head() if isinstance(request, RoundRequest) else None
-        self._journal.answered(self._about(run, request), kind, what, head)
+        self._journal.answered(self._about(run, request), kind, what)
+
+    def compare(self, witness: bytes) -> None:
+        """Hold this site's log against the newest head that the coordinator has of it.
+
+        One that another key than that in use signed says nothing: it is from before a rotation,
+        or the coordinator's own.
+
+        Args:
+            witness: a signed head as JSON, or empty.
+
+        Raises:
+            MalformedMessage: it is neither.
+            FolderOutdated: this site signed it, and its log never had it.
+        """
+        if not witness or witness == self._compared:
+            return
+        signed = SignedHead.from_json(witness)
+        try:
+            signed.verify(self._keys.identity.public_key().public_bytes_raw())
+        except HeadForged:
+            return
+        if signed.site == self.identity.site and not self._log.has(signed.head):
+            raise FolderOutdated(
+                f"{self._folder}: this site signed head {signed.head} of its audit log, and the "
+                f"log here, with {self._log.head.count} lines, never had it: the whole folder is "
+                "an older copy; put the newest one back, or follow the rule in deploy/README.md."
+            )
+        self._compared = witness
+
+    def signed_head(self) -> bytes:
+        """The present head of the audit log, signed, for the coordinator to keep."""
+        signed = SignedHead.sign(self.identity.site, self._log.head, self._keys.identity)
+        return signed.to_json()
 
     def refused(self, run: int, kind: str, request: Request | None, error: Exception) -> None:
         """Write a refusal down, and let go of what a repair will replace.
@@ -294,6 +338,7 @@ class LiveSite:
         identity = SiteIdentity(self._folder)
         if identity.public_key != self._keys.identity.public_key().public_bytes_raw():
             raise NotEnrolled("this site's keys were rotated: stop the agent and start it again.")
+        require_known_pin(identity, self._log)
         return identity
 
     def _about(self, run: int, request: Request | None) -> About:

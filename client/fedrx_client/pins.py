@@ -47,6 +47,11 @@ class Pin:
         if lengths != (KEY_BYTES, _DIGEST_BYTES) or not 0 <= self.serial <= MAX_TIME:
             raise SiteDamaged("the pinned consortium is not a key, a serial and a digest")
 
+    @property
+    def content(self) -> str:
+        """What the audit log says of it: serial and digest."""
+        return f"{self.serial}:{self.roster.hex()}"
+
 
 @dataclass(frozen=True)
 class SiteState:
@@ -160,6 +165,30 @@ def require_not_older(pin: Pin, roster: Roster) -> None:
         raise JoinRefused(
             f"There are two rosters of serial {roster.serial}: the consortium key signed different "
             "things for different sites; take part in nothing and telephone the other sites."
+        )
+
+
+def require_newest_pin(pin: Pin, noted: str, path: Path) -> None:
+    """Refuse a pin that is older than the audit log knows of.
+
+    A newer one is believed: the consortium signed it, and a crash came before its line.
+
+    Args:
+        pin: from `site.json`.
+        noted: `Pin.content` in the newest line about it.
+        path: of `site.json`.
+
+    Raises:
+        SiteDamaged: it is older.
+    """
+    serial, _, digest = noted.partition(":")
+    if not serial.isdecimal() or pin.serial > int(serial):
+        return
+    if (pin.serial, pin.roster.hex()) != (int(serial), digest):
+        raise SiteDamaged(
+            f"{path}: this site has believed roster {serial}, as its audit log says, and roster "
+            f"{pin.serial} is an older one or another, which could bring a revoked site back; put "
+            "the newest copy of the file back, or join with the coordinator's present roster."
         )
 
 

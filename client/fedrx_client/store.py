@@ -4,25 +4,34 @@ Both live in one file so that a ledger line and a guard record reach the disk in
 before a reply leaves the site. The store knows tables and durability; it knows no rule of privacy
 or of secure aggregation. It fails closed: a file it cannot trust or write is an error, and the
 site then takes part in nothing.
+
+A live site's file also numbers its states: each transaction that wrote something is one, with a
+hash over the state before it, the ledger's head and the audit log's head of that moment. By these
+an older copy of the file, or of the log, is recognized; see `fedrx_client.ledger_file`.
 """
 
 import functools
+import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from fedrx_protocol.canonical import packed
+from fedrx_protocol.chain import ChainHead
 from fedrx_protocol.errors import MisuseError
 
 Durability = Literal["power", "process"]
 Value = str | bytes | int | float | None
 
 APPLICATION_ID = 0x46645278  # "FdRx": tells our files from any other SQLite file
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+_NONCE_BYTES = 16
 LEDGER = "site.db"
 """The file's name in a site's folder."""
 
@@ -62,6 +71,13 @@ _ADDED = {
     1: """CREATE TABLE guard_list (
         study BLOB PRIMARY KEY,
         sites BLOB NOT NULL)""",
+    2: """CREATE TABLE state (
+        count INTEGER PRIMARY KEY,
+        hash BLOB NOT NULL,
+        ledger BLOB NOT NULL,
+        nonce BLOB NOT NULL,
+        log_count INTEGER NOT NULL,
+        log_hash BLOB NOT NULL)""",
 }
 
 
@@ -77,6 +93,34 @@ class LedgerUnwritable(MisuseError):  # noqa: N818 - named for what happened
     """The ledger cannot be written (disk full, read-only); an unrecorded release must not leave."""
 
 
+@dataclass(frozen=True)
+class StoreState:
+    """What the file was after one of its transactions.
+
+    Attributes:
+        head: its number from 1, and the hash that binds it to all states before.
+        ledger: the hash of the ledger's last line; empty for an empty ledger.
+        nonce: random, so that two copies which go on apart never share a state.
+        log: the audit log's head of that moment.
+    """
+
+    head: ChainHead
+    ledger: bytes
+    nonce: bytes
+    log: ChainHead
+
+    def follows(self, before: ChainHead) -> bool:
+        """Whether this is the state after `before`, unchanged."""
+        return self.head == next_state(before, self.ledger, self.nonce, self.log)
+
+
+def next_state(before: ChainHead, ledger: bytes, nonce: bytes, log: ChainHead) -> ChainHead:
+    """Number and hash of the state that follows `before`; see `StoreState`."""
+    count = before.count + 1
+    data = packed("fedrx/1 state", before.hash, count, ledger, nonce, log.count, log.hash)
+    return ChainHead(count, hashlib.sha256(data).digest())
+
+
 class SiteStore:
     """One SQLite file (WAL), used by one site at a time, from any thread or process.
 
@@ -85,6 +129,8 @@ class SiteStore:
         durability: "power" makes every commit survive a power cut (synchronous FULL).
             "process" survives SIGKILL only: for simulated sites, never for a real one.
         busy_timeout_s: how long to wait for another process's transaction.
+        log_head: the audit log's present head. A live site's store needs it to write; one without
+            numbers no states.
 
     Raises:
         LedgerDamaged: the file is no SQLite file, is another program's, or is of another version.
@@ -93,13 +139,20 @@ class SiteStore:
     """
 
     def __init__(
-        self, path: Path | str, *, durability: Durability = "power", busy_timeout_s: float = 5.0
+        self,
+        path: Path | str,
+        *,
+        durability: Durability = "power",
+        busy_timeout_s: float = 5.0,
+        log_head: Callable[[], ChainHead] | None = None,
     ) -> None:
         self.path = Path(path)
         self.durability: Durability = durability
         self._busy_timeout_s = busy_timeout_s
         self._lock = RLock()
+        self._log_head = log_head
         self._depth = 0
+        self._wrote = False
         # Connections of a parent process are kept, not closed: closing one after a fork would
         # drop the parent's file locks.
         self._inherited: list[sqlite3.Connection] = []
@@ -134,9 +187,12 @@ class SiteStore:
             connection = self._connected()
             if self._depth == 0:
                 connection.execute("BEGIN IMMEDIATE")
+                self._wrote = False
             self._depth += 1
             try:
                 yield
+                if self._depth == 1 and self._wrote:
+                    self._number_state(connection)
             except BaseException:
                 self._leave(connection, "ROLLBACK")
                 raise
@@ -146,6 +202,47 @@ class SiteStore:
         """Run one writing statement, in the open transaction or in one of its own."""
         with self.transaction():
             self._connected().execute(statement, values)
+            self._wrote = True
+
+    def note_log(self) -> None:
+        """Begin a state that names the audit log's present head, on disk when this returns."""
+        with self.transaction():
+            self._wrote = True
+
+    def states(self, last: int = 0) -> tuple[StoreState, ...]:
+        """The states of this file, oldest first.
+
+        Args:
+            last: only so many of the newest; 0 for all.
+        """
+        rows = self.read(
+            "SELECT count, hash, ledger, nonce, log_count, log_hash FROM state "
+            "ORDER BY count DESC LIMIT ?",
+            (last or -1,),
+        )
+        return tuple(
+            StoreState(ChainHead(count, digest), ledger, nonce, ChainHead(lines, line))
+            for count, digest, ledger, nonce, lines, line in reversed(rows)
+        )
+
+    def had_state(self, head: ChainHead) -> bool:
+        """Whether the file was in this state once, or is in it now."""
+        rows = self.read("SELECT hash FROM state WHERE count = ?", (head.count,))
+        return bool(rows) and bytes(rows[0][0]) == head.hash
+
+    def _number_state(self, connection: sqlite3.Connection) -> None:
+        if self._log_head is None:
+            return
+        newest = "SELECT count, hash FROM state ORDER BY count DESC LIMIT 1"
+        before = ChainHead(*(connection.execute(newest).fetchone() or (0, b"")))
+        (ledger,) = connection.execute("SELECT hash FROM ledger_head").fetchone() or (b"",)
+        log, nonce = self._log_head(), os.urandom(_NONCE_BYTES)
+        head = next_state(before, ledger, nonce, log)
+        connection.execute(
+            "INSERT INTO state (count, hash, ledger, nonce, log_count, log_hash) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (head.count, head.hash, ledger, nonce, log.count, log.hash),
+        )
 
     def read(self, statement: str, values: Sequence[Value] = ()) -> list[tuple[Any, ...]]:
         """Run one query and return all its rows."""

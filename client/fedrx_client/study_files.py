@@ -96,6 +96,16 @@ class StudyFiles:
             raise _damaged(folder)
         return KeptStudy(study, mapping, table)
 
+    def study(self, digest: str) -> Study | None:
+        """The study alone, to be shown; None where it was not kept, or is damaged."""
+        try:
+            study = Study.from_document(
+                json.loads(read_file(self._of(digest) / STUDY)), source=STUDY
+            )
+        except (FedRxError, ValueError):
+            return None
+        return study if study.digest == digest else None
+
     def _of(self, digest: str) -> Path:
         # The digest may come from the wire: it must not name a folder elsewhere.
         if not DIGEST.fullmatch(digest):

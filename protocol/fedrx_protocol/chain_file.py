@@ -7,7 +7,7 @@ Several processes may append; each takes the file's lock.
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,17 +34,27 @@ class ChainFile:
     Args:
         path: the file; made with mode 0600 by the first append.
         label: what kind of log it is; another label's file does not verify.
+        learn: is given each line once, in order: those that are there, then those that any process
+            adds, as soon as this one meets them.
 
     Raises:
         ChainBroken: a line was changed, removed or reordered.
         LogUnwritable: the file cannot be read.
     """
 
-    def __init__(self, path: Path, label: str) -> None:
+    def __init__(
+        self, path: Path, label: str, *, learn: Callable[[ChainLine], None] | None = None
+    ) -> None:
         self.path = path
         self._genesis = genesis(label)
+        self._learn = learn or (lambda _: None)
         self._head, self._size = self._genesis, 0
-        self.verify()
+        self.catch_up()
+
+    @property
+    def head(self) -> ChainHead:
+        """The head when this process last looked."""
+        return self._head
 
     def append(self, entry: dict[str, Any]) -> ChainLine:
         """Add one line; it is on disk when this returns.
@@ -55,6 +65,7 @@ class ChainFile:
         """
         with self._named_errors(), self._locked(os.O_CREAT | os.O_RDWR | os.O_APPEND) as descriptor:
             self._catch_up(descriptor)
+            os.ftruncate(descriptor, self._size)
             line = next_line(self._head, entry)
             data = line.to_bytes() + b"\n"
             try:
@@ -65,7 +76,19 @@ class ChainFile:
                 raise
             self._head, self._size = line.head, self._size + len(data)
             self._write_head(line.head)
+            self._learn(line)
             return line
+
+    def catch_up(self) -> None:
+        """Read and verify the lines that were added since this process last looked.
+
+        Raises:
+            ChainBroken: what is on disk does not continue what was read before.
+        """
+        with self._named_errors():
+            if self._size or self._is_there():
+                with self._locked(os.O_RDONLY) as descriptor:
+                    self._catch_up(descriptor)
 
     def lines(self) -> tuple[ChainLine, ...]:
         """All lines, oldest first, read from disk and verified.
@@ -74,10 +97,10 @@ class ChainFile:
             ChainBroken: names the first line that was changed, removed or reordered.
         """
         with self._named_errors():
-            if not self.path.exists() and not self._head_path.exists():
+            if not self._is_there():
                 return ()
             with self._locked(os.O_RDONLY) as descriptor:
-                return self._read(descriptor)
+                return self._read(descriptor, self._genesis, 0)[0]
 
     def verify(self) -> ChainHead:
         """Check every line on disk and return the head.
@@ -104,35 +127,51 @@ class ChainFile:
         finally:
             os.close(descriptor)
 
-    def _catch_up(self, descriptor: int) -> None:
-        """Believe memory only if the file has the size we left it with."""
-        if os.fstat(descriptor).st_size != self._size:
-            self._read(descriptor)
-            os.ftruncate(descriptor, self._size)
+    def _is_there(self) -> bool:
+        return self.path.exists() or self._head_path.exists()
 
-    def _read(self, descriptor: int) -> tuple[ChainLine, ...]:
-        """Verify the whole lines; a torn one after them is left out."""
-        data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    def _catch_up(self, descriptor: int) -> None:
+        """Believe memory only if the file goes on from the size we left it with."""
+        if 0 < self._size == os.fstat(descriptor).st_size:
+            return
+        lines, size = self._read(descriptor, self._head, self._size)
+        self._head, self._size = (lines[-1].head if lines else self._head), size
+        for line in lines:
+            self._learn(line)
+
+    def _read(
+        self, descriptor: int, known: ChainHead, offset: int
+    ) -> tuple[tuple[ChainLine, ...], int]:
+        """Verify the whole lines behind those known, and give where they end.
+
+        A torn line after them was never acknowledged and is left out.
+        """
+        size = os.fstat(descriptor).st_size
+        data = os.pread(descriptor, max(size - offset, 0), offset)
         *whole, torn = data.split(b"\n")
         try:
-            lines = tuple(verify_lines(self._genesis, whole))
-            head = lines[-1].head if lines else self._genesis
-            self._require_head(head, lines)
+            self._require_no_shorter(descriptor, size, offset)
+            lines = tuple(verify_lines(known, whole))
+            self._require_head(known, lines)
         except ChainBroken as error:
             raise ChainBroken(
                 f"{self.path}: {error}; keep the file as evidence, find out who wrote to it, and "
                 "go on with the copy of a backup."
             ) from None
-        self._head, self._size = head, len(data) - len(torn)
-        return lines
+        return lines, offset + len(data) - len(torn)
 
-    def _require_head(self, head: ChainHead, lines: tuple[ChainLine, ...]) -> None:
+    @staticmethod
+    def _require_no_shorter(descriptor: int, size: int, offset: int) -> None:
+        if size < offset:
+            raise ChainBroken(_removed(os.pread(descriptor, size, 0).count(b"\n")))
+
+    def _require_head(self, known: ChainHead, lines: tuple[ChainLine, ...]) -> None:
         """The head on disk is the last line, or the one before it after a crash in between."""
+        heads = [known, *(line.head for line in lines)]
         noted = self._noted_head()
-        if noted.count > head.count:
-            raise ChainBroken(f"line {head.count + 1} was removed from the end")
-        before = lines[-2].head if len(lines) > 1 else self._genesis
-        if noted not in (head, before):
+        if noted.count > heads[-1].count:
+            raise ChainBroken(_removed(heads[-1].count))
+        if noted not in heads[-2:]:
             raise ChainBroken(f"its head was replaced by that of {noted.count} lines")
 
     def _noted_head(self) -> ChainHead:
@@ -165,3 +204,7 @@ class ChainFile:
                 f"{self.path}: the log cannot be read or written ({error.strerror}); free disk "
                 "space or repair the permissions, then try again."
             ) from None
+
+
+def _removed(left: int) -> str:
+    return f"line {left + 1} was removed from the end"

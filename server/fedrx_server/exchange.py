@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
+from types import MappingProxyType
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -34,6 +35,7 @@ class Reply:
         payload: The large vector, if the message has one.
         refusal: Name of the site's reason, if it refused.
         lost: Whether the node could not be reached or broke down.
+        witness: The signed head of the site's audit log that came with the answer; or empty.
     """
 
     node: int
@@ -41,6 +43,7 @@ class Reply:
     payload: bytes = b""
     refusal: str = ""
     lost: bool = False
+    witness: bytes = b""
 
 
 @dataclass
@@ -86,6 +89,7 @@ class Exchange:
         attempt: str,
         deadline_s: float,
         payload: NDArray[np.float32] | None = None,
+        witness: Mapping[int, bytes] = MappingProxyType({}),
     ) -> Iterator[Reply]:
         """Send and yield replies in the order of arrival; nodes that miss the deadline are lost.
 
@@ -95,8 +99,9 @@ class Exchange:
             attempt: Round and attempt, for Flower's `group_id`.
             deadline_s: Seconds to wait for the last reply.
             payload: A vector that all nodes get beside the header.
+            witness: What goes to a node beside its header: the head that is kept of its site.
         """
-        pushed = self._push(kind, headers, attempt, deadline_s, payload)
+        pushed = self._push(kind, headers, attempt, deadline_s, payload, witness=witness)
         # While this generator waits for replies it keeps nothing of what was sent.
         del payload
         yield from (Reply(node, lost=True) for node, message_id in pushed.items() if not message_id)
@@ -104,7 +109,13 @@ class Exchange:
         yield from self._collect(waiting, deadline_s)
 
     def post(
-        self, kind: str, headers: Mapping[int, bytes], *, attempt: str, deadline_s: float
+        self,
+        kind: str,
+        headers: Mapping[int, bytes],
+        *,
+        attempt: str,
+        deadline_s: float,
+        witness: Mapping[int, bytes] = MappingProxyType({}),
     ) -> None:
         """Send requests that nobody waits for; their replies come in beside those of `send`.
 
@@ -113,8 +124,9 @@ class Exchange:
             headers: Encoded request for each node id.
             attempt: For Flower's `group_id`.
             deadline_s: A node that has not answered by then is lost.
+            witness: As for `send`.
         """
-        pushed = self._push(kind, headers, attempt, deadline_s)
+        pushed = self._push(kind, headers, attempt, deadline_s, witness=witness)
         end = self._clock() + deadline_s
         for node, message_id in pushed.items():
             if message_id:
@@ -143,11 +155,19 @@ class Exchange:
         attempt: str,
         deadline_s: float,
         payload: NDArray[np.float32] | None = None,
+        *,
+        witness: Mapping[int, bytes],
     ) -> dict[int, str | None]:
         """Hand requests to the grid; the message's id by node, none where it could not be sent."""
         record = None if payload is None else _array_record(payload)
         messages = [
-            Message(_content(header, record), node, kind, group_id=attempt, ttl=deadline_s)
+            Message(
+                _content(header, record, witness.get(node, b"")),
+                node,
+                kind,
+                group_id=attempt,
+                ttl=deadline_s,
+            )
             for node, header in headers.items()
         ]
         size = 0 if payload is None else payload.nbytes
@@ -204,11 +224,14 @@ class Exchange:
         if refusal and not _REASON.fullmatch(refusal):
             refusal = "Unreadable"
         self.traffic.up += len(header) + len(payload)
-        return Reply(node, header, payload, refusal)
+        witness = config.get("witness", b"")
+        kept = witness if isinstance(witness, bytes) else b""
+        return Reply(node, header, payload, refusal, witness=kept)
 
 
-def _content(header: bytes, payload: ArrayRecord | None) -> RecordDict:
-    content = RecordDict({_RECORD: ConfigRecord({"header": header})})
+def _content(header: bytes, payload: ArrayRecord | None, witness: bytes) -> RecordDict:
+    beside = {"witness": witness} if witness else {}
+    content = RecordDict({_RECORD: ConfigRecord({"header": header, **beside})})
     if payload is not None:
         content["payload"] = payload
     return content

@@ -31,6 +31,7 @@ from fedrx_server.blame import LEFT_OUT, Failure
 from fedrx_server.exchange import Exchange, Reply
 from fedrx_server.run_folder import RunFolder
 from fedrx_server.watch import Watch
+from fedrx_server.witness import Witness, kept_heads, taken
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class RunParties:
         roster: The verified roster.
         offers: How live sites are asked to take part; simulated ones are built for their run.
         without: Sites of the roster that take no part in this run.
+        witness: Where the heads of live sites' audit logs are kept.
     """
 
     run_id: str
@@ -59,6 +61,7 @@ class RunParties:
     roster: Roster
     offers: Offers | None = None
     without: frozenset[str] = frozenset()
+    witness: Witness | None = None
 
     @property
     def session(self) -> bytes:
@@ -228,7 +231,13 @@ class Membership:
             admission.asked(node)
         if offers:
             deadline_s = self._deadline_s("query.open", KNOCK_DEADLINE_S)
-            self._exchange.post("query.open", offers, attempt="open", deadline_s=deadline_s)
+            self._exchange.post(
+                "query.open",
+                offers,
+                attempt="open",
+                deadline_s=deadline_s,
+                witness=self._heads(offers),
+            )
 
     def _opened(self, reply: Reply) -> None:
         answer = wire.decode(reply.header, OfferReply)
@@ -290,6 +299,7 @@ class Membership:
             attempt=label,
             deadline_s=self._deadline_s(kind, longest_s),
             payload=payload,
+            witness=self._heads(headers),
         ):
             failure = self._read(reply, take, label)
             if failure is not None:
@@ -298,9 +308,16 @@ class Membership:
             del reply  # its vector makes room for the next one's
         return failed
 
+    def _heads(self, nodes: Iterable[int]) -> dict[int, bytes]:
+        """The heads that are kept of these nodes' sites, for each to compare with its own log."""
+        witness = self._parties.witness
+        return {} if witness is None else kept_heads(witness, {n: self.name(n) for n in nodes})
+
     def _read(self, reply: Reply, take: Callable[[Reply], object], label: str) -> Failure | None:
         """Hand a reply on; what is wrong with it, or nothing."""
         failure = None
+        if reply.witness and self._parties.witness is not None:
+            taken(self._parties.witness, reply.witness, self._parties.roster)
         if reply.lost or reply.refusal:
             failure = Failure(LOST if reply.lost else reply.refusal, lost=reply.lost)
             logger.info("%s: %s: %s", label, self.name(reply.node), failure.reason)

@@ -47,6 +47,7 @@ from fedrx_server.rounds import RunParties, StudyRun
 from fedrx_server.run_files import RunInUse
 from fedrx_server.run_folder import RunFolder
 from fedrx_server.runs import RunView, Wanted, absent_sites, write_wanted
+from fedrx_server.witness import Witness
 
 logger = logging.getLogger(__name__)
 
@@ -107,9 +108,13 @@ class Worker:
         study = self._run.study
         if not RunView.read(self._run.path).finished:
             with live_run(self._backstage, study.name) as exchange:
-                without = absent_sites(self._run.meta, self._roster)
                 parties = RunParties(
-                    self._run_id, self._plan, self._roster, self._offers(), without
+                    self._run_id,
+                    self._plan,
+                    self._roster,
+                    self._offers(),
+                    without=absent_sites(self._run.meta, self._roster),
+                    witness=Witness(self._run.path.parents[1]),
                 )
                 model, patience = self._model(), Wait(self._watch)
                 StudyRun(

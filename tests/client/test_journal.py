@@ -4,14 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrx_client.audit import AuditLog
+from fedrx_client.audit import EARLIER_MEMORY, MEMORY, AuditLog
 from fedrx_client.journal import About, Journal, Thrift, in_words
-from fedrx_client.ledger import LedgerHead
-from fedrx_client.ledger_file import noted_head
 from fedrx_protocol.errors import DataError, MisuseError
 from fedrx_protocol.secagg.messages import AdvertRequest, UnmaskRequest
 from fedrx_protocol.text import shortened
 
+STATE = f"4:{'01' * 32}"
 ABOUT = About("run-1", "ab" * 32, 3, 1)
 
 
@@ -34,7 +33,7 @@ def log(tmp_path):
 
 @pytest.fixture
 def journal(log, clock):
-    return Journal(log, clock, Thrift(window_s=60, alike=3, in_all=5))
+    return Journal(log, clock, lambda: STATE, Thrift(window_s=60, alike=3, in_all=5))
 
 
 def reasons(log):
@@ -43,17 +42,18 @@ def reasons(log):
 
 def test_a_request_and_its_answer(journal, log):
     journal.asked(ABOUT, "query.advertise", AdvertRequest(b"s" * 32, 7))
-    journal.answered(ABOUT, "query.advertise", "public keys sent", LedgerHead(4, b"\x01" * 32))
+    journal.answered(ABOUT, "query.advertise", "public keys sent")
     asked, answered = (line.entry for line in log.lines())
     assert asked.reason == "query.advertise: send public keys of epoch 7"
     assert (asked.run, asked.study, asked.round, asked.attempt) == ("run-1", "ab" * 32, 3, 1)
-    assert answered.reason == f"query.advertise: public keys sent; ledger 4:{'01' * 32}"
-    assert noted_head(log) == LedgerHead(4, b"\x01" * 32)
+    assert answered.reason == "query.advertise: public keys sent"
+    assert asked.content == answered.content == STATE
+    assert log.newest_about(MEMORY).number == 2
 
 
-def test_a_peers_words_do_not_count_as_a_ledgers_head(journal, log):
+def test_a_peers_words_do_not_count_as_a_state_of_the_ledger(journal, log):
     journal.refused(ABOUT, f"x; ledger 9:{'02' * 32}", MisuseError(f"; ledger 9:{'02' * 32}"))
-    assert noted_head(log) == LedgerHead(0, b"")
+    assert log.newest_about(MEMORY) is log.newest_about(EARLIER_MEMORY) is None
 
 
 def test_what_may_quote_a_patient_is_not_written(journal, log):

@@ -10,6 +10,7 @@ import pytest
 from fedrx.site_page import study_page
 from fedrx.study_files import template
 from fedrx_client.approval import cohort_key
+from fedrx_client.audit import AuditLog
 from fedrx_client.check import planned_releases
 from fedrx_client.data.mapping import TableMapping
 from fedrx_client.ledger import Ledger
@@ -171,6 +172,17 @@ def test_a_no_at_the_question_approves_nothing(fedrx, joined, monkeypatch):
     assert not Path("a/approvals").exists()
 
 
+def test_a_study_of_the_same_name_is_shown_with_every_difference(joined, place):
+    given = ("site", "approve", "a", *FILES, "--max-epsilon", "9", "--yes")
+    assert "Differs from" not in joined(*given).out
+    assert "Differs from" not in joined(*given).out  # the very same study once more
+    text = (place / "study.toml").read_text()
+    (place / "study.toml").write_text(text.replace("epsilon = 8.0", "epsilon = 4.0"))
+    told = joined(*given).out
+    assert "Differs from study 'small_dose'" in told
+    assert "  privacy.epsilon: 8 -> 4\n" in told
+
+
 def test_sums_without_noise_need_a_plain_yes(fedrx, joined, place):
     text = (place / "study.toml").read_text().replace("epsilon = 8.0", 'mode = "none"')
     (place / "study.toml").write_text(text)
@@ -184,7 +196,8 @@ def test_sums_without_noise_need_a_plain_yes(fedrx, joined, place):
 def released(place, study=None):
     agreed = Study.load(place / "study.toml")
     approval = json.loads(next(Path("a/approvals").iterdir()).read_text())["approval"]
-    with SiteStore(place / "a" / "site.db") as store:
+    log = AuditLog(place / "a" / "audit.log")
+    with SiteStore(place / "a" / "site.db", log_head=lambda: log.head) as store:
         for one in planned_releases(make_plan(agreed, 3), cohort_key(approval["cohort_name"])):
             Ledger(store).append(replace(one, study=study or agreed.digest))
 

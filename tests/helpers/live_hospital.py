@@ -190,9 +190,11 @@ class Region:
         )
         return replace(honest, **changes)
 
-    def ask(self, grid: InProcessGrid, kind: str, header: bytes, site: int = 0, payload=None):
+    def ask(
+        self, grid: InProcessGrid, kind: str, header: bytes, site: int = 0, payload=None, **beside
+    ):
         """What one site answers: the reply's content."""
-        content = RecordDict({"fedrx": ConfigRecord({"header": header})})
+        content = RecordDict({"fedrx": ConfigRecord({"header": header, **beside})})
         if payload is not None:
             content["payload"] = payload
         message = Message(content, NODE + site, kind, group_id="test")

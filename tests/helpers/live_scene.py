@@ -91,7 +91,7 @@ class Scene:
             clock=lambda: 1_800_000_000.0,
             now=lambda: self.time,
         )
-        parties = RunParties(stage.run_id, stage.plan, stage.roster, offers, self.without)
+        parties = RunParties(stage.run_id, stage.plan, stage.roster, offers, without=self.without)
         with stage.run_folder() as folder:
             study_run = StudyRun(
                 parties,
