@@ -4,6 +4,8 @@ Every sum is taken with a model of its own, as two sites that differ by a patien
 as bad as can be: at a scale of 60 a model is chaotic, and a last digit decides a whole gradient.
 """
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -28,7 +30,10 @@ SMALL = {
     "tcn": {"channels": 6, "layers": 2},
     "lstm": {"size": 6},
 }
-SCALES = (0.3, 60.0, 200.0, 1e4, 1e12)
+PAIRS = [
+    (1, (0.3, 1e12)), (2, (60.0,)), (3, (200.0,)), (8, (0.3, 60.0, 1e4)),
+    (300, (60.0,)), (1000, (200.0,)),
+]  # fmt: skip
 CASES = [
     *((name, kind) for name in models_of("pharmacogenomic") for kind in TARGETS),
     *((name, "forecast") for name in models_of("flux")),
@@ -47,6 +52,7 @@ def model_of(name, kind, scale):
     return model
 
 
+@cache
 def batch_of(kind, patients):
     schema = flux_schema() if kind == "forecast" else omics_schema(kind)
     draw = flux_cohort if kind == "forecast" else omics_cohort
@@ -69,16 +75,11 @@ def moved(case, scale, batch, patient):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_at_any_scale_and_number_of_patients(case):
-    largest = 0.0
-    for patients in (1, 2, 3, 8):
+    for patients, scales in PAIRS:
         batch = batch_of(case[1], patients)
-        moves = [moved(case, scale, batch, patients // 2) for scale in SCALES]
-        largest = max(largest, *moves)
-        assert largest <= 1, (patients, moves)
-    for patients, left_out in ((300, 0), (1000, 700)):
-        batch = batch_of(case[1], patients)
-        assert moved(case, 60.0, batch, left_out) <= 1
-    assert largest > 0.1
+        moves = [moved(case, scale, batch, patients // 2) for scale in scales]
+        assert max(moves) <= 1, (patients, moves)
+        assert patients > 1 or moves[0] > 0.1
 
 
 @pytest.mark.parametrize("case", CASES, ids="-".join)
@@ -120,6 +121,7 @@ def test_book_keeping_proves_right_whoever_the_patients_are(case):
 @pytest.mark.parametrize("case", [("genomic_transformer", "panel"), ("linear", "continuous")])
 def test_a_patient_beyond_float32_contributes_nothing_and_changes_no_other(case):
     model, batch = model_of(*case, 1.0), batch_of(case[1], 12)
+    batch = batch.select(torch.arange(12))  # a copy
     batch.x[4] = 1e30
     found = clipped_gradient_sum(model, batch, NORM)
     assert found.not_finite == 1
