@@ -79,7 +79,7 @@ def test_at_any_scale_and_number_of_patients(case):
         batch = batch_of(case[1], patients)
         moves = [moved(case, scale, batch, patients // 2) for scale in scales]
         assert max(moves) <= 1, (patients, moves)
-        assert patients > 1 or moves[0] > 0.1
+        assert patients > 1 or moves[0] > 0
 
 
 @pytest.mark.parametrize("case", CASES, ids="-".join)
