@@ -141,7 +141,7 @@ def hooks(model: PatientModel, batch: PatientBatch) -> float:
 
 def line_of(model: PatientModel, batch: PatientBatch, repeats: int, *, others: bool) -> str:
     """A model's line of the table."""
-    if not supports_bookkeeping(model, batch):
+    if not supports_bookkeeping(model):
         raise SystemExit(f"{model.name}: book-keeping does not apply")
     plain, ours = in_turns(
         [lambda: gradient_sum(model, batch), lambda: clipped_gradient_sum(model, batch, 1.0)],

@@ -26,7 +26,7 @@ from fedrx_client.identity import SiteIdentity
 from fedrx_client.ledger import Ledger, PrivacyCap
 from fedrx_client.site import check_cohort_size
 from fedrx_client.store import LEDGER, SiteStore
-from fedrx_client.training.clipping import clipped_gradient_sum
+from fedrx_client.training.clipping import clipped_gradient_sum, public_rows
 from fedrx_models.cohort import Cohort, require_variety
 from fedrx_models.encoding import encode
 from fedrx_models.transfer import study_model
@@ -239,10 +239,11 @@ def training_step(
     norm = study.training.clipping_norm
     with named_failures(device):
         model = study_model(study, seed=0).to(device)
+        rows = public_rows(model, len(cohort))  # in a round the agreed size; this stays here
         batch = encode(cohort, study.feature_schema).to(device)
-        clipped_gradient_sum(model, batch, norm)  # the first one also warms up
+        clipped_gradient_sum(model, batch, norm, rows=rows)  # the first one also warms up
         start = clock()
-        step = clipped_gradient_sum(model, batch, norm)
+        step = clipped_gradient_sum(model, batch, norm, rows=rows)
         passed = clock() - start
     seconds = passed * (study.training.local.epochs if study.steps == "local" else 1)
     limit = study.schedule.round_deadline_s

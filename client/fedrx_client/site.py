@@ -20,9 +20,10 @@ from fedrx_client.approval import Approval
 from fedrx_client.device import CPU, named_failures
 from fedrx_client.ledger import Ledger, PrivacyCap
 from fedrx_client.store import SiteStore
-from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum
+from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum, public_rows
 from fedrx_client.training.local import LocalSettings, local_epochs, local_settings
 from fedrx_client.training.noise import discrete_gaussian
+from fedrx_client.training.passes import predictions, rows_for
 from fedrx_client.training.randomness import RoundRandomness
 from fedrx_client.training.sampling import poisson_sample
 from fedrx_models.cohort import Cohort
@@ -141,6 +142,7 @@ class Site:
         training, held_out = parts.cohort.split(study.cohort.held_out, parts.split_salt, parts.fold)
         with named_failures(parts.device):
             parts.model.to(parts.device)
+            self._rows = self._rows_of_a_pass()  # before any patient takes room there
             self._training = encode(training, study.feature_schema).to(parts.device)
             self._held_out = encode(held_out, study.feature_schema).to(parts.device)
         self._held_out_target = held_out.target
@@ -237,7 +239,7 @@ class Site:
             batch = batch.select(torch.from_numpy(chosen))
         if private:
             norm = training.clipping_norm
-            total = clipped_gradient_sum(self._parts.model, batch, norm).vector
+            total = clipped_gradient_sum(self._parts.model, batch, norm, rows=self._rows).vector
         else:
             total = gradient_sum(self._parts.model, batch, mixed=training.mixed_precision)
         event = self._event(part, plan, sample_rate=training.sample_rate)
@@ -273,7 +275,7 @@ class Site:
     def _metrics(self, part: Part, plan: RoundPlan) -> "_Computed":
         """The bounded metric sums of the broadcast model on the held-out patients."""
         agreed = metric_plan(self._study, final=plan.round == self._study.final_round)
-        predicted = self._parts.model.predict(self._held_out).mean
+        predicted = predictions(self._parts.model, self._held_out, self._rows)
         state = agreed.state(predicted, self._held_out_target)
         return _Computed({"metrics": self._grid(part, state, plan)}, self._event(part, plan))
 
@@ -328,6 +330,15 @@ class Site:
             cohort=self._fingerprint,
             grid_slack=part.slack,
         )
+
+    def _rows_of_a_pass(self) -> int:
+        """From agreed numbers only: a patient more or less must not change how others round."""
+        plan, training = self._parts.plan, self._study.training
+        expected = plan.patients_per_site * training.sample_rate
+        if self._study.steps == "local":
+            expected = min(plan.patients_per_site, training.local.batch_size)
+        clips = self._study.privacy.mode != "none"
+        return (public_rows if clips else rows_for)(self._parts.model, expected)
 
     def _permit(self) -> "_Permit":
         """What holds now; a live site without an approval in force gets no further."""

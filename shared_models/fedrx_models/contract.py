@@ -243,6 +243,15 @@ class PatientModel(nn.Module, ABC):
     def predict(self, batch: PatientBatch) -> AnyPrediction:
         """Predictions for the patients of `batch`, whose `y` is not looked at."""
 
+    def made_up(self, patients: int) -> PatientBatch:
+        """Invented patients of this study, the same each time; the first has as many visits as any.
+
+        What a site must decide about a model, without looking at a patient, it tries on these.
+        """
+        from fedrx_models.made_up import made_up  # noqa: PLC0415 - which rests on this module
+
+        return made_up(self.schema, patients)
+
     @property
     def bounded_layers(self) -> dict[str, float]:
         """Layers in which no patient's gradient is longer than this, whatever the weights."""

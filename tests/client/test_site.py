@@ -105,7 +105,8 @@ class TestWhatLeaves:
 
     def test_the_private_sum_is_clipped_and_carries_each_sites_share_of_noise(self, stage):
         def compute(name, batch, held_out):
-            clipped = clipped_gradient_sum(model_at_start(stage), batch, 1.0)
+            rows = stage.site(name)._rows
+            clipped = clipped_gradient_sum(model_at_start(stage), batch, 1.0, rows=rows)
             return {"training": clipped.vector, "metrics": metric_state(stage, held_out)}
 
         expected = plain_sum(stage, 2, compute)
@@ -121,7 +122,8 @@ class TestWhatLeaves:
             coins = SeededRandomness(7).generator(name, 1, "sampling")
             chosen = torch.from_numpy(poisson_sample(len(batch), 0.5, coins))
             assert 0 < len(chosen) < len(batch)
-            vector = clipped_gradient_sum(model_at_start(stage), batch.select(chosen), 1.0).vector
+            rows, some = stage.site(name)._rows, batch.select(chosen)
+            vector = clipped_gradient_sum(model_at_start(stage), some, 1.0, rows=rows).vector
             return {"training": vector}
 
         expected = plain_sum(stage, 1, compute)

@@ -37,7 +37,7 @@ def batch_of(schema, patients=12):
 @pytest.mark.parametrize("name", TRAINED)
 def test_book_keeping_proves_right(name):
     schema = flux_schema()
-    assert supports_bookkeeping(model_of(name, schema), batch_of(schema))
+    assert supports_bookkeeping(model_of(name, schema))
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -2,8 +2,12 @@
 
 Book-keeping is right only if every trained parameter acts through a layer with a rule, and every
 such layer sees patients first. Neither can be read off a model's source, so a model is tried once:
-on a copy with shaken weights, a few patients together must give what each gives alone. A model that
-fails is handled by `vmapped`, which needs no such trust.
+a few made-up patients together must give what each gives alone. A model that fails, or that cannot
+make up patients, is handled by `vmapped`, which needs no such trust.
+
+The verdict follows from the model alone: its layers, which of them are trained, its schema. A
+site's patients and the coordinator's weights have no say in it. The two methods round differently,
+so a patient who decided between them would decide the last digits of all others.
 """
 
 import copy
@@ -19,12 +23,14 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from fedrx_client.training.errors import UnsupportedModel
 from fedrx_client.training.layers import rule_for
-from fedrx_client.training.parameters import Batch, flat, patient_losses, trained
+from fedrx_client.training.parameters import Batch, MakesUp, flat, patient_losses, trained
 from fedrx_client.training.uses import LayerGradients, Use, own_parameters
 
 TRIAL_TOLERANCE = 1e-3
 TRIAL_PATIENTS = 8
-_SHAKE = 0.05
+
+LONGEST = 1e19
+"""A gradient longer than this is beyond float32, in which its square is infinite."""
 
 _verdicts: WeakKeyDictionary[nn.Module, tuple[tuple[str, ...], bool]] = WeakKeyDictionary()
 
@@ -74,15 +80,39 @@ class PatientGradients:
     """What clipping needs to know of a batch's gradients.
 
     Attributes:
-        layers: those used, by name.
+        uses: pairs of activation and slope of each layer that was used.
+        layers: the gradients of those layers, by name.
         squared: each patient's squared L2 norm in each of them, `(B,)`.
         norms: L2 norm of each patient's gradient, `(B,)`.
     """
 
     model: nn.Module
+    uses: dict[str, list[Use]]
     layers: dict[str, LayerGradients]
     squared: dict[str, Tensor]
     norms: Tensor
+
+    @classmethod
+    def of(cls, model: nn.Module, uses: dict[str, list[Use]], losses: Tensor) -> "PatientGradients":
+        """Those of one pass, from what its layers saw."""
+        with torch.no_grad():
+            layers = {name: _layer(model, name, some) for name, some in uses.items()}
+            squared = {name: layer.squared_norm for name, layer in layers.items()}
+            norms = sum(squared.values(), losses.new_zeros(len(losses))).sqrt()
+        return cls(model, uses, layers, squared, norms)
+
+    def only(self, rows: Tensor) -> "PatientGradients":
+        """The same, with the gradients of all other rows put at 0; `rows` is bool `(B,)`.
+
+        Shapes stay, so that no bit changes in the rows that are kept. A factor of 0 would not do:
+        0 * nan is nan.
+        """
+
+        def kept(tensor: Tensor) -> Tensor:
+            return tensor.masked_fill(~rows.reshape(-1, *[1] * (tensor.ndim - 1)), 0)
+
+        uses = {name: [(kept(a), kept(g)) for a, g in some] for name, some in self.uses.items()}
+        return PatientGradients.of(self.model, uses, self.norms)
 
     def lengths(self, name: str) -> Tensor:
         """L2 norm of each patient's gradient in one layer, `(B,)`; 0 where it was not used."""
@@ -115,12 +145,7 @@ def patient_gradients(model: nn.Module, batch: Batch) -> PatientGradients:
         losses = patient_losses(model, batch)
     if not record.edges or not losses.requires_grad:
         raise NotCovered("no trained layer was used")
-    uses = record.uses(losses)
-    with torch.no_grad():
-        layers = {name: _layer(model, name, some) for name, some in uses.items()}
-        squared = {name: layer.squared_norm for name, layer in layers.items()}
-        norms = sum(squared.values(), losses.new_zeros(len(batch))).sqrt()
-    return PatientGradients(model, layers, squared, norms)
+    return PatientGradients.of(model, record.uses(losses), losses.detach())
 
 
 def _layer(model: nn.Module, name: str, uses: list[Use]) -> LayerGradients:
@@ -162,55 +187,53 @@ def has_rules(model: nn.Module) -> bool:
     return bool(owners) and unshared and all(rule_for(layer) for layer in owners)
 
 
-def is_admitted(model: nn.Module, batch: Batch) -> bool:
-    """Whether book-keeping is right for this model, by trial on a few patients of the batch.
+def is_admitted(model: nn.Module) -> bool:
+    """Whether book-keeping is right for this model, by trial on made-up patients.
 
-    The verdict is kept as long as the model lives and trains the same parameters.
+    The same for every model of this kind with the same trained parameters, wherever it is asked.
     """
     names = tuple(trained(model))
     known = _verdicts.get(model)
-    if known is not None and known[0] == names:
-        return known[1]
-    verdict = _try(model, batch) if has_rules(model) else False
-    if verdict is None:
-        return False
-    _verdicts[model] = (names, verdict)
-    return verdict
+    if known is None or known[0] != names:
+        known = (
+            names,
+            has_rules(model)
+            and isinstance(model, MakesUp)
+            and _try(_stand_in(model), model.made_up(TRIAL_PATIENTS)),
+        )
+        _verdicts[model] = known
+    return known[1]
 
 
-def _try(model: nn.Module, batch: Batch) -> bool | None:
-    """The trial; None if too few of its patients have a gradient to judge by."""
-    shaken = _shaken(model)
-    chosen = torch.linspace(0, len(batch) - 1, max(2, min(len(batch), TRIAL_PATIENTS))).long()
+def _try(stand_in: nn.Module, batch: Batch) -> bool:
+    """The trial; a model of which too few made-up patients have a gradient fails it."""
+    positions = torch.arange(TRIAL_PATIENTS)
     try:
-        alone = torch.stack([plain_gradient(shaken, batch.select(i[None])) for i in chosen])
-    except UnsupportedModel:
-        return False
-    if not bool(alone.isfinite().all()) or int((alone.norm(dim=1) > 0).sum()) < 2:
-        return None
-    try:
-        together = patient_gradients(shaken, batch.select(chosen))
-        factors = torch.linspace(1.0, 0.5, len(chosen)).to(together.norms)
+        alone = torch.stack([plain_gradient(stand_in, batch.select(i[None])) for i in positions])
+        together = patient_gradients(stand_in, batch)
+        factors = torch.linspace(1.0, 0.5, TRIAL_PATIENTS)
         with torch.no_grad():
             total = together.weighted_sum(factors)
-    except (NotCovered, RuntimeError):
+    except (UnsupportedModel, NotCovered, RuntimeError):
         return False
-    return _close(together.norms, alone.norm(dim=1)) and _close(total, factors @ alone)
+    judged = bool(alone.isfinite().all()) and int((alone.norm(dim=1) > 0).sum()) >= 2
+    return judged and _close(together.norms, alone.norm(dim=1)) and _close(total, factors @ alone)
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
     return bool((found - expected).norm() <= TRIAL_TOLERANCE * expected.norm())
 
 
-def _shaken(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, its weights moved off symmetric starts such as zeros."""
-    shaken = copy.deepcopy(model).eval()
+def _stand_in(model: nn.Module) -> nn.Module:
+    """A copy on the CPU in evaluation mode, its weights replaced by public random ones."""
+    copied = copy.deepcopy(model).cpu().eval()
     generator = torch.Generator().manual_seed(0)  # decides a method, never noise
     with torch.no_grad():
-        for parameter in shaken.parameters():
-            shake = torch.randn(parameter.shape, generator=generator) * _SHAKE
-            parameter.add_(shake.to(parameter))
-    return shaken
+        for parameter in copied.parameters():
+            inputs = parameter[0].numel() if parameter.ndim > 1 else 1
+            drawn = torch.randn(parameter.shape, generator=generator) / max(1, inputs) ** 0.5
+            parameter.copy_(drawn)
+    return copied
 
 
 def plain_gradient(model: nn.Module, batch: Batch) -> Tensor:

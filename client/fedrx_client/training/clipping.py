@@ -6,6 +6,7 @@ of the sensitivity argument, so nothing here may depend on how many patients the
 
 from dataclasses import dataclass
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,23 @@ from torch import Tensor, nn
 
 from fedrx_client.training import bookkeeping, vmapped
 from fedrx_client.training.errors import TrainingInvalid
-from fedrx_client.training.parameters import Batch, dimension, flat, positions, refuse_mixing
-from fedrx_client.training.passes import in_passes, precision
+from fedrx_client.training.parameters import (
+    Batch,
+    MakesUp,
+    dimension,
+    flat,
+    positions,
+    refuse_mixing,
+)
+from fedrx_client.training.passes import (
+    ROWS_STEP,
+    USUAL_ROWS,
+    fixed_passes,
+    in_passes,
+    on_cpu,
+    precision,
+    rows_for,
+)
 from fedrx_client.training.pulls import Limits, watched
 
 Method = Literal["auto", "bookkeeping", "vmap"]
@@ -41,27 +57,32 @@ class ClippedSum:
     not_finite: int
 
 
-def supports_bookkeeping(model: nn.Module, batch: Batch | None = None) -> bool:
-    """Whether the fast closed forms apply; with a batch, also whether they prove right on it."""
-    if batch is None or len(batch) == 0:
-        return bookkeeping.has_rules(model)
-    return bookkeeping.is_admitted(model, batch)
+def supports_bookkeeping(model: nn.Module) -> bool:
+    """Whether the fast closed forms prove right on patients that the model makes up."""
+    return bookkeeping.is_admitted(model)
 
 
 def clipped_gradient_sum(
-    model: nn.Module, batch: Batch, clipping_norm: float, *, method: Method = "auto"
+    model: nn.Module,
+    batch: Batch,
+    clipping_norm: float,
+    *,
+    method: Method = "auto",
+    rows: int = USUAL_ROWS,
 ) -> ClippedSum:
     """Sum over patients of each one's gradient, scaled down to L2 norm `clipping_norm` at most.
 
-    A patient whose gradient is not finite contributes nothing: any other choice would let one
-    patient decide the sum. An empty batch gives zeros. Where the model knows how hard an outcome
-    pulls, the factor depends on a patient's inputs alone; see `pulls`.
+    A patient whose gradient is not finite, or too long for float32, contributes nothing: any other
+    choice would let one patient decide the sum. An empty batch gives zeros. Where the model knows
+    how hard an outcome pulls, the factor depends on a patient's inputs alone; see `pulls`.
 
     Args:
         model: returns one loss per patient, `(B,)`; none of its operations mixes patients.
         batch: the patients of this step.
         clipping_norm: C, above 0.
-        method: 'auto' is book-keeping where it proves right, else `vmap`.
+        method: 'auto' is book-keeping where it proves right, else `vmap`; which of them follows
+            from the model alone.
+        rows: of a pass, from public numbers: see `public_rows`.
 
     Raises:
         LossShapeInvalid: the model's loss is not one per patient.
@@ -75,19 +96,23 @@ def clipped_gradient_sum(
     total = np.zeros(dimension(model))
     clipped = not_finite = 0
     limits = Limits.of(model, clipping_norm / (1 + CLIPPING_MARGIN))
+    fast = method == "bookkeeping" or (method == "auto" and bookkeeping.is_admitted(model))
+    clip = _by_bookkeeping if fast else _by_vmap
+    rows = rows if fast else vmapped.rows_at_once(model, rows)
     with precision(model, clipped=True):
-        for found in in_passes(model, batch, lambda some: _clip(model, some, limits, method)):
+        for some, patients in fixed_passes(batch, rows):
+            found = clip(model, some, torch.arange(rows) < patients, limits)
             total += found.vector.detach().cpu().double().numpy()
-            clipped += int((found.finite & (found.factors < 1)).sum())
-            not_finite += int((~found.finite).sum())
+            clipped += int((found.finite & (found.factors < 1))[:patients].sum())
+            not_finite += int((~found.finite)[:patients].sum())
     return ClippedSum(total, len(batch), clipped, not_finite)
 
 
 @dataclass(frozen=True, eq=False)
 class _Clipped:
-    """One pass: the sum `(d,)`, and of each patient the factor and whether all was finite, `(B,)`.
+    """One pass: the sum `(d,)`, and of each row the factor and whether all was finite, `(rows,)`.
 
-    Whoever is not finite has no part in the sum.
+    What is not finite has no part in the sum.
     """
 
     vector: Tensor
@@ -95,53 +120,80 @@ class _Clipped:
     finite: Tensor
 
 
-def _clip(model: nn.Module, batch: Batch, limits: Limits, method: Method) -> _Clipped:
-    """Clip a batch with at least one patient."""
-    if method == "bookkeeping" or (method == "auto" and bookkeeping.is_admitted(model, batch)):
-        try:
-            return _by_bookkeeping(model, batch, limits)
-        except bookkeeping.NotCovered as use:
-            if method == "bookkeeping":
-                raise TrainingInvalid(f"Book-keeping does not cover this model: {use}.") from use
-    return _by_vmap(model, batch, limits)
-
-
-def _by_bookkeeping(model: nn.Module, batch: Batch, limits: Limits) -> _Clipped:
-    with watched(model) as pulls_of:
-        gradients = bookkeeping.patient_gradients(model, batch)
-    finite = gradients.norms.isfinite()
+def _by_bookkeeping(model: nn.Module, batch: Batch, there: Tensor, limits: Limits) -> _Clipped:
+    """One pass; of its rows those `there`, bool `(rows,)`, are patients."""
+    try:
+        with watched(model) as pulls_of:
+            gradients = bookkeeping.patient_gradients(model, batch)
+    except bookkeeping.NotCovered as use:
+        raise TrainingInvalid(f"Book-keeping does not cover this model: {use}.") from use
+    finite = gradients.norms <= bookkeeping.LONGEST  # which nan is not
     if not bool(finite.all()):
-        return _of_the_finite(model, batch, limits, finite)
+        gradients = gradients.only(finite)
     with torch.no_grad():
-        apart = {n: limits.factors_apart(n, gradients.lengths(n)) for n in limits.apart}
-        factors = limits.factors(gradients.lengths_without(apart), pulls_of(batch))
+        here = there.to(gradients.norms)
+        apart = {n: here * limits.factors_apart(n, gradients.lengths(n)) for n in limits.apart}
+        factors = here * limits.factors(gradients.lengths_without(apart), pulls_of(batch))
         return _Clipped(gradients.weighted_sum(factors, apart), factors, finite)
 
 
-def _of_the_finite(model: nn.Module, batch: Batch, limits: Limits, finite: Tensor) -> _Clipped:
-    """A pass without the patients who are not finite: 0 * nan is nan, so weights do not help."""
-    factors, vector = finite.to(torch.float32), flat({}, model)
-    if bool(finite.any()):
-        again = _by_bookkeeping(model, batch.select(finite.nonzero().squeeze(1).cpu()), limits)
-        factors[finite], vector = again.factors.to(factors), again.vector
-    return _Clipped(vector, factors, finite)
+def _by_vmap(model: nn.Module, batch: Batch, there: Tensor, limits: Limits) -> _Clipped:
+    """One pass; of its rows those `there`, bool `(rows,)`, are patients."""
+    total = flat({}, model)
+    gradients, pulls = vmapped.patient_gradients(model, batch)
+    finite = gradients.norm(dim=1) <= bookkeeping.LONGEST
+    here = there.to(gradients)
+    others = torch.where(finite[:, None], gradients, 0.0)
+    for name in limits.apart:
+        place = positions(model, name)
+        own = others[:, place]
+        total[place] += (here * limits.factors_apart(name, own.norm(dim=1))) @ own
+        others[:, place] = 0.0
+    factors = here * limits.factors(others.norm(dim=1), pulls)
+    return _Clipped(total + factors @ others, factors, finite)
 
 
-def _by_vmap(model: nn.Module, batch: Batch, limits: Limits) -> _Clipped:
-    total, parts = flat({}, model), []
-    places = {name: positions(model, name) for name in limits.apart}
-    for gradients, pulls in vmapped.patient_gradients(model, batch):
-        finite = gradients.norm(dim=1).isfinite()
-        others = torch.where(finite[:, None], gradients, 0.0)
-        for name, place in places.items():
-            own = others[:, place]
-            total[place] += limits.factors_apart(name, own.norm(dim=1)) @ own
-            others[:, place] = 0.0
-        factors = limits.factors(others.norm(dim=1), pulls)
-        total = total + factors @ others
-        parts.append((factors, finite))
-    factors, finite = (torch.cat(some) for some in zip(*parts, strict=True))
-    return _Clipped(total, factors, finite)
+_rows: WeakKeyDictionary[nn.Module, dict[float, int]] = WeakKeyDictionary()
+
+
+def public_rows(model: nn.Module, expected: float) -> int:
+    """Rows of a pass over clipped gradients, the same for the model's life.
+
+    On an accelerator they must fit its memory. That is tried once, on made-up patients with as many
+    visits as a study allows, and with room for twice as many: a patient who let a pass fail, and
+    with it the passes of all others be halved, would change how those are rounded. A pass that
+    fails later fails the step.
+
+    Args:
+        model: where it is to compute.
+        expected: patients in a step at an average site, from agreed numbers only.
+
+    Raises:
+        torch.OutOfMemoryError: the device has no room for the smallest pass.
+    """
+    known = _rows.setdefault(model, {})
+    if expected not in known:
+        known[expected] = _rows_with_room(model, rows_for(model, expected))
+    return known[expected]
+
+
+def _rows_with_room(model: nn.Module, rows: int) -> int:
+    """So many rows or, on an accelerator, a half, a quarter, as its memory holds."""
+    if on_cpu(model) or not isinstance(model, MakesUp):
+        return rows
+    device = next(model.parameters()).device
+    while True:
+        try:
+            batch = model.made_up(2 * rows)
+            clipped_gradient_sum(model, batch.to(device), 1.0, rows=2 * rows)
+        except torch.OutOfMemoryError:
+            if rows == ROWS_STEP:
+                raise
+        else:
+            return rows
+        # Outside the handler, which would keep the tensors of the failed pass alive.
+        rows = ROWS_STEP * max(1, rows // 2 // ROWS_STEP)
+        torch.cuda.empty_cache()
 
 
 def gradient_sum(model: nn.Module, batch: Batch, *, mixed: bool = False) -> npt.NDArray[np.float64]:
@@ -165,22 +217,25 @@ def gradient_sum(model: nn.Module, batch: Batch, *, mixed: bool = False) -> npt.
 
 
 def leave_one_out_sensitivity(
-    model: nn.Module, batch: Batch, clipping_norm: float, *, method: Method = "auto"
+    model: nn.Module,
+    batch: Batch,
+    clipping_norm: float,
+    *,
+    method: Method = "auto",
+    rows: int = USUAL_ROWS,
 ) -> float:
     """How far the clipped sum moves, in L2, when the patient who moves it most is left out.
 
     A model keeps its promise where this is at most `clipping_norm`; every registered model is
     held to it in the tests, and a site's audit measures it on real patients.
     """
-    everybody = torch.arange(len(batch))
-    whole = clipped_gradient_sum(model, batch, clipping_norm, method=method).vector
+
+    def found(some: Batch) -> npt.NDArray[np.float64]:
+        return clipped_gradient_sum(model, some, clipping_norm, method=method, rows=rows).vector
+
+    everybody, whole = torch.arange(len(batch)), found(batch)
     moves = [
-        np.linalg.norm(
-            whole
-            - clipped_gradient_sum(
-                model, batch.select(everybody[everybody != left_out]), clipping_norm, method=method
-            ).vector
-        )
+        np.linalg.norm(whole - found(batch.select(everybody[everybody != left_out])))
         for left_out in range(len(batch))
     ]
     return float(max(moves, default=0.0))

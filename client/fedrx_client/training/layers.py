@@ -15,7 +15,14 @@ from torch.func import functional_call, vjp, vmap
 from torch.nn import functional
 
 from fedrx_client.training.matrix import conv1d, linear
-from fedrx_client.training.uses import LayerGradients, Rule, Use, gram_squared_norm, own_parameters
+from fedrx_client.training.uses import (
+    LayerGradients,
+    Rule,
+    Use,
+    gram_squared_norm,
+    lengths,
+    own_parameters,
+)
 from fedrx_models.flux.parts import NodeLinear
 from fedrx_models.pharmacogenomic.parts import SegmentLinear
 
@@ -86,18 +93,17 @@ class _SegmentGradients:
         """A segment is a single step of a layer of its own; several uses are steps."""
         own = own_parameters(self.layer)
         inputs, slopes = self.uses[0]
-        lengths = torch.linalg.vector_norm(slopes, dim=2).square()
-        parts = [torch.zeros_like(lengths[:, 0])]
+        length = lengths(slopes, 2)
+        parts = [torch.zeros_like(length[:, 0])]
         if len(self.uses) > 1:
             held = {"weight": sum(torch.einsum("bsp,bse->bspe", *use) for use in self.uses)}
             held["bias"] = sum(slope for _, slope in self.uses)
             parts += [torch.as_tensor(held[name]).flatten(1).square().sum(1) for name in own]
         else:
             if "weight" in own:
-                sizes = torch.linalg.vector_norm(inputs, dim=2).square()
-                parts.append((sizes * lengths).sum(1))
+                parts.append((lengths(inputs, 2) * length).square().sum(1))
             if "bias" in own:
-                parts.append(lengths.sum(1))
+                parts.append(length.square().sum(1))
         return torch.stack(parts).sum(0)
 
     def weighted_sum(self, factors: Tensor) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum
+from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum, public_rows
 from fedrx_client.training.errors import TrainingInvalid
 from fedrx_client.training.parameters import Batch, pull, split, trained
 from fedrx_client.training.randomness import RoundRandomness
@@ -168,10 +168,11 @@ def _private_steps(
     from fedrx_client.training.site_optimizer import SiteOptimizer  # noqa: PLC0415
 
     optimizer = SiteOptimizer(_sgd(model, settings), settings, noise)
+    norm, rows = settings.clipping_norm, public_rows(model, settings.divisor)
     for _ in range(settings.steps):
         sample = poisson_sample(len(batch), settings.sample_rate, sampling)
         patients = batch.select(torch.from_numpy(sample))
-        optimizer.receive(clipped_gradient_sum(model, patients, settings.clipping_norm).vector)
+        optimizer.receive(clipped_gradient_sum(model, patients, norm, rows=rows).vector)
         optimizer.step()
         optimizer.zero_grad()
 

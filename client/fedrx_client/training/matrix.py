@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedrx_client.training.uses import LayerGradients, Use, gram_squared_norm, own_parameters
+from fedrx_client.training.uses import (
+    LayerGradients,
+    Use,
+    gram_squared_norm,
+    kept_from_below,
+    lengths,
+    own_parameters,
+)
 
 HELD_VALUES = 2**24
 """Gradient values a layer may hold for the weighted sum: 64 MiB in float32."""
@@ -110,25 +117,27 @@ def _product(activation: Tensor, slope: Tensor) -> _Product:
     patients, steps, inputs = activation.shape
     outputs = slope.shape[2]
     if steps == 1:
-        lengths = _lengths(activation) * _lengths(slope)
-        return _Product(activation, slope, None, lengths.square())
+        alone = lengths(activation, (1, 2)) * lengths(slope, (1, 2))
+        return _Product(activation, slope, None, alone.square())
     if steps * (inputs + outputs) <= _FEW_STEPS * inputs * outputs:
         same = torch.bmm(activation, activation.transpose(1, 2))
-        squared = gram_squared_norm(same, activation.norm(dim=2), slope)
+        squared = gram_squared_norm(same, lengths(activation, 2), slope)
         return _Product(activation, slope, None, squared)
     if patients * inputs * outputs <= HELD_VALUES:
         held = torch.bmm(slope.transpose(1, 2), activation)
         return _Product(activation, slope, held, _lengths(held).square())
     at_once = max(1, HELD_VALUES // (inputs * outputs))
     parts = zip(torch.split(activation, at_once), torch.split(slope, at_once), strict=True)
-    lengths = torch.cat([_lengths(torch.bmm(g.transpose(1, 2), a)) for a, g in parts])
-    return _Product(activation, slope, None, lengths.square())
+    squared = torch.cat([_lengths(torch.bmm(g.transpose(1, 2), a)) for a, g in parts]).square()
+    # Made again for the sum, in another order: where steps cancel, that leaves other digits.
+    squared = kept_from_below(squared, lengths(activation, 2), lengths(slope, 2))
+    return _Product(activation, slope, None, squared)
 
 
 def _lengths(matrices: Tensor) -> Tensor:
     """L2 norm of each patient's matrix, `(B,)`."""
-    lengths: Tensor = torch.linalg.vector_norm(matrices, dim=(1, 2))
-    return lengths
+    found: Tensor = torch.linalg.vector_norm(matrices, dim=(1, 2))
+    return found
 
 
 def _steps(use: Use) -> Use:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,21 @@ class Batch(Protocol):
 
     def select(self, index: Tensor, /) -> Self:
         """The patients at these int64 positions, in this order."""
+
+
+class MadeUp(Batch, Protocol):
+    """Patients that nobody is, who can be put where a model computes."""
+
+    def to(self, to: torch.device, /) -> Self:
+        """The same on a device."""
+
+
+@runtime_checkable
+class MakesUp(Protocol):
+    """A model that can invent patients of its study: public, and the same each time."""
+
+    def made_up(self, patients: int, /) -> MadeUp:
+        """So many of them, on the CPU."""
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -1,40 +1,62 @@
 """How many patients go through a model at a time, and how exactly a device must count meanwhile.
 
-A sum over patients may be taken in any number of passes. On a CPU the number is fixed, so that not
-a bit of a run depends on the machine; on an accelerator it is as many as its free memory holds,
-which is found by trying.
+One patient may change nothing of what the others give, not even a last digit: weights chosen badly
+enough make any digit matter. Where a promise is made, a pass therefore has a fixed number of rows,
+filled up with copies that count for nothing, and that number comes from public numbers. What holds:
+
+* The same products and loops run for every pass, whoever is in it. A row's result depends on that
+  row's numbers, and on its place only if a kernel treats the ends of a tensor differently.
+* On a CPU it does so where a tensor's size is no multiple of its vectors, where it shares work out
+  among threads, and in MKL's products of few columns. Rows are a multiple of `ROWS_STEP`, one
+  thread does the work, and MKL is told not to (`fedrx_client/__init__.py`), so none of this
+  happens; a test holds every model to it, bit by bit.
+* On an accelerator the same kernels run for the same shape, but that a place in it means nothing is
+  not tested here. Its float32 is then off by about 1e-7 of each patient, within the clipping margin
+  for all weights but those chosen to magnify it.
 
 Courses of visits are padded to the longest that a study allows, and most patients have far fewer.
 They go through longest first, cut to a half of that, a quarter and so on, each patient as the own
-visits allow and whatever the others' are. Who takes part was decided before, and a patient's own
-gradient is the same in any company.
+visits allow and whatever the others' are.
 
-Mixed precision stays off where gradients are clipped. An accelerator picks another kernel for
-another number of patients, so that leaving one out moves the rounding of all others. In float32
-that is 1e-7 of each, within the clipping margin; in bfloat16 or TF32 it is 1e-3 of each, and a few
-hundred others would move the sum further than the one patient may. Convolutions on CUDA use TF32
-unless told otherwise, so this is told to them. Without privacy nothing is promised, and TF32 is on;
-bfloat16 as well, where the study says so.
+Without a promise a pass has as many rows as there are patients, at most a number fixed on a CPU,
+and on an accelerator as many as its free memory holds, which is found by trying.
+
+Mixed precision stays off where gradients are clipped: in bfloat16 or TF32 rounding is 1e-3 of each
+patient, and a few hundred others would move the sum further than the one patient may. Convolutions
+on CUDA use TF32 unless told otherwise, so this is told to them. Without privacy nothing is
+promised, and TF32 is on; bfloat16 as well, where the study says so.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from math import ceil
 from typing import Protocol, Self, TypeVar, runtime_checkable
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedrx_client.training.parameters import Batch
+from fedrx_client.training.parameters import Batch, MakesUp
+from fedrx_models.contract import Floats, PatientBatch, PatientModel
 
 BatchT = TypeVar("BatchT", bound=Batch)
 ResultT = TypeVar("ResultT")
 
+ROWS_STEP = 32
+"""Rows of a fixed pass are a multiple of this: as many numbers as a vector loop takes at once."""
+
+USUAL_ROWS = 128
+"""Rows of a fixed pass where no public number of patients is known."""
+
+MOST_ON_ACCELERATOR = 4096
+"""Rows of a fixed pass there; more would only make the rounding of their sum grow."""
+
 ON_CPU = 1024
-"""Patients in one pass; passes are added in float64, so that rounding does not grow with a site."""
+"""Patients in a pass that promises nothing; passes are added in float64."""
 
 FIRST_TRY = 16_384
-"""Patients in one pass on an accelerator, unless its memory says otherwise."""
+"""Patients in such a pass on an accelerator, unless its memory says otherwise."""
 
 _FASTER_IN_FEWER_DIGITS = frozenset({"cuda"})
 
@@ -50,6 +72,52 @@ class Courses(Batch, Protocol):
         """The same patients, with so many visits."""
 
 
+def rows_for(model: nn.Module, expected: float) -> int:
+    """Rows of a fixed pass: few enough that a small site waits for little padding.
+
+    Args:
+        model: courses need fewer, as they go through in several groups of like length.
+        expected: patients in a step at an average site, from agreed numbers only.
+    """
+    one = model.made_up(1) if isinstance(model, MakesUp) else None
+    courses = isinstance(one, Courses) and bool(one.padded_lengths().any())
+    share, least, most = (4, 32, 128) if courses else (2, 64, 256)
+    if not on_cpu(model):
+        share, most = 1, MOST_ON_ACCELERATOR
+    return min(most, max(least, ROWS_STEP * ceil(expected / share / ROWS_STEP)))
+
+
+def fixed_passes(batch: BatchT, rows: int) -> Iterator[tuple[BatchT, int]]:
+    """Batches of exactly `rows` rows, and how many of the first are patients; none for no patient.
+
+    The rows after them repeat the first one.
+    """
+    order, lengths = _longest_first(batch)
+    start = 0
+    while start < len(batch):
+        count = min(rows, _alike(lengths[start:]))
+        some = _filled(batch, order[start : start + count], rows)
+        yield (some.cut_to(int(lengths[start])) if isinstance(some, Courses) else some), count
+        start += count
+
+
+def predictions(model: PatientModel, batch: PatientBatch, rows: int) -> Floats:
+    """What a model predicts, patients first, in fixed passes; see `AnyPrediction.mean`."""
+    if not len(batch):
+        return model.predict(batch).mean
+    with precision(model, clipped=True):
+        parts = [
+            model.predict(_filled(batch, some, rows)).mean[: len(some)]
+            for some in torch.split(torch.arange(len(batch)), rows)
+        ]
+    return np.concatenate(parts)
+
+
+def _filled(batch: BatchT, positions: Tensor, rows: int) -> BatchT:
+    """These patients, and copies of the first of them up to so many rows."""
+    return batch.select(torch.cat([positions, positions[:1].expand(rows - len(positions))]))
+
+
 _fits: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
@@ -58,7 +126,8 @@ def in_passes(
 ) -> Iterator[ResultT]:
     """Do the work for a few patients at a time, as many as there is room for; none for no patient.
 
-    A pass that does not fit is done again in halves, and what fits is remembered for this model.
+    For sums that promise nothing. A pass that does not fit is done again in halves, and what fits
+    is remembered for this model.
 
     Raises:
         torch.OutOfMemoryError: a single patient does not fit.
@@ -99,9 +168,18 @@ def _together(batch: BatchT, positions: Tensor, length: int) -> BatchT:
 
 def _patients_at_once(model: nn.Module, lengths: Tensor) -> int:
     """How many of the patients still to come go through next; their padded `lengths` fall."""
-    usual = ON_CPU if _kinds(model) <= {"cpu"} else FIRST_TRY
-    alike = int((lengths == lengths[0]).sum())
-    return min(_fits.get(model, usual), alike)
+    usual = ON_CPU if on_cpu(model) else FIRST_TRY
+    return min(_fits.get(model, usual), _alike(lengths))
+
+
+def _alike(lengths: Tensor) -> int:
+    """How many are as long as the first; lengths fall."""
+    return int((lengths == lengths[0]).sum())
+
+
+def on_cpu(model: nn.Module) -> bool:
+    """Whether all of a model is on the CPU."""
+    return _kinds(model) <= {"cpu"}
 
 
 def _kinds(model: nn.Module) -> set[str]:
@@ -113,11 +191,14 @@ def _kinds(model: nn.Module) -> set[str]:
 def precision(model: nn.Module, *, clipped: bool, mixed: bool = False) -> Iterator[None]:
     """How exactly products are computed: what is clipped, and all on a CPU, in float32.
 
-    What is not may use fewer digits on CUDA: TF32, or bfloat16 where `mixed` asks for it. What was
-    set before is set again afterwards, and until then it counts for nothing.
+    What is not may use fewer digits on CUDA: TF32, or bfloat16 where `mixed` asks for it. What is
+    clipped is computed by one thread of the CPU: several would cut tensors where no vector ends.
+    What was set before is set again afterwards, and until then it counts for nothing.
     """
     exactly = clipped or not _kinds(model) <= _FASTER_IN_FEWER_DIGITS
-    before = torch.get_float32_matmul_precision()
+    before, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    if clipped:
+        torch.set_num_threads(1)
     torch.set_float32_matmul_precision("highest" if exactly else "high")
     try:
         with ExitStack() as stack:
@@ -128,3 +209,4 @@ def precision(model: nn.Module, *, clipped: bool, mixed: bool = False) -> Iterat
             yield
     finally:
         torch.set_float32_matmul_precision(before)
+        torch.set_num_threads(threads)

@@ -12,6 +12,7 @@ Use = tuple[Tensor, Tensor]
 # A norm from inner products loses digits where a patient's steps cancel. Its rounding error is at
 # most about this share of the sum of absolute terms, which is added, so that no norm is too small.
 _GRAM_ERROR = 2e-6
+_USUAL = 1e9
 
 
 class LayerGradients(Protocol):
@@ -34,6 +35,33 @@ def own_parameters(layer: nn.Module) -> dict[str, nn.Parameter]:
     return {n: p for n, p in layer.named_parameters(recurse=False) if p.requires_grad}
 
 
+def lengths(tensor: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """L2 norms over some axes; the square of a very small or large value does not spoil them.
+
+    Weights chosen badly pair activations of 1e-23 with slopes of 1e20: their product counts.
+    """
+    largest = tensor.abs().amax(dim, keepdim=True)
+    scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
+    scaled: Tensor = torch.linalg.vector_norm(tensor / scale, dim=dim, keepdim=True) * scale
+    return scaled.squeeze(dim)
+
+
+def kept_from_below(squared: Tensor, size: Tensor, length: Tensor) -> Tensor:
+    """A squared norm of a sum over steps, `(B,)`, raised by what rounding may have taken off.
+
+    Where a step's product of squares could leave float32, the norm is taken to be the sum of the
+    steps' norms, which it never exceeds.
+
+    Args:
+        squared: as computed, `(B,)`.
+        size: lengths of the activations, `(B, steps)`.
+        length: lengths of the slopes, `(B, steps)`.
+    """
+    absolute = (size * length).sum(1).square()
+    usual = (size.amax(1) <= _USUAL) & (length.amax(1) <= _USUAL)
+    return torch.where(usual, squared.clamp(min=0) + _GRAM_ERROR * absolute, absolute)
+
+
 def gram_squared_norm(similarity: Tensor, size: Tensor, slope: Tensor) -> Tensor:
     """Sum over pairs of steps of similarity times the slopes' inner product, kept from below.
 
@@ -43,6 +71,4 @@ def gram_squared_norm(similarity: Tensor, size: Tensor, slope: Tensor) -> Tensor
         slope: `(B, steps, out)`.
     """
     slopes = torch.bmm(slope, slope.transpose(1, 2))
-    absolute = (size * slope.norm(dim=2)).sum(1).square()
-    squared: Tensor = (similarity * slopes).sum((1, 2)).clamp(min=0) + _GRAM_ERROR * absolute
-    return squared
+    return kept_from_below((similarity * slopes).sum((1, 2)), size, lengths(slope, 2))

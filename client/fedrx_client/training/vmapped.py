@@ -4,7 +4,6 @@ Each patient passes through the model alone, in a batch of one, so nothing can m
 """
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from fedrx_client.training.parameters import (
     patient_tensors,
     trained,
 )
+from fedrx_client.training.passes import ROWS_STEP
 from fedrx_client.training.pulls import watched
 
 VALUES_AT_ONCE = 2**24
@@ -36,8 +36,14 @@ class _Losses(nn.Module):
         return patient_losses(self.model, batch)
 
 
-def patient_gradients(model: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Gradients of a few patients at a time, `(patients, d)`, in the batch's order.
+def rows_at_once(model: nn.Module, rows: int) -> int:
+    """How many of so many rows may be mapped at once, from the model's size alone."""
+    room = VALUES_AT_ONCE // max(1, dimension(model)) // ROWS_STEP * ROWS_STEP
+    return min(rows, max(ROWS_STEP, room))
+
+
+def patient_gradients(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Gradients of all patients of a batch, `(patients, d)`.
 
     With them how hard each outcome pulls, `(patients,)`, where the model can say.
 
@@ -47,22 +53,13 @@ def patient_gradients(model: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, 
     """
     checked = _Losses(model)
     weights = {f"model.{name}": p.detach() for name, p in trained(model).items()}
-    at_once = max(1, VALUES_AT_ONCE // max(1, dimension(model)))
-    for start in range(0, len(batch), at_once):
-        some = batch.select(torch.arange(start, min(start + at_once, len(batch))))
-        yield _mapped(checked, weights, some)
-
-
-def _mapped(
-    model: _Losses, weights: dict[str, Tensor], batch: Batch
-) -> tuple[Tensor, Tensor | None]:
     fields = patient_tensors(batch)
 
     def loss(values: dict[str, Tensor], patient: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         changes: Any = {name: tensor.unsqueeze(0) for name, tensor in patient.items()}
         alone: Any = dataclasses.replace(batch, **changes)  # type: ignore[type-var]
-        with watched(model.model) as pulls_of:
-            losses: Tensor = functional_call(model, values, (alone,))
+        with watched(model) as pulls_of:
+            losses: Tensor = functional_call(checked, values, (alone,))
         pulls = pulls_of(alone)
         return losses.sum(), [] if pulls is None else [pulls.squeeze(0)]
 

@@ -33,6 +33,12 @@ class Squared(nn.Module):
         return (self.network(batch.x).squeeze(-1) - batch.y) ** 2
 
 
+def tried_on(model, batch):
+    """The model, able to make up patients: these, again and again."""
+    model.made_up = lambda patients: batch.select(torch.arange(patients) % len(batch))
+    return model
+
+
 class Mean(nn.Module):
     def forward(self, x):
         return x.mean(1)
@@ -268,4 +274,4 @@ FALLBACK = {
 def build(cases, name):
     torch.manual_seed(3)
     network, batch = cases[name]()
-    return Squared(network), batch
+    return tried_on(Squared(network), batch), batch

@@ -19,6 +19,7 @@ from fedrx_client.training import (
     MixesPatients,
     TrainingInvalid,
     UnsupportedModel,
+    bookkeeping,
     clipped_gradient_sum,
     gradient_sum,
     leave_one_out_sensitivity,
@@ -26,7 +27,7 @@ from fedrx_client.training import (
     supports_bookkeeping,
 )
 from fedrx_client.training.parameters import trained
-from fedrx_client.training.passes import ON_CPU
+from fedrx_client.training.passes import USUAL_ROWS
 
 _spec = importlib.util.spec_from_file_location(
     "models_for_training", Path(__file__).with_name("models_for_training.py")
@@ -47,7 +48,6 @@ def distance(found, expected):
 def test_bookkeeping_agrees_with_the_oracle(name):
     model, batch = zoo.build(zoo.COVERED, name)
     assert supports_bookkeeping(model)
-    assert supports_bookkeeping(model, batch)
     oracle = clipped_gradient_sum(model, batch, CLIP, method="vmap")
     fast = clipped_gradient_sum(model, batch, CLIP, method="bookkeeping")
     assert distance(fast.vector, oracle.vector) < 1e-4
@@ -72,7 +72,7 @@ def test_leaving_one_patient_out_moves_the_sum_by_at_most_the_norm(name):
 @pytest.mark.parametrize("name", zoo.FALLBACK)
 def test_what_the_closed_forms_do_not_describe_falls_back(name):
     model, batch = zoo.build(zoo.FALLBACK, name)
-    assert not supports_bookkeeping(model, batch)
+    assert not supports_bookkeeping(zoo.tried_on(model, batch))
     found = clipped_gradient_sum(model, batch, CLIP)
     alone = [gradient_sum(model, batch.select(torch.tensor([i]))) for i in range(len(batch))]
     bound = CLIP / (1 + 1e-3)
@@ -100,8 +100,8 @@ def test_opacus_hooks_agree(name):
 @given(st.integers(1, 12), st.floats(1e-3, 1e3), st.integers(0, 2**16))
 @settings(max_examples=30, deadline=None)
 def test_any_batch_and_norm_agree_with_the_oracle(patients, clip, seed):
-    model = zoo.Squared(zoo.mlp())
     batch = zoo.numbers(6, patients=patients, seed=seed)
+    model = zoo.tried_on(zoo.Squared(zoo.mlp()), batch)
     fast = clipped_gradient_sum(model, batch, clip).vector
     assert distance(fast, clipped_gradient_sum(model, batch, clip, method="vmap").vector) < 1e-4
     assert np.linalg.norm(fast) <= patients * clip
@@ -125,12 +125,12 @@ def test_gradients_too_large_to_hold_are_made_in_parts(name, monkeypatch):
     held = clipped_gradient_sum(model, batch, CLIP, method="bookkeeping")
     monkeypatch.setattr(matrix, "HELD_VALUES", 30)
     in_parts = clipped_gradient_sum(model, batch, CLIP, method="bookkeeping")
-    assert distance(in_parts.vector, held.vector) < 1e-5
+    assert distance(in_parts.vector, held.vector) < 1e-4
 
 
 def test_a_site_larger_than_one_pass():
-    model = zoo.Squared(nn.Linear(6, 1))
-    batch = zoo.numbers(6, patients=ON_CPU + 50)
+    batch = zoo.numbers(6, patients=USUAL_ROWS * 8 + 50)
+    model = zoo.tried_on(zoo.Squared(nn.Linear(6, 1)), batch)
     whole = clipped_gradient_sum(model, batch, CLIP)
     middle = 600
     parts = [
@@ -179,11 +179,11 @@ def test_frozen_parameters_are_left_out_of_vector_and_norm():
 
 
 def test_a_verdict_at_zero_weights_still_sees_the_hidden_layer():
-    # All output weights at zero hide the hidden layer's gradient; the trial shakes a copy.
+    # All output weights at zero hide the hidden layer's gradient; the trial has weights of its own.
     model, batch = zoo.build(zoo.FALLBACK, "visits flattened into rows")
     nn.init.zeros_(model.network.head.weight)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    assert not supports_bookkeeping(model, batch)
+    assert not supports_bookkeeping(zoo.tried_on(model, batch))
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
 
 
@@ -191,7 +191,7 @@ def test_an_input_changed_in_place_after_use_is_noticed():
     torch.manual_seed(0)
     model = zoo.Squared(zoo.ChangedInput())
     batch = zoo.numbers(6)
-    assert not supports_bookkeeping(model, batch)
+    assert not supports_bookkeeping(zoo.tried_on(model, batch))
     with pytest.raises(UnsupportedModel, match="in place"):
         gradient_sum(model, batch)
     with pytest.raises(TrainingInvalid, match="in place"):
@@ -239,7 +239,7 @@ def test_a_loss_that_mixes_patients_gets_no_closed_forms_and_stays_bounded():
     torch.manual_seed(1)
     model, batch = MaskedMeanOverBatch(zoo.mlp()), zoo.numbers(6)
     batch.x[:, 0] = torch.tensor([1.0, -1, -1, 1, -1, -1, -1, -1, 1])
-    assert not supports_bookkeeping(model, batch)
+    assert not supports_bookkeeping(zoo.tried_on(model, batch))
     assert leave_one_out_sensitivity(model, batch, CLIP) <= CLIP
 
 
@@ -274,7 +274,7 @@ class FusedRecurrent(nn.Module):
 def test_a_fused_recurrent_layer_is_right_or_refused():
     torch.manual_seed(0)
     model, batch = zoo.Squared(FusedRecurrent()), zoo.numbers(5, 3)
-    assert not supports_bookkeeping(model, batch)
+    assert not supports_bookkeeping(zoo.tried_on(model, batch))
     try:
         found = clipped_gradient_sum(model, batch, 1e6).vector
     except UnsupportedModel:
@@ -296,7 +296,7 @@ def test_dropout_keeps_the_bound():
     torch.manual_seed(0)
     model = zoo.Squared(nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 1)))
     batch = zoo.numbers(6)
-    assert supports_bookkeeping(model, batch)
+    assert supports_bookkeeping(zoo.tried_on(model, batch))
     assert np.linalg.norm(clipped_gradient_sum(model, batch, CLIP).vector) <= len(batch) * CLIP
     assert model.training
 
@@ -353,3 +353,38 @@ def test_a_model_without_parameters_and_a_batch_without_fields_are_refused():
         clipped_gradient_sum(
             zoo.Squared(nn.Linear(6, 1)), Loose(plain.x, plain.y), CLIP, method="vmap"
         )
+
+
+def test_a_model_that_cannot_make_up_patients_is_clipped_one_by_one():
+    model, batch = zoo.Squared(zoo.mlp()), zoo.numbers(6)
+    assert bookkeeping.has_rules(model)
+    assert not supports_bookkeeping(model)
+    found = clipped_gradient_sum(model, batch, CLIP).vector
+    assert np.array_equal(found, clipped_gradient_sum(model, batch, CLIP, method="vmap").vector)
+
+
+def test_the_verdict_follows_neither_from_weights_nor_from_patients():
+    verdicts = []
+    for weight in (0.0, 1.0, 1e12, math.nan):
+        model, _ = zoo.build(zoo.COVERED, "mlp with norm and in-place relu")
+        nn.init.constant_(model.network[0].weight, weight)
+        verdicts.append(supports_bookkeeping(model))
+    assert verdicts == [True] * 4
+
+
+def test_a_product_of_tiny_activations_and_huge_slopes_is_clipped():
+    """Their squares are beyond float32, the gradient is not."""
+    for steps in (1, 5):
+        network = nn.Sequential(nn.Linear(60, 50), zoo.Mean(), nn.Linear(50, 1, bias=False))
+        model = zoo.Squared(network)
+        nn.init.constant_(network[2].weight, 1e16)
+        nn.init.zeros_(network[0].weight)
+        nn.init.zeros_(network[0].bias)
+        network[0].bias.requires_grad_(False)
+        network[2].requires_grad_(False)
+        x = torch.full((3, steps, 60), 2e-23)
+        batch = zoo.Patients(x, torch.full((3,), 30.0))
+        one = clipped_gradient_sum(
+            model, batch.select(torch.tensor([0])), 1e-4, method="bookkeeping"
+        )
+        assert 0 < np.linalg.norm(one.vector) <= 1e-4

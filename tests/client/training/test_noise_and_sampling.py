@@ -15,7 +15,7 @@ from fedrx_client.training import (
     discrete_gaussian,
     poisson_sample,
 )
-from fedrx_client.training.noise import LARGEST_SD, _happens
+from fedrx_client.training.noise import _BLOCKS, _PART, LARGEST_SD, _exponential
 
 
 def stream(purpose="test", seed=7):
@@ -66,22 +66,38 @@ def test_no_noise_is_zeros():
     assert not discrete_gaussian(0.0, 10, stream()).any()
 
 
-@pytest.mark.parametrize("exponent", [0.5, 3.0, 31.0])
-def test_acceptance_has_an_exponential_probability(exponent):
-    if exponent < 30:
-        happens = _happens(np.full(200_000, exponent), stream())
-        assert happens.mean() == pytest.approx(math.exp(-exponent), rel=0.02 + 0.01 * exponent)
-    else:
-        # Too rare to see; the parts are seen to be drawn.
-        class Always:
-            calls = 0
+@pytest.mark.parametrize("depth", [0.5, 3.0, 4.5, 9.0])
+def test_exponential_variables_have_their_distribution_far_out(depth):
+    drawn = _exponential(1_000_000, stream(f"depth {depth}"))
+    expected = math.exp(-depth)
+    assert (drawn > depth).mean() == pytest.approx(expected, abs=5 * math.sqrt(expected / 1e6))
 
-            def standard_exponential(self, shape=None):
-                Always.calls += 1
-                return np.full(shape, 40.0) if shape else 0.5
 
-        assert not _happens(np.array([exponent]), Always()).any()
-        assert Always.calls == 2
+def test_nothing_is_compared_deeper_than_a_part():
+    """A uniform number of 53 bits says nothing of exp(-37): NumPy draws nothing beyond it."""
+
+    class Deep:
+        """Draws the largest number that NumPy's generator knows, five times, then a usual one."""
+
+        def __init__(self):
+            self.left = 5
+
+        def standard_exponential(self, size):
+            self.left -= 1
+            return np.full(size, 44.4 if self.left >= 0 else 1.5)
+
+    assert _exponential(3, Deep()).tolist() == [5 * _PART + 1.5] * 3
+
+
+def test_the_tail_bound_holds_to_twelve_deviations():
+    parts = math.ceil(74 / _PART)
+    resolution = parts * math.exp(_PART) * 2.0**-53
+    edges = math.exp(_PART) * _BLOCKS * 2.0**-53
+    assert resolution + edges + 2.0**-44 < 2.0**-40
+    # 74: what is proposed and what is accepted, whatever the standard deviation.
+    for sd in np.geomspace(0.3, LARGEST_SD, 400):
+        ratio = sd / (_BLOCKS * max(1, round(sd / _BLOCKS)))
+        assert 12 * ratio + (12 - ratio) ** 2 / 2 + 1 / _BLOCKS <= 74
 
 
 @pytest.mark.parametrize(("sd", "size"), [(-1.0, 3), (math.nan, 3), (2.0**41, 3), (1.0, -1)])

@@ -11,6 +11,7 @@ from torch import nn
 
 from fedrx_client.training import TrainingInvalid, clipped_gradient_sum, gradient_sum
 from fedrx_client.training.bookkeeping import plain_gradient
+from fedrx_client.training.clipping import public_rows
 from fedrx_client.training.local import LocalSettings
 from fedrx_client.training.passes import ON_CPU, in_passes, precision
 from fedrx_models.build import build_model, models_of
@@ -207,3 +208,33 @@ def test_noisy_steps_cannot_ask_for_bfloat16():
     assert LocalSettings(**settings, noise_multiplier=0.0, mixed=True).mixed
     with pytest.raises(TrainingInvalid):
         LocalSettings(**settings, noise_multiplier=1.0, mixed=True)
+
+
+@pytest.mark.parametrize(("room", "rows"), [(10_000, 320), (512, 160), (64, 32)])
+def test_on_an_accelerator_rows_are_tried_on_made_up_patients_with_room_for_twice(
+    room, rows, monkeypatch
+):
+    """A patient who let a pass fail would change how the passes of all others are cut."""
+    tried = []
+
+    def sums(model, batch, norm, *, rows):
+        tried.append(rows)
+        assert torch.equal(batch.omics, model.made_up(rows).omics)
+        if rows > room:
+            raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr("fedrx_client.training.passes._kinds", lambda _: {"cuda"})
+    monkeypatch.setattr("fedrx_client.training.clipping.clipped_gradient_sum", sums)
+    model = build_model(ModelSection(name="linear"), omics_schema("panel"), seed=0)
+    assert public_rows(model, 300) == rows
+    again = len(tried)
+    assert public_rows(model, 300) == rows
+    assert len(tried) == again
+
+
+def test_rows_follow_from_public_numbers_and_a_small_site_waits_for_little_padding():
+    model, _ = courses(1)
+    tabular = build_model(ModelSection(name="linear"), omics_schema("panel"), seed=0)
+    found = [public_rows(tabular, expected) for expected in (1, 50, 300, 1000)]
+    assert found == [64, 64, 160, 256]
+    assert [public_rows(model, expected) for expected in (1, 50, 300, 1000)] == [32, 32, 96, 128]
