@@ -8,7 +8,7 @@ and how, stands in `forecasts.py`. Needs the real table beside the checkout.
 
 from forecasts import Part, Patients, read, run
 
-from fedrx_models.visits import FIRST_VALUE
+from fedrx_models.cohort.visits import FIRST_VALUE
 
 
 def prepare() -> tuple[Patients, list[Part]]:

@@ -13,12 +13,12 @@ from statistics import median
 import torch
 from opacus import GradSampleModule
 
-from fedrx_client.training import clipped_gradient_sum, gradient_sum, supports_bookkeeping
-from fedrx_models.build import build_model
+from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum, supports_bookkeeping
+from fedrx_models.cohort.encoding import encode
 from fedrx_models.contract import PatientBatch, PatientModel
-from fedrx_models.encoding import encode
-from fedrx_protocol.schema import FeatureSchema
-from fedrx_protocol.study import ModelSection
+from fedrx_models.registry import build_model
+from fedrx_protocol.study.schema import FeatureSchema
+from fedrx_protocol.study.study import ModelSection
 from fedrx_simulation.cohorts.flux import FluxCohorts, generate_flux
 
 PATIENTS = 256

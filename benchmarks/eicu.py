@@ -30,19 +30,19 @@ import numpy as np
 import torch
 from eicu_data import DATA, cohorts, schema
 
-from fedrx_client.training import clipped_gradient_sum, gradient_sum
-from fedrx_models.build import build_model
-from fedrx_models.cohort import Cohort, concatenate
+from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum
+from fedrx_models.cohort.cohort import Cohort, concatenate
+from fedrx_models.cohort.encoding import encode
 from fedrx_models.contract import PatientBatch, PatientModel, get_vector, set_vector
-from fedrx_models.encoding import encode
 from fedrx_models.fitting import predict
-from fedrx_models.measures import exact_metrics
-from fedrx_models.metrics_forecast import ForecastMetrics
+from fedrx_models.metrics.forecast import ForecastMetrics
+from fedrx_models.metrics.registry import exact_metrics
+from fedrx_models.registry import build_model
 from fedrx_protocol.privacy.calibration import training_noise_multiplier
-from fedrx_protocol.study import ModelSection, OptimizerSection, Study
-from fedrx_server.optimizer import ServerOptimizer
+from fedrx_protocol.study.study import ModelSection, OptimizerSection, Study
+from fedrx_server.rounds.optimizer import ServerOptimizer
+from fedrx_simulation.federation.sites import Consortium
 from fedrx_simulation.simulate import SimulationOptions, start
-from fedrx_simulation.sites import Consortium
 
 HELD_OUT = 0.2
 DELTA = 1e-5

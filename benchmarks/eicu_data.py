@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrx_models.cohort import Cohort
-from fedrx_models.visits import FIRST_VALUE
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_models.cohort.cohort import Cohort
+from fedrx_models.cohort.visits import FIRST_VALUE
+from fedrx_protocol.study.schema import FeatureSchema
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "eicu_demo"

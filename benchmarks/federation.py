@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrx_client.training import clipped_gradient_sum, gradient_sum
-from fedrx_models.build import build_model
+from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum
 from fedrx_models.contract import PatientBatch, PatientModel, get_vector, set_vector
+from fedrx_models.registry import build_model
 from fedrx_protocol.privacy.calibration import training_noise_multiplier
-from fedrx_protocol.schema import FeatureSchema
-from fedrx_protocol.study import ModelSection, OptimizerSection
-from fedrx_server.optimizer import ServerOptimizer
+from fedrx_protocol.study.schema import FeatureSchema
+from fedrx_protocol.study.study import ModelSection, OptimizerSection
+from fedrx_server.rounds.optimizer import ServerOptimizer
 
 FOLDS = 5
 

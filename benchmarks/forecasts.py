@@ -23,15 +23,15 @@ import torch
 from federation import FOLDS, Privacy, Recipe, folds_within, trained
 from numpy.typing import NDArray
 
-from fedrx.front_door import PatientFile, load_cohorts
-from fedrx_models.cohort import Cohort, concatenate
+from fedrx.api import PatientFile, load_cohorts
+from fedrx_models.cohort.cohort import Cohort, concatenate
+from fedrx_models.cohort.encoding import encode
+from fedrx_models.cohort.visits import forecast_target
 from fedrx_models.contract import PatientBatch
-from fedrx_models.encoding import encode
-from fedrx_models.metrics_forecast import exact_forecast, patient_scores
-from fedrx_models.visits import forecast_target
-from fedrx_protocol.schema import FeatureSchema
-from fedrx_protocol.study import OptimizerSection, Study
-from fedrx_simulation.compare_stats import mean_interval, paired_p
+from fedrx_models.metrics.forecast import exact_forecast, patient_scores
+from fedrx_protocol.study.schema import FeatureSchema
+from fedrx_protocol.study.study import OptimizerSection, Study
+from fedrx_simulation.comparison.statistics import mean_interval, paired_p
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"

@@ -38,12 +38,12 @@ from gdsc_federation import (
 from gdsc_latent import latent
 from scipy.stats import ttest_rel
 
-from fedrx_models.build import build_model
-from fedrx_models.cohort import Cohort
+from fedrx_models.cohort.cohort import Cohort
+from fedrx_models.cohort.encoding import encode
 from fedrx_models.contract import PatientBatch
-from fedrx_models.encoding import encode
+from fedrx_models.registry import build_model
 from fedrx_protocol.privacy.calibration import training_noise_multiplier
-from fedrx_protocol.study import ModelSection
+from fedrx_protocol.study.study import ModelSection
 
 DELTA = 1e-4
 PRIVATE_ROUNDS = 100

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fedrx_models.cohort import Cohort
-from fedrx_protocol.schema import Block, CategoryFeature, FeatureSchema, Graph, PanelTarget
-from fedrx_protocol.targets import Drug
+from fedrx_models.cohort.cohort import Cohort
+from fedrx_protocol.study.schema import Block, CategoryFeature, FeatureSchema, Graph, PanelTarget
+from fedrx_protocol.study.targets import Drug
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "gdsc"
 

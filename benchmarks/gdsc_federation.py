@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from gdsc_data import Floats
 
-from fedrx_client.training import clipped_gradient_sum, gradient_sum
-from fedrx_models.build import build_model
+from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum
 from fedrx_models.contract import PatientBatch, PatientModel, get_vector, set_vector
-from fedrx_protocol.schema import FeatureSchema
-from fedrx_protocol.study import ModelSection, OptimizerSection
-from fedrx_server.optimizer import ServerOptimizer
+from fedrx_models.registry import build_model
+from fedrx_protocol.study.schema import FeatureSchema
+from fedrx_protocol.study.study import ModelSection, OptimizerSection
+from fedrx_server.rounds.optimizer import ServerOptimizer
 
 FOLDS = 5
 CLIPPING_NORM = 0.1

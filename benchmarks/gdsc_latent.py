@@ -5,10 +5,10 @@ import torch
 from gdsc_data import Floats, Lines
 from gdsc_federation import FOLDS, RECIPES, Federation, by_site, correlations, folds, model_of
 
+from fedrx_models.cohort.encoding import encode, without_blocks
 from fedrx_models.contract import PatientBatch
-from fedrx_models.encoding import encode, without_blocks
 from fedrx_models.pharmacogenomic.multiomics_vae import MultiomicsVae
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_protocol.study.schema import FeatureSchema
 
 _LATENT = {"hidden": 32, "linear_path": False, "reconstruction": 0.1, "kl": 1e-4}
 """Without a linear path, so that the outcome must pass through the latent space."""

@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from statistics import mean, stdev
 
-from fedrx.front_door import PatientFile, default_study, load_cohorts, override
-from fedrx_simulation.result import SimulationResult
+from fedrx.api import PatientFile, default_study, load_cohorts, override
+from fedrx_simulation.evaluation.result import SimulationResult
 from fedrx_simulation.simulate import SimulationOptions, start
 
 ROOT = Path(__file__).resolve().parents[1]

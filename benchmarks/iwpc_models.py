@@ -22,14 +22,14 @@ from federation import FOLDS, Privacy, Recipe, folds_within, trained
 from iwpc import DATA, ROOT
 from numpy.typing import NDArray
 
-from fedrx.front_door import PatientFile, default_study, load_cohorts
-from fedrx_models.cohort import concatenate
+from fedrx.api import PatientFile, default_study, load_cohorts
+from fedrx_models.cohort.cohort import concatenate
+from fedrx_models.cohort.encoding import encode
 from fedrx_models.contract import PatientBatch, PatientModel
-from fedrx_models.encoding import encode
 from fedrx_models.personal import personalise
-from fedrx_protocol.schema import FeatureSchema
-from fedrx_protocol.study import OptimizerSection
-from fedrx_simulation.compare_stats import mean_interval, paired_p
+from fedrx_protocol.study.schema import FeatureSchema
+from fedrx_protocol.study.study import OptimizerSection
+from fedrx_simulation.comparison.statistics import mean_interval, paired_p
 
 DELTA = 1e-5
 CLIPPING_NORM = 0.3

@@ -22,13 +22,13 @@ from unittest import mock
 
 import numpy as np
 
-from fedrx_server.backstage import register_site
-from fedrx_server.exchange import Exchange
-from fedrx_server.link.client import Arrived, LinkClient
-from fedrx_server.live import live_run
-from fedrx_server.proxy import Tls
-from fedrx_server.spill import SpilledVectors
-from fedrx_server.superlink import Ports, SuperLink
+from fedrx_server.gateway.client import Arrived, LinkClient
+from fedrx_server.gateway.control import register_site
+from fedrx_server.rounds.exchange import Exchange
+from fedrx_server.rounds.spill import SpilledVectors
+from fedrx_server.service.grid import live_run
+from fedrx_server.service.proxy import Tls
+from fedrx_server.service.superlink import Ports, SuperLink
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 

@@ -18,12 +18,17 @@ from unittest import mock
 
 import numpy as np
 
-from fedrx.front_door import SyntheticSites, default_study, load_cohorts, override
-from fedrx_models.cohort import Cohort
+from fedrx.api import SyntheticSites, default_study, load_cohorts, override
+from fedrx_models.cohort.cohort import Cohort
+from fedrx_protocol.messages.secure_aggregation import (
+    MaskedInput,
+    RingVector,
+    RoundRequest,
+    UnmaskRequest,
+)
 from fedrx_protocol.secagg.coordinator import CoordinatorKeys, Opened
-from fedrx_protocol.secagg.messages import MaskedInput, RingVector, RoundRequest, UnmaskRequest
 from fedrx_protocol.secagg.site import SiteParty
-from fedrx_protocol.study import Study
+from fedrx_protocol.study.study import Study
 from fedrx_simulation.simulate import SimulationOptions, start
 
 
@@ -77,8 +82,8 @@ class PlainRound:
 def without_masks() -> Iterator[None]:
     """Replace both sides of the protocol."""
     with (
-        mock.patch("fedrx_simulation.sites.SiteParty", PlainParty),
-        mock.patch("fedrx_server.rounds.CoordinatorRound", PlainRound),
+        mock.patch("fedrx_simulation.federation.sites.SiteParty", PlainParty),
+        mock.patch("fedrx_server.rounds.loop.CoordinatorRound", PlainRound),
     ):
         yield
 

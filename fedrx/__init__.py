@@ -18,7 +18,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 if TYPE_CHECKING:
-    from fedrx.front_door import (
+    from fedrx.api import (
         PatientFile,
         SimulationResult,
         SyntheticSites,
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
         resume,
         simulate,
     )
-    from fedrx_models.cohort import Cohort
-    from fedrx_protocol.errors import FedRxError
-    from fedrx_protocol.study import Study
+    from fedrx_common.errors import FedRxError
+    from fedrx_models.cohort.cohort import Cohort
+    from fedrx_protocol.study.study import Study
 
 __all__ = [
     "Cohort",
@@ -60,4 +60,4 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the front door hol
         raise AttributeError(f"module 'fedrx' has no attribute '{name}'")
     from importlib import import_module
 
-    return getattr(import_module("fedrx.front_door"), name)
+    return getattr(import_module("fedrx.api"), name)

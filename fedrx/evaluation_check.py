@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-from fedrx_models.foresight import expected_headline
-from fedrx_models.measures import Measure, measures_of
-from fedrx_protocol.figures import Figure
+from fedrx_models.metrics.foresight import expected_headline
+from fedrx_models.metrics.registry import Measure, measures_of
 from fedrx_protocol.plan import StudyPlan
-from fedrx_protocol.study import Study
+from fedrx_protocol.privacy.figures import Figure
+from fedrx_protocol.study.study import Study
 
 _HOLD_OUT = "find more, or raise cohort.held_out"
 _MULTIPLES = (1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100)

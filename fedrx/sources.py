@@ -9,12 +9,12 @@ from typing import Any
 
 from fedrx_client.data.load import LoadResult, load_dealt, load_split
 from fedrx_client.data.mapping import TableMapping
-from fedrx_models.cohort import Cohort
-from fedrx_protocol.errors import MisuseError, RunError
-from fedrx_protocol.roster import SITE_ID
-from fedrx_protocol.schema import FeatureSchema
-from fedrx_protocol.study import Study
-from fedrx_simulation.cohorts import draw_cohorts
+from fedrx_common.errors import MisuseError, RunError
+from fedrx_models.cohort.cohort import Cohort
+from fedrx_protocol.study.schema import FeatureSchema
+from fedrx_protocol.study.study import Study
+from fedrx_protocol.trust.roster import SITE_ID
+from fedrx_simulation.cohorts.draw import draw_cohorts
 from fedrx_simulation.cohorts.tables import write_tables
 
 _RANGE = re.compile(r"([0-9]{1,18})(?:\.\.([0-9]{1,18}))?")

@@ -123,7 +123,7 @@ def test_every_package_of_ours_is_a_room():
     [
         ("import torch.nn", "torch"),
         ("import os, flwr.app as app", "flwr"),
-        ("from fedrx_server.rounds import StudyRun", "fedrx_server"),
+        ("from fedrx_server.rounds.loop import StudyRun", "fedrx_server"),
         ("def later():\n    from flwr.app import Message", "flwr"),
         ("class A:\n    def f(self):\n        import torch", "torch"),
         ("if TYPE_CHECKING:\n    import torch", "torch"),

@@ -19,12 +19,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from fedrx_client.journal import Request
-from fedrx_client.site import Site
-from fedrx_protocol import wire
-from fedrx_protocol.errors import FedRxError, MisuseError, PeerError
-from fedrx_protocol.offer import OfferReply, RunOffer
-from fedrx_protocol.secagg.messages import (
+from fedrx_client.participation.site import Site
+from fedrx_client.records.run_audit import Request
+from fedrx_common.errors import FedRxError, MisuseError, PeerError
+from fedrx_protocol.messages import codec
+from fedrx_protocol.messages.offer import OfferReply, RunOffer
+from fedrx_protocol.messages.secure_aggregation import (
     AdvertList,
     AdvertRequest,
     ResolveRequest,
@@ -33,7 +33,7 @@ from fedrx_protocol.secagg.messages import (
 )
 
 if TYPE_CHECKING:
-    from fedrx_client.live_site import LiveSite
+    from fedrx_client.participation.live_site import LiveSite
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class ReleaseDiffers(PeerError):  # noqa: N818
 class Desk(Protocol):
     """What a live site has beside its `Site`s: it opens runs, and writes everything down.
 
-    See `fedrx_client.live_site.LiveSite` for what each raises; an error makes a refusal.
+    `fedrx_client.participation.live_site.LiveSite` says what each raises; an error is a refusal.
     """
 
     def open(self, run: int, offer: RunOffer) -> OfferReply: ...  # noqa: D102 - see LiveSite
@@ -133,7 +133,7 @@ def _answer(
 ) -> Message:
     request, kind = None, message.metadata.message_type
     try:
-        request = wire.decode(_header(message.content), action.reads)
+        request = codec.decode(_header(message.content), action.reads)
         if desk is not None:
             desk.compare(_witness(message.content))
         site = open_site(context)
@@ -157,7 +157,7 @@ def _answer(
 def _open(desk: Desk, message: Message, context: Context) -> Message:
     offer, kind = None, message.metadata.message_type
     try:
-        offer = wire.decode(_header(message.content), RunOffer)
+        offer = codec.decode(_header(message.content), RunOffer)
         desk.compare(_witness(message.content))
         reply = desk.open(context.run_id, offer)
         # A coordinator knocks again and again: what was not opened is one line, like a refusal.
@@ -166,7 +166,7 @@ def _open(desk: Desk, message: Message, context: Context) -> Message:
             desk.answered(context.run_id, kind, offer, "run opened")
         else:
             desk.refused(context.run_id, kind, offer, _differing(offer, reply))
-        content = _header_record(wire.encode(reply))
+        content = _header_record(codec.encode(reply))
         _add_witness(content, desk)
     except Exception as error:  # noqa: BLE001 - its text may quote a patient: it stays here
         return _refusal(desk, message, offer, error)
@@ -200,7 +200,7 @@ def _refusal(
 
 
 def _advertise(site: Site, request: AdvertRequest, _: RecordDict) -> RecordDict:
-    return _header_record(wire.encode(site.advertise(request)))
+    return _header_record(codec.encode(site.advertise(request)))
 
 
 def _accept(site: Site, request: AdvertList, _: RecordDict) -> RecordDict:
@@ -210,7 +210,7 @@ def _accept(site: Site, request: AdvertList, _: RecordDict) -> RecordDict:
 
 def _train(site: Site, request: RoundRequest, content: RecordDict) -> RecordDict:
     masked = site.train(request, _vector(content))
-    header, payload = wire.encode_masked(masked)
+    header, payload = codec.encode_masked(masked)
     reply = _header_record(header)
     array = Array("uint32", (len(payload) // 4,), "fedrx.raw", payload)
     reply["payload"] = ArrayRecord({"vector": array})
@@ -218,11 +218,11 @@ def _train(site: Site, request: RoundRequest, content: RecordDict) -> RecordDict
 
 
 def _resolve(site: Site, request: ResolveRequest, _: RecordDict) -> RecordDict:
-    return _header_record(wire.encode(site.resolve(request)))
+    return _header_record(codec.encode(site.resolve(request)))
 
 
 def _unmask(site: Site, request: UnmaskRequest, _: RecordDict) -> RecordDict:
-    return _header_record(wire.encode(site.unmask(request)))
+    return _header_record(codec.encode(site.unmask(request)))
 
 
 _ACTIONS: Mapping[str, _Action] = MappingProxyType(
@@ -244,7 +244,7 @@ def _header(content: RecordDict) -> bytes:
     record = content.config_records.get(_RECORD)
     header = record.get("header") if record is not None else None
     if not isinstance(header, bytes):
-        raise wire.MalformedMessage("the request carries no FedRx header.")
+        raise codec.MalformedMessage("the request carries no FedRx header.")
     return header
 
 
@@ -252,7 +252,7 @@ def _witness(content: RecordDict) -> bytes:
     """The head of this site's audit log that the coordinator keeps; empty if it keeps none."""
     witness = content.config_records[_RECORD].get("witness", b"")
     if not isinstance(witness, bytes):
-        raise wire.MalformedMessage("the request carries no bytes as the kept head.")
+        raise codec.MalformedMessage("the request carries no bytes as the kept head.")
     return witness
 
 
@@ -264,10 +264,10 @@ def _add_witness(content: RecordDict, desk: Desk) -> None:
 def _vector(content: RecordDict) -> NDArray[np.float32]:
     record = content.array_records.get("payload")
     if record is None or "vector" not in record:
-        raise wire.MalformedMessage("the request carries no model.")
+        raise codec.MalformedMessage("the request carries no model.")
     data = record["vector"].data
     if len(data) % 4:
-        raise wire.MalformedMessage(f"a model of {len(data)} bytes is no vector of float32.")
+        raise codec.MalformedMessage(f"a model of {len(data)} bytes is no vector of float32.")
     return np.frombuffer(data, dtype="<f4")
 
 
@@ -293,10 +293,10 @@ class _StockApp(ClientApp):
 
 def _stock_site(context: Context) -> "LiveSite":
     # Loaded on the first message: a simulation imports this module without needing it.
-    from fedrx_client.device import pick_device  # noqa: PLC0415
-    from fedrx_client.identity import SiteIdentity  # noqa: PLC0415
-    from fedrx_client.live_site import LiveSite  # noqa: PLC0415
-    from fedrx_client.site_settings import SiteSettings  # noqa: PLC0415
+    from fedrx_client.identity.identity import SiteIdentity  # noqa: PLC0415
+    from fedrx_client.participation.live_site import LiveSite  # noqa: PLC0415
+    from fedrx_client.participation.settings import SiteSettings  # noqa: PLC0415
+    from fedrx_client.training.device import pick_device  # noqa: PLC0415
 
     named = context.node_config.get(FOLDER) or os.environ.get(FOLDER_VARIABLE)
     if not named:

@@ -8,12 +8,12 @@ import csv
 import io
 from pathlib import Path
 
-from fedrx_models.cohort import Cohort
+from fedrx_common.errors import MisuseError
+from fedrx_common.files import FolderExists, write_private
+from fedrx_models.cohort.cohort import Cohort
+from fedrx_models.cohort.encoding import encode
 from fedrx_models.contract import PatientModel
-from fedrx_models.encoding import encode
 from fedrx_models.pharmacogenomic.multiomics_vae import MultiomicsVae
-from fedrx_protocol.errors import MisuseError
-from fedrx_protocol.private_files import FolderExists, write_private
 
 
 def write_latent(path: Path, cohort: Cohort, model: PatientModel) -> int:

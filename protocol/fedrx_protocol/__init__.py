@@ -1,1 +1,4 @@
-"""What crosses the wire, and nothing else; imports neither Flower nor torch."""
+"""What crosses the wire, and what both sides must compute alike.
+
+No clock, no Flower, no torch; no input or output but reading a study file.
+"""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrx_protocol.errors import MisuseError
+from fedrx_common.errors import MisuseError
 
 RING_BITS = 32
 HALF_RING = 2 ** (RING_BITS - 1)  # sums lie in [-2^31, 2^31)

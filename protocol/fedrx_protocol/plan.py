@@ -12,7 +12,7 @@ from functools import cached_property
 from math import ceil, fsum, isfinite, sqrt
 from typing import Literal, TypeVar
 
-from fedrx_protocol.errors import StudyError
+from fedrx_common.errors import StudyError
 from fedrx_protocol.fixed_point import LayoutInvalid, Segment, SumLayout, grid_scale
 from fedrx_protocol.privacy.calibration import (
     local_noise_multiplier,
@@ -20,11 +20,11 @@ from fedrx_protocol.privacy.calibration import (
     training_noise_multiplier,
 )
 from fedrx_protocol.privacy.composition import Composition
+from fedrx_protocol.privacy.discretization import grid_sensitivity, grid_slack
 from fedrx_protocol.privacy.errors import AccountingInvalid, NoiseTooSmall, TargetUnreachable
-from fedrx_protocol.privacy.grid import grid_sensitivity, grid_slack
 from fedrx_protocol.privacy.two_sites import epsilon_at_two_sites
 from fedrx_protocol.secagg.parameters import SecAggParameters
-from fedrx_protocol.study import Study
+from fedrx_protocol.study.study import Study
 
 PartName = Literal["training", "weight", "metrics"]
 

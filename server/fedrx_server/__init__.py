@@ -1,1 +1,4 @@
-"""The coordinator: rounds, aggregation, run store, report. Never imports the client."""
+"""The coordinator: rounds, aggregation, run folders, reports, its consortium and its gateway.
+
+The server never imports the client.
+"""

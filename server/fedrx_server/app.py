@@ -5,7 +5,7 @@ from collections.abc import Callable
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedrx_server.exchange import Exchange
+from fedrx_server.rounds.exchange import Exchange
 
 
 def make_server_app(drive: Callable[[Exchange], None]) -> ServerApp:

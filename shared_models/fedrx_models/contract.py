@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from torch import nn
 
+from fedrx_common.errors import DataError
+from fedrx_models.cohort.visits import VisitColumns
 from fedrx_models.errors import ModelMismatch
-from fedrx_models.visits import VisitColumns
-from fedrx_protocol.errors import DataError
-from fedrx_protocol.schema import FeatureSchema
-from fedrx_protocol.weights import WeightSpec
+from fedrx_protocol.messages.weights import WeightSpec
+from fedrx_protocol.study.schema import FeatureSchema
 
 Floats = NDArray[np.float64]
 
@@ -248,7 +248,7 @@ class PatientModel(nn.Module, ABC):
 
         What a site must decide about a model, without looking at a patient, it tries on these.
         """
-        from fedrx_models.made_up import made_up  # noqa: PLC0415 - which rests on this module
+        from fedrx_models.cohort.made_up import made_up  # noqa: PLC0415 - which rests on this module
 
         return made_up(self.schema, patients)
 

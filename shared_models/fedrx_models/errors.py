@@ -1,6 +1,6 @@
 """Errors of models and model files."""
 
-from fedrx_protocol.errors import MisuseError
+from fedrx_common.errors import MisuseError
 
 
 class ModelMismatch(MisuseError):  # noqa: N818 - named for what happened

@@ -9,13 +9,13 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from fedrx_models.build import build_model
+from fedrx_common.documents import DocumentInvalid, read_json
+from fedrx_common.errors import StudyError
 from fedrx_models.contract import PatientModel, weight_spec
 from fedrx_models.errors import ModelFileInvalid
-from fedrx_protocol.documents import DocumentInvalid, read_json
-from fedrx_protocol.errors import StudyError
-from fedrx_protocol.schema import FeatureSchema
-from fedrx_protocol.study import ModelSection
+from fedrx_models.registry import build_model
+from fedrx_protocol.study.schema import FeatureSchema
+from fedrx_protocol.study.study import ModelSection
 
 FORMAT = "fedrx-model/1"
 _KEYS = ("format", "study", "model", "config", "schema")

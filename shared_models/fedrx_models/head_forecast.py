@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fedrx_models.cohort.visits import QUANTILES
 from fedrx_models.contract import Forecast, PatientBatch
-from fedrx_models.visits import QUANTILES
-from fedrx_protocol.schema import ForecastTarget
+from fedrx_protocol.study.schema import ForecastTarget
 
 LEVEL = 0.8
 """Nominal coverage of the interval: from the 0.1 to the 0.9 quantile."""

@@ -3,11 +3,11 @@
 Coordinator and site each compute this for themselves; neither takes it from the other.
 """
 
-from fedrx_models.measures import metric_plan
+from fedrx_models.metrics.registry import metric_plan
 from fedrx_models.transfer import study_model, trained_positions
 from fedrx_protocol.plan import MetricShape, StudyPlan
 from fedrx_protocol.secagg.parameters import SecAggParameters
-from fedrx_protocol.study import Study
+from fedrx_protocol.study.study import Study
 
 
 def make_plan(study: Study, sites: int) -> StudyPlan:

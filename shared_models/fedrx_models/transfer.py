@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedrx_models.build import build_model
+from fedrx_common.errors import MisuseError, StudyError
+from fedrx_models.cohort.encoding import outcome_count
 from fedrx_models.contract import PatientModel
-from fedrx_models.encoding import outcome_count
 from fedrx_models.errors import ModelFileInvalid
 from fedrx_models.files import ModelFile, load_model
-from fedrx_protocol.errors import MisuseError, StudyError
-from fedrx_protocol.schema import FeatureSchema, ForecastTarget, SurvivalTarget, Target
-from fedrx_protocol.study import ModelSection, Study
+from fedrx_models.registry import build_model
+from fedrx_protocol.study.schema import FeatureSchema, ForecastTarget, SurvivalTarget, Target
+from fedrx_protocol.study.study import ModelSection, Study
 
 # Of an outcome, what describes or judges it: a weight means the same whatever these are.
 _BESIDE_THE_OUTCOME = {"description", "threshold", "minimum", "maximum"}

@@ -14,25 +14,25 @@ from typing import Any, Literal
 
 import torch
 
-from fedrx_models.cohort import Cohort
+from fedrx_common.errors import MisuseError, RunError
+from fedrx_models.cohort.cohort import Cohort
 from fedrx_models.contract import get_vector
 from fedrx_models.files import save_model
-from fedrx_models.measures import measures_of
+from fedrx_models.metrics.registry import measures_of
 from fedrx_models.transfer import start_model, trained_positions
-from fedrx_protocol.errors import MisuseError, RunError
-from fedrx_protocol.study import Study
+from fedrx_protocol.study.study import Study
 from fedrx_server.app import make_server_app
-from fedrx_server.checkpoints import RoundRecord
-from fedrx_server.exchange import Exchange
-from fedrx_server.report import write_report
-from fedrx_server.rounds import RunParties, StudyRun
-from fedrx_server.run_folder import RunFolder
-from fedrx_simulation.engines import ENGINES
-from fedrx_simulation.engines.setup import EngineSetup
-from fedrx_simulation.evaluate import evaluate
-from fedrx_simulation.faults import Faults
-from fedrx_simulation.result import SimulationResult
-from fedrx_simulation.sites import Consortium, by_site, taking_part
+from fedrx_server.report.write import write_report
+from fedrx_server.rounds.exchange import Exchange
+from fedrx_server.rounds.loop import RunParties, StudyRun
+from fedrx_server.runs.checkpoints import RoundRecord
+from fedrx_server.runs.folder import RunFolder
+from fedrx_simulation.evaluation.evaluate import evaluate
+from fedrx_simulation.evaluation.result import SimulationResult
+from fedrx_simulation.federation.engines import ENGINES
+from fedrx_simulation.federation.faults import Faults
+from fedrx_simulation.federation.setup import EngineSetup
+from fedrx_simulation.federation.sites import Consortium, by_site, taking_part
 
 EngineName = Literal["inprocess", "flower"]
 Cohorts = Mapping[str, Cohort] | Sequence[Cohort]

@@ -8,9 +8,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from small_consortium import Stage, small_cohort, small_study, staged
 
 from fedrx_client.app import make_client_app
-from fedrx_protocol import wire
-from fedrx_protocol.secagg.messages import AdvertList, AdvertRequest
-from fedrx_simulation.engines.inprocess import InProcessGrid
+from fedrx_protocol.messages import codec
+from fedrx_protocol.messages.secure_aggregation import AdvertList, AdvertRequest
+from fedrx_simulation.federation.inprocess import InProcessGrid
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def refusal(content) -> str:
 
 def advertise(stage, grid, epoch=1):
     request = AdvertRequest(stage.session, epoch)
-    return ask(grid, header(wire.encode(request)), "query.advertise")
+    return ask(grid, header(codec.encode(request)), "query.advertise")
 
 
 def ready(stage):
@@ -55,17 +55,17 @@ def ready(stage):
 class TestAnswers:
     def test_a_masked_vector_comes_back_as_header_and_raw_words(self, stage):
         grid = ready(stage)
-        request = wire.encode(stage.request(1))
+        request = codec.encode(stage.request(1))
         content = ask(grid, header(request, stage.start.tobytes()), "train.masked")
         array = content["payload"]["vector"]
-        masked = wire.decode_masked(content["fedrx"]["header"], array.data)
+        masked = codec.decode_masked(content["fedrx"]["header"], array.data)
         assert masked.site == "site0"
         assert masked.vector.size == len(stage.start) == array.shape[0]
         assert array.dtype == "uint32"
 
     def test_nothing_about_the_site_travels_beside_the_message(self, stage):
         grid = ready(stage)
-        request = wire.encode(stage.request(1))
+        request = codec.encode(stage.request(1))
         content = ask(grid, header(request, stage.start.tobytes()), "train.masked")
         assert sorted(content) == ["fedrx", "payload"]
         assert list(content["fedrx"]) == ["header"]
@@ -99,7 +99,7 @@ class TestRefusals:
 
     def test_a_model_that_is_missing_cut_or_wrong(self, stage):
         grid = ready(stage)
-        request, model = wire.encode(stage.request(1)), stage.start.tobytes()
+        request, model = codec.encode(stage.request(1)), stage.start.tobytes()
         reasons = [
             refusal(ask(grid, content, "train.masked"))
             for content in (
@@ -115,7 +115,7 @@ class TestRefusals:
 
     def test_no_keys_yet(self, stage):
         stage.new_epoch()
-        request = header(wire.encode(stage.request(1)), stage.start.tobytes())
+        request = header(codec.encode(stage.request(1)), stage.start.tobytes())
         stage.restart("site0")
         assert refusal(ask(stage.grid(), request, "train.masked")) == "OutOfOrder"
 
@@ -137,7 +137,7 @@ class TestRefusals:
 
     def test_a_refusal_changes_nothing(self, stage):
         grid = ready(stage)
-        content = header(wire.encode(stage.request(9)), stage.start.tobytes())
+        content = header(codec.encode(stage.request(9)), stage.start.tobytes())
         assert refusal(ask(grid, content, "train.masked")) == "StudyError"
         stage.total(1)
         assert len(stage.releases("site0")) == 1
@@ -175,9 +175,9 @@ class TestKeysBetweenProcesses:
                 )
 
         stage, _ = staged(tmp_path, swap)
-        content = header(wire.encode(AdvertRequest(stage.session, 1)))
+        content = header(codec.encode(AdvertRequest(stage.session, 1)))
         grid = stage.grid()
         ask(grid, content, "query.advertise", node=1001)
         listed = AdvertList(stage.session, 1, ())
-        reply = ask(grid, header(wire.encode(listed)), "query.keys", node=1001)
+        reply = ask(grid, header(codec.encode(listed)), "query.keys", node=1001)
         assert refusal(reply) == "SessionMismatch"

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from flux_cohorts import flux_cohort, flux_schema
 
-from fedrx_client.data import TableMapping, load_cohort, load_split
-from fedrx_models.visits import EPISODE, TIME
-from fedrx_protocol.errors import DataError
+from fedrx_client.data.load import load_cohort, load_split
+from fedrx_client.data.mapping import TableMapping
+from fedrx_common.errors import DataError
+from fedrx_models.cohort.visits import EPISODE, TIME
 from fedrx_simulation.cohorts.tables import write_tables
 
 SCHEMA = flux_schema(most=6)

@@ -3,8 +3,8 @@
 import pytest
 from live_town import Nursery
 
-from fedrx_protocol.errors import MisuseError
-from fedrx_server.proxy import find_nginx
+from fedrx_common.errors import MisuseError
+from fedrx_server.service.proxy import find_nginx
 
 
 @pytest.fixture(scope="session")

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import torch
 
-from fedrx import cli, front_door
-from fedrx_client.site import Site
-from fedrx_client.store import SiteStore
+from fedrx import api
+from fedrx.cli import main as main_command
+from fedrx_client.participation.site import Site
+from fedrx_client.records.database import SiteStore
 
 torch.set_num_threads(1)
 
@@ -111,7 +112,7 @@ def run_child(task: dict, report: int) -> None:
     sys.argv = ["fedrx", *task["argv"]]
     code = 70
     try:
-        cli.main()
+        main_command.main()
     except SystemExit as done:
         code = done.code
     os.write(report, str(operations.count).encode())
@@ -121,10 +122,10 @@ def run_child(task: dict, report: int) -> None:
 
 def warm_up() -> None:
     """Run a small study once, so that whatever is imported on first use is there for all."""
-    study = front_door.override(front_door.default_study()[0], rounds=1)
+    study = api.override(api.default_study()[0], rounds=1)
     with tempfile.TemporaryDirectory() as folder:
-        source = front_door.SyntheticSites(sites=3, patients=(20, 20))
-        front_door.simulate(study, source=source, seed=0, output=Path(folder) / "run")
+        source = api.SyntheticSites(sites=3, patients=(20, 20))
+        api.simulate(study, source=source, seed=0, output=Path(folder) / "run")
 
 
 def answer(*values: object) -> None:

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from command_lines import complaint
 
-from fedrx_client.agent import Health
+from fedrx_client.connection.agent import Health
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

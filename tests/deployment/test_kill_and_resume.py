@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fedrx_client.ledger import Ledger
-from fedrx_client.store import SiteStore
-from fedrx_server.run_folder import RunFolder
+from fedrx_client.records.database import SiteStore
+from fedrx_client.records.ledger import Ledger
+from fedrx_server.runs.folder import RunFolder
 
 pytestmark = pytest.mark.slow
 

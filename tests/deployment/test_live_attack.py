@@ -24,13 +24,13 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from live_consortium import SiteProcess, wait_until, write_certificates, write_site_key
 from spare_ports import free_ports
 
-from fedrx_client.fleet import load_transport_key
-from fedrx_protocol.tls import trusting
-from fedrx_server.backstage import list_sites, register_site
-from fedrx_server.link.limits import DEFAULT_LIMITS
-from fedrx_server.live import live_run
-from fedrx_server.proxy import CALLS_OF_AN_ADDRESS, Tls
-from fedrx_server.superlink import Ports, SuperLink
+from fedrx_client.connection.fleet import load_transport_key
+from fedrx_common.tls import trusting
+from fedrx_server.gateway.control import list_sites, register_site
+from fedrx_server.gateway.limits import DEFAULT_LIMITS
+from fedrx_server.service.grid import live_run
+from fedrx_server.service.proxy import CALLS_OF_AN_ADDRESS, Tls
+from fedrx_server.service.superlink import Ports, SuperLink
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nginx")]
 

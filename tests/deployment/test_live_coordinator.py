@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 from live_town import founded
 
-from fedrx_server.backstage import list_sites
-from fedrx_server.runs import read_wanted
+from fedrx_server.gateway.control import list_sites
+from fedrx_server.runs.registry import read_wanted
 
 pytestmark = pytest.mark.slow
 

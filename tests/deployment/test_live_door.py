@@ -18,10 +18,10 @@ from live_consortium import SiteProcess, wait_until, write_site_key
 from live_town import Running, Town, founded
 from spare_ports import free_ports
 
-from fedrx_client.fleet import load_transport_key
-from fedrx_server.backstage import list_sites
-from fedrx_server.consortium import Consortium
-from fedrx_server.proxy import Tls, find_nginx, proxy_config
+from fedrx_client.connection.fleet import load_transport_key
+from fedrx_server.consortium.consortium import Consortium
+from fedrx_server.gateway.control import list_sites
+from fedrx_server.service.proxy import Tls, find_nginx, proxy_config
 
 pytestmark = pytest.mark.slow
 

@@ -108,7 +108,7 @@ def test_sites_killed_at_every_stage_of_a_round(town, begin):
 def test_superlink_worker_and_coordinator_killed(town, begin):
     run = begin("killed_coordinator", rounds=40)
     run.round(2)
-    os.kill(town.child("fedrx_server.link"), signal.SIGKILL)
+    os.kill(town.child("fedrx_server.gateway"), signal.SIGKILL)
     run.round(run.rounds[-1]["round"] + 2, 90)
     town.until(run.kill, 60, "the run's process is killed")
     run.round(run.rounds[-1]["round"] + 2, 90)

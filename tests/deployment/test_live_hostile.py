@@ -18,17 +18,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from live_town import Town, founded
 
 from fedrx_models.planning import make_plan
-from fedrx_protocol import wire
-from fedrx_protocol.offer import OfferReply, RunOffer
-from fedrx_protocol.roster import Roster, SignedRoster, sign_roster
+from fedrx_protocol.messages import codec
+from fedrx_protocol.messages.offer import OfferReply, RunOffer
+from fedrx_protocol.messages.secure_aggregation import Advert, RoundRequest, UnmaskReply
+from fedrx_protocol.messages.weights import model_bytes, model_digest
 from fedrx_protocol.secagg.coordinator import CoordinatorKeys, CoordinatorRound
-from fedrx_protocol.secagg.messages import Advert, RoundRequest, UnmaskReply
 from fedrx_protocol.secagg.parameters import session_id
-from fedrx_protocol.study import Study
-from fedrx_protocol.weights import model_bytes, model_digest
-from fedrx_server.backstage import list_sites
-from fedrx_server.exchange import Exchange, Reply
-from fedrx_server.live import live_run
+from fedrx_protocol.study.study import Study
+from fedrx_protocol.trust.roster import Roster, SignedRoster, sign_roster
+from fedrx_server.gateway.control import list_sites
+from fedrx_server.rounds.exchange import Exchange, Reply
+from fedrx_server.service.grid import live_run
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +80,7 @@ class Liar:
             version=version("fedrx"),
             time=int(time.time()),
         )
-        header = wire.encode(replace(honest, **changes))
+        header = codec.encode(replace(honest, **changes))
         return self.ask("query.open", dict.fromkeys(self.nodes, header))
 
     def advertise(self, epoch: int = 1) -> CoordinatorKeys:
@@ -92,15 +92,15 @@ class Liar:
             roster=self.roster.roster,
             parameters=self.plan.parameters,
         )
-        request = wire.encode(keys.request())
+        request = codec.encode(keys.request())
         for reply in self.ask("query.advertise", dict.fromkeys(self.nodes, request)).values():
-            keys.add(wire.decode(reply.header, Advert))
+            keys.add(codec.decode(reply.header, Advert))
         return keys
 
     def keys(self) -> CoordinatorKeys:
         """Open the run and let all sites accept each other's keys."""
         keys = self.advertise()
-        lists = {site: wire.encode(keys.adverts(site)) for site in keys.members}
+        lists = {site: codec.encode(keys.adverts(site)) for site in keys.members}
         assert not any(reply.refusal for reply in self.ask("query.keys", lists).values())
         return keys
 
@@ -117,7 +117,7 @@ class Liar:
         return replace(honest, **changes)
 
     def train(self, request: RoundRequest, *sites: str, weights=None) -> dict[str, Reply]:
-        header = wire.encode(request)
+        header = codec.encode(request)
         model = self.weights if weights is None else weights
         return self.ask("train.masked", dict.fromkeys(sites or self.nodes, header), model)
 
@@ -157,12 +157,12 @@ def test_rosters_that_are_not_the_pinned_one(town, liar):
 
 def test_another_release_opens_nothing(liar):
     replies = liar.offer(version="99.0")
-    own = {wire.decode(reply.header, OfferReply).version for reply in replies.values()}
+    own = {codec.decode(reply.header, OfferReply).version for reply in replies.values()}
     assert own == {version("fedrx")}
     keys = CoordinatorKeys(
         session=b"s" * 32, epoch=1, roster=liar.roster.roster, parameters=liar.plan.parameters
     )
-    request = dict.fromkeys(liar.nodes, wire.encode(keys.request()))
+    request = dict.fromkeys(liar.nodes, codec.encode(keys.request()))
     assert refusals(liar.ask("query.advertise", request)) == {"RunUnknown"}
 
 
@@ -188,7 +188,7 @@ def test_another_model_for_one_site_ends_in_another_context(town, liar):
     }
     length = liar.plan.round(1, 0).layout.length
     masked = {
-        name: wire.decode_masked(reply.header, reply.payload, length)
+        name: codec.decode_masked(reply.header, reply.payload, length)
         for name, reply in replies.items()
     }
     contexts = {name: one.context for name, one in masked.items()}
@@ -218,20 +218,20 @@ def test_a_second_unmasking_over_another_list(town, liar):
     length = liar.plan.round(1, 0).layout.length
     current = CoordinatorRound(keys, request, length=length)
     for reply in liar.train(request).values():
-        current.add(wire.decode_masked(reply.header, reply.payload, length))
+        current.add(codec.decode_masked(reply.header, reply.payload, length))
     assert current.close() == {}
     honest = current.unmask_requests()
-    first = liar.ask("query.unmask", {site: wire.encode(one) for site, one in honest.items()})
+    first = liar.ask("query.unmask", {site: codec.encode(one) for site, one in honest.items()})
     assert refusals(first) == {"answered"}
-    again = liar.ask("query.unmask", {site: wire.encode(one) for site, one in honest.items()})
+    again = liar.ask("query.unmask", {site: codec.encode(one) for site, one in honest.items()})
     assert {n: r.header for n, r in again.items()} == {n: r.header for n, r in first.items()}
     for reply in first.values():
-        current.add_unmask(wire.decode(reply.header, UnmaskReply))
+        current.add_unmask(codec.decode(reply.header, UnmaskReply))
     assert current.result()[0].shape == (length,)
 
     left_out, *rest = town.names
     headers = {
-        site: wire.encode(
+        site: codec.encode(
             replace(
                 one,
                 survivors=tuple(rest),
@@ -254,7 +254,7 @@ def test_forged_and_replayed_adverts(town, liar):
 
     def exchanged(site: str, changed: Advert) -> bytes:
         kept = [changed if one.site == b else one for one in fresh[site].adverts]
-        return wire.encode(replace(fresh[site], adverts=tuple(kept)))
+        return codec.encode(replace(fresh[site], adverts=tuple(kept)))
 
     def shown_to_a(changed: Advert) -> set[str]:
         return refusals(liar.ask("query.keys", {a: exchanged(a, changed)}))

@@ -12,7 +12,7 @@ from live_town import founded
 
 from fedrx_models.contract import get_vector
 from fedrx_models.files import load_model
-from fedrx_protocol.study import Study
+from fedrx_protocol.study.study import Study
 
 pytestmark = pytest.mark.slow
 

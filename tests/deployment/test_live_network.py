@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from live_town import Running, Town, founded
 from spare_ports import free_ports
 
-from fedrx_server.backstage import list_sites
+from fedrx_server.gateway.control import list_sites
 
 pytestmark = pytest.mark.slow
 

@@ -57,15 +57,20 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from live_consortium import SiteProcess, wait_until, write_certificates, write_site_key
 from spare_ports import free_ports
 
-from fedrx_client.fleet import load_transport_key
-from fedrx_protocol import frames
-from fedrx_protocol.errors import MisuseError
-from fedrx_server.backstage import SuperLinkRefused, list_sites, register_site, unregister_site
-from fedrx_server.exchange import Exchange
-from fedrx_server.link.limits import DEFAULT_LIMITS
-from fedrx_server.live import empty_bundle, live_run
-from fedrx_server.proxy import Tls
-from fedrx_server.superlink import Ports, SuperLink
+from fedrx_client.connection.fleet import load_transport_key
+from fedrx_common.errors import MisuseError
+from fedrx_protocol.messages import frames
+from fedrx_server.gateway.control import (
+    SuperLinkRefused,
+    list_sites,
+    register_site,
+    unregister_site,
+)
+from fedrx_server.gateway.limits import DEFAULT_LIMITS
+from fedrx_server.rounds.exchange import Exchange
+from fedrx_server.service.grid import empty_bundle, live_run
+from fedrx_server.service.proxy import Tls
+from fedrx_server.service.superlink import Ports, SuperLink
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nginx")]
 

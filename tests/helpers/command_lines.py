@@ -7,7 +7,7 @@ from functools import cache
 import click
 import typer
 
-from fedrx.cli import app
+from fedrx.cli.main import app
 
 COMMAND = re.compile(r"(?<![\w/.-])(`?)fedrx ((?:simulate|study|coordinator|site)\b[^`|;&#>)]*)")
 

@@ -1,7 +1,7 @@
 """A forecasting study and patients for it, for the tests of models."""
 
-from fedrx_models.cohort import Cohort
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_models.cohort.cohort import Cohort
+from fedrx_protocol.study.schema import FeatureSchema
 from fedrx_simulation.cohorts.flux import FluxCohorts, generate_flux
 
 HORIZONS = [

@@ -6,17 +6,17 @@ import numpy as np
 import torch
 from flux_cohorts import flux_document
 
-from fedrx.study_files import new_study
-from fedrx_client.training import clipped_gradient_sum, gradient_sum
-from fedrx_models.build import build_model
-from fedrx_models.cohort import Cohort
+from fedrx.study_templates import new_study
+from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum
+from fedrx_models.cohort.cohort import Cohort
+from fedrx_models.cohort.encoding import encode
+from fedrx_models.cohort.visits import FIRST_VALUE, TIME, VisitColumns, normalise_marker
 from fedrx_models.contract import PatientBatch, PatientModel, get_vector, set_vector
-from fedrx_models.encoding import encode
-from fedrx_models.visits import FIRST_VALUE, TIME, VisitColumns, normalise_marker
+from fedrx_models.registry import build_model
 from fedrx_protocol.privacy.calibration import training_noise_multiplier
-from fedrx_protocol.schema import FeatureSchema
-from fedrx_protocol.study import ModelSection, OptimizerSection, Study
-from fedrx_server.optimizer import ServerOptimizer
+from fedrx_protocol.study.schema import FeatureSchema
+from fedrx_protocol.study.study import ModelSection, OptimizerSection, Study
+from fedrx_server.rounds.optimizer import ServerOptimizer
 from fedrx_simulation.cohorts.flux import FluxCohorts, generate_flux
 from fedrx_simulation.cohorts.flux_truth import untreated_visit
 

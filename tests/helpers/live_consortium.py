@@ -30,8 +30,8 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from live_masking import masking_app
 
-from fedrx_client.agent import run_agent
-from fedrx_client.fleet import Door, Fleet, load_transport_key
+from fedrx_client.connection.agent import run_agent
+from fedrx_client.connection.fleet import Door, Fleet, load_transport_key
 
 _PEM = serialization.Encoding.PEM
 
@@ -201,9 +201,9 @@ def traced(path: Path):
 def supervise(folder: Path, tls: Path, *ports: int) -> None:
     """Be the coordinator's supervisor, until told to stop."""
     # A site's process never loads the server.
-    from fedrx_protocol.endings import on_ending  # noqa: PLC0415
-    from fedrx_server.proxy import Tls  # noqa: PLC0415
-    from fedrx_server.superlink import Ports, SuperLink  # noqa: PLC0415
+    from fedrx_common.signals import on_ending  # noqa: PLC0415
+    from fedrx_server.service.proxy import Tls  # noqa: PLC0415
+    from fedrx_server.service.superlink import Ports, SuperLink  # noqa: PLC0415
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     files = Tls(*(tls / name for name in ("ca.crt", "server.crt", "server.key")))

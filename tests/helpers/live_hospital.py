@@ -14,26 +14,26 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from small_consortium import small_cohort, small_study
 
 from fedrx_client.app import live_client_app
-from fedrx_client.approval import Approval
-from fedrx_client.approvals import Approvals
-from fedrx_client.audit import AuditLog
+from fedrx_client.approvals.approval import Approval
+from fedrx_client.approvals.store import Approvals
+from fedrx_client.approvals.study_files import StudyFiles
 from fedrx_client.data.load import load_cohort
 from fedrx_client.data.mapping import TableMapping
-from fedrx_client.identity import SiteIdentity
-from fedrx_client.ledger import PrivacyCap
-from fedrx_client.live_site import LiveSite
-from fedrx_client.study_files import StudyFiles
+from fedrx_client.identity.identity import SiteIdentity
+from fedrx_client.participation.live_site import LiveSite
+from fedrx_client.records.audit_log import AuditLog
+from fedrx_client.records.ledger import PrivacyCap
+from fedrx_common.files import load_ed25519
 from fedrx_models.planning import make_plan
-from fedrx_protocol import wire
-from fedrx_protocol.offer import RunOffer
-from fedrx_protocol.private_files import load_ed25519
-from fedrx_protocol.roster import Roster, SignedRoster, sign_roster
+from fedrx_protocol.messages import codec
+from fedrx_protocol.messages.offer import RunOffer
+from fedrx_protocol.messages.secure_aggregation import Advert, RoundRequest
+from fedrx_protocol.messages.weights import model_bytes, model_digest
 from fedrx_protocol.secagg.coordinator import CoordinatorKeys, CoordinatorRound
-from fedrx_protocol.secagg.messages import Advert, RoundRequest
 from fedrx_protocol.secagg.parameters import session_id
-from fedrx_protocol.weights import model_bytes, model_digest
-from fedrx_server.consortium import Consortium
-from fedrx_simulation.engines.inprocess import InProcessGrid
+from fedrx_protocol.trust.roster import Roster, SignedRoster, sign_roster
+from fedrx_server.consortium.consortium import Consortium
+from fedrx_simulation.federation.inprocess import InProcessGrid
 
 torch.set_num_threads(1)
 
@@ -203,7 +203,7 @@ class Region:
 
     def opened(self, grid: InProcessGrid, site: int = 0, **changes) -> str:
         """Offer the run to a site; the refusal's name, or the release that answered."""
-        content = self.ask(grid, "query.open", wire.encode(self.offer(**changes)), site)
+        content = self.ask(grid, "query.open", codec.encode(self.offer(**changes)), site)
         return answer_of(content)
 
     def audit(self, name: str) -> list:
@@ -239,7 +239,7 @@ class HonestCoordinator:
     def exchange_keys(self, epoch=1):
         self.advertise(epoch)
         for number, name in enumerate(self.region.names):
-            listed = wire.encode(self.keys.adverts(name))
+            listed = codec.encode(self.keys.adverts(name))
             content = self.region.ask(self.grid, "query.keys", listed, number)
             assert answer_of(content) == "answered"
 
@@ -251,10 +251,10 @@ class HonestCoordinator:
             roster=region.roster.roster,
             parameters=region.plan.parameters,
         )
-        request = wire.encode(self.keys.request())
+        request = codec.encode(self.keys.request())
         for number in range(region.count):
             reply = region.ask(self.grid, "query.advertise", request, number)
-            self.keys.add(wire.decode(reply["fedrx"]["header"], Advert))
+            self.keys.add(codec.decode(reply["fedrx"]["header"], Advert))
 
     def request(self, number=1, **changes):
         honest = RoundRequest(
@@ -272,7 +272,7 @@ class HonestCoordinator:
         model = self.weights if weights is None else weights
         array = Array("float32", model.shape, "fedrx.raw", model.tobytes())
         payload = ArrayRecord({"vector": array})
-        return self.region.ask(self.grid, "train.masked", wire.encode(request), site, payload)
+        return self.region.ask(self.grid, "train.masked", codec.encode(request), site, payload)
 
     def whole_round(self, number=1):
         """Sum of all sites, and each one's UNMASK request."""
@@ -282,6 +282,6 @@ class HonestCoordinator:
         for site in range(self.region.count):
             reply = self.train(request, site)
             data = reply["payload"]["vector"].data
-            current.add(wire.decode_masked(reply["fedrx"]["header"], data, length))
+            current.add(codec.decode_masked(reply["fedrx"]["header"], data, length))
         assert current.close() == {}
         return current, current.unmask_requests()

@@ -13,11 +13,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from fedrx_protocol import wire
-from fedrx_protocol.roster import Roster, SiteEntry
-from fedrx_protocol.secagg.coordinator import CoordinatorKeys, CoordinatorRound
-from fedrx_protocol.secagg.guard import MemoryGuard
-from fedrx_protocol.secagg.messages import (
+from fedrx_protocol.messages import codec
+from fedrx_protocol.messages.secure_aggregation import (
     Advert,
     AdvertList,
     AdvertRequest,
@@ -27,8 +24,11 @@ from fedrx_protocol.secagg.messages import (
     UnmaskReply,
     UnmaskRequest,
 )
+from fedrx_protocol.secagg.coordinator import CoordinatorKeys, CoordinatorRound
 from fedrx_protocol.secagg.parameters import SecAggParameters, session_id
+from fedrx_protocol.secagg.replay_guard import MemoryGuard
 from fedrx_protocol.secagg.site import SiteParty
+from fedrx_protocol.trust.roster import Roster, SiteEntry
 
 
 def names_of(sites: int) -> list[str]:
@@ -77,23 +77,23 @@ def masking_app(name: str, sites: int) -> ClientApp:
         return list(parties.values())[-1]
 
     def advertise(header: bytes, model: bytes) -> tuple[bytes, bytes]:
-        request = wire.decode(header, AdvertRequest)
-        return wire.encode(party(request.session).advertise(request)), b""
+        request = codec.decode(header, AdvertRequest)
+        return codec.encode(party(request.session).advertise(request)), b""
 
     def accept(header: bytes, model: bytes) -> tuple[bytes, bytes]:
-        last().accept(wire.decode(header, AdvertList))
+        last().accept(codec.decode(header, AdvertList))
         return b"", b""
 
     def train(header: bytes, model: bytes) -> tuple[bytes, bytes]:
-        request = wire.decode(header, RoundRequest)
+        request = codec.decode(header, RoundRequest)
         vector = np.frombuffer(model, dtype="<u4").astype(np.uint32)
-        return wire.encode_masked(last().mask(request, vector))
+        return codec.encode_masked(last().mask(request, vector))
 
     def resolve(header: bytes, model: bytes) -> tuple[bytes, bytes]:
-        return wire.encode(last().resolve(wire.decode(header, ResolveRequest))), b""
+        return codec.encode(last().resolve(codec.decode(header, ResolveRequest))), b""
 
     def unmask(header: bytes, model: bytes) -> tuple[bytes, bytes]:
-        return wire.encode(last().unmask(wire.decode(header, UnmaskRequest))), b""
+        return codec.encode(last().unmask(codec.decode(header, UnmaskRequest))), b""
 
     app = ClientApp()
     app.query("advertise")(_handler(advertise))
@@ -127,12 +127,12 @@ class MaskedRounds:
 
     def keys(self) -> None:
         """Exchange the keys of the epoch."""
-        everybody = dict.fromkeys(self._exchange.nodes(), wire.encode(self._keys.request()))
+        everybody = dict.fromkeys(self._exchange.nodes(), codec.encode(self._keys.request()))
         for reply in self._send("query.advertise", everybody):
-            advert = wire.decode(reply.header, Advert)
+            advert = codec.decode(reply.header, Advert)
             self._keys.add(advert)
             self._nodes[advert.site] = reply.node
-        lists = {site: wire.encode(self._keys.adverts(site)) for site in self._keys.members}
+        lists = {site: codec.encode(self._keys.adverts(site)) for site in self._keys.members}
         list(self._send("query.keys", self._by_node(lists)))
 
     def run(self, model: NDArray[np.float32], inputs) -> NDArray[np.uint32]:
@@ -153,17 +153,17 @@ class MaskedRounds:
             model_digest=hashlib.sha256(b"%d" % self._round).digest(),
         )
         current = CoordinatorRound(self._keys, request, length=model.size, inputs=inputs)
-        headers = dict.fromkeys(request.participants, wire.encode(request))
+        headers = dict.fromkeys(request.participants, codec.encode(request))
         for reply in self._send("train.masked", self._by_node(headers), payload=model):
-            current.add(wire.decode_masked(reply.header, reply.payload, model.size))
+            current.add(codec.decode_masked(reply.header, reply.payload, model.size))
             del reply
         while requests := current.close():
-            asked = {site: wire.encode(request) for site, request in requests.items()}
+            asked = {site: codec.encode(request) for site, request in requests.items()}
             for reply in self._send("query.resolve", self._by_node(asked)):
-                current.add_resolve(wire.decode(reply.header, ResolveReply))
-        asked = {site: wire.encode(item) for site, item in current.unmask_requests().items()}
+                current.add_resolve(codec.decode(reply.header, ResolveReply))
+        asked = {site: codec.encode(item) for site, item in current.unmask_requests().items()}
         for reply in self._send("query.unmask", self._by_node(asked)):
-            current.add_unmask(wire.decode(reply.header, UnmaskReply))
+            current.add_unmask(codec.decode(reply.header, UnmaskReply))
         return current.result().vector
 
     def _send(self, kind: str, headers: Mapping[int, bytes], payload=None):

@@ -4,14 +4,14 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from small_consortium import lost, staged
 
 from fedrx_client.app import make_client_app
-from fedrx_protocol import wire
-from fedrx_protocol.offer import OfferReply, RunOffer
-from fedrx_server.admission import Offers
-from fedrx_server.exchange import Exchange
-from fedrx_server.patience import Wait
-from fedrx_server.rounds import RunParties, StudyRun
-from fedrx_server.watch import Watch
-from fedrx_simulation.engines.inprocess import InProcessGrid
+from fedrx_protocol.messages import codec
+from fedrx_protocol.messages.offer import OfferReply, RunOffer
+from fedrx_server.rounds.admission import Offers
+from fedrx_server.rounds.exchange import Exchange
+from fedrx_server.rounds.loop import RunParties, StudyRun
+from fedrx_server.rounds.observer import Watch
+from fedrx_server.rounds.retry import Wait
+from fedrx_simulation.federation.inprocess import InProcessGrid
 
 VERSION = "1.0"
 FIRST_NODE = 1000
@@ -54,12 +54,12 @@ class Scene:
 
     def answer_offer(self, message, context):
         site = self.stage.name_of(context)
-        self.offers.append((site, wire.decode(message.content["fedrx"]["header"], RunOffer)))
+        self.offers.append((site, codec.decode(message.content["fedrx"]["header"], RunOffer)))
         refusal = self.refusals.get(site)
         if refusal:
             return lost(message) if refusal == "lost" else refused(message, refusal)
         reply = OfferReply(self.versions.get(site, VERSION))
-        content = RecordDict({"fedrx": ConfigRecord({"header": wire.encode(reply)})})
+        content = RecordDict({"fedrx": ConfigRecord({"header": codec.encode(reply)})})
         return Message(content, reply_to=message)
 
     def sleep(self, seconds):

@@ -20,10 +20,10 @@ from live_consortium import BUSY, wait_until
 from small_doses import MAPPING, SCHEMA
 from spare_ports import free_ports
 
-from fedrx_client.ledger import Ledger
-from fedrx_client.store import SiteStore
+from fedrx_client.records.database import SiteStore
+from fedrx_client.records.ledger import Ledger
 from fedrx_protocol.privacy.events import Release
-from fedrx_server.backstage import Backstage
+from fedrx_server.gateway.control import Backstage
 
 STUDY = """
 name = "small_dose"

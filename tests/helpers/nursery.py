@@ -29,11 +29,11 @@ from pathlib import Path
 import torch
 from flwr.supernode import node_auth_http_interceptor
 
-import fedrx_server.rounds  # noqa: F401 - imported once for all children
-from fedrx import cli, front_door  # noqa: F401
-from fedrx_client import fleet
-from fedrx_client.site import Site
-from fedrx_protocol.secagg.messages import SEALED_SHARE_BYTES
+import fedrx_server.rounds.loop  # noqa: F401 - imported once for all children
+from fedrx.cli import main as main_command
+from fedrx_client.connection import fleet
+from fedrx_client.participation.site import Site
+from fedrx_protocol.messages.secure_aggregation import SEALED_SHARE_BYTES
 
 torch.set_num_threads(1)
 
@@ -149,7 +149,7 @@ def run_child(task: dict) -> None:
     sys.argv = ["fedrx", *task["argv"]]
     code: object = 70
     try:
-        cli.main()
+        main_command.main()
     except SystemExit as done:
         code = done.code
     finally:

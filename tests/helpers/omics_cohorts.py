@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fedrx_models.cohort import Cohort
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_models.cohort.cohort import Cohort
+from fedrx_protocol.study.schema import FeatureSchema
 
 GENES = ("CYP2C9", "VKORC1", "TP53", "MDM2", "EGFR", "KRAS")
 TARGETS = {

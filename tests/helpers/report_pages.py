@@ -4,7 +4,8 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
-from fedrx_server.report import (
+from fedrx_server.report.page import page
+from fedrx_server.report.write import (
     DoseGroups,
     EpsilonCurve,
     GroupErrors,
@@ -15,7 +16,6 @@ from fedrx_server.report import (
     ResultRow,
     RunCost,
 )
-from fedrx_server.report_page import page
 
 ATTACK = "</title></script><script>alert(1)</script><img src=x onerror=alert(2)>"
 

@@ -10,25 +10,25 @@ from flwr.app import Context, Error, Message
 from flwr.common.constant import ErrorCode
 
 from fedrx_client.app import make_client_app
-from fedrx_client.guard import SqliteGuard
-from fedrx_client.site import Site, SiteParts, SitePolicy
-from fedrx_client.store import SiteStore
+from fedrx_client.participation.site import Site, SiteParts, SitePolicy
+from fedrx_client.records.database import SiteStore
+from fedrx_client.records.sqlite_guard import SqliteGuard
 from fedrx_client.training.randomness import SeededRandomness
-from fedrx_models.cohort import Cohort
+from fedrx_models.cohort.cohort import Cohort
 from fedrx_models.contract import get_vector
 from fedrx_protocol.fixed_point import RingVector
+from fedrx_protocol.messages.secure_aggregation import RoundRequest
+from fedrx_protocol.messages.weights import model_bytes, model_digest
 from fedrx_protocol.privacy.events import Release
 from fedrx_protocol.secagg.coordinator import CoordinatorKeys, CoordinatorRound, Opened
-from fedrx_protocol.secagg.messages import RoundRequest
 from fedrx_protocol.secagg.parameters import session_id
 from fedrx_protocol.secagg.site import SiteParty
-from fedrx_protocol.study import Study
-from fedrx_protocol.weights import model_bytes, model_digest
-from fedrx_server.exchange import Exchange
-from fedrx_server.rounds import RunParties, StudyRun
-from fedrx_server.run_folder import RunFolder
-from fedrx_simulation.engines.inprocess import InProcessGrid
-from fedrx_simulation.sites import Consortium
+from fedrx_protocol.study.study import Study
+from fedrx_server.rounds.exchange import Exchange
+from fedrx_server.rounds.loop import RunParties, StudyRun
+from fedrx_server.runs.folder import RunFolder
+from fedrx_simulation.federation.inprocess import InProcessGrid
+from fedrx_simulation.federation.sites import Consortium
 
 torch.set_num_threads(1)
 

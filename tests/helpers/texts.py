@@ -1,10 +1,10 @@
-"""Texts for property tests: any that the rule of `fedrx_protocol.text` lets in, and any at all."""
+"""Texts for property tests: any that the rule of `fedrx_common.text` lets in, and any at all."""
 
 import unicodedata
 
 from hypothesis import strategies as st
 
-from fedrx_protocol.text import fault_in
+from fedrx_common.text import fault_in
 
 _LETTERS = st.characters(exclude_categories=("C", "Z")) | st.just(" ")
 

@@ -8,12 +8,12 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
-from fedrx_protocol.roster import Roster, SiteEntry
+from fedrx_protocol.messages.secure_aggregation import MaskedInput, RoundRequest
 from fedrx_protocol.secagg.coordinator import CoordinatorKeys, CoordinatorRound
-from fedrx_protocol.secagg.guard import MemoryGuard
-from fedrx_protocol.secagg.messages import MaskedInput, RoundRequest
 from fedrx_protocol.secagg.parameters import SecAggParameters, session_id
+from fedrx_protocol.secagg.replay_guard import MemoryGuard
 from fedrx_protocol.secagg.site import SiteParty
+from fedrx_protocol.trust.roster import Roster, SiteEntry
 
 Vectors = dict[str, NDArray[np.uint32]]
 NOBODY: Collection[str] = ()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fedrx_protocol.errors import MisuseError, StudyError
+from fedrx_common.errors import MisuseError, StudyError
 from fedrx_protocol.fixed_point import FixedPoint, from_ring, to_ring
 from fedrx_protocol.plan import (
     LARGEST_UPDATE,
@@ -20,10 +20,10 @@ from fedrx_protocol.plan import (
     _settled,
 )
 from fedrx_protocol.privacy.accountant import epsilon
+from fedrx_protocol.privacy.discretization import LEAST_SITE_SD, grid_sensitivity, grid_slack
 from fedrx_protocol.privacy.events import Release
-from fedrx_protocol.privacy.grid import LEAST_SITE_SD, grid_sensitivity, grid_slack
 from fedrx_protocol.secagg.parameters import SecAggParameters
-from fedrx_protocol.study import Study
+from fedrx_protocol.study.study import Study
 
 TOML = """
 name = "dose"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedrx_models.cohort import Cohort
-from fedrx_protocol.schema import FeatureSchema
-from fedrx_protocol.study import Study
+from fedrx_models.cohort.cohort import Cohort
+from fedrx_protocol.study.schema import FeatureSchema
+from fedrx_protocol.study.study import Study
 
 WARFARIN = Path(__file__).parents[2] / "examples" / "warfarin" / "study.toml"
 

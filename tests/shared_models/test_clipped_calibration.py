@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from fedrx_client.training.clip_factors import Limits
 from fedrx_client.training.clipping import clipped_gradient_sum, leave_one_out_sensitivity
 from fedrx_client.training.errors import TrainingInvalid
-from fedrx_client.training.pulls import Limits
-from fedrx_models.build import build_model
 from fedrx_models.contract import PatientBatch, get_vector, set_vector
-from fedrx_protocol.schema import FeatureSchema
-from fedrx_protocol.study import ModelSection, OptimizerSection
-from fedrx_server.optimizer import ServerOptimizer
+from fedrx_models.registry import build_model
+from fedrx_protocol.study.schema import FeatureSchema
+from fedrx_protocol.study.study import ModelSection, OptimizerSection
+from fedrx_server.rounds.optimizer import ServerOptimizer
 
 CLIPPING_NORM = 0.3  # so small that nearly everybody is cut
 PATIENTS, FEATURES, ROUNDS = 1500, 6, 150

@@ -11,14 +11,14 @@ import torch
 from flux_cohorts import flux_cohort, flux_schema
 
 from fedrx_client.training.clipping import clipped_gradient_sum, leave_one_out_sensitivity
-from fedrx_models.build import build_model, models_of
+from fedrx_common.errors import StudyError
+from fedrx_models.cohort.encoding import encode
 from fedrx_models.contract import get_vector, set_vector, weight_spec
-from fedrx_models.encoding import encode
 from fedrx_models.files import load_model, save_model
-from fedrx_models.measures import exact_metrics
+from fedrx_models.metrics.registry import exact_metrics
 from fedrx_models.personal import personalise
-from fedrx_protocol.errors import StudyError
-from fedrx_protocol.study import ModelSection
+from fedrx_models.registry import build_model, models_of
+from fedrx_protocol.study.study import ModelSection
 
 PATIENTS = 10
 MODELS = models_of("flux")

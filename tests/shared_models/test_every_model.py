@@ -12,13 +12,13 @@ import torch
 from omics_cohorts import TARGETS, omics_cohort, omics_schema
 
 from fedrx_client.training.clipping import leave_one_out_sensitivity
-from fedrx_models.build import build_model, models_of
+from fedrx_common.errors import StudyError
+from fedrx_models.cohort.encoding import encode
 from fedrx_models.contract import get_vector, set_vector, weight_spec
-from fedrx_models.encoding import encode
 from fedrx_models.files import load_model, save_model
-from fedrx_models.measures import exact_metrics, measures_of
-from fedrx_protocol.errors import StudyError
-from fedrx_protocol.study import ModelSection
+from fedrx_models.metrics.registry import exact_metrics, measures_of
+from fedrx_models.registry import build_model, models_of
+from fedrx_protocol.study.study import ModelSection
 
 MODELS = models_of("pharmacogenomic")
 

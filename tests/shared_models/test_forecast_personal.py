@@ -7,13 +7,13 @@ import pytest
 import torch
 from flux_cohorts import flux_cohort, flux_schema
 
-from fedrx_models.build import build_model
-from fedrx_models.encoding import encode
+from fedrx_common.errors import MisuseError
+from fedrx_models.cohort.encoding import encode
 from fedrx_models.fitting import fit, predict
-from fedrx_models.measures import exact_metrics
+from fedrx_models.metrics.registry import exact_metrics
 from fedrx_models.personal import personalise, private_head_bytes, with_private_head
-from fedrx_protocol.errors import MisuseError
-from fedrx_protocol.study import ModelSection
+from fedrx_models.registry import build_model
+from fedrx_protocol.study.study import ModelSection
 
 SCHEMA = flux_schema()
 

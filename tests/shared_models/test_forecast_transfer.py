@@ -6,15 +6,15 @@ import torch
 from flux_cohorts import flux_cohort, flux_document
 
 from fedrx_client.training.clipping import leave_one_out_sensitivity
-from fedrx_models.build import build_model, models_of
+from fedrx_common.errors import StudyError
+from fedrx_models.cohort.encoding import encode
 from fedrx_models.contract import get_vector
-from fedrx_models.encoding import encode
 from fedrx_models.errors import ModelFileInvalid
 from fedrx_models.files import save_model
 from fedrx_models.planning import make_plan
+from fedrx_models.registry import build_model, models_of
 from fedrx_models.transfer import freezable_parts, start_model, study_model, trained_positions
-from fedrx_protocol.errors import StudyError
-from fedrx_protocol.study import Study
+from fedrx_protocol.study.study import Study
 
 EARLIER = "ab" * 32
 MODELS = models_of("flux")

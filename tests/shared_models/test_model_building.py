@@ -5,10 +5,10 @@ import pytest
 from flux_cohorts import flux_schema
 from omics_cohorts import omics_schema
 
-from fedrx_models.build import FACTORIES, build_model, check_config
+from fedrx_common.errors import StudyError
 from fedrx_models.contract import get_vector, weight_spec
-from fedrx_protocol.errors import StudyError
-from fedrx_protocol.study import ModelSection
+from fedrx_models.registry import FACTORIES, build_model, check_config
+from fedrx_protocol.study.study import ModelSection
 
 
 @pytest.mark.parametrize(

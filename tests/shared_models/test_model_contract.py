@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from fedrx_models.build import build_model
+from fedrx_models.cohort.encoding import column_names, encode
 from fedrx_models.contract import PatientBatch, get_vector, set_vector, weight_spec
-from fedrx_models.encoding import column_names, encode
 from fedrx_models.errors import ModelMismatch
-from fedrx_models.metrics import exact
-from fedrx_protocol.study import ModelSection
+from fedrx_models.metrics.dose import exact
+from fedrx_models.registry import build_model
+from fedrx_protocol.study.study import ModelSection
 
 SECTIONS = {
     "linear": {"name": "linear"},

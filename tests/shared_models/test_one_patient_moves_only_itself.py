@@ -12,13 +12,14 @@ import torch
 from flux_cohorts import flux_cohort, flux_schema
 from omics_cohorts import TARGETS, omics_cohort, omics_schema
 
-from fedrx_client.training import bookkeeping, clipped_gradient_sum
-from fedrx_client.training.passes import ROWS_STEP, fixed_passes, precision, predictions
-from fedrx_models.build import build_model, models_of
+from fedrx_client.training import bookkeeping
+from fedrx_client.training.clipping import clipped_gradient_sum
+from fedrx_client.training.microbatches import ROWS_STEP, fixed_passes, precision, predictions
+from fedrx_models.cohort.encoding import encode
+from fedrx_models.cohort.made_up import made_up
 from fedrx_models.contract import get_vector, set_vector
-from fedrx_models.encoding import encode
-from fedrx_models.made_up import made_up
-from fedrx_protocol.study import ModelSection
+from fedrx_models.registry import build_model, models_of
+from fedrx_protocol.study.study import ModelSection
 
 NORM = 0.5
 SMALL = {

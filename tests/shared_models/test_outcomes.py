@@ -8,18 +8,18 @@ import torch
 from omics_cohorts import GENES, TARGETS, omics_cohort, omics_schema
 from torch.nn import functional
 
-from fedrx_models.cohort import concatenate
-from fedrx_models.contract import Prediction, Probability, SurvivalCurves
-from fedrx_models.encoding import (
+from fedrx_common.errors import DataError
+from fedrx_models.cohort.cohort import concatenate
+from fedrx_models.cohort.encoding import (
     block_columns,
     encode,
     flat_inputs,
     flat_width,
     outcome_count,
 )
-from fedrx_models.head import OutcomeHead
-from fedrx_protocol.errors import DataError
-from fedrx_protocol.schema import SurvivalTarget
+from fedrx_models.contract import Prediction, Probability, SurvivalCurves
+from fedrx_models.heads import OutcomeHead
+from fedrx_protocol.study.schema import SurvivalTarget
 
 KINDS = list(TARGETS)
 

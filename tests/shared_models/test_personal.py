@@ -7,12 +7,12 @@ import pytest
 import torch
 from omics_cohorts import TARGETS, omics_cohort, omics_schema
 
-from fedrx_models.build import build_model, models_of
+from fedrx_models.cohort.encoding import encode
 from fedrx_models.contract import get_vector
-from fedrx_models.encoding import encode
-from fedrx_models.measures import exact_metrics
+from fedrx_models.metrics.registry import exact_metrics
 from fedrx_models.personal import personalise
-from fedrx_protocol.study import ModelSection
+from fedrx_models.registry import build_model, models_of
+from fedrx_protocol.study.study import ModelSection
 
 MODELS = models_of("pharmacogenomic")
 

@@ -7,10 +7,10 @@ import pytest
 from flux_cohorts import flux_cohort, flux_document
 
 import fedrx
-from fedrx_models.build import models_of
-from fedrx_models.measures import measures_of
-from fedrx_protocol.errors import DataError
-from fedrx_protocol.study import Study
+from fedrx_common.errors import DataError
+from fedrx_models.metrics.registry import measures_of
+from fedrx_models.registry import models_of
+from fedrx_protocol.study.study import Study
 
 MODES = ["distributed", "local", "none"]
 SMALL = {

@@ -7,10 +7,10 @@ import pytest
 from omics_cohorts import TARGETS, omics_cohort, omics_schema
 
 import fedrx
-from fedrx_models.build import models_of
-from fedrx_models.measures import measures_of
-from fedrx_protocol.errors import DataError
-from fedrx_protocol.study import Study
+from fedrx_common.errors import DataError
+from fedrx_models.metrics.registry import measures_of
+from fedrx_models.registry import models_of
+from fedrx_protocol.study.study import Study
 
 MODELS = models_of("pharmacogenomic")
 

@@ -7,7 +7,7 @@ from flux_cohorts import flux_cohort, flux_document
 import fedrx
 from fedrx_models.errors import ModelFileInvalid
 from fedrx_models.transfer import trained_positions
-from fedrx_protocol.study import Study
+from fedrx_protocol.study.study import Study
 
 SITES = 4
 FROZEN = "network.layers"

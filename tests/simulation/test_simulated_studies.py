@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 import fedrx
-from fedrx_models.metrics import exact
+from fedrx_common.errors import MisuseError, RunError
+from fedrx_models.metrics.dose import exact
 from fedrx_models.planning import make_plan
-from fedrx_protocol.errors import MisuseError, RunError
-from fedrx_server.report_figures import error_by_group
-from fedrx_server.report_plot import BLUE
-from fedrx_server.run_folder import RunFolder
-from fedrx_simulation.baselines import predict
+from fedrx_server.report.figures import error_by_group
+from fedrx_server.report.plotting import BLUE
+from fedrx_server.runs.folder import RunFolder
+from fedrx_simulation.evaluation.baselines import predict
+from fedrx_simulation.federation.sites import Consortium, by_site
 from fedrx_simulation.simulate import SimulationOptions, resume, start
-from fedrx_simulation.sites import Consortium, by_site
 
 SOURCE = fedrx.SyntheticSites(sites=4, patients=(40, 50))
 STUDY = fedrx.override(fedrx.default_study()[0], rounds=6)

@@ -6,11 +6,11 @@ import torch
 from omics_cohorts import omics_cohort, omics_schema
 
 import fedrx
+from fedrx_common.errors import MisuseError
 from fedrx_models.contract import get_vector
 from fedrx_models.errors import ModelFileInvalid
 from fedrx_models.transfer import trained_positions
-from fedrx_protocol.errors import MisuseError
-from fedrx_protocol.study import Study
+from fedrx_protocol.study.study import Study
 
 SITES = 4
 CONVOLUTIONS = "network.convolutions"

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from fedrx_client.data.mapping import TableOptions
 from fedrx_client.data.table import Table
-from fedrx_protocol.codes import code_key
+from fedrx_protocol.study.codes import code_key
 
 # How people and programs write the separators that look alike.
 _LIKE = str.maketrans({"\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2019": "'"})

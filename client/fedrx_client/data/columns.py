@@ -10,15 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrx_client.data.cells import NumberFormat, Reading
-from fedrx_client.data.mapping import (
-    CategorySource,
-    FlagSource,
-    Imputation,
-    NumberSource,
-)
+from fedrx_client.data.mapping import CategorySource, FlagSource, Imputation, NumberSource
 from fedrx_client.data.sources import Codes, Unknown
 from fedrx_client.data.units import Conversion, conversion
-from fedrx_protocol.errors import DataError, counted
+from fedrx_common.errors import DataError, counted
 
 _HINT = 'correct it, or set unknown = "missing" for it in the mapping'
 _DECADE_BIN = re.compile(r"(\d{1,3})\s*[-–]\s*(\d{1,3})|(\d{1,3})\s*\+")

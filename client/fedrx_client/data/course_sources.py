@@ -6,8 +6,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from fedrx_client.data.sources import MISSING, Codes, Column, Section, Unknown, check_unit
-from fedrx_protocol.errors import DataError
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_common.errors import DataError
+from fedrx_protocol.study.schema import FeatureSchema
 
 
 class VisitsSource(Section):

@@ -11,7 +11,8 @@ from fedrx_client.data.cells import Reading
 from fedrx_client.data.columns import Limits, Parsed, read_flags, read_numbers
 from fedrx_client.data.course_sources import VisitsSource
 from fedrx_client.data.mapping import FlagSource, NumberSource, TableMapping
-from fedrx_models.visits import (
+from fedrx_common.errors import DataError
+from fedrx_models.cohort.visits import (
     EPISODE,
     FIRST_VALUE,
     TIME,
@@ -19,8 +20,7 @@ from fedrx_models.visits import (
     visit_width,
     visits_section,
 )
-from fedrx_protocol.errors import DataError
-from fedrx_protocol.schema import FeatureSchema, Marker, Treatment
+from fedrx_protocol.study.schema import FeatureSchema, Marker, Treatment
 
 Floats = NDArray[np.float64]
 

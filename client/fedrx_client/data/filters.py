@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fedrx_client.data.cells import Reading
 from fedrx_client.data.mapping import RowFilter, TableMapping
-from fedrx_protocol.errors import DataError
+from fedrx_common.errors import DataError
 
 NO_TARGET = "no target recorded"
 

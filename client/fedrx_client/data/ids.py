@@ -11,7 +11,7 @@ from collections.abc import Collection, Hashable, Sequence
 
 from fedrx_client.data.mapping import TableOptions
 from fedrx_client.data.table import Table, rows_by_key
-from fedrx_protocol.errors import DataError
+from fedrx_common.errors import DataError
 
 _FLOAT = re.compile(r"(\d+)\.0+")
 _ZEROS = re.compile(r"\A0+(?=\w)")

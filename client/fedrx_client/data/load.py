@@ -8,13 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrx_client.data.cells import Reading
-from fedrx_client.data.columns import (
-    Parsed,
-    impute,
-    read_categories,
-    read_flags,
-    read_numbers,
-)
+from fedrx_client.data.columns import Parsed, impute, read_categories, read_flags, read_numbers
 from fedrx_client.data.courses import read_courses
 from fedrx_client.data.filters import kept_rows
 from fedrx_client.data.ids import ids_in, refuse_similar, rows_beside
@@ -31,9 +25,9 @@ from fedrx_client.data.quality import DataQuality
 from fedrx_client.data.sites import SitesOf, dealt, in_column, left_out, natural, the_one
 from fedrx_client.data.sources import AbsentSource
 from fedrx_client.data.table import Table, joined, read_table, rows_by_key
-from fedrx_models.cohort import MISSING_CATEGORY, Cohort
-from fedrx_protocol.errors import DataError
-from fedrx_protocol.schema import (
+from fedrx_common.errors import DataError
+from fedrx_models.cohort.cohort import MISSING_CATEGORY, Cohort
+from fedrx_protocol.study.schema import (
     CategoryFeature,
     Feature,
     FeatureSchema,

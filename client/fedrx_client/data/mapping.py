@@ -39,11 +39,11 @@ from fedrx_client.data.sources import (
     check_codes,
     check_unit,
 )
-from fedrx_protocol.codes import first_alike
-from fedrx_protocol.documents import DocumentInvalid, read_toml
-from fedrx_protocol.errors import DataError
-from fedrx_protocol.schema import CategoryFeature, Feature, FeatureSchema, Name, NumberFeature
-from fedrx_protocol.text import escaped, quoted
+from fedrx_common.documents import DocumentInvalid, read_toml
+from fedrx_common.errors import DataError
+from fedrx_common.text import escaped, quoted
+from fedrx_protocol.study.codes import first_alike
+from fedrx_protocol.study.schema import CategoryFeature, Feature, FeatureSchema, Name, NumberFeature
 
 _SAMPLE = "id;crp\np1;2,5\n"
 # Codecs of text that no table is written in: of host names, and of Python's own source.

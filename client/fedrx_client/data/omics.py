@@ -13,8 +13,8 @@ from fedrx_client.data.ids import ids_in, rows_beside
 from fedrx_client.data.mapping import NumberSource, TableMapping, TableOptions
 from fedrx_client.data.sources import BlockSource
 from fedrx_client.data.table import Table, read_table
-from fedrx_protocol.errors import DataError
-from fedrx_protocol.schema import Block, FeatureSchema
+from fedrx_common.errors import DataError
+from fedrx_protocol.study.schema import Block, FeatureSchema
 
 _HINT = "correct it, or name it in the block's `missing` in the mapping"
 

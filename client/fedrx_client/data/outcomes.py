@@ -12,8 +12,8 @@ from fedrx_client.data.columns import Limits, plausible_codes, read_flags, read_
 from fedrx_client.data.ids import ids_in, rows_beside
 from fedrx_client.data.mapping import FlagSource, NumberSource, TableMapping
 from fedrx_client.data.table import Table, read_table
-from fedrx_protocol.errors import MisuseError
-from fedrx_protocol.schema import (
+from fedrx_common.errors import MisuseError
+from fedrx_protocol.study.schema import (
     BinaryTarget,
     ContinuousTarget,
     FeatureSchema,

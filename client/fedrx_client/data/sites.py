@@ -11,7 +11,7 @@ from fedrx_client.data.cells import Reading
 from fedrx_client.data.ids import ids_in, normal_id, refuse_similar
 from fedrx_client.data.mapping import TableMapping, TableOptions
 from fedrx_client.data.table import Table
-from fedrx_protocol.errors import DataError, counted
+from fedrx_common.errors import DataError, counted
 
 SitesOf = Callable[[Table], list[str]]
 """From the rows that are kept to the site of each."""

@@ -13,9 +13,10 @@ from pydantic import (
 )
 
 from fedrx_client.data.units import conversion, convertible_to
-from fedrx_protocol.codes import code_key
-from fedrx_protocol.errors import DataError
-from fedrx_protocol.schema import (
+from fedrx_common.errors import DataError
+from fedrx_common.text import LONGEST_LINE, require_showable
+from fedrx_protocol.study.codes import code_key
+from fedrx_protocol.study.schema import (
     BinaryTarget,
     Block,
     ContinuousTarget,
@@ -23,7 +24,6 @@ from fedrx_protocol.schema import (
     PanelTarget,
     SurvivalTarget,
 )
-from fedrx_protocol.text import LONGEST_LINE, require_showable
 
 Column = Annotated[str, Field(min_length=1, max_length=LONGEST_LINE)]
 Codes = tuple[str, ...]

@@ -19,8 +19,8 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from fedrx_client.data.mapping import TableOptions
-from fedrx_protocol.errors import DataError
-from fedrx_protocol.frozen import first_repeated
+from fedrx_common.errors import DataError
+from fedrx_protocol.study.base import first_repeated
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 

@@ -13,17 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from fedrx_client.training import bookkeeping, vmapped
+from fedrx_client.training import bookkeeping, vmap_gradients
+from fedrx_client.training.clip_factors import Limits, watched
 from fedrx_client.training.errors import TrainingInvalid
-from fedrx_client.training.parameters import (
-    Batch,
-    MakesUp,
-    dimension,
-    flat,
-    positions,
-    refuse_mixing,
-)
-from fedrx_client.training.passes import (
+from fedrx_client.training.microbatches import (
     ROWS_STEP,
     USUAL_ROWS,
     fixed_passes,
@@ -32,7 +25,14 @@ from fedrx_client.training.passes import (
     precision,
     rows_for,
 )
-from fedrx_client.training.pulls import Limits, watched
+from fedrx_client.training.parameters import (
+    Batch,
+    MakesUp,
+    dimension,
+    flat,
+    positions,
+    refuse_mixing,
+)
 
 Method = Literal["auto", "bookkeeping", "vmap"]
 
@@ -98,7 +98,7 @@ def clipped_gradient_sum(
     limits = Limits.of(model, clipping_norm / (1 + CLIPPING_MARGIN))
     fast = method == "bookkeeping" or (method == "auto" and bookkeeping.is_admitted(model))
     clip = _by_bookkeeping if fast else _by_vmap
-    rows = rows if fast else vmapped.rows_at_once(model, rows)
+    rows = rows if fast else vmap_gradients.rows_at_once(model, rows)
     with precision(model, clipped=True):
         for some, patients in fixed_passes(batch, rows):
             found = clip(model, some, torch.arange(rows) < patients, limits)
@@ -140,7 +140,7 @@ def _by_bookkeeping(model: nn.Module, batch: Batch, there: Tensor, limits: Limit
 def _by_vmap(model: nn.Module, batch: Batch, there: Tensor, limits: Limits) -> _Clipped:
     """One pass; of its rows those `there`, bool `(rows,)`, are patients."""
     total = flat({}, model)
-    gradients, pulls = vmapped.patient_gradients(model, batch)
+    gradients, pulls = vmap_gradients.patient_gradients(model, batch)
     finite = gradients.norm(dim=1) <= bookkeeping.LONGEST
     here = there.to(gradients)
     others = torch.where(finite[:, None], gradients, 0.0)

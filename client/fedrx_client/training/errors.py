@@ -1,6 +1,6 @@
 """Errors of private training, each named for the harm it prevents."""
 
-from fedrx_protocol.errors import MisuseError
+from fedrx_common.errors import MisuseError
 
 
 class LossShapeInvalid(MisuseError):  # noqa: N818 - named for what happened

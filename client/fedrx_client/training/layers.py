@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn import functional
 
-from fedrx_client.training.matrix import conv1d, linear
+from fedrx_client.training.matrix_layers import conv1d, linear
 from fedrx_client.training.uses import (
     LayerGradients,
     Rule,
@@ -24,7 +24,7 @@ from fedrx_client.training.uses import (
     own_parameters,
 )
 from fedrx_models.flux.parts import NodeLinear
-from fedrx_models.pharmacogenomic.parts import SegmentLinear
+from fedrx_models.layers import SegmentLinear
 
 SMALL_LAYER = 4096
 """Values; any other layer up to this size may hold its own gradients patient by patient."""

@@ -19,9 +19,9 @@ from dp_accounting.rdp import RdpAccountant
 from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon
 
 from fedrx_protocol.privacy.composition import Composition, Kind
+from fedrx_protocol.privacy.discretization import TAIL_DELTA
 from fedrx_protocol.privacy.errors import AccountingInvalid
 from fedrx_protocol.privacy.events import PURPOSES, Purpose, Release
-from fedrx_protocol.privacy.grid import TAIL_DELTA
 
 Counts = tuple[tuple[Kind, int], ...]
 
@@ -175,7 +175,7 @@ def _upper_of(composition: Composition, delta: float) -> float:
 
 
 def _inner_delta(delta: float, grid_slack: float) -> float:
-    """The delta left for the continuous mechanisms; see `fedrx_protocol.privacy.grid`."""
+    """The delta left for the continuous mechanisms; see `fedrx_protocol.privacy.discretization`."""
     if not 0 < delta < 1:
         raise AccountingInvalid(f"Delta must lie in (0, 1), but is {delta!r}.")
     return delta * math.exp(-grid_slack) - (TAIL_DELTA if grid_slack > 0 else 0.0)

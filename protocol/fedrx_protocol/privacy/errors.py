@@ -1,6 +1,6 @@
 """Errors of the privacy account, each named for what happened."""
 
-from fedrx_protocol.errors import MisuseError
+from fedrx_common.errors import MisuseError
 
 
 class ReleaseInvalid(MisuseError):  # noqa: N818 - named for what happened

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from fedrx_protocol.documents import DocumentInvalid, read_json
+from fedrx_common.documents import DocumentInvalid, read_json
 from fedrx_protocol.privacy.errors import ReleaseInvalid
 
 Purpose = Literal["training", "metrics"]
@@ -40,7 +40,7 @@ class Release:
         steps: Gaussian steps inside this release; local training has several.
         clipping_norm: L2 bound of one patient's contribution.
         cohort: fingerprint of the cohort, hex.
-        grid_slack: eta of this release, see `fedrx_protocol.privacy.grid`.
+        grid_slack: eta of this release, see `fedrx_protocol.privacy.discretization`.
 
     Raises:
         ReleaseInvalid: a value is of the wrong type or impossible.

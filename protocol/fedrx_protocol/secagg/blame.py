@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fedrx_protocol.secagg.field import correctable
 from fedrx_protocol.secagg.parameters import SecAggParameters
+from fedrx_protocol.secagg.shamir import correctable
 
 
 @dataclass(frozen=True, order=True)

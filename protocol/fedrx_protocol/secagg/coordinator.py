@@ -12,7 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedrx_protocol.roster import Roster
+from fedrx_protocol.messages.secure_aggregation import (
+    MaskedInput,
+    ResolveReply,
+    ResolveRequest,
+    RingVector,
+    RoundRequest,
+    UnmaskReply,
+    UnmaskRequest,
+)
 from fedrx_protocol.secagg.blame import ShareFault, Verdict
 from fedrx_protocol.secagg.errors import (
     ContextMismatch,
@@ -23,18 +31,10 @@ from fedrx_protocol.secagg.errors import (
     ThresholdChanged,
     VectorInvalid,
 )
+from fedrx_protocol.secagg.key_directory import CoordinatorKeys
 from fedrx_protocol.secagg.masking import add_keystreams
-from fedrx_protocol.secagg.messages import (
-    MaskedInput,
-    ResolveReply,
-    ResolveRequest,
-    RingVector,
-    RoundRequest,
-    UnmaskReply,
-    UnmaskRequest,
-)
-from fedrx_protocol.secagg.opening import MaskedSum, Opening
-from fedrx_protocol.secagg.relay import CoordinatorKeys
+from fedrx_protocol.secagg.unmasking import MaskedSum, Opening
+from fedrx_protocol.trust.roster import Roster
 
 __all__ = ["CoordinatorKeys", "CoordinatorRound", "Opened", "Phase"]
 

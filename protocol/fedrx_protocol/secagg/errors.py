@@ -4,8 +4,8 @@ A site that raises one of these has sent nothing and stored nothing. A coordinat
 has left its sum as it was; the site named in the text may be left out of the next attempt.
 """
 
-from fedrx_protocol.canonical import MalformedMessage
-from fedrx_protocol.errors import MisuseError, PeerError
+from fedrx_common.canonical_json import MalformedMessage
+from fedrx_common.errors import MisuseError, PeerError
 
 __all__ = [
     "AdvertForged",

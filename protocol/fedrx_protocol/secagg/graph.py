@@ -11,10 +11,10 @@ import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from fedrx_protocol.canonical import packed
-from fedrx_protocol.roster import Roster
+from fedrx_common.canonical_json import packed
 from fedrx_protocol.secagg.errors import ParametersImpossible
 from fedrx_protocol.secagg.parameters import SecAggParameters
+from fedrx_protocol.trust.roster import Roster
 
 
 @dataclass(frozen=True)

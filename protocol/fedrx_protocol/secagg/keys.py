@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
-from fedrx_protocol.canonical import (
+from fedrx_common.canonical_json import (
     MalformedMessage,
     from_base64,
     from_json,
@@ -24,9 +24,9 @@ from fedrx_protocol.canonical import (
     to_base64,
     to_json,
 )
-from fedrx_protocol.roster import Roster
+from fedrx_protocol.messages.secure_aggregation import KEY_BYTES, SEED_BYTES, Advert, advert_bytes
 from fedrx_protocol.secagg.errors import AdvertForged, KeysRepeated, ShareInvalid, UnknownSite
-from fedrx_protocol.secagg.messages import KEY_BYTES, SEED_BYTES, Advert, advert_bytes
+from fedrx_protocol.trust.roster import Roster
 
 MASK_LABEL = "fedrx/1 mask"
 CHANNEL_LABEL = "fedrx/1 channel"

@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from math import comb
 
-from fedrx_protocol.canonical import packed
+from fedrx_common.canonical_json import packed
 from fedrx_protocol.secagg.errors import ParametersImpossible
 
 MIN_THRESHOLD = 3

@@ -7,7 +7,8 @@ from collections.abc import Container
 
 import numpy as np
 
-from fedrx_protocol.canonical import from_json
+from fedrx_common.canonical_json import from_json
+from fedrx_protocol.messages.secure_aggregation import RingVector, RoundRequest
 from fedrx_protocol.secagg.errors import (
     BothSecretsAsked,
     ContextSpent,
@@ -21,8 +22,7 @@ from fedrx_protocol.secagg.errors import (
     VectorInvalid,
 )
 from fedrx_protocol.secagg.graph import Graph
-from fedrx_protocol.secagg.guard import ContextRecord, GuardStore
-from fedrx_protocol.secagg.messages import RingVector, RoundRequest
+from fedrx_protocol.secagg.replay_guard import ContextRecord, GuardStore
 
 
 def check_participants(

@@ -13,28 +13,9 @@ from types import MappingProxyType
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedrx_protocol import wire
-from fedrx_protocol.canonical import to_base64, to_json
-from fedrx_protocol.roster import Roster
-from fedrx_protocol.secagg import keys as crypto
-from fedrx_protocol.secagg import rules
-from fedrx_protocol.secagg.errors import (
-    ContextMismatch,
-    ContextSpent,
-    OutOfOrder,
-    OwnAdvertAltered,
-    ParametersImpossible,
-    RoundWentBack,
-    SessionMismatch,
-    UnknownSite,
-)
-from fedrx_protocol.secagg.field import split
-from fedrx_protocol.secagg.graph import Graph
-from fedrx_protocol.secagg.guard import ContextRecord, GuardStore
-from fedrx_protocol.secagg.keys import EpochKeys
-from fedrx_protocol.secagg.kit import Kit
-from fedrx_protocol.secagg.masking import add_keystreams
-from fedrx_protocol.secagg.messages import (
+from fedrx_common.canonical_json import to_base64, to_json
+from fedrx_protocol.messages import codec
+from fedrx_protocol.messages.secure_aggregation import (
     SEED_BYTES,
     Advert,
     AdvertList,
@@ -47,7 +28,26 @@ from fedrx_protocol.secagg.messages import (
     UnmaskReply,
     UnmaskRequest,
 )
+from fedrx_protocol.secagg import keys as crypto
+from fedrx_protocol.secagg import rules
+from fedrx_protocol.secagg.errors import (
+    ContextMismatch,
+    ContextSpent,
+    OutOfOrder,
+    OwnAdvertAltered,
+    ParametersImpossible,
+    RoundWentBack,
+    SessionMismatch,
+    UnknownSite,
+)
+from fedrx_protocol.secagg.graph import Graph
+from fedrx_protocol.secagg.keys import EpochKeys
+from fedrx_protocol.secagg.masking import add_keystreams
 from fedrx_protocol.secagg.parameters import SecAggParameters
+from fedrx_protocol.secagg.recovery import Kit
+from fedrx_protocol.secagg.replay_guard import ContextRecord, GuardStore
+from fedrx_protocol.secagg.shamir import split
+from fedrx_protocol.trust.roster import Roster
 
 Entropy = Callable[[int], bytes]
 
@@ -281,7 +281,7 @@ class SiteParty:
         if record.unmask_reply is not None:
             if record.unmask_survivors != request.survivors:
                 raise ContextSpent("Another list was unmasked in this context; one is all.")
-            return wire.decode(record.unmask_reply, UnmaskReply)
+            return codec.decode(record.unmask_reply, UnmaskReply)
         rules.check_survivors(record, self.site, request.survivors)
         self._check_opened(record.model_digest, record.context, request.survivors)
         owners = self._graph.peers(self.site, request.survivors)
@@ -289,7 +289,7 @@ class SiteParty:
         if self._one_list_of is not None:
             self._guard.keep_list(self._one_list_of, self._listed(request.survivors))
         self._guard.save(
-            replace(record, unmask_survivors=request.survivors, unmask_reply=wire.encode(reply))
+            replace(record, unmask_survivors=request.survivors, unmask_reply=codec.encode(reply))
         )
         return reply
 

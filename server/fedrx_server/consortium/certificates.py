@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fedrx_protocol.authority import authority_uri
-from fedrx_protocol.errors import MisuseError
+from fedrx_common.errors import MisuseError
+from fedrx_protocol.trust.authority import authority_uri
 
 AUTHORITY_LIFE = timedelta(days=3652)
 SERVER_LIFE = timedelta(days=397)  # what browsers and proxies accept at most

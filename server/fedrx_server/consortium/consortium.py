@@ -13,25 +13,12 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedrx_protocol.chain_file import ChainFile
-from fedrx_protocol.enrolment import EnrolmentRequest, SignedEnrolmentRequest
-from fedrx_protocol.errors import MisuseError
-from fedrx_protocol.private_files import (
-    is_encrypted,
-    load_p384,
-    locked,
-    new_folder,
-    unusable,
-    write_public,
-)
-from fedrx_protocol.roster import (
-    Roster,
-    SignedRoster,
-    SiteEntry,
-    fingerprint,
-    sign_roster,
-)
-from fedrx_protocol.text import fault_in, quoted
+from fedrx_common.chained_log import ChainFile
+from fedrx_common.errors import MisuseError
+from fedrx_common.files import is_encrypted, load_p384, locked, new_folder, unusable, write_public
+from fedrx_common.text import fault_in, quoted
+from fedrx_protocol.trust.enrolment import EnrolmentRequest, SignedEnrolmentRequest
+from fedrx_protocol.trust.roster import Roster, SignedRoster, SiteEntry, fingerprint, sign_roster
 from fedrx_server.consortium.certificates import (
     Authority,
     general_name,
@@ -39,19 +26,9 @@ from fedrx_server.consortium.certificates import (
     issue_server_certificate,
 )
 from fedrx_server.consortium.enrolment import Register, admit, dismiss, register_of
+from fedrx_server.consortium.files import About, ConsortiumDamaged, ConsortiumFiles, signing_key
 from fedrx_server.consortium.founding import LOG_LABEL, LogKind, found, install, log_entry
-from fedrx_server.consortium.history import (
-    edition,
-    keep_request,
-    read_requests,
-    read_rosters,
-)
-from fedrx_server.consortium.keys import (
-    About,
-    ConsortiumDamaged,
-    ConsortiumFiles,
-    signing_key,
-)
+from fedrx_server.consortium.history import edition, keep_request, read_requests, read_rosters
 
 MAX_REASON_CHARACTERS = 500
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedrx_protocol.enrolment import LIMITS, EnrolmentRequest
-from fedrx_protocol.errors import MisuseError
-from fedrx_protocol.roster import Roster, SiteEntry
-from fedrx_server.consortium.keys import ConsortiumDamaged
+from fedrx_common.errors import MisuseError
+from fedrx_protocol.trust.enrolment import LIMITS, EnrolmentRequest
+from fedrx_protocol.trust.roster import Roster, SiteEntry
+from fedrx_server.consortium.files import ConsortiumDamaged
 
 
 class EnrolmentRefused(MisuseError):  # noqa: N818 - named for what happened

@@ -7,22 +7,16 @@ from typing import Literal
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from fedrx_protocol.chain_file import ChainFile
-from fedrx_protocol.private_files import (
-    new_folder,
-    pem_of,
-    sync_folder,
-    write_private,
-    write_public,
-)
-from fedrx_protocol.roster import Roster, sign_roster
+from fedrx_common.chained_log import ChainFile
+from fedrx_common.files import new_folder, pem_of, sync_folder, write_private, write_public
+from fedrx_protocol.trust.roster import Roster, sign_roster
 from fedrx_server.consortium.certificates import (
     ServerCertificate,
     issue_server_certificate,
     make_authority,
 )
+from fedrx_server.consortium.files import About, ConsortiumFiles, write_about
 from fedrx_server.consortium.history import edition
-from fedrx_server.consortium.keys import About, ConsortiumFiles, write_about
 
 LOG_LABEL = "coordinator"
 LogKind = Literal["init", "enrol", "rotate", "revoke", "renew", "recover"]

@@ -6,11 +6,11 @@ Read anew and verified each time; a file that was changed is an error, never a f
 import contextlib
 from pathlib import Path
 
-from fedrx_protocol.enrolment import EnrolmentRequest, SignedEnrolmentRequest
-from fedrx_protocol.errors import FedRxError
-from fedrx_protocol.private_files import unusable, write_public
-from fedrx_protocol.roster import RosterEntryExpired, SignedRoster
-from fedrx_server.consortium.keys import ConsortiumDamaged, ConsortiumFiles
+from fedrx_common.errors import FedRxError
+from fedrx_common.files import unusable, write_public
+from fedrx_protocol.trust.enrolment import EnrolmentRequest, SignedEnrolmentRequest
+from fedrx_protocol.trust.roster import RosterEntryExpired, SignedRoster
+from fedrx_server.consortium.files import ConsortiumDamaged, ConsortiumFiles
 
 
 def edition(files: ConsortiumFiles, serial: int) -> Path:

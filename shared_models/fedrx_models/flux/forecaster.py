@@ -4,11 +4,11 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
+from fedrx_models.cohort.encoding import columns_by_feature
+from fedrx_models.cohort.visits import forecast_target, restore_forecast
 from fedrx_models.contract import Forecast, PatientBatch, PatientModel
-from fedrx_models.encoding import columns_by_feature
 from fedrx_models.head_forecast import LEVEL, ForecastHead
-from fedrx_models.visits import forecast_target, restore_forecast
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_protocol.study.schema import FeatureSchema
 
 
 class Forecaster(PatientModel):

@@ -4,10 +4,10 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from fedrx_models.cohort.visits import QUANTILES, VisitColumns
 from fedrx_models.contract import PatientBatch
 from fedrx_models.flux.forecaster import Forecaster
-from fedrx_models.visits import QUANTILES, VisitColumns
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_protocol.study.schema import FeatureSchema
 
 
 class LastValueConfig(BaseModel):

@@ -9,12 +9,12 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from fedrx_models.cohort.encoding import output_count
 from fedrx_models.contract import PatientBatch
-from fedrx_models.encoding import output_count
 from fedrx_models.flux.forecaster import Forecaster
 from fedrx_models.flux.summaries import VisitSummaries
-from fedrx_models.pharmacogenomic.parts import zero_linear
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_models.layers import zero_linear
+from fedrx_protocol.study.schema import FeatureSchema
 
 
 class LinearMixedConfig(BaseModel):

@@ -4,11 +4,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedrx_models.encoding import output_count
+from fedrx_models.cohort.encoding import output_count
+from fedrx_models.cohort.visits import QUANTILES, VisitColumns
 from fedrx_models.flux.summaries import VisitSummaries
-from fedrx_models.pharmacogenomic.parts import drawn_linear, zero_linear
-from fedrx_models.visits import QUANTILES, VisitColumns
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_models.layers import drawn_linear, zero_linear
+from fedrx_protocol.study.schema import FeatureSchema
 
 _CONTEXT = 8  # values of a network's state that each marker's own network reads
 _HIDDEN = 16  # width of a marker's own network

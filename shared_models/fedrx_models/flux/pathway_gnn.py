@@ -11,15 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from torch.nn import functional
 
+from fedrx_common.errors import StudyError
+from fedrx_models.cohort.encoding import output_count
+from fedrx_models.cohort.visits import QUANTILES, VisitColumns
 from fedrx_models.contract import PatientBatch
-from fedrx_models.encoding import output_count
 from fedrx_models.flux.forecaster import Forecaster
 from fedrx_models.flux.parts import NodeLinear, by_visit
 from fedrx_models.flux.summaries import VisitSummaries
-from fedrx_models.pharmacogenomic.parts import drawn_linear, zero_linear
-from fedrx_models.visits import QUANTILES, VisitColumns
-from fedrx_protocol.errors import StudyError
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_models.layers import drawn_linear, zero_linear
+from fedrx_protocol.study.schema import FeatureSchema
 
 
 class PathwayGnnConfig(BaseModel):

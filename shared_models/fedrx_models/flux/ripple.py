@@ -12,10 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedrx_common.errors import MisuseError
+from fedrx_models.cohort.visits import (
+    VisitColumns,
+    forecast_target,
+    normalise_marker,
+    restore_marker,
+)
 from fedrx_models.contract import Forecast, PatientBatch, PatientModel
-from fedrx_models.visits import VisitColumns, forecast_target, normalise_marker, restore_marker
-from fedrx_protocol.errors import MisuseError
-from fedrx_protocol.schema import FeatureSchema, Marker
+from fedrx_protocol.study.schema import FeatureSchema, Marker
 
 Floats = NDArray[np.float64]
 

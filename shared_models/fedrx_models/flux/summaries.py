@@ -8,10 +8,10 @@ means, whatever the gaps between visits; a network that is handed these need not
 import torch
 from torch import nn
 
+from fedrx_models.cohort.encoding import column_names
+from fedrx_models.cohort.visits import VisitColumns, forecast_target
 from fedrx_models.contract import PatientBatch
-from fedrx_models.encoding import column_names
-from fedrx_models.visits import VisitColumns, forecast_target
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_protocol.study.schema import FeatureSchema
 
 MOST_MEMORIES = 4
 _LARGEST = 8.0  # normalised; what is further out is a rare value, and would drown all others

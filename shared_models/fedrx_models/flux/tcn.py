@@ -13,8 +13,8 @@ from fedrx_models.contract import PatientBatch
 from fedrx_models.flux.forecaster import Forecaster
 from fedrx_models.flux.parts import WayOut
 from fedrx_models.flux.summaries import VisitSummaries
-from fedrx_models.pharmacogenomic.parts import drawn_linear
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_models.layers import drawn_linear
+from fedrx_protocol.study.schema import FeatureSchema
 
 
 class TcnConfig(BaseModel):

@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from torch.nn import functional
 
+from fedrx_models.cohort.visits import VisitColumns, forecast_target
 from fedrx_models.contract import PatientBatch
 from fedrx_models.flux.forecaster import Forecaster
 from fedrx_models.flux.parts import WayOut
 from fedrx_models.flux.summaries import VisitSummaries
-from fedrx_models.pharmacogenomic.parts import drawn_linear
-from fedrx_models.visits import VisitColumns, forecast_target
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_models.layers import drawn_linear
+from fedrx_protocol.study.schema import FeatureSchema
 
 _NEVER = -1e4  # added to a logit: e to its power is 0 in float32
 _OCTAVES = 4  # sines and cosines of the elapsed time, each of twice the period before

@@ -14,15 +14,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from fedrx_common.errors import StudyError
+from fedrx_models.cohort.encoding import columns_by_feature, flat_inputs, flat_width, outcome_count
 from fedrx_models.contract import AnyPrediction, PatientBatch, PatientModel
-from fedrx_models.encoding import columns_by_feature, flat_inputs, flat_width, outcome_count
-from fedrx_models.head import OutcomeHead
+from fedrx_models.heads import OutcomeHead
+from fedrx_models.layers import drawn_linear, zero_linear
 from fedrx_models.pharmacogenomic.drug_relations import descriptors, different, relations
 from fedrx_models.pharmacogenomic.linear import HuberDelta
-from fedrx_models.pharmacogenomic.parts import drawn_linear, zero_linear
 from fedrx_models.pharmacogenomic.tokens import TokenLayout, Tokens, gene_columns
-from fedrx_protocol.errors import StudyError
-from fedrx_protocol.schema import FeatureSchema, PanelTarget
+from fedrx_protocol.study.schema import FeatureSchema, PanelTarget
 
 _FEW_RELATIVES = 1.0  # as many relatives' responses as the patient's mean weighs against them
 

@@ -6,7 +6,7 @@ Nothing here is learned, and nothing comes from a patient: the study file says i
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrx_protocol.schema import PanelTarget
+from fedrx_protocol.study.schema import PanelTarget
 
 Similarity = NDArray[np.float32]
 

@@ -6,13 +6,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import nn
 
+from fedrx_models.cohort.encoding import flat_inputs, flat_width, outcome_count
 from fedrx_models.contract import PatientBatch
-from fedrx_models.encoding import flat_inputs, flat_width, outcome_count
+from fedrx_models.layers import drawn_conv, drawn_linear, zero_linear
 from fedrx_models.pharmacogenomic.linear import HuberDelta
-from fedrx_models.pharmacogenomic.parts import drawn_conv, drawn_linear, zero_linear
 from fedrx_models.pharmacogenomic.predictor import Predictor, whole_batch
 from fedrx_models.pharmacogenomic.tokens import Tokens, token_layout
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_protocol.study.schema import FeatureSchema
 
 _RELU_GAIN = math.sqrt(2)
 

@@ -11,13 +11,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
+from fedrx_models.cohort.encoding import flat_inputs, flat_width, outcome_count
 from fedrx_models.contract import Floats, PatientBatch
-from fedrx_models.encoding import flat_inputs, flat_width, outcome_count
+from fedrx_models.layers import drawn_linear, zero_linear
 from fedrx_models.pharmacogenomic.linear import HuberDelta
-from fedrx_models.pharmacogenomic.parts import drawn_linear, zero_linear
 from fedrx_models.pharmacogenomic.predictor import Predictor, whole_batch
 from fedrx_models.pharmacogenomic.tokens import TokenLayout, Tokens, token_layout
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_protocol.study.schema import FeatureSchema
 
 SUMMARY = "summary"
 """Name of the token that stands for the patient and reads all others."""

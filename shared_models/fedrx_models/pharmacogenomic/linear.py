@@ -6,9 +6,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from fedrx_models.encoding import flat_width, outcome_count
+from fedrx_models.cohort.encoding import flat_width, outcome_count
 from fedrx_models.pharmacogenomic.predictor import Predictor
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_protocol.study.schema import FeatureSchema
 
 HuberDelta = Annotated[
     float, Field(gt=0, le=10, description="in normalised target units; larger is squared error")

@@ -7,10 +7,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from fedrx_models.encoding import flat_width, outcome_count
+from fedrx_models.cohort.encoding import flat_width, outcome_count
 from fedrx_models.pharmacogenomic.linear import HuberDelta
 from fedrx_models.pharmacogenomic.predictor import Predictor
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_protocol.study.schema import FeatureSchema
 
 Activation = Literal["gelu", "relu", "tanh"]
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {

@@ -14,14 +14,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from fedrx_models.contract import (
-    UNDER_NOISE,
-    AnyPrediction,
-    Floats,
-    PatientBatch,
-    PatientModel,
-)
-from fedrx_models.encoding import (
+from fedrx_common.errors import StudyError
+from fedrx_models.cohort.encoding import (
     block_columns,
     column_names,
     columns_by_feature,
@@ -29,11 +23,11 @@ from fedrx_models.encoding import (
     flat_width,
     outcome_count,
 )
-from fedrx_models.head import OutcomeHead
+from fedrx_models.contract import UNDER_NOISE, AnyPrediction, Floats, PatientBatch, PatientModel
+from fedrx_models.heads import OutcomeHead
+from fedrx_models.layers import drawn_linear, zero_linear
 from fedrx_models.pharmacogenomic.linear import HuberDelta
-from fedrx_models.pharmacogenomic.parts import drawn_linear, zero_linear
-from fedrx_protocol.errors import StudyError
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_protocol.study.schema import FeatureSchema
 
 _LOG_VARIANCE_RANGE = 6.0
 _FIRST_LOG_PRECISION = 4.0

@@ -7,10 +7,10 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
+from fedrx_models.cohort.encoding import columns_by_feature, flat_inputs
 from fedrx_models.contract import AnyPrediction, PatientBatch, PatientModel
-from fedrx_models.encoding import columns_by_feature, flat_inputs
-from fedrx_models.head import OutcomeHead
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_models.heads import OutcomeHead
+from fedrx_protocol.study.schema import FeatureSchema
 
 
 def whole_batch(batch: PatientBatch) -> PatientBatch:

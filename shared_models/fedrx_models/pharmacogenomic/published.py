@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrx_models.cohort import Cohort
-from fedrx_protocol.errors import DataError
-from fedrx_protocol.schema import (
+from fedrx_common.errors import DataError
+from fedrx_models.cohort.cohort import Cohort
+from fedrx_protocol.study.schema import (
     CategoryFeature,
     ContinuousTarget,
     FeatureSchema,

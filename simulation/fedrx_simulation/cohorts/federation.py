@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 from numpy.random import PCG64, Generator, SeedSequence
 
-from fedrx_models.cohort import Cohort
-from fedrx_protocol.errors import MisuseError
+from fedrx_common.errors import MisuseError
+from fedrx_models.cohort.cohort import Cohort
 
 LARGEST_SITE = 1_000_000
 """Patients of one synthetic site: a slip of the finger shall not exhaust a machine's memory."""

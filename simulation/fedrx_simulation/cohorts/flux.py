@@ -13,8 +13,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from fedrx_models.cohort import Cohort
-from fedrx_models.visits import (
+from fedrx_models.cohort.cohort import Cohort
+from fedrx_models.cohort.visits import (
     EPISODE,
     FIRST_VALUE,
     TIME,
@@ -23,7 +23,7 @@ from fedrx_models.visits import (
     visit_width,
     visits_section,
 )
-from fedrx_protocol.schema import FeatureSchema, ForecastTarget, Treatment
+from fedrx_protocol.study.schema import FeatureSchema, ForecastTarget, Treatment
 from fedrx_simulation.cohorts.federation import ImpossibleCohorts, check_knobs, draw_sites
 from fedrx_simulation.cohorts.flux_course import (
     LEVEL_SD,

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from fedrx_models.visits import forecast_target, normalise_marker, visits_section
-from fedrx_protocol.schema import FeatureSchema, Marker
+from fedrx_models.cohort.visits import forecast_target, normalise_marker, visits_section
+from fedrx_protocol.study.schema import FeatureSchema, Marker
 
 Floats = NDArray[np.float64]
 

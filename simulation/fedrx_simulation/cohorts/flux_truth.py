@@ -8,8 +8,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from fedrx_models.visits import forecast_target, visits_section
-from fedrx_protocol.errors import MisuseError
+from fedrx_common.errors import MisuseError
+from fedrx_models.cohort.visits import forecast_target, visits_section
 from fedrx_simulation.cohorts.flux import (
     SENSITIVITY_SD,
     FluxCohorts,

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from fedrx_models.cohort import Cohort
-from fedrx_models.encoding import restore_panel, restore_target
-from fedrx_protocol.schema import (
+from fedrx_models.cohort.cohort import Cohort
+from fedrx_models.cohort.encoding import restore_panel, restore_target
+from fedrx_protocol.study.schema import (
     BinaryTarget,
     CategoryFeature,
     FeatureSchema,

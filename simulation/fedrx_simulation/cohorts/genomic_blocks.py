@@ -11,7 +11,7 @@ import numpy as np
 from numpy.random import PCG64, Generator
 from numpy.typing import NDArray
 
-from fedrx_protocol.schema import Block, FeatureSchema
+from fedrx_protocol.study.schema import Block, FeatureSchema
 from fedrx_simulation.cohorts.federation import ImpossibleCohorts
 
 Floats = NDArray[np.float64]

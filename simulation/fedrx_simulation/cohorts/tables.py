@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrx_models.cohort import Cohort
-from fedrx_protocol.errors import MisuseError
-from fedrx_protocol.schema import (
+from fedrx_common.errors import MisuseError
+from fedrx_models.cohort.cohort import Cohort
+from fedrx_protocol.study.schema import (
     BinaryTarget,
     Block,
     CategoryFeature,

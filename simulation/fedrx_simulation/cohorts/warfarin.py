@@ -20,10 +20,10 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from fedrx_models.cohort import MISSING_CATEGORY, Cohort
-from fedrx_models.encoding import reference_target
+from fedrx_models.cohort.cohort import MISSING_CATEGORY, Cohort
+from fedrx_models.cohort.encoding import reference_target
 from fedrx_models.pharmacogenomic.published import is_applicable, pharmacogenetic_dose
-from fedrx_protocol.schema import (
+from fedrx_protocol.study.schema import (
     CategoryFeature,
     ContinuousTarget,
     FeatureSchema,

@@ -2,8 +2,9 @@
 
 import pytest
 
-from fedrx_client.data import TableMapping, load_cohort
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_client.data.load import load_cohort
+from fedrx_client.data.mapping import TableMapping
+from fedrx_protocol.study.schema import FeatureSchema
 
 MAPPING = """
 [table]

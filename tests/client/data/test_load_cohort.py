@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from fedrx_client.data import TableMapping, load_cohort, load_dealt, load_split
-from fedrx_protocol.errors import DataError
+from fedrx_client.data.load import load_cohort, load_dealt, load_split
+from fedrx_client.data.mapping import TableMapping
+from fedrx_common.errors import DataError
 
 from .conftest import HEADER, MAPPING, ROWS
 

@@ -5,9 +5,10 @@ import gzip
 import numpy as np
 import pytest
 
-from fedrx_client.data import TableMapping, load_cohort, load_split
-from fedrx_protocol.errors import DataError
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_client.data.load import load_cohort, load_split
+from fedrx_client.data.mapping import TableMapping
+from fedrx_common.errors import DataError
+from fedrx_protocol.study.schema import FeatureSchema
 
 SCHEMA = {
     "features": [{"name": "smoker", "kind": "flag"}],

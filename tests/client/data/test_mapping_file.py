@@ -2,9 +2,9 @@
 
 import pytest
 
-from fedrx_client.data import TableMapping
+from fedrx_client.data.mapping import TableMapping
 from fedrx_client.data.units import conversion, convertible_to
-from fedrx_protocol.errors import DataError
+from fedrx_common.errors import DataError
 
 from .conftest import MAPPING
 

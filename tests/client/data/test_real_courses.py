@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from fedrx_client.data import TableMapping, load_dealt, load_split
-from fedrx_models import build_model, concatenate
+from fedrx_client.data.load import load_dealt, load_split
+from fedrx_client.data.mapping import TableMapping
+from fedrx_models.cohort.cohort import concatenate
+from fedrx_models.cohort.visits import EPISODE, FIRST_VALUE, TIME
 from fedrx_models.fitting import fit, predict
-from fedrx_models.metrics_forecast import exact_forecast
-from fedrx_models.visits import EPISODE, FIRST_VALUE, TIME
-from fedrx_protocol.study import ModelSection, Study
+from fedrx_models.metrics.forecast import exact_forecast
+from fedrx_models.registry import build_model
+from fedrx_protocol.study.study import ModelSection, Study
 
 pytestmark = pytest.mark.real_data
 EXAMPLES = Path(__file__).parents[3] / "examples"

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from fedrx_client.data import TableMapping, load_split
-from fedrx_models import build_model, concatenate, encode, exact
+from fedrx_client.data.load import load_split
+from fedrx_client.data.mapping import TableMapping
+from fedrx_models.cohort.cohort import concatenate
+from fedrx_models.cohort.encoding import encode
+from fedrx_models.metrics.dose import exact
 from fedrx_models.pharmacogenomic.published import EQUATIONS, is_complete
-from fedrx_protocol.study import ModelSection, Study
+from fedrx_models.registry import build_model
+from fedrx_protocol.study.study import ModelSection, Study
 
 pytestmark = pytest.mark.real_data
 EXAMPLE = Path(__file__).parents[3] / "examples" / "warfarin"

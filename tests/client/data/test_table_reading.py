@@ -4,7 +4,7 @@ import pytest
 
 from fedrx_client.data.mapping import TableOptions
 from fedrx_client.data.table import read_table
-from fedrx_protocol.errors import DataError
+from fedrx_common.errors import DataError
 
 OPTIONS = TableOptions(patient="id")
 

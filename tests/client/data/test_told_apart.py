@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from fedrx_client.data import TableMapping, load_cohort, load_split
 from fedrx_client.data.cells import NumberFormat
 from fedrx_client.data.ids import normal_id
-from fedrx_client.data.mapping import TableOptions
+from fedrx_client.data.load import load_cohort, load_split
+from fedrx_client.data.mapping import TableMapping, TableOptions
 from fedrx_client.data.table import read_table
-from fedrx_models.encoding import column_names, encode
-from fedrx_protocol.errors import DataError
-from fedrx_protocol.schema import FeatureSchema
+from fedrx_common.errors import DataError
+from fedrx_models.cohort.encoding import column_names, encode
+from fedrx_protocol.study.schema import FeatureSchema
 
 DOSE = {"name": "dose", "unit": "mg/week", "minimum": 0, "maximum": 400, "mean": 35, "scale": 15}
 CRP = {"name": "crp", "kind": "number", "unit": "mg/L", "minimum": 0, "maximum": 5000}

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from fedrx_models.flux.parts import NodeLinear
-from fedrx_models.pharmacogenomic.parts import SegmentLinear
+from fedrx_models.layers import SegmentLinear
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,20 +14,21 @@ from hypothesis import strategies as st
 from opacus import GradSampleModule
 from torch import nn
 
-from fedrx_client.training import (
+from fedrx_client.training import bookkeeping, matrix_layers
+from fedrx_client.training.clipping import (
+    clipped_gradient_sum,
+    gradient_sum,
+    leave_one_out_sensitivity,
+    supports_bookkeeping,
+)
+from fedrx_client.training.errors import (
     LossShapeInvalid,
     MixesPatients,
     TrainingInvalid,
     UnsupportedModel,
-    bookkeeping,
-    clipped_gradient_sum,
-    gradient_sum,
-    leave_one_out_sensitivity,
-    matrix,
-    supports_bookkeeping,
 )
+from fedrx_client.training.microbatches import USUAL_ROWS
 from fedrx_client.training.parameters import trained
-from fedrx_client.training.passes import USUAL_ROWS
 
 _spec = importlib.util.spec_from_file_location(
     "models_for_training", Path(__file__).with_name("models_for_training.py")
@@ -123,7 +124,7 @@ def test_an_empty_sample_is_zeros_and_still_a_vector():
 def test_gradients_too_large_to_hold_are_made_in_parts(name, monkeypatch):
     model, batch = zoo.build(zoo.COVERED, name)
     held = clipped_gradient_sum(model, batch, CLIP, method="bookkeeping")
-    monkeypatch.setattr(matrix, "HELD_VALUES", 30)
+    monkeypatch.setattr(matrix_layers, "HELD_VALUES", 30)
     in_parts = clipped_gradient_sum(model, batch, CLIP, method="bookkeeping")
     assert distance(in_parts.vector, held.vector) < 1e-4
 

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from fedrx_client.training import SeededRandomness, TrainingInvalid, clipped_gradient_sum
-from fedrx_client.training.local import LocalSettings, local_epochs, local_settings
+from fedrx_client.training.clipping import clipped_gradient_sum
+from fedrx_client.training.errors import TrainingInvalid
+from fedrx_client.training.local_epochs import LocalSettings, local_epochs, local_settings
+from fedrx_client.training.randomness import SeededRandomness
 
 _spec = importlib.util.spec_from_file_location(
     "models_for_local_training", Path(__file__).with_name("models_for_training.py")

@@ -8,14 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from fedrx_client.training import (
-    SeededRandomness,
-    SystemRandomness,
-    TrainingInvalid,
-    discrete_gaussian,
-    poisson_sample,
-)
-from fedrx_client.training.noise import _BLOCKS, _PART, LARGEST_SD, _exponential
+from fedrx_client.training.errors import TrainingInvalid
+from fedrx_client.training.noise import _BLOCKS, _PART, LARGEST_SD, _exponential, discrete_gaussian
+from fedrx_client.training.randomness import SeededRandomness, SystemRandomness
+from fedrx_client.training.sampling import poisson_sample
 
 
 def stream(purpose="test", seed=7):

@@ -9,15 +9,15 @@ from flux_cohorts import flux_cohort, flux_schema
 from omics_cohorts import omics_cohort, omics_schema
 from torch import nn
 
-from fedrx_client.training import TrainingInvalid, clipped_gradient_sum, gradient_sum
 from fedrx_client.training.bookkeeping import plain_gradient
-from fedrx_client.training.clipping import public_rows
-from fedrx_client.training.local import LocalSettings
-from fedrx_client.training.passes import ON_CPU, in_passes, precision
-from fedrx_models.build import build_model, models_of
+from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum, public_rows
+from fedrx_client.training.errors import TrainingInvalid
+from fedrx_client.training.local_epochs import LocalSettings
+from fedrx_client.training.microbatches import ON_CPU, in_passes, precision
+from fedrx_models.cohort.encoding import encode
 from fedrx_models.contract import PatientBatch, get_vector, set_vector
-from fedrx_models.encoding import encode
-from fedrx_protocol.study import ModelSection
+from fedrx_models.registry import build_model, models_of
+from fedrx_protocol.study.study import ModelSection
 
 torch.set_num_threads(1)
 
@@ -71,7 +71,7 @@ def test_sums_do_not_depend_on_the_room(take, monkeypatch):
     model = build_model(ModelSection(name="genomic_cnn"), schema, seed=0)
     batch = encode(omics_cohort(schema, 60), schema)
     whole = take(model, batch)
-    monkeypatch.setattr("fedrx_client.training.passes.ON_CPU", 7)
+    monkeypatch.setattr("fedrx_client.training.microbatches.ON_CPU", 7)
     assert np.allclose(take(model, batch), whole, rtol=1e-5, atol=1e-6)
     assert np.abs(whole).sum() > 0
 
@@ -145,7 +145,7 @@ def test_courses_that_do_not_fit_are_halved():
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("clipped", [True, False])
 def test_only_what_is_not_clipped_may_be_computed_in_fewer_digits(device, clipped, monkeypatch):
-    monkeypatch.setattr("fedrx_client.training.passes._kinds", lambda _: {device})
+    monkeypatch.setattr("fedrx_client.training.microbatches._kinds", lambda _: {device})
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     fewer = device == "cuda" and not clipped
     with precision(nn.Linear(1, 1), clipped=clipped):
@@ -163,7 +163,7 @@ FAMILIES = {
 @pytest.fixture
 def quick_in_bfloat16(monkeypatch):
     """A CPU that counts as a device where fewer digits are worth it."""
-    monkeypatch.setattr("fedrx_client.training.passes._FASTER_IN_FEWER_DIGITS", {"cpu"})
+    monkeypatch.setattr("fedrx_client.training.microbatches._FASTER_IN_FEWER_DIGITS", {"cpu"})
 
 
 def product_type(model, *, clipped, mixed):
@@ -193,7 +193,7 @@ def test_gradients_in_bfloat16_are_those_in_float32_but_for_its_digits(family, n
     model = build_model(ModelSection(name=name), schema, seed=0)
     batch = encode(cohort(schema, 60), schema)
     exact, clipped = gradient_sum(model, batch), clipped_gradient_sum(model, batch, 0.1).vector
-    monkeypatch.setattr("fedrx_client.training.passes._FASTER_IN_FEWER_DIGITS", {"cpu"})
+    monkeypatch.setattr("fedrx_client.training.microbatches._FASTER_IN_FEWER_DIGITS", {"cpu"})
     mixed = gradient_sum(model, batch, mixed=True)
     assert np.array_equal(clipped_gradient_sum(model, batch, 0.1).vector, clipped)
     assert np.linalg.norm(mixed - exact) < 0.02 * np.linalg.norm(exact)
@@ -223,7 +223,7 @@ def test_on_an_accelerator_rows_are_tried_on_made_up_patients_with_room_for_twic
         if rows > room:
             raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr("fedrx_client.training.passes._kinds", lambda _: {"cuda"})
+    monkeypatch.setattr("fedrx_client.training.microbatches._kinds", lambda _: {"cuda"})
     monkeypatch.setattr("fedrx_client.training.clipping.clipped_gradient_sum", sums)
     model = build_model(ModelSection(name="linear"), omics_schema("panel"), seed=0)
     assert public_rows(model, 300) == rows

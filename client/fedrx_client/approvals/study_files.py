@@ -1,0 +1,120 @@
+"""What a site keeps of a study it approved: the study, how to read the patients, and where.
+
+With these `fedrx site start` needs no argument, and nothing of a study is ever taken from the
+wire. A copy of the mapping is kept; the patients' table stays where it is. None of it is signed:
+the study is known by its digest, and a changed mapping shows in the cohort's fingerprint.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedrx_client.approvals.approval import DIGEST, NotApproved, nothing_for
+from fedrx_client.data.mapping import TableMapping
+from fedrx_client.identity.pins import read_file
+from fedrx_common.canonical_json import from_json, to_json
+from fedrx_common.documents import read_json
+from fedrx_common.errors import FedRxError, MisuseError
+from fedrx_common.files import sync_folder, unusable, write_private
+from fedrx_protocol.study.study import Study
+
+STUDY = "study.json"
+MAPPING = "mapping.toml"
+TABLE = "table.json"
+
+
+class StudyFilesDamaged(MisuseError):  # noqa: N818 - named for what happened
+    """What was kept of an approved study is not there any more, or is another study."""
+
+
+@dataclass(frozen=True)
+class KeptStudy:
+    """What is needed to take part.
+
+    Attributes:
+        study: the study.
+        mapping: how the columns of the table become its features.
+        table: the patients, an absolute path.
+    """
+
+    study: Study
+    mapping: TableMapping
+    table: Path
+
+
+class StudyFiles:
+    """The studies kept in a site's folder.
+
+    Args:
+        folder: the site's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "studies"
+
+    def keep(self, study: Study, mapping: str, table: Path) -> None:
+        """Keep what `load` gives back; what stood there for the same study is replaced.
+
+        Args:
+            study: the study.
+            mapping: text of the mapping file.
+            table: the patients' table.
+
+        Raises:
+            FolderUnusable: the disk does not let us.
+        """
+        folder = self._of(study.digest)
+        with unusable(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        document = json.dumps(study.model_dump(mode="json"), sort_keys=True, indent=1)
+        write_private(folder / STUDY, document.encode())
+        write_private(folder / MAPPING, mapping.encode())
+        write_private(folder / TABLE, to_json({"path": str(table.resolve())}))
+        with unusable(self._folder):
+            sync_folder(self._folder)
+
+    def load(self, digest: str) -> KeptStudy:
+        """What was kept of a study.
+
+        Args:
+            digest: of the study, 64 hexadecimal digits.
+
+        Raises:
+            NotApproved: nothing was kept, so it was never approved here.
+            StudyFilesDamaged: it is not what was kept.
+        """
+        folder = self._of(digest)
+        if not folder.is_dir():
+            raise NotApproved(nothing_for(digest))
+        try:
+            study = Study.from_document(read_json(read_file(folder / STUDY)), source=STUDY)
+            mapping = TableMapping.load(folder / MAPPING)
+            table = Path(from_json(read_file(folder / TABLE), source=TABLE)["path"])
+        except (FedRxError, KeyError, TypeError, ValueError):
+            raise _damaged(folder) from None
+        if study.digest != digest:
+            raise _damaged(folder)
+        return KeptStudy(study, mapping, table)
+
+    def study(self, digest: str) -> Study | None:
+        """The study alone, to be shown; None where it was not kept, or is damaged."""
+        try:
+            study = Study.from_document(
+                json.loads(read_file(self._of(digest) / STUDY)), source=STUDY
+            )
+        except (FedRxError, ValueError):
+            return None
+        return study if study.digest == digest else None
+
+    def _of(self, digest: str) -> Path:
+        # The digest may come from the wire: it must not name a folder elsewhere.
+        if not DIGEST.fullmatch(digest):
+            raise NotApproved(f"{digest[:80]!r} is no study digest of 64 hexadecimal digits.")
+        return self._folder / digest
+
+
+def _damaged(folder: Path) -> StudyFilesDamaged:
+    return StudyFilesDamaged(
+        f"{folder}: is not what was kept when the study was approved; approve it again with "
+        "`fedrx site approve`."
+    )

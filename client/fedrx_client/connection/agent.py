@@ -1,0 +1,304 @@
+"""A site's agent: asks the coordinator for requests, lets the installed ClientApp answer them.
+
+It asks, and the coordinator lets it wait; it survives a coordinator that is away, and
+stops cleanly on SIGTERM. The ClientApp is the one installed here and stays in memory between
+messages; whatever bundle the coordinator's Flower may offer is never fetched.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import grpc  # type: ignore[import-untyped]  # ships no types
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.app.user_config import UserConfig
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+
+from fedrx_client.connection.endpoint import Door, NotAdmitted, Undeliverable, Unreachable
+from fedrx_client.connection.fleet import HEARTBEAT_INTERVAL_S, Fleet
+from fedrx_common.errors import MisuseError
+from fedrx_common.signals import on_ending
+
+logger = logging.getLogger(__name__)
+
+_RUNS_REMEMBERED = 4
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often an agent asks, in seconds.
+
+    Args:
+        shortest_s: First wait after a message.
+        active_s: Longest wait while a run is active.
+        idle_s: Longest wait when none is.
+        quiet_s: A run counts as active for so long after its last message.
+        growth: Each wait is so many times the one before.
+        retry_s: First wait when the coordinator is away; doubles.
+        retry_longest_s: Longest wait when it is away, or does not admit the site.
+    """
+
+    shortest_s: float = 0.05
+    active_s: float = 0.25
+    idle_s: float = 2.0
+    quiet_s: float = 60.0
+    growth: float = 1.25
+    retry_s: float = 0.25
+    retry_longest_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Check the order of the waits."""
+        if not 0 < self.shortest_s <= self.active_s <= self.idle_s or self.growth <= 1:
+            raise MisuseError("an agent's waits must be positive and grow: shortest, active, idle.")
+        if not 0 < self.retry_s <= self.retry_longest_s or self.quiet_s < 0:
+            raise MisuseError("an agent's waits for a coordinator that is away must be positive.")
+
+
+class Wire(Protocol):
+    """What the agent needs of a fleet connection; see `Fleet` for what each call raises."""
+
+    def connect(self, known_node: int = 0) -> int: ...  # noqa: D102 - see Fleet
+
+    def heartbeat(self) -> None: ...  # noqa: D102 - see Fleet
+
+    def receive(self) -> Message | None: ...  # noqa: D102 - see Fleet
+
+    def reply(self, message: Message) -> None: ...  # noqa: D102 - see Fleet
+
+    def close(self) -> None: ...  # noqa: D102 - see Fleet
+
+
+class Health:
+    """The state that a probe sees by `grpc.health.v1`; SERVING means: connected and admitted."""
+
+    def __init__(self) -> None:
+        self._servicer = health.HealthServicer()
+        self.set(serving=False)
+
+    def set(self, *, serving: bool) -> None:
+        """Change the state."""
+        state = health_pb2.HealthCheckResponse
+        self._servicer.set("", state.SERVING if serving else state.NOT_SERVING)
+
+    @contextmanager
+    def served(self, port: int) -> Iterator[int]:
+        """Serve on loopback, on a free port if `port` is 0; yields the port.
+
+        Raises:
+            MisuseError: The port is taken.
+        """
+        server = grpc.server(ThreadPoolExecutor(max_workers=2), options=[("grpc.so_reuseport", 0)])
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+        try:
+            bound = server.add_insecure_port(f"127.0.0.1:{port}")
+        except RuntimeError:
+            raise MisuseError(f"health port {port} is taken; choose another.") from None
+        server.start()
+        try:
+            yield bound
+        finally:
+            server.stop(grace=None)
+
+
+@dataclass
+class Agent:
+    """One site's loop of ask, answer, give back.
+
+    Args:
+        wire: The connection to the coordinator.
+        app: The installed ClientApp.
+        stop: Set from outside to end the loop after the message in hand.
+        node_file: Where the node id is kept for the next start.
+        node_config: Flower's node config for the app.
+        pace: How often to ask.
+        health: What probes see.
+        clock: Monotonic seconds.
+    """
+
+    wire: Wire
+    app: ClientApp
+    stop: threading.Event
+    node_file: Path
+    node_config: UserConfig = field(default_factory=dict)
+    pace: Pace = field(default_factory=Pace)
+    health: Health = field(default_factory=Health)
+    clock: Callable[[], float] = time.monotonic
+    _contexts: OrderedDict[int, Context] = field(default_factory=OrderedDict, init=False)
+    _node: int = field(default=0, init=False)
+
+    def run(self) -> None:
+        """Serve until told to stop; whatever the coordinator does, this does not end by it."""
+        heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        heart.start()
+        try:
+            while not self.stop.is_set():
+                self._connect()
+                self._serve()
+        finally:
+            self.stop.set()
+            self.health.set(serving=False)
+            heart.join()
+            self.wire.close()
+
+    def _connect(self) -> None:
+        wait, known = self.pace.retry_s, _read_node(self.node_file)
+        while not self.stop.is_set():
+            try:
+                self._node = self.wire.connect(known)
+            except (Unreachable, NotAdmitted, Undeliverable) as error:
+                logger.warning("not connected: %s", error)
+                wait = self._back_off(wait)
+            else:
+                _write_node(self.node_file, self._node)
+                logger.info("connected as node %d", self._node)
+                self.health.set(serving=True)
+                return
+
+    def _serve(self) -> None:
+        """Answer requests until the coordinator does not admit the site any more."""
+        wait, away, last = self.pace.shortest_s, self.pace.retry_s, self.clock()
+        while not self.stop.is_set():
+            asked = self.clock()
+            try:
+                served = self._turn()
+            except Unreachable as error:
+                logger.warning("away: %s", error)
+                self.health.set(serving=False)
+                away = self._back_off(away)
+                continue
+            except NotAdmitted as error:
+                logger.warning("shut out: %s", error)
+                self.health.set(serving=False)
+                self.stop.wait(self.pace.retry_s)
+                return
+            self.health.set(serving=True)
+            away = self.pace.retry_s
+            if served:
+                wait, last = self.pace.shortest_s, self.clock()
+                continue
+            if self.clock() - asked > self.pace.idle_s:
+                continue  # the coordinator has waited for us
+            self.stop.wait(wait)
+            active = self.clock() - last < self.pace.quiet_s
+            wait = min(wait * self.pace.growth, self.pace.active_s if active else self.pace.idle_s)
+
+    def _turn(self) -> bool:
+        """Ask once, answer if asked; whether there was a request."""
+        try:
+            message = self.wire.receive()
+            if message is None:
+                return False
+            self.wire.reply(self._answer(message))
+        except Undeliverable as error:
+            logger.warning("dropped: %s", error)
+        return True
+
+    def _answer(self, message: Message) -> Message:
+        run = message.metadata.run_id
+        try:
+            return self.app(message, self._context(run))
+        except Exception as error:
+            # An error's text may quote a patient: only its class leaves the site.
+            logger.exception("the ClientApp failed on %s", message.metadata.message_type)
+            reason = type(error).__name__
+            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+    def _context(self, run: int) -> Context:
+        """The run's context; the last few runs are remembered, so that memory does not grow."""
+        context = self._contexts.pop(run, None)
+        if context is None:
+            context = Context(run, self._node, self.node_config, RecordDict(), {})
+        self._contexts[run] = context
+        while len(self._contexts) > _RUNS_REMEMBERED:
+            self._contexts.popitem(last=False)
+        return context
+
+    def _beat(self) -> None:
+        while not self.stop.wait(HEARTBEAT_INTERVAL_S * 0.4):
+            if self._node:
+                try:
+                    self.wire.heartbeat()
+                except (Unreachable, NotAdmitted, Undeliverable) as error:
+                    logger.debug("heartbeat: %s", error)  # the loop meets the same and says so
+
+    def _back_off(self, wait: float) -> float:
+        # Sites that lost the same coordinator shall not come back in the same instant.
+        self.stop.wait(wait * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+        return min(2 * wait, self.pace.retry_longest_s)
+
+
+def run_agent(
+    door: Door,
+    app: ClientApp,
+    *,
+    folder: Path,
+    health_port: int,
+    node_config: UserConfig | None = None,
+    pace: Pace | None = None,
+) -> None:
+    """Run a site's agent in the main thread until SIGTERM or SIGINT.
+
+    Args:
+        door: The coordinator, and the site's key.
+        app: The installed ClientApp, e.g. of `make_client_app`.
+        folder: Where the agent keeps its node id.
+        health_port: Port on loopback for probes; 0 takes a free one.
+        node_config: Flower's node config for the app.
+        pace: How often to ask.
+
+    Raises:
+        FlowerVersionDiffers: Another Flower is installed.
+        MisuseError: The health port is taken.
+    """
+    stop, state = threading.Event(), Health()
+    # Each request would be a line of the log otherwise.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    agent = Agent(
+        wire=_fleet_until(stop, door),
+        app=app,
+        stop=stop,
+        node_file=folder / "node",
+        node_config=node_config or {},
+        pace=pace or Pace(),
+        health=state,
+    )
+    with state.served(health_port) as port:
+        logger.info("health service on 127.0.0.1:%d", port)
+        agent.run()
+
+
+def _fleet_until(stop: threading.Event, door: Door) -> Fleet:
+    """A connection that SIGTERM and SIGINT tell to stop, also while it waits for a request."""
+    fleet = Fleet(door, sleep=stop.wait)
+
+    def end() -> None:
+        stop.set()
+        fleet.interrupt()
+
+    on_ending(end)
+    return fleet
+
+
+def _read_node(path: Path) -> int:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0  # the coordinator knows it
+
+
+def _write_node(path: Path, node: int) -> None:
+    try:
+        path.write_text(str(node), encoding="ascii")
+    except OSError as error:
+        logger.warning("%s: cannot keep the node id (%s)", path, error)

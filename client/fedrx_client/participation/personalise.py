@@ -1,0 +1,91 @@
+"""A site's private head: fitted to its own patients, judged on its own, kept in its own folder.
+
+Nothing in here makes a message. What is computed is exact and without noise, for the hospital's own
+eyes; that is also why it must not be sent on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedrx_client.approvals.study_files import KeptStudy
+from fedrx_client.participation.settings import split_salt
+from fedrx_common.errors import DataError
+from fedrx_common.files import write_private
+from fedrx_models.cohort.cohort import Cohort
+from fedrx_models.cohort.encoding import encode
+from fedrx_models.contract import PatientModel
+from fedrx_models.fitting import fit, predict
+from fedrx_models.metrics.registry import exact_metrics
+from fedrx_models.personal import personalise, private_head_bytes
+from fedrx_models.registry import build_model
+
+PRIVATE_HEAD = "private-head.safetensors"
+_SEED = 0  # of start weights and of who steers the early stopping; nothing here needs a secret
+
+
+@dataclass(frozen=True)
+class PersonalResult:
+    """What personalising changed for a site's own held-out patients.
+
+    Attributes:
+        training: patients that the private head was fitted to.
+        held_out: patients that all were judged on; no model here has seen them.
+        metrics: exact metrics of `federated`, `personalised` and `site_alone`; empty where the
+            held-out patients allow no judgement, e.g. all have the same outcome.
+        head: where the private head is kept.
+    """
+
+    training: int
+    held_out: int
+    metrics: Mapping[str, Mapping[str, float]]
+    head: Path
+
+
+def personalise_here(
+    folder: Path, kept: KeptStudy, cohort: Cohort, model: PatientModel
+) -> PersonalResult:
+    """Fit, judge and keep a private head.
+
+    The patients are split as they were in training, so that those held out are new to the
+    federated model too.
+
+    Args:
+        folder: the site's folder.
+        kept: the study, which this site approved.
+        cohort: the site's patients.
+        model: the finished federated model.
+
+    Raises:
+        DataError: all patients are held out, or none is.
+    """
+    study = kept.study
+    salt = split_salt(folder, study.digest)
+    training, held_out = cohort.split(study.cohort.held_out, salt)
+    if not len(training) or not len(held_out):
+        raise DataError(
+            f"site '{cohort.site}' has {len(training)} patients to fit a private head to and "
+            f"{len(held_out)} to judge it on: bring more patients."
+        )
+    personal = personalise(model, encode(training, study.feature_schema))
+    path = folder / "studies" / study.digest / PRIVATE_HEAD
+    write_private(path, private_head_bytes(personal))
+    alone = build_model(study.model, study.feature_schema, seed=_SEED)
+    models = {
+        "federated": model,
+        "personalised": personal,
+        "site_alone": fit(alone, training, _SEED),
+    }
+    return PersonalResult(
+        training=len(training),
+        held_out=len(held_out),
+        metrics={name: _judged(one, held_out) for name, one in models.items()},
+        head=path,
+    )
+
+
+def _judged(model: PatientModel, cohort: Cohort) -> Mapping[str, float]:
+    try:
+        return exact_metrics(cohort.schema.target, predict(model, cohort), cohort.target).flat()
+    except DataError:
+        return {}

@@ -1,0 +1,132 @@
+"""Small things a site's folder keeps for its agent: settings, the split's secret, who runs.
+
+The secret that decides which patients are held out is made once, so that a patient stays on one
+side of the split through a study and its repeated runs. It must never leave the site.
+"""
+
+import fcntl
+import hmac
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from fedrx_client.identity.pins import read_file
+from fedrx_client.training.device import CHOICES
+from fedrx_common.canonical_json import from_json, to_json
+from fedrx_common.errors import FedRxError, MisuseError
+from fedrx_common.files import locked, read_private, unusable, write_private
+from fedrx_common.text import LONGEST_LINE, fault_in, quoted
+
+_SECRET_BYTES = 32
+
+
+class SettingsDamaged(MisuseError):  # noqa: N818 - named for what happened
+    """What the folder remembers cannot be read."""
+
+
+class AgentRunning(MisuseError):  # noqa: N818 - named for what happened
+    """An agent of this site runs already; two would answer in each other's way."""
+
+
+@dataclass(frozen=True)
+class SiteSettings:
+    """What `fedrx site start` remembers from the time before.
+
+    Attributes:
+        coordinator: host and port of the coordinator; empty before the first start.
+        device: where to compute: auto, cuda, mps or cpu.
+    """
+
+    coordinator: str = ""
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.device not in CHOICES:
+            raise MisuseError(f"there is no device '{self.device}': name {', '.join(CHOICES)}.")
+        fault = fault_in(self.coordinator, most=LONGEST_LINE)
+        if fault is not None:
+            raise MisuseError(f"the coordinator's address {quoted(self.coordinator)} {fault}.")
+
+    @classmethod
+    def load(cls, folder: Path) -> "SiteSettings":
+        """What was kept; the defaults where nothing was.
+
+        Raises:
+            SettingsDamaged: it cannot be read.
+        """
+        path = folder / "settings.json"
+        if not path.is_file():
+            return cls()
+        try:
+            return cls(**from_json(read_file(path), source=str(path)))
+        except (FedRxError, TypeError):
+            raise SettingsDamaged(f"{path}: cannot be read; remove it and start again.") from None
+
+    def keep(self, folder: Path) -> None:
+        """Remember for the next time.
+
+        Raises:
+            FolderUnusable: the disk does not let us.
+        """
+        write_private(folder / "settings.json", to_json(asdict(self)))
+
+    def changed(self, coordinator: str | None, device: str | None) -> "SiteSettings":
+        """With what was given this time."""
+        return replace(
+            self, coordinator=coordinator or self.coordinator, device=device or self.device
+        )
+
+
+def split_salt(folder: Path, study: str) -> bytes:
+    """Key of a study's split into training and held-out patients, 32 bytes; the same every time.
+
+    Args:
+        folder: the site's folder.
+        study: digest of the study.
+
+    Raises:
+        SettingsDamaged: the site's secret is not what was written.
+        FolderUnusable: it cannot be read or made.
+    """
+    path = folder / "split.key"
+    if not path.exists():
+        with locked(folder):
+            if not path.exists():
+                write_private(path, os.urandom(_SECRET_BYTES))
+    secret = read_private(path)
+    if len(secret) != _SECRET_BYTES:
+        raise SettingsDamaged(f"{path}: is not what this site wrote; restore it from a backup.")
+    return hmac.digest(secret, b"fedrx/1 split\x00" + study.encode(), "sha256")
+
+
+@contextmanager
+def only_agent(folder: Path) -> Iterator[None]:
+    """Be the only agent of this folder; the system lets go when the process ends, however it does.
+
+    Raises:
+        AgentRunning: another one is.
+        FolderUnusable: the disk does not let us.
+    """
+    with unusable(folder):
+        descriptor = os.open(folder / "agent.lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AgentRunning(
+                f"{folder}: an agent of this site is running already; stop it first."
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def agent_runs(folder: Path) -> bool:
+    """Whether an agent of this folder is running now."""
+    try:
+        with only_agent(folder):
+            return False
+    except AgentRunning:
+        return True

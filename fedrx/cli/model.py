@@ -1,0 +1,176 @@
+"""`fedrx model`: questions to a finished model, asked where its file is; nothing is sent."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedrx_common.errors import MisuseError
+
+if TYPE_CHECKING:
+    from fedrx_models.cohort.cohort import Cohort
+    from fedrx_models.contract import PatientModel
+    from fedrx_models.flux.ripple import Ripple
+    from fedrx_protocol.study.schema import FeatureSchema
+
+app = typer.Typer(help="Ask a finished model.", no_args_is_help=True, suggest_commands=False)
+
+_SYNTHETIC_PATIENTS = 500
+_STILL = 1e-6  # of a marker's scale; less is rounding
+
+_example = "fedrx model ripple model.safetensors --marker creatinine --by 0.5"
+
+
+# With one command and no callback, Typer would leave the command's name out.
+@app.callback()
+def _model() -> None:
+    """Ask a finished model."""
+
+
+@app.command(epilog=f"Example: {_example}")
+def ripple(
+    model: Annotated[Path, typer.Argument(help="A finished pathway_gnn's model.safetensors.")],
+    *,
+    marker: Annotated[str, typer.Option(help="The marker that moves.")],
+    by: Annotated[float, typer.Option(help="How far, in the marker's unit; may be negative.")],
+    study: Annotated[
+        Path | None, typer.Option(help="Study file; a model of another study is refused.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Table of patients to ask about; else synthetic ones.")
+    ] = None,
+    mapping: Annotated[Path | None, typer.Option(help="How its columns become features.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """If one marker moves: which follow, when, how much and how surely, as the model expects."""
+    from fedrx_models.cohort.encoding import encode
+    from fedrx_models.flux import ripple as asking
+
+    network = _network(model, study)
+    cohort = _patients(network.schema, data, mapping)
+    moved = asking.ripple(network, encode(cohort, network.schema), marker, by)
+    if as_json:
+        sys.stdout.write(json.dumps(_as_json(moved, network.schema)) + "\n")
+    else:
+        _show(moved, network.schema, synthetic=data is None)
+
+
+def _network(path: Path, study: Path | None) -> "PatientModel":
+    """A finished model that can be asked, of the study that was meant."""
+    from fedrx.api import read_study
+    from fedrx_models.files import load_model
+
+    found = load_model(path).model
+    if study is not None:
+        agreed, _ = read_study(study)
+        if agreed.feature_schema != found.schema or agreed.model.name != found.name:
+            raise MisuseError(
+                f"{path}: is no model of {study}: its features, markers, target or model differ."
+            )
+    if found.name != "pathway_gnn":
+        raise MisuseError(
+            f"{path}: holds a model '{found.name}', which has no network of markers: train a "
+            "'pathway_gnn' to ask which markers follow."
+        )
+    return found
+
+
+def _patients(schema: "FeatureSchema", data: Path | None, mapping: Path | None) -> "Cohort":
+    """The patients that are asked about: those of a table, or synthetic ones."""
+    from fedrx.api import SyntheticSites, load_cohorts
+    from fedrx_client.data.load import load_cohort
+    from fedrx_client.data.mapping import TableMapping
+
+    if data is not None and mapping is not None:
+        return load_cohort(data, TableMapping.load(mapping), schema, site="here").cohort
+    if data is not None or mapping is not None:
+        raise MisuseError("a table of patients needs --data and --mapping: give both, or neither.")
+    some = SyntheticSites(sites=1, patients=(_SYNTHETIC_PATIENTS, _SYNTHETIC_PATIENTS))
+    (cohort,) = load_cohorts(some, schema, seed=0).values()
+    return cohort
+
+
+def _as_json(moved: "Ripple", schema: "FeatureSchema") -> dict[str, Any]:
+    return {
+        "marker": moved.marker,
+        "by": moved.amount,
+        "unit": next(one.unit for one in schema.markers if one.name == moved.marker),
+        "patients": moved.patients,
+        "time_unit": None if schema.visits is None else schema.visits.time_unit,
+        "follows": [_cell(moved, h, m) for m, h in _order(moved)],
+    }
+
+
+def _order(moved: "Ripple") -> list[tuple[int, int]]:
+    """Markers as in the study, the one that moves first; each with its horizons."""
+    markers = sorted(range(len(moved.markers)), key=lambda m: moved.markers[m] != moved.marker)
+    return [(m, h) for m in markers for h in range(len(moved.horizons))]
+
+
+def _cell(moved: "Ripple", h: int, m: int) -> dict[str, Any]:
+    """One marker at one horizon, in its unit; null where there is no forecast."""
+    parts = {
+        "mean": moved.mean,
+        "lower": moved.lower,
+        "upper": moved.upper,
+        "agreement": moved.agreement,
+        "forecast_band": moved.band,
+    }
+    values = {name: float(part[h, m]) for name, part in parts.items()}
+    known = {name: value if value == value else None for name, value in values.items()}  # noqa: PLR0124 - NaN
+    return {
+        "marker": moved.markers[m],
+        "unit": moved.units[m],
+        "horizon": moved.horizons[h],
+        **known,
+    }
+
+
+def _show(moved: "Ripple", schema: "FeatureSchema", *, synthetic: bool) -> None:
+    from rich.table import Table
+
+    from fedrx.views.terminal import PlainConsole
+
+    out = PlainConsole()
+    told = _as_json(moved, schema)
+    way = "higher" if moved.amount > 0 else "lower"
+    title = f"If {moved.marker} is measured {abs(moved.amount):g} {told['unit']} {way}"
+    table = Table(title=f"{title}, so many {told['time_unit']}s later")
+    for name in ("marker", f"{told['time_unit']}s", "moves", "80 % of patients", "agree", "band"):
+        table.add_column(name, justify="left" if name == "marker" else "right", no_wrap=True)
+    still = _still(moved, schema)
+    for cell in told["follows"]:
+        if cell["marker"] not in still:
+            table.add_row(*_row(cell))
+    out.print(table)
+    if still:
+        out.print(f"No path of the network is long enough to move: {', '.join(still)}.")
+    whom = "synthetic patients; give --data and --mapping for others" if synthetic else "patients"
+    out.print(
+        f"Asked of {moved.patients} {whom}. What the model expects to see, not what an "
+        "intervention would cause. The band is that of a forecast, which holds 80 % of outcomes."
+    )
+
+
+def _row(cell: dict[str, Any]) -> list[str]:
+    where = [f"{cell['marker']} ({cell['unit']})", f"{cell['horizon']:g}"]
+    if cell["mean"] is None:
+        return [*where, "–", "–", "–", "–"]
+    return [
+        *where,
+        f"{cell['mean']:+.3g}",
+        f"{cell['lower']:+.2g} to {cell['upper']:+.2g}",
+        f"{100 * cell['agreement']:.0f} %",
+        f"± {cell['forecast_band']:.2g}",
+    ]
+
+
+def _still(moved: "Ripple", schema: "FeatureSchema") -> list[str]:
+    """Markers that do not move at any horizon: no path of the graph leads to them."""
+    return [
+        marker.name
+        for m, marker in enumerate(schema.forecast_markers)
+        if (abs(moved.mean[:, m]) < _STILL * marker.unit_scale).all()
+    ]

@@ -1,0 +1,126 @@
+"""`fedrx site start`: the hospital's agent, in the foreground, until it is told to stop."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from fedrx.cli.passphrase import passphrase_for
+from fedrx.views.terminal import say
+from fedrx_common.errors import MisuseError
+
+if TYPE_CHECKING:
+    from fedrx_client.connection.fleet import Door
+    from fedrx_client.identity.identity import Keys, SiteIdentity
+    from fedrx_client.participation.live_site import LiveSite
+
+LOG_BYTES = 5_000_000
+LOG_FILES = 3
+
+Level = Literal["debug", "info", "warning"]
+Device = Literal["auto", "cuda", "mps", "cpu"]
+
+
+def start(
+    folder: Annotated[Path, typer.Argument(help="The site's folder.")],
+    *,
+    coordinator: Annotated[
+        str | None, typer.Option(help="HOST:PORT of the coordinator; remembered.")
+    ] = None,
+    device: Annotated[
+        Device | None, typer.Option(help="Where to compute: auto, cuda, mps, cpu; remembered.")
+    ] = None,
+    health_port: Annotated[
+        int, typer.Option(help="Port on loopback for probes (grpc.health.v1); 0: any.", min=0)
+    ] = 0,
+    log_level: Annotated[Level, typer.Option(help="debug, info or warning.")] = "info",
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the passphrase in its first line; else FEDRX_PASSPHRASE."),
+    ] = None,
+) -> None:
+    """Connect to the coordinator and answer for the studies that this site approved."""
+    from fedrx.views.site import start_page
+    from fedrx_client.app import live_client_app
+    from fedrx_client.connection.agent import run_agent
+    from fedrx_client.connection.route import proxy_for
+    from fedrx_client.identity.identity import SiteIdentity
+    from fedrx_client.participation.live_site import LiveSite
+    from fedrx_client.participation.settings import SiteSettings, only_agent
+    from fedrx_client.training.device import pick_device
+    from fedrx_common.address import Address
+
+    identity = SiteIdentity(folder)
+    given = None if coordinator is None else str(Address.parse(coordinator))
+    settings = SiteSettings.load(folder).changed(given, device)
+    if not settings.coordinator:
+        raise MisuseError("The first time, give --coordinator with its HOST:PORT.")
+    proxy = proxy_for(Address.parse(settings.coordinator))
+    passphrase = passphrase_for(needed=identity.needs_passphrase, file=passphrase_file)
+    keys = identity.keys(passphrase)
+    door = _door(identity, settings.coordinator, keys)
+    chosen = pick_device(settings.device)
+    with only_agent(folder), _serving(LiveSite(folder, keys, device=chosen)) as live:
+        settings.keep(folder)
+        _log_to(folder / "agent.log", log_level)
+        way = settings.coordinator + (f" through the proxy {proxy}" if proxy else "")
+        say(start_page(folder, way, chosen.type, _now()))
+        run_agent(door, live_client_app(live), folder=folder, health_port=health_port)
+
+
+class _PrivateLog(RotatingFileHandler):
+    """A log of bounded size that only this user may read: a trace in it could quote a patient."""
+
+    def _open(self) -> TextIOWrapper:
+        Path(self.baseFilename).touch(mode=0o600)
+        return super()._open()
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to `fedrx site`."""
+    app.command(epilog="Example: fedrx site start charite --coordinator fl.example.org:8443")(start)
+
+
+def _door(identity: "SiteIdentity", address: str, keys: "Keys") -> "Door":
+    """The coordinator's address and the site's own key, after all that is pinned was verified."""
+    from fedrx_client.connection.fleet import Door
+
+    now = _now()
+    identity.roster(now)
+    return Door(address, identity.authority(now), keys.authentication)
+
+
+@contextmanager
+def _serving(live: "LiveSite") -> Iterator["LiveSite"]:
+    """Write down that the agent begins and ends; a full disk must not hide why it ends."""
+    live.started()
+    try:
+        yield live
+    finally:
+        try:
+            live.stopped()
+        except MisuseError as error:
+            logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 - the sentence says all
+
+
+def _log_to(path: Path, level: Level) -> None:
+    """Lines as things happen: to standard error, and to a file of bounded size."""
+    form = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
+    kept = _PrivateLog(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
+    for handler in (kept, logging.StreamHandler(sys.stderr)):
+        handler.setFormatter(form)
+        logging.getLogger().addHandler(handler)
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("fedrx_client").setLevel(level.upper())
+    logging.raiseExceptions = False  # a full disk must not print a trace for every line
+
+
+def _now() -> int:
+    return int(time.time())

@@ -1,0 +1,360 @@
+"""`fedrx site` for one study: look at it, approve it, take that back, see what it spent."""
+
+import getpass
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedrx.cli.passphrase import passphrase_for
+from fedrx.views.terminal import say
+from fedrx_common.errors import MisuseError, counted
+from fedrx_common.text import command, escaped
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from fedrx_client.approvals.approval import Approval
+    from fedrx_client.approvals.store import Approvals
+    from fedrx_client.checks.study import Check
+    from fedrx_client.data.load import LoadResult
+    from fedrx_client.identity.identity import SiteIdentity
+    from fedrx_client.records.ledger import Ledger
+    from fedrx_protocol.plan import StudyPlan
+    from fedrx_protocol.study.study import Study
+
+Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
+StudyFile = Annotated[Path, typer.Argument(help="Study file.")]
+Data = Annotated[Path, typer.Option(help="CSV or Parquet file of this site's patients.")]
+Mapping = Annotated[Path, typer.Option(help="Mapping file for it.")]
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option(help="File with the passphrase in its first line; else FEDRX_PASSPHRASE."),
+]
+# Repeated from fedrx_client.approvals.approval, which `--help` need not wait for.
+DEFAULT_COHORT = "patients"
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def approve(
+    folder: Folder,
+    study: Annotated[Path | None, typer.Argument(help="Study file.")] = None,
+    *,
+    data: Annotated[Path | None, typer.Option(help="CSV or Parquet file of patients.")] = None,
+    mapping: Annotated[Path | None, typer.Option(help="Mapping file for it.")] = None,
+    max_epsilon: Annotated[
+        float | None, typer.Option(help="The most to spend on these patients, over all studies.")
+    ] = None,
+    no_cap: Annotated[
+        bool, typer.Option("--no-cap", help="Accept a study that opens sums without noise.")
+    ] = False,
+    min_patients: Annotated[
+        int | None, typer.Option(help="With fewer the site stays out.", min=1)
+    ] = None,
+    days: Annotated[int, typer.Option(help="How long the approval holds.", min=1)] = 180,
+    cohort: Annotated[
+        str,
+        typer.Option(help="What this site calls these patients; the cap counts by that name."),
+    ] = DEFAULT_COHORT,
+    by: Annotated[str | None, typer.Option(help="Who approves; else the account's name.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    revoke: Annotated[
+        str | None, typer.Option(help="Take an approval back: study file, name or digest.")
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Read what a study would do here and sign a yes, or take one back with --revoke."""
+    by = by or getpass.getuser()
+    if revoke is not None:
+        if study or data or mapping or max_epsilon or no_cap or min_patients:
+            raise MisuseError("--revoke takes only the folder, --by and --passphrase-file.")
+        _revoke(folder, revoke, by, passphrase_file)
+        return
+    if study is None or data is None or mapping is None:
+        raise MisuseError("approve needs a study file, --data and --mapping (or --revoke STUDY).")
+    if no_cap and max_epsilon is not None:
+        raise MisuseError("give --max-epsilon or --no-cap, not both.")
+    if not no_cap and max_epsilon is None:
+        raise MisuseError("give --max-epsilon with the site's cap, or else --no-cap.")
+    wish = _Wish(max_epsilon, min_patients, days, by, cohort)
+    _approve(folder, _Files(study, data, mapping), wish, yes=yes, passphrase_file=passphrase_file)
+
+
+def approvals(folder: Folder, *, as_json: AsJson = False) -> None:
+    """List this site's approvals: in force, revoked or expired."""
+    from fedrx.views.site import approvals_page
+
+    book = _approvals(folder)
+    now, kept, doubtful = _now(), book.all(), book.doubtful()
+    if as_json:
+        listed = [
+            {
+                **one.approval.to_document(),
+                "state": one.state(now),
+                "revoked_at": one.revocation and one.revocation.time,
+            }
+            for one in kept
+        ]
+        document = {"approvals": listed, "not_believed": doubtful}
+        sys.stdout.write(json.dumps(document) + "\n")
+    else:
+        say(approvals_page(kept, now) if kept else "This site has approved no study.")
+        for sentence in doubtful:
+            say(f"Not believed: {sentence}")
+
+
+def check(
+    folder: Folder,
+    study: StudyFile,
+    *,
+    data: Data,
+    mapping: Mapping,
+    coordinator: Annotated[
+        str | None, typer.Option(help="HOST:PORT, to look at the network too.")
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try a study here without sending anything: green and red lines, each red with its remedy."""
+    from fedrx.views.site import check_page
+    from fedrx_client.checks.study import DryRun
+    from fedrx_models.planning import make_plan
+
+    identity, agreed = _identity(folder), _study(study)
+    passphrase = passphrase_for(needed=identity.needs_passphrase, file=passphrase_file)
+    lines = DryRun(
+        folder=folder,
+        study=agreed,
+        load=lambda: _load(identity, agreed, data, mapping),
+        plan_of=make_plan,
+        now=_now(),
+        passphrase=passphrase,
+    ).lines(_network(identity, coordinator, passphrase))
+    ok = all(line.ok for line in lines)
+    if as_json:
+        found = [asdict(line) for line in lines]
+        document = {"ok": ok, "study": agreed.digest, "version": version("fedrx"), "lines": found}
+        sys.stdout.write(json.dumps(document) + "\n")
+    else:
+        say(check_page(lines))
+    if not ok:
+        raise typer.Exit(2)
+
+
+def ledger(
+    folder: Folder,
+    *,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Only check the whole folder; print the head.")
+    ] = False,
+    delta: Annotated[
+        float, typer.Option(help="At which delta to count what no approval names.")
+    ] = 1e-5,
+    as_json: AsJson = False,
+) -> None:
+    """Show what was spent and what is left, after holding the whole folder against itself."""
+    from fedrx.views.site import ledger_page
+    from fedrx_client.checks.folder import verify_folder
+    from fedrx_client.records.database import LEDGER, SiteStore
+    from fedrx_client.records.ledger import Ledger
+
+    head = verify_folder(folder).ledger
+    if not head.count:
+        say(json.dumps({"lines": 0, "studies": []}) if as_json else "Nothing was released.")
+        return
+    document = {"lines": head.count, "head": f"{head.count}:{head.hash.hex()}"}
+    if not verify:
+        with SiteStore(folder / LEDGER) as store:
+            document |= _spending(Ledger(store), _approvals(folder), delta)
+    if as_json:
+        sys.stdout.write(json.dumps(document) + "\n")
+        return
+    if not verify:
+        say(ledger_page(document))
+    say(f"{head.count} lines, unchanged; head {document['head']}", err=not verify)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to `fedrx site`."""
+    files = "study.toml --data cohort.csv --mapping mapping.toml"
+    app.command(epilog=f"Example: fedrx site check charite {files}")(check)
+    app.command(epilog=f"Example: fedrx site approve charite {files} --max-epsilon 2")(approve)
+    app.command(epilog="Example: fedrx site approvals charite")(approvals)
+    app.command(epilog="Example: fedrx site ledger charite --verify")(ledger)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The study, the patients, and how to read them."""
+
+    study: Path
+    data: Path
+    mapping: Path
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What the person who approves allows, and for how long."""
+
+    max_epsilon: float | None
+    min_patients: int | None
+    days: int
+    by: str
+    cohort: str
+
+
+def _approve(
+    folder: Path, files: _Files, wish: _Wish, *, yes: bool, passphrase_file: Path | None
+) -> None:
+    from fedrx.views.site import changes_page, counted_page, study_page
+    from fedrx_client.approvals.study_files import StudyFiles
+    from fedrx_client.checks.study import read_releases
+    from fedrx_client.participation.site import check_cohort_size
+
+    identity, agreed = _identity(folder), _study(files.study)
+    cohort = _load(identity, agreed, files.data, files.mapping).cohort
+    check_cohort_size(agreed, cohort)
+    approval = _approval(agreed, cohort.fingerprint, wish, identity.roster(_now()).ids)
+    approval.require_cohort(cohort.fingerprint, len(cohort))
+    say(study_page(_plan(identity, agreed), len(cohort)))
+    say(counted_page(approval, read_releases(folder)))
+    for namesake in _approvals(folder).all():
+        if namesake.approval.name == agreed.name and namesake.approval.study != agreed.digest:
+            before = StudyFiles(folder).study(namesake.approval.study)
+            say(changes_page(namesake, before, approval, agreed, _now()))
+    if not yes:
+        typer.confirm(
+            f"Approve this as {escaped(wish.by)} for {counted(wish.days, 'day')}?", abort=True
+        )
+    key = _key(identity, passphrase_file)
+    # Kept first: what is kept without an approval is never used, the other way round cannot start.
+    mapping = files.mapping.read_text(encoding="utf-8")
+    StudyFiles(folder).keep(agreed, mapping, files.data)
+    _approvals(folder).add(approval, key)
+    revoke = command("fedrx", "site", "approve", folder, "--revoke", agreed.name)
+    say(f"Approved; take it back with `{revoke}`.")
+
+
+def _approval(study: "Study", cohort: str, wish: _Wish, sites: tuple[str, ...]) -> "Approval":
+    from fedrx_client.approvals.approval import Approval
+    from fedrx_client.records.ledger import PrivacyCap
+
+    epsilon = wish.max_epsilon
+    return Approval.of(
+        study,
+        cohort=cohort,
+        cap=None if epsilon is None else PrivacyCap(epsilon, study.privacy.delta),
+        minimum_patients=wish.min_patients,
+        now=_now(),
+        days=wish.days,
+        by=wish.by,
+        cohort_name=wish.cohort,
+        sites=sites,
+    )
+
+
+def _revoke(folder: Path, wanted: str, by: str, passphrase_file: Path | None) -> None:
+    identity, kept = _identity(folder), _approvals(folder)
+    digest = _study(Path(wanted)).digest if Path(wanted).is_file() else kept.digest_of(wanted)
+    taken = kept.revoke(digest, _key(identity, passphrase_file), now=_now(), by=by)
+    say(f"Taken back: study '{taken.name}'. A running site answers nothing for it now.")
+
+
+def _spending(book: "Ledger", kept: "Approvals", delta: float) -> dict[str, Any]:
+    """What was spent, as JSON values: by study in the order of the ledger, and in all."""
+    from fedrx.views.site import LEDGER_ASSUMPTION, spent_document
+
+    studies = dict.fromkeys(release.study for release in book.releases())
+    return {
+        "studies": [_study_spending(book, kept, study, delta) for study in studies],
+        "in_all": spent_document(book.spent(delta)),
+        "assumption": LEDGER_ASSUMPTION,
+    }
+
+
+def _study_spending(book: "Ledger", kept: "Approvals", study: str, delta: float) -> dict[str, Any]:
+    from fedrx.views.site import spent_document
+
+    approval = next((one.approval for one in kept.all() if one.approval.study == study), None)
+    cap = approval.cap if approval else None
+    delta = cap.delta if cap else delta
+    releases = book.releases(study)
+    left = None
+    if approval and cap:
+        # The cap is for these patients over all studies, so others' spending counts here too.
+        left = max(0.0, cap.epsilon - book.spent(delta, cohort=approval.cohort_key).total)
+    return {
+        "study": study,
+        "name": approval.name if approval else None,
+        "releases": len(releases),
+        "spent": spent_document(book.spent(delta, study=study)),
+        "cap": cap.epsilon if cap else None,
+        "left": left,
+    }
+
+
+def _network(
+    identity: "SiteIdentity", coordinator: str | None, passphrase: str | None
+) -> "tuple[Check, ...]":
+    """Checks of the way to the coordinator, if one was named and this site has joined it."""
+    from fedrx_client.checks.network import Network
+    from fedrx_client.connection.endpoint import Door
+    from fedrx_client.identity.pins import read_file
+    from fedrx_common.address import Address
+
+    if coordinator is None:
+        return ()
+    address = str(Address.parse(coordinator))
+    if not identity.joined:
+        return ()
+    ca = read_file(identity.authority_path)
+    door = Door(address, ca, identity.keys(passphrase).authentication)
+    return Network(door, identity.folder).checks()
+
+
+def _load(identity: "SiteIdentity", study: "Study", data: Path, mapping: Path) -> "LoadResult":
+    from fedrx_client.data.load import load_cohort
+    from fedrx_client.data.mapping import TableMapping
+
+    table = TableMapping.load(mapping)
+    return load_cohort(data, table, study.feature_schema, site=identity.site)
+
+
+def _plan(identity: "SiteIdentity", study: "Study") -> "StudyPlan":
+    from fedrx_models.planning import make_plan
+
+    plan = make_plan(study, len(identity.roster(_now()).ids))
+    plan.check()
+    return plan
+
+
+def _study(path: Path) -> "Study":
+    from fedrx_protocol.study.study import Study
+
+    return Study.load(path)
+
+
+def _identity(folder: Path) -> "SiteIdentity":
+    from fedrx_client.identity.identity import SiteIdentity
+
+    return SiteIdentity(folder)
+
+
+def _approvals(folder: Path) -> "Approvals":
+    from fedrx_client.approvals.store import Approvals
+
+    return Approvals(folder)
+
+
+def _key(identity: "SiteIdentity", passphrase_file: Path | None) -> "Ed25519PrivateKey":
+    passphrase = passphrase_for(needed=identity.needs_passphrase, file=passphrase_file)
+    return identity.keys(passphrase).identity
+
+
+def _now() -> int:
+    return int(time.time())

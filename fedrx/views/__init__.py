@@ -1,0 +1,4 @@
+"""Text and pages for people.
+
+A view prints and computes nothing.
+"""

@@ -1,0 +1,316 @@
+"""What a hospital's person reads before saying yes, and afterwards: plain words, no decoration."""
+
+from collections.abc import Iterable, Sequence
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from fedrx_client.approvals.approval import Approval, day
+from fedrx_client.approvals.store import Approvals, KeptApproval
+from fedrx_client.checks.study import CheckLine, read_releases
+from fedrx_client.identity.identity import SiteIdentity
+from fedrx_common.canonical_json import finite_or_none
+from fedrx_protocol.plan import StudyPlan
+from fedrx_protocol.privacy.accountant import Account, PrivacySpent
+from fedrx_protocol.privacy.events import Release
+from fedrx_protocol.study.changes import study_changes
+from fedrx_protocol.study.study import Study
+from fedrx_protocol.trust.roster import Roster, fingerprint
+
+NEVER_LEAVES = (
+    "Never leaves: a patient's record, name or id; this site's own gradient, weights or metrics "
+    "in the clear; its keys. What a coordinator that lies could work out is another matter: the "
+    "page of each study says it."
+)
+LEDGER_ASSUMPTION = (
+    "Epsilon is counted from this site's own ledger, for adding or removing one patient with all "
+    "their records. Where the study's mode is 'distributed' it holds if at least as many sites as "
+    "the study requires are honest and add their share of the noise; in mode 'local' it holds "
+    "whatever the others do. A patient who was in every cohort can have lost what 'in all' says."
+)
+
+
+def study_page(plan: StudyPlan, patients: int) -> str:
+    """What a study would do with a site's patients.
+
+    Args:
+        plan: the study for the roster's sites.
+        patients: size of the cohort.
+    """
+    study = plan.study
+    features = [feature.name for feature in study.features]
+    blocks = [f"block {block.name} ({len(block.genes):,} genes)" for block in study.blocks]
+    at_visits = [f"{part.name} at every visit" for part in study.markers]
+    given = [f"{part.name} at every visit" for part in study.treatments]
+    read = ", ".join([*features, *blocks, *at_visits, *given])
+    told = "yes or no" if study.target.kind == "binary" else study.target.unit
+    target = study.target.name + (f" ({told})" if told else "")
+    lines = [
+        f"Study '{study.name}'" + (f": {study.title}" if study.title else ""),
+        f"Digest: {study.digest}",
+        f"Patients: {patients} of this site, {study.cohort.held_out:.0%} of them held out to test.",
+        f"Reads: {read}; and the target {target}.",
+        f"Model: {study.model.name} with {plan.dimension:,} weights, {study.rounds} rounds.",
+        *_transfer(study),
+        f"Privacy: {privacy_in_words(plan)}",
+        *_two_sites(plan),
+        f"Metrics: {_metrics(study)}",
+        f"Leaves the building: {_leaves(plan)}",
+        NEVER_LEAVES,
+        f"If the coordinator lies: {if_it_lies(plan)}",
+    ]
+    return "\n".join(lines)
+
+
+def if_it_lies(plan: StudyPlan) -> str:
+    """What a coordinator could work out by comparing sums over different lists of sites.
+
+    Args:
+        plan: the study for the roster's sites; taken as a live study.
+    """
+    study = plan.study
+    if study.privacy.mode == "none":
+        got = "this site's exact number of patients, gradient and metrics"
+    elif study.opens_exact_sums:
+        got = "this site's exact metrics and number of held-out patients, and about how many it has"
+    else:
+        within = f" to within about {plan.patients_seen_within:.0f}" * (plan.training_noise > 0)
+        got = f"how many patients this site brings{within} (each single patient stays protected)"
+    if study.opens_one_list(live=True):
+        return (
+            f"it could subtract sums over different lists of sites, and so get {got}. In this "
+            "study this site opens sums over one list only, and refuses any other, so a round "
+            "waits until every site is there. A second study on these patients over other sites "
+            "would allow it again: mind the list of sites when you approve one."
+        )
+    return (
+        f"it can repeat rounds with and without this site, subtract, and so get {got}. Nothing in "
+        "this study prevents it; `stable_lists = true` in [secure_aggregation] would."
+    )
+
+
+def _two_sites(plan: StudyPlan) -> list[str]:
+    if plan.study.privacy.mode == "none":
+        return []
+    promised = plan.study.privacy.epsilon
+    twice = ceil(100 * plan.epsilon_at_two_sites) / 100  # a promise is rounded upwards
+    return [
+        (
+            "At two hospitals: a patient who is at two sites of this study with the same records "
+            f"is promised epsilon {twice:.2f}, not {promised:g}."
+        )
+    ]
+
+
+def _transfer(study: Study) -> list[str]:
+    if study.transfer is None:
+        return []
+    frozen = ", ".join(study.transfer.freeze) or "nothing"
+    return [
+        f"Starts from: the model of study {study.transfer.study}; of it stays fixed: {frozen}.",
+        (
+            "Adds up: patients who were in that study too lose what both studies spend; this "
+            "site's ledger counts both under their name."
+        ),
+    ]
+
+
+def counted_page(approval: Approval, releases: Sequence[Release]) -> str:
+    """Under which name these patients' spending is counted, and what it says so far.
+
+    Args:
+        approval: what is about to be signed.
+        releases: everything in the ledger.
+    """
+    name = approval.cohort_name
+    before = [one for one in releases if one.cohort == approval.cohort_key]
+    if before or not releases:
+        spent = Account.of(before).spent(approval.cap.delta if approval.cap else 1e-5).total
+        return f"Counted as: '{name}', of which epsilon {spent:.3f} is spent so far."
+    return (
+        f"Counted as: '{name}', a new count. If these are patients of an earlier study here, give "
+        "its name with --cohort instead."
+    )
+
+
+def changes_page(
+    kept: KeptApproval, before: Study | None, wanted: Approval, after: Study, now: int
+) -> str:
+    """How a study differs from one of the same name that the site approved earlier.
+
+    Args:
+        kept: the earlier approval.
+        before: its study; None where it was not kept.
+        wanted: the approval that is about to be signed.
+        after: its study.
+        now: unix seconds.
+    """
+    earlier = kept.approval
+    title = (
+        f"Differs from study '{earlier.name}' ({earlier.study[:12]}), approved on "
+        f"{day(earlier.approved_at)} and {kept.state(now)}:"
+    )
+    if before is None:
+        return f"{title}\n  how cannot be said: that study's file is not kept here any more."
+    lines = [f"  {change}" for change in study_changes(before, after)]
+    if earlier.sites and earlier.sites != wanted.sites:
+        lines.append(f"  roster: {', '.join(earlier.sites)} -> {', '.join(wanted.sites)}")
+    return "\n".join([title, *lines])
+
+
+def privacy_in_words(plan: StudyPlan) -> str:
+    """What a patient is promised, with its assumption."""
+    study, parameters = plan.study, plan.parameters
+    mode, privacy = study.privacy.mode, study.privacy
+    if mode == "none":
+        return "mode 'none': no differential privacy; secure aggregation alone covers this site."
+    promise = f"mode '{mode}', epsilon {privacy.epsilon:g} at delta {privacy.delta:g}, "
+    if mode == "local":
+        held = "whatever the other sites do"
+    else:
+        held = (
+            f"if at least {parameters.min_honest} of {parameters.n} sites are honest and take part"
+        )
+    exact = "" if study.metrics_are_private else "; the metrics lie outside this promise"
+    return f"{promise}{held}{exact}."
+
+
+def check_page(lines: Iterable[CheckLine]) -> str:
+    """Green and red lines, each red one with its remedy."""
+    page = []
+    for line in lines:
+        page.append(f"{'ok ' if line.ok else 'NOT'}  {line.name}: {line.text}")
+        if line.remedy:
+            page.append(f"     -> {line.remedy}")
+    return "\n".join(page)
+
+
+def approvals_page(kept: Sequence[KeptApproval], now: int) -> str:
+    """A line for each approval."""
+    return "\n".join(
+        f"{one.state(now):9}  {one.approval.study[:12]}  {one.approval.name}  "
+        f"{day(one.approval.approved_at)} to {day(one.approval.expires_at)}  "
+        f"{_cap(one)}  by {one.approval.by}"
+        for one in kept
+    )
+
+
+def roster_page(before: Roster, after: Roster) -> str:
+    """Who comes, who goes and whose keys change between two rosters."""
+    lines = [f"Roster {before.serial} -> {after.serial}"]
+    for site in sorted({*before.ids, *after.ids}):
+        old, new = before.entry(site), after.entry(site)
+        if new is not None and old is None:
+            lines.append(f"comes: {site} ({new.name}), identity {fingerprint(new.identity)}")
+        elif old is not None and new is None:
+            lines.append(f"goes:  {site} ({old.name})")
+        elif old is not None and new is not None and old.identity != new.identity:
+            lines.append(f"new keys: {site} ({new.name}), identity {fingerprint(new.identity)}")
+    if len(lines) == 1:
+        lines.append("the same sites with the same keys; only their validity changes.")
+    return "\n".join(lines)
+
+
+def start_page(folder: Path, coordinator: str, device: str, now: int) -> str:
+    """What a person should see when the site's agent starts.
+
+    Args:
+        folder: the site's folder.
+        coordinator: its HOST:PORT, and the proxy on the way there if there is one.
+        device: where the site computes.
+        now: unix seconds.
+    """
+    identity = SiteIdentity(folder)
+    roster = identity.roster(now)
+    lines = [
+        f"Site '{identity.site}' ({identity.name}), identity {identity.fingerprint}",
+        (
+            f"Believes consortium {fingerprint(identity.pin.consortium)}, roster {roster.serial}: "
+            f"{', '.join(roster.ids)}"
+        ),
+        f"Coordinator: {coordinator}; connections go out only. Computes on {device}.",
+    ]
+    approvals, releases = Approvals(folder), read_releases(folder)
+    kept = approvals.all()
+    in_force = [one.approval for one in kept if one.state(now) == "in force"]
+    lines += [_approved_line(approval, releases, now) for approval in in_force]
+    if not in_force:
+        lines.append("No study is approved: every request will be refused (`fedrx site approve`).")
+    lines += [f"Not believed: {sentence}" for sentence in approvals.doubtful()]
+    lines += [
+        (
+            "Can leave: for approved studies a masked vector a round, public keys and key shares; "
+            "else the name of a refusal's reason."
+        ),
+        NEVER_LEAVES,
+        "Stop with Ctrl-C or SIGTERM. Every request, answer and refusal: `fedrx site audit`.",
+    ]
+    return "\n".join(lines)
+
+
+def _approved_line(approval: Approval, releases: Sequence[Release], now: int) -> str:
+    left = approval.time_left(now)
+    text = f"Approved: '{approval.name}' until {day(approval.expires_at)} ({left} left), "
+    if approval.cap is None:
+        return f"{text}no cap (sums without noise)."
+    counted = [one for one in releases if one.cohort == approval.cohort_key]
+    spent = Account.of(counted).spent(approval.cap.delta).total
+    return (
+        f"{text}cap epsilon {approval.cap.epsilon:g} for '{approval.cohort_name}', "
+        f"{_number(finite_or_none(spent))} of it spent."
+    )
+
+
+def ledger_page(document: dict[str, Any]) -> str:
+    """Spent and left, per study and in all."""
+    lines = [_spent_line(study) for study in document["studies"]]
+    total = document["in_all"]
+    lines.append(f"in all: epsilon {_number(total['total'])} at delta {total['delta']:g}.")
+    lines.append(document["assumption"])
+    return "\n".join(lines)
+
+
+def spent_document(spent: PrivacySpent) -> dict[str, float | None]:
+    """A spent budget as JSON values; None where no noise was added."""
+    return {
+        "training": finite_or_none(spent.training),
+        "metrics": finite_or_none(spent.metrics),
+        "total": finite_or_none(spent.total),
+        "delta": spent.delta,
+    }
+
+
+def _spent_line(study: dict[str, Any]) -> str:
+    name = study["name"] or "no longer approved"
+    spent, left = study["spent"], study["left"]
+    text = (
+        f"{study['study'][:12]} ({name}): {study['releases']} releases, "
+        f"epsilon {_number(spent['total'])} at delta {spent['delta']:g}"
+    )
+    if study["cap"] is None:
+        return f"{text}; no cap."
+    return f"{text}; cap {study['cap']:g}, left for its patients {_number(left)}."
+
+
+def _leaves(plan: StudyPlan) -> str:
+    what = "change of the weights" if plan.study.steps == "local" else "sum of gradients"
+    noise = "" if plan.study.privacy.mode == "none" else ", with noise added here"
+    return (
+        f"each round a masked {what} over this site's patients{noise}; only the sum over at least "
+        f"{plan.parameters.threshold} sites can be opened. Also public keys and key shares."
+    )
+
+
+def _metrics(study: Study) -> str:
+    rounds = ", ".join(str(number - 1) for number in study.evaluation_rounds)
+    how = "with noise" if study.metrics_are_private else "without noise"
+    return f"sums of errors over held-out patients, {how}, after rounds {rounds}."
+
+
+def _cap(kept: KeptApproval) -> str:
+    cap = kept.approval.cap
+    return "no cap" if cap is None else f"cap {cap.epsilon:g}"
+
+
+def _number(value: float | None) -> str:
+    return "without bound (no noise)" if value is None else f"{value:.3f}"

@@ -1,0 +1,164 @@
+"""Where things stand in a consortium folder, and the keys that are made once.
+
+The signing key decides who belongs; the authority's key decides who may call himself the
+coordinator. Both can be encrypted. The TLS key cannot: the server reads it when it starts by
+itself, and it is replaced without asking any site.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedrx_common.canonical_json import MalformedMessage, from_base64, from_json, to_base64, to_json
+from fedrx_common.errors import MisuseError
+from fedrx_common.files import load_ed25519, unusable, write_public
+from fedrx_common.text import fault_in, quoted
+
+
+class ConsortiumDamaged(MisuseError):  # noqa: N818 - named for what happened
+    """A file of the consortium folder is not what was written there."""
+
+
+@dataclass(frozen=True)
+class ConsortiumFiles:
+    """The paths inside a consortium folder.
+
+    Attributes:
+        folder: the consortium folder, mode 0700.
+    """
+
+    folder: Path
+
+    @property
+    def about(self) -> Path:
+        """Name, public key and time of birth."""
+        return self.folder / "consortium.json"
+
+    @property
+    def signing_key(self) -> Path:
+        """The Ed25519 private key that signs rosters."""
+        return self.folder / "consortium.key"
+
+    @property
+    def authority_key(self) -> Path:
+        """The CA's ECDSA P-384 private key."""
+        return self.folder / "ca.key"
+
+    @property
+    def authority(self) -> Path:
+        """The CA certificate, to hand out."""
+        return self.folder / "ca.crt"
+
+    @property
+    def roster(self) -> Path:
+        """The signed roster, to hand out."""
+        return self.folder / "roster.json"
+
+    @property
+    def rosters(self) -> Path:
+        """Every roster ever signed, one file a serial."""
+        return self.folder / "rosters"
+
+    @property
+    def requests(self) -> Path:
+        """The enrolment requests that were accepted, and their SuperNode keys."""
+        return self.folder / "sites"
+
+    @property
+    def tls(self) -> Path:
+        """A link to the folder of the present TLS key and certificate, swapped in one step."""
+        return self.folder / "tls"
+
+    @property
+    def server_key(self) -> Path:
+        """The SuperLink's TLS private key."""
+        return self.tls / "server.key"
+
+    @property
+    def server_certificate(self) -> Path:
+        """The SuperLink's TLS certificate."""
+        return self.tls / "server.crt"
+
+    @property
+    def log(self) -> Path:
+        """The hash-chained log of what the coordinator did."""
+        return self.folder / "coordinator.log"
+
+
+@dataclass(frozen=True)
+class About:
+    """What is fixed for the life of a consortium.
+
+    Attributes:
+        name: what people call it.
+        consortium: its raw Ed25519 public key, 32 bytes.
+        created: unix second of its birth.
+    """
+
+    name: str
+    consortium: bytes
+    created: int
+
+    def __post_init__(self) -> None:
+        # 64 is the upper bound of an X.509 common name.
+        fault = fault_in(self.name, least=1, most=64)
+        if fault is not None:
+            raise MisuseError(
+                f"The consortium's name {quoted(self.name)} {fault}; give another with --name."
+            )
+
+    def to_json(self) -> bytes:
+        """Canonical JSON."""
+        return to_json(
+            {
+                "consortium": to_base64(self.consortium),
+                "created": self.created,
+                "name": self.name,
+            }
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> "About":
+        """Read what `to_json` wrote.
+
+        Raises:
+            ConsortiumDamaged: it is not such a document.
+            FolderUnusable: it is not there.
+        """
+        with unusable(path):
+            data = path.read_bytes()
+        try:
+            return _about(from_json(data, source=str(path)))
+        except (MalformedMessage, MisuseError, KeyError, TypeError):
+            raise ConsortiumDamaged(
+                f"{path}: is no description of a consortium; restore it from a backup."
+            ) from None
+
+
+def signing_key(files: ConsortiumFiles, about: About, passphrase: str | None) -> Ed25519PrivateKey:
+    """Read the signing key and see that it is this consortium's.
+
+    Raises:
+        KeyUnreadable: damaged, or its passphrase is missing or wrong.
+        ConsortiumDamaged: it is another consortium's.
+    """
+    key = load_ed25519(files.signing_key, passphrase)
+    if key.public_key().public_bytes_raw() != about.consortium:
+        raise ConsortiumDamaged(
+            f"{files.signing_key}: is not this consortium's key; restore it from a backup."
+        )
+    return key
+
+
+def write_about(files: ConsortiumFiles, about: About) -> None:
+    """Write name and public key; done once, when the folder is made."""
+    write_public(files.about, about.to_json())
+
+
+def _about(document: dict[str, Any]) -> About:
+    if not isinstance(document["name"], str) or type(document["created"]) is not int:
+        raise TypeError
+    key = from_base64(document["consortium"], source="The consortium key")
+    return About(document["name"], key, document["created"])

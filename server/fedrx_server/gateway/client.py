@@ -1,0 +1,144 @@
+"""The coordinator's own process at the fused calls: requests out and replies in, on loopback.
+
+The SuperLink hands large replies out one at a time, so that one of them is in memory here.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, cast
+
+import httpx
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.runtime_pb2 import (
+    PullAppMessagesRequest,
+    PullAppMessagesResponse,
+    PushAppMessagesRequest,
+    PushAppMessagesResponse,
+)
+from flwr.supercore.constant import TASK_TOKEN_HEADER
+from flwr.supercore.retry import RetryInvoker
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
+
+from fedrx_protocol.messages import frames
+from fedrx_server.gateway.control import Backstage
+from fedrx_server.gateway.endpoints import FRAMES_MEDIA_TYPE, RUNTIME, WAIT_HEADER, ordered
+
+_TIMEOUT_S: Final = 30.0
+_KEEP_S: Final = 120.0
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A reply as it came.
+
+    Args:
+        head: Its metadata, and its error if it is one.
+        root: Id of the message itself among its objects; empty for an error.
+        contents: Its objects by id.
+    """
+
+    head: ProtoMessage
+    root: str
+    contents: dict[str, bytes]
+
+
+class LinkClient:
+    """One task's connection.
+
+    Args:
+        backstage: The SuperLink.
+        token: The task's token.
+        retries: How to try again.
+        longest: Bytes of the longest frame that is taken.
+    """
+
+    def __init__(
+        self, backstage: Backstage, token: str, retries: RetryInvoker, longest: int = 2**26
+    ) -> None:
+        self._retries = retries
+        self._longest = longest
+        self._http = backstage.http(
+            f"https://{backstage.address}{RUNTIME}",
+            {TASK_TOKEN_HEADER: token, "content-type": FRAMES_MEDIA_TYPE},
+            _KEEP_S,
+        )
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def send(
+        self,
+        request: PushAppMessagesRequest,
+        contents: Callable[[], Iterable[bytes]],
+        done: Collection[str],
+    ) -> list[str]:
+        """Send requests to sites; gives their ids, empty where one cannot be sent.
+
+        Args:
+            request: Heads and trees.
+            contents: The objects of all trees, each once, in their order; asked again if the
+                connection breaks.
+            done: Ids of replies that need not be kept any more.
+        """
+        heads = [request.SerializeToString(), _names(done)]
+
+        def once() -> httpx.Response:
+            body = frames.pieces(part for parts in (heads, contents()) for part in parts)
+            response = self._http.post("send", content=body)
+            response.raise_for_status()
+            return response
+
+        content = self._retries.invoke(once).content
+        return list(PushAppMessagesResponse.FromString(content).message_ids)
+
+    def collect(
+        self, waiting: Collection[str], done: Collection[str], wait_s: float
+    ) -> list[Arrived]:
+        """Replies to these requests, one large or some small; none if none comes in time.
+
+        Args:
+            waiting: Ids of requests.
+            done: Ids of replies that need not be kept any more.
+            wait_s: How long the SuperLink may wait for a reply.
+        """
+        body = frames.body([_names(waiting), _names(done)])
+
+        def once() -> list[Arrived]:
+            with self._http.stream(
+                "POST",
+                "collect",
+                content=body,
+                headers={WAIT_HEADER: f"{wait_s:.3f}"},
+                timeout=httpx.Timeout(_TIMEOUT_S, read=wait_s + _TIMEOUT_S),
+            ) as response:
+                if response.is_error:
+                    response.read()
+                    response.raise_for_status()
+                return list(_arrivals(self._framed(response)))
+
+        return cast("list[Arrived]", self._retries.invoke(once))
+
+    def _framed(self, response: httpx.Response) -> Iterator[bytes]:
+        reader = frames.FrameReader(self._longest)
+        for part in response.iter_raw():
+            yield from reader.feed(part)
+        reader.close()
+
+
+def _arrivals(bodies: Iterator[bytes]) -> Iterator[Arrived]:
+    head = PullAppMessagesResponse.FromString(_next(bodies))
+    for message, tree in zip(head.messages_list, head.message_object_trees, strict=True):
+        contents = {name: _next(bodies) for name in ordered(tree) if name}
+        yield Arrived(message, tree.object_id, contents)
+
+
+def _next(bodies: Iterator[bytes]) -> bytes:
+    try:
+        return next(bodies)
+    except StopIteration:
+        raise DecodeError("an answer of the SuperLink has an end missing") from None
+
+
+def _names(ids: Collection[str]) -> bytes:
+    return bytes(PullAppMessagesRequest(message_ids=ids).SerializeToString())

@@ -1,0 +1,202 @@
+"""From a run's folder to its report and its result: what a coordinator has seen, and no more."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from fedrx_models.metrics.registry import measures_of
+from fedrx_models.pharmacogenomic.published import (
+    FIXED_ACCURACY,
+    PHARMACOGENETIC_ACCURACY,
+    PUBLISHED_ON,
+    is_applicable,
+)
+from fedrx_protocol.privacy.events import Release
+from fedrx_protocol.privacy.figures import readable
+from fedrx_protocol.study.schema import Target
+from fedrx_protocol.study.study import Study
+from fedrx_server.report.data import (
+    LearningCurve,
+    PrivacyStatement,
+    ReportData,
+    ResultRow,
+    RowKey,
+    RunCost,
+)
+from fedrx_server.report.privacy import (
+    affordable,
+    epsilon_curve,
+    plan_for,
+    planned_releases,
+    privacy_statement,
+)
+from fedrx_server.report.text import number
+from fedrx_server.runs.checkpoints import RoundRecord
+from fedrx_server.runs.registry import RunView
+
+_PUBLISHED: tuple[tuple[RowKey, str, Mapping[str, float]], ...] = (
+    ("published", "Published equation (IWPC 2009)", PHARMACOGENETIC_ACCURACY),
+    ("fixed", "Fixed dose (35 mg/week)", FIXED_ACCURACY),
+)
+
+
+def heading(study: Study, run: str, *, simulation: bool) -> dict[str, Any]:
+    """What a report says before its first figure."""
+    return {
+        "title": study.title or study.name,
+        "study": study.name,
+        "study_digest": study.digest,
+        "run": run,
+        "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "simulation": simulation,
+        "description": study.description,
+        "target": study.target.name,
+        "unit": study.target.unit,
+    }
+
+
+def model_details(study: Study) -> list[tuple[str, str]]:
+    """Which model was trained, as the study file has it, and what it started from if not anew."""
+    chosen = [f"{key} = {json.dumps(value)}" for key, value in study.model.parameters.items()]
+    known = [("Model", study.model.name)]
+    known += [("Hyper-parameters", ", ".join(chosen))] if chosen else []
+    if study.transfer is None:
+        return known
+    frozen = ", ".join(study.transfer.freeze) or "nothing"
+    return [*known, ("Starts from", f"study {study.transfer.study[:16]}…; frozen: {frozen}")]
+
+
+def last_metrics(rounds: Sequence[RoundRecord]) -> Mapping[str, float]:
+    """The metrics that were released last; empty before the first."""
+    return next((record.metrics for record in reversed(rounds) if record.metrics), {})
+
+
+def reported_row(reported: Mapping[str, float]) -> ResultRow | None:
+    """Released metrics as a line of the report."""
+    if not reported:
+        return None
+    return ResultRow(
+        key="other",
+        label="Federated, as reported",
+        values=reported,
+    )
+
+
+def reported_curve(
+    rounds: Sequence[RoundRecord],
+    target: Target,
+    exact_rounds: Sequence[int] = (),
+    exact: Sequence[float] = (),
+) -> LearningCurve:
+    """The headline by round as reported, and exact where a simulation has it.
+
+    A round's metrics speak of the model it was given, so they stand at the round before. A round
+    whose headline noise hides has no point.
+    """
+    measure = measures_of(target)[0]
+    released = {r.round - 1: measure.figure(r.metrics) for r in rounds if r.metrics}
+    reported = {at: one.shown for at, one in released.items() if one.shown is not None}
+    noise = [released[at].noise or (value, value) for at, value in reported.items()]
+    return LearningCurve(
+        rounds=list(reported),
+        reported=list(reported.values()),
+        noise=noise if any(low < high for low, high in noise) else (),
+        exact_rounds=exact_rounds,
+        exact=exact,
+    )
+
+
+def run_cost(rounds: Sequence[RoundRecord], seconds: float, sites: int) -> RunCost:
+    """What the rounds took."""
+    return RunCost(
+        rounds=len(rounds),
+        sites=sites,
+        seconds=seconds,
+        bytes_up=sum(record.bytes_up for record in rounds),
+        bytes_down=sum(record.bytes_down for record in rounds),
+        dropped_by_round=[record.dropped for record in rounds],
+        repeated_attempts=sum(record.attempt for record in rounds),
+    )
+
+
+def run_privacy(view: RunView) -> PrivacyStatement:
+    """What a live run has spent so far, by its plan and its attempts; takes a moment to compute."""
+    sites = len(view.signed.roster.sites)
+    plan = plan_for(view.study, sites)
+    fewest = min((record.survivors for record in view.rounds), default=sites)
+    return privacy_statement(plan, {"any site": _releases(view)}, fewest)
+
+
+def run_report(view: RunView, privacy: PrivacyStatement) -> ReportData:
+    """The report of a live run, finished or under way, and what `run_privacy` says of it."""
+    reported, roster = last_metrics(view.rounds), view.signed.roster
+    seconds = sum(record.seconds for record in view.rounds)
+    return ReportData(
+        **heading(view.study, view.run_id, simulation=False),
+        measures=measures_of(view.study.target),
+        outcome="" if view.finished else _under_way(view, privacy),
+        rows=_beside(view.study, reported),
+        reported=reported_row(reported),
+        privacy=privacy,
+        consortium=[(entry.site, entry.name) for entry in roster.sites],
+        curve=reported_curve(view.rounds, view.study.target),
+        epsilon_curve=epsilon_curve(_releases(view), view.study.privacy.delta),
+        cost=run_cost(view.rounds, seconds, len(roster.sites)),
+        details=[
+            *model_details(view.study),
+            ("Roster", f"serial {roster.serial}"),
+            ("Rounds", f"{len(view.rounds)} of {view.study.final_round}"),
+            ("Known to the coordinator", "sums over sites, their noise included; no site's own"),
+        ],
+    )
+
+
+def run_result(view: RunView, privacy: PrivacyStatement) -> dict[str, Any]:
+    """The object that `result.json` holds: as a simulation's, without what only that can know."""
+    headline = measures_of(view.study.target)[0]
+    return {
+        "study": view.study.name,
+        "study_digest": view.study.digest,
+        "model": view.study.model.name,
+        "run": view.name,
+        "run_id": view.run_id,
+        "finished": view.finished,
+        "reported": readable(last_metrics(view.rounds), headline.key, headline.tells),
+        "privacy": privacy.to_json(),
+        "rounds": len(view.rounds),
+        "rounds_planned": view.study.final_round,
+        "sites": len(view.signed.roster.sites),
+        "seconds": round(sum(record.seconds for record in view.rounds), 3),
+        "bytes_up": sum(record.bytes_up for record in view.rounds),
+        "bytes_down": sum(record.bytes_down for record in view.rounds),
+        "repeated_attempts": sum(record.attempt for record in view.rounds),
+        "dropouts": sum(record.dropped for record in view.rounds),
+    }
+
+
+def _beside(study: Study, reported: Mapping[str, float]) -> list[ResultRow]:
+    """The run's own figures above those that were published for the study's fixed rules.
+
+    None where there are no such rules: a lone row says nothing that the words do not say.
+    """
+    if not reported or not is_applicable(study.feature_schema):
+        return []
+    own = ResultRow("federated", "Federated", reported, "this run, noise included")
+    return [
+        own,
+        *(ResultRow(key, label, values, PUBLISHED_ON) for key, label, values in _PUBLISHED),
+    ]
+
+
+def _releases(view: RunView) -> tuple[Release, ...]:
+    planned = planned_releases(view.study, view.run_id, view.attempts())
+    return affordable(view.study, planned)
+
+
+def _under_way(view: RunView, privacy: PrivacyStatement) -> str:
+    told = f"This run is not finished: {len(view.rounds)} of {view.study.final_round} rounds."
+    if privacy.bounded:
+        told += f" So far it spent ε = {number(privacy.epsilon)} for each patient"
+        told += f", {privacy.assumption}."
+    return told

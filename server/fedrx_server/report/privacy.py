@@ -1,0 +1,186 @@
+"""What a run has released, from its plan and its attempts alone: the coordinator's own account.
+
+The coordinator never sees a site's ledger. It knows which attempts were begun and what each of
+them releases, which is what a site that answered all of them has in its ledger.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+
+from fedrx_models.planning import make_plan
+from fedrx_protocol.plan import Part, StudyPlan
+from fedrx_protocol.privacy.accountant import Account, epsilon_upper, privacy_spent
+from fedrx_protocol.privacy.calibration import collusion_table
+from fedrx_protocol.privacy.composition import Composition
+from fedrx_protocol.privacy.events import Purpose, Release
+from fedrx_protocol.study.study import Study
+from fedrx_server.report.data import EpsilonCurve, PrivacyStatement
+
+# Nobody's ledger: the accountant asks for both and counts neither.
+_TIME, _COHORT = "1970-01-01T00:00:00Z", "00"
+
+
+@lru_cache(maxsize=8)
+def plan_for(study: Study, sites: int) -> StudyPlan:
+    """The study's plan for a number of sites, kept for the next question."""
+    return make_plan(study, sites)
+
+
+def planned_releases(
+    study: Study, run: str, attempts: Iterable[tuple[int, int, int]]
+) -> tuple[Release, ...]:
+    """What each attempt releases.
+
+    Args:
+        study: The study.
+        run: Name of the run.
+        attempts: Round, attempt, and sites on the roster.
+    """
+    return tuple(
+        _release(plan_for(study, sites), part, run, number, attempt)
+        for number, attempt, sites in attempts
+        for part in plan_for(study, sites).round(number, attempt).parts
+        if part.name != "weight"
+    )
+
+
+def _release(plan: StudyPlan, part: Part, run: str, number: int, attempt: int) -> Release:
+    study, training = plan.study, part.name == "training"
+    noise, rate, steps = part.noise_multiplier, study.training.sample_rate, 1
+    if training and study.privacy.mode == "local":
+        local = study.training.local
+        noise, rate = plan.local_noise, min(1.0, local.batch_size / plan.patients_per_site)
+        steps = local.epochs * math.ceil(1 / rate)
+    return Release(
+        time=_TIME,
+        study=study.digest,
+        run=run,
+        round=number,
+        attempt=attempt,
+        purpose="training" if training else "metrics",
+        noise_multiplier=noise,
+        sample_rate=rate if training else 1.0,
+        steps=steps,
+        clipping_norm=study.training.clipping_norm if training else part.sensitivity,
+        cohort=_COHORT,
+        grid_slack=part.slack,
+    )
+
+
+def spent_at_most(study: Study, releases: Sequence[Release]) -> float:
+    """A quick upper bound on epsilon, for a live view; infinite where nothing is promised.
+
+    Never above the promise: a site refuses what would break it, and such an attempt is no release.
+    """
+    if study.privacy.mode == "none":
+        return math.inf
+    by_purpose = [
+        [release for release in releases if release.purpose == purpose]
+        for purpose in _purposes(study)
+    ]
+    most = max(epsilon_upper(some, study.privacy.delta) for some in by_purpose)
+    return min(most, study.privacy.epsilon)
+
+
+def affordable(study: Study, releases: Sequence[Release]) -> tuple[Release, ...]:
+    """As many of these releases as a site can have made: it refuses what breaks the promise."""
+    promise = study.privacy
+    if promise.mode == "none":
+        return tuple(releases)
+    refused: set[Release] = set()
+    for purpose in _purposes(study):
+        own = [release for release in releases if release.purpose == purpose]
+
+        def breaks(count: int, own: list[Release] = own) -> bool:
+            return Account.of(own[:count]).would_exceed((), promise.epsilon, promise.delta)
+
+        within = bisect_left(range(1, len(own) + 1), True, key=breaks)  # noqa: FBT003 - a key's value
+        refused.update(own[within:])
+    return tuple(release for release in releases if release not in refused)
+
+
+def privacy_statement(
+    plan: StudyPlan, ledger: Mapping[str, tuple[Release, ...]], participants: int
+) -> PrivacyStatement:
+    """What was spent at the site that spent most, in words that say what it rests on.
+
+    Args:
+        plan: The study made concrete.
+        ledger: Releases by site.
+        participants: The fewest sites in any sum: they have the least noise to spare.
+    """
+    privacy = plan.study.privacy
+    spent = [privacy_spent(releases, privacy.delta) for releases in ledger.values()]
+    exact_metrics = plan.study.metrics.mode == "secure-sum" and privacy.mode != "none"
+    training = max((one.training for one in spent), default=0.0)
+    measured = max((one.metrics for one in spent), default=0.0)
+    return PrivacyStatement(
+        mode=privacy.mode,
+        epsilon=training if exact_metrics else max(training, measured),
+        delta=privacy.delta,
+        promised_epsilon=None if privacy.mode == "none" else privacy.epsilon,
+        assumption=_assumption(plan, exact_metrics=exact_metrics),
+        training_epsilon=training,
+        metrics_epsilon=None if exact_metrics else measured,
+        collusion=_collusion(plan, ledger, participants),
+    )
+
+
+def epsilon_curve(releases: Sequence[Release], delta: float) -> EpsilonCurve | None:
+    """Privacy spent by round; nothing where a release carries no noise."""
+    if not releases or any(release.noise_multiplier == 0 for release in releases):
+        return None
+    rounds: list[int] = []
+    spent: list[float] = []
+    for number in sorted({release.round for release in releases}):
+        so_far = [release for release in releases if release.round <= number]
+        rounds.append(number)
+        spent.append(privacy_spent(so_far, delta).total)
+    return EpsilonCurve(rounds, spent)
+
+
+def _assumption(plan: StudyPlan, *, exact_metrics: bool) -> str:
+    parameters = plan.parameters
+    words = {
+        "none": "no noise was added: secure aggregation alone protects each site's sum",
+        "local": "whoever else colludes: each site adds the whole noise itself",
+        "distributed": (
+            f"if at least {parameters.min_honest} of {parameters.n} sites are honest and take part"
+        ),
+    }[plan.study.privacy.mode]
+    return words + ("; the metrics are exact sums outside this guarantee" if exact_metrics else "")
+
+
+def _collusion(
+    plan: StudyPlan, ledger: Mapping[str, tuple[Release, ...]], participants: int
+) -> list[tuple[int, float]]:
+    """By colluding sites, what a patient can lose at most: trained on or held out, anywhere."""
+    if plan.study.privacy.mode != "distributed":
+        return []
+    tables = [
+        collusion_table(
+            spent,
+            delta=plan.study.privacy.delta,
+            min_honest=plan.parameters.min_honest,
+            participants=participants,
+            colluders=plan.parameters.max_colluding,
+        )
+        for spent in _promised(plan.study, ledger)
+    ]
+    return [max(row) for row in zip(*tables, strict=True)]
+
+
+def _promised(study: Study, ledger: Mapping[str, tuple[Release, ...]]) -> set[Composition]:
+    """What was released under the promise: each site's trainings, and its metrics if they count."""
+    return {
+        Composition.of(release for release in releases if release.purpose == purpose)
+        for releases in ledger.values()
+        for purpose in _purposes(study)
+    }
+
+
+def _purposes(study: Study) -> tuple[Purpose, ...]:
+    """Whose releases carry noise, so that the promise is about them."""
+    return ("training", "metrics") if study.metrics_are_private else ("training",)

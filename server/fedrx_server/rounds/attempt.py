@@ -1,0 +1,169 @@
+"""One attempt at one round: collect masked vectors, resolve dropouts, open the sum.
+
+The order of the steps is the protocol's; what is decided here is only whom to ask again. A sum
+whose unmasking has begun is stored, and asked for again rather than given up: sites that answered
+once take part in no second context of an exact sum.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrx_common.errors import PeerError
+from fedrx_protocol.messages import codec
+from fedrx_protocol.messages.secure_aggregation import ResolveReply, UnmaskReply, UnmaskRequest
+from fedrx_protocol.plan import RoundPlan
+from fedrx_protocol.secagg.coordinator import CoordinatorRound
+from fedrx_server.rounds.exchange import Reply
+from fedrx_server.rounds.membership import Membership, Vector
+from fedrx_server.rounds.retry import Patience, Silence
+from fedrx_server.runs.blame import EndedAttempt, Failure
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OpenedSum:
+    """A sum that was opened.
+
+    Args:
+        plan: What its vector holds.
+        total: The integer sum, shape `(length,)`.
+        survivors: Sites in it.
+        participants: Sites that were asked.
+    """
+
+    plan: RoundPlan
+    total: NDArray[np.uint32]
+    survivors: int
+    participants: int
+
+
+class Attempt:
+    """Drives one `CoordinatorRound` over the wire.
+
+    Args:
+        members: The sites and how to ask them.
+        plan: What the round's vector holds.
+        current: The round's state.
+    """
+
+    def __init__(self, members: Membership, plan: RoundPlan, current: CoordinatorRound) -> None:
+        self._members = members
+        self._plan = plan
+        self._current = current
+        self._label = f"{plan.round}.{plan.attempt}"
+        self._fallen: dict[str, Failure] = {}
+
+    def collect(self, weights: Vector) -> None:
+        """Ask all participants to train on `weights`; a lost or refusing one has dropped."""
+        request = self._current.request
+        headers = dict.fromkeys(request.participants, codec.encode(request))
+
+        def take(reply: Reply) -> None:
+            masked = codec.decode_masked(reply.header, reply.payload, self._plan.layout.length)
+            self._members.require_own(reply, masked.site)
+            self._current.add(masked)
+
+        self._ask("train.masked", headers, take, self._label, weights)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every participant's vector is in the sum."""
+        return self._current.answered == self._current.request.participants
+
+    def resolve(self) -> bool:
+        """Open the masks toward dropped sites until nobody else drops; False if too few remain."""
+
+        def take(reply: Reply) -> None:
+            resolved = codec.decode(reply.header, ResolveReply)
+            self._members.require_own(reply, resolved.site)
+            self._current.add_resolve(resolved)
+
+        while requests := self._current.close():
+            headers = {site: codec.encode(request) for site, request in requests.items()}
+            self._ask("query.resolve", headers, take, self._label)
+        return requests is not None
+
+    def unmask(self, patience: Patience) -> OpenedSum | None:
+        """Open the sum; `None` where the sites refuse and it can never be opened.
+
+        Args:
+            patience: Decides how often, and when, a silent site is asked again.
+
+        Raises:
+            StudyStopped: Sites that are needed stayed silent; the stored sum waits for them.
+        """
+        requests = self._current.unmask_requests()
+        silent = frozenset(requests)
+        for tries in count():
+            if tries:
+                silence = Silence(
+                    self._plan.round, tries, len(silent), len(requests), self._members.missing()
+                )
+                patience.next_asking(silence)
+                self._members.keys()  # a site that came back needs to be found first
+            silent = self._ask_shares({site: requests[site] for site in silent}, tries)
+            if self._current.can_open:
+                return self._opened()
+            if not silent:
+                break
+        return None
+
+    def _ask_shares(self, requests: Mapping[str, UnmaskRequest], again: int) -> frozenset[str]:
+        headers = {site: codec.encode(request) for site, request in requests.items()}
+        label = f"{self._label} again {again}" if again else self._label
+
+        def take(reply: Reply) -> None:
+            unmasked = codec.decode(reply.header, UnmaskReply)
+            self._members.require_own(reply, unmasked.site)
+            self._current.add_unmask(unmasked)
+
+        failed = self._ask("query.unmask", headers, take, label)
+        return frozenset(site for site, failure in failed.items() if failure.lost)
+
+    def ended(self, *, opened: bool, charged: bool) -> EndedAttempt:
+        """What is to be judged once the attempt is over.
+
+        Args:
+            opened: Whether its sum was opened.
+            charged: Whether a failure costs the sites privacy.
+        """
+        return EndedAttempt(
+            round=self._plan.round,
+            attempt=self._plan.attempt,
+            opened=opened,
+            participants=len(self._current.request.participants),
+            fallen=dict(self._fallen),
+            verdict=self._current.verdict,
+            charged=charged,
+        )
+
+    def _ask(
+        self,
+        kind: str,
+        headers: Mapping[str, bytes],
+        take: Callable[[Reply], object],
+        label: str,
+        payload: Vector | None = None,
+    ) -> dict[str, Failure]:
+        """Ask sites, and remember who did not do its part; one that does after all is forgotten."""
+        failed = self._members.ask(kind, headers, take, label=label, payload=payload)
+        for site in headers:
+            self._fallen.pop(site, None)
+        self._fallen.update(failed)
+        return failed
+
+    def _opened(self) -> OpenedSum | None:
+        """The sum; `None` if a site's seed does not fit its commitment, so that it has none."""
+        try:
+            total, survivors = self._current.result()
+        except PeerError as error:
+            self._members.reasons[type(error).__name__] += 1
+            logger.warning("%s: %s", self._label, error)
+            return None
+        return OpenedSum(self._plan, total, len(survivors), len(self._current.request.participants))

@@ -1,0 +1,253 @@
+"""What a run does when it cannot go on: a simulation gives up, a live run waits and says for whom.
+
+Waiting costs nothing: no attempt is counted and no sum is opened while too few sites are there.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from fedrx_common.errors import FedRxError
+from fedrx_server.rounds.observer import Watch
+from fedrx_server.runs.blame import LeftOut
+
+_EXHAUSTED = ("BudgetExhausted",)
+# What a site says when its sum has no finite or no fitting value any more.
+_RUNAWAY = ("ValueOutOfRange", "TrainingInvalid")
+_RELEASED = ("ModelAlreadyReleased",)
+
+
+class StudyStopped(FedRxError):  # noqa: N818 - named for what happened
+    """The study could not go on; every finished round is kept and the run can be resumed."""
+
+
+@dataclass(frozen=True)
+class Setback:
+    """A try at a round that did not open a sum.
+
+    Args:
+        round: The round.
+        tries: Tries at it so far, this one included.
+        failures: Those of them that began, and so used an attempt's number up.
+        members: Sites that could be asked.
+        threshold: Sites that must take part.
+        reasons: Why sites did not answer in this try, counted.
+        missing: Why each site of the roster that is not there is not; empty in a simulation.
+        sites: Sites on the roster.
+        left_out: Sites that the run leaves out because they spoiled attempts.
+        causes: Who spoiled attempts of this run by what, in words.
+        futile: Whether so many attempts failed that another would waste the sites' privacy.
+        sites: Sites of the run.
+        one_list: Whether all of them must take part, because every sum has the same list.
+    """
+
+    round: int
+    tries: int
+    failures: int
+    members: int
+    threshold: int
+    reasons: Mapping[str, int]
+    missing: Mapping[str, str]
+    sites: int
+    left_out: Mapping[str, LeftOut] = field(default_factory=dict)
+    causes: str = ""
+    futile: bool = False
+    one_list: bool = False
+
+    @property
+    def why_all(self) -> str:
+        """Why no site may be missing, where that is so; for a sentence."""
+        return " (all sums of this study are opened over one list)" if self.one_list else ""
+
+
+@dataclass(frozen=True)
+class Silence:
+    """A masked sum that waits for shares of some of its sites.
+
+    Args:
+        round: The round.
+        tries: How often they were asked.
+        silent: Sites that did not answer.
+        asked: Sites in the sum.
+        missing: As in `Setback`.
+    """
+
+    round: int
+    tries: int
+    silent: int
+    asked: int
+    missing: Mapping[str, str]
+
+
+class Patience(Protocol):
+    """Decides whether to go on; each method returns when the time has come to try again."""
+
+    def next_attempt(self, setback: Setback) -> None:
+        """After a try that did not open a sum; raises `StudyStopped` to end the run."""
+
+    def next_asking(self, silence: Silence) -> None:
+        """After too few shares came; raises `StudyStopped` to end the run."""
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """Tries again at once, so many times, and then stops: for simulations, where nobody waits.
+
+    Args:
+        attempts: Tries at one round.
+    """
+
+    attempts: int
+
+    def next_attempt(self, setback: Setback) -> None:
+        """Return at once, unless another try cannot help or the tries are used up."""
+        _stop_if_beyond_help(setback, setback.reasons, setback.members)
+        if setback.tries < self.attempts:
+            return
+        counted = sorted(setback.reasons.items(), key=lambda item: -item[1])
+        why = ", ".join(f"{count} × {name}" for name, count in counted) or "no answer"
+        raise StudyStopped(
+            f"round {setback.round} could not be completed in {self.attempts} attempts: at least "
+            f"{setback.threshold} sites must take part{setback.why_all} ({why}); resume the run "
+            "when they are back." + _because(setback)
+        )
+
+    def next_asking(self, silence: Silence) -> None:
+        """Return at once, unless the tries are used up."""
+        if silence.tries >= self.attempts:
+            raise StudyStopped(
+                f"round {silence.round}: {silence.silent} of the {silence.asked} sites in its sum "
+                "do not answer any more, so that it cannot be opened; resume the run when they "
+                "are back."
+            )
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Waits for sites as long as it takes; only what no waiting mends ends the run.
+
+    Args:
+        watch: Told for whom it waits.
+        look_s: Between two looks at who is there.
+        pause_s: After the first failed attempt; doubles with each.
+        longest_s: The longest pause.
+        sleep: Waits some seconds; an exception raised in it, as by SIGTERM, ends the run.
+    """
+
+    watch: Watch
+    look_s: float = 1.0
+    pause_s: float = 2.0
+    longest_s: float = 60.0
+    sleep: Callable[[float], None] = time.sleep
+
+    def next_attempt(self, setback: Setback) -> None:
+        """Wait a moment for sites to come, or longer after an attempt that failed."""
+        able = setback.sites - len(setback.left_out)
+        _stop_if_beyond_help(setback, Counter(setback.missing.values()), able)
+        if setback.members < setback.threshold:
+            out = f"; left out: {_named(setback.left_out)}" if setback.left_out else ""
+            self.watch.waiting(
+                f"round {setback.round} needs {setback.threshold} sites{setback.why_all} and "
+                f"{setback.members} can take part{out}",
+                setback.missing,
+            )
+            self.sleep(self.look_s)
+            return
+        pause = self._pause(setback.failures)
+        self.watch.waiting(
+            f"round {setback.round} was not completed; it is tried again in {pause:.0f} s",
+            setback.missing,
+        )
+        self.sleep(pause)
+
+    def next_asking(self, silence: Silence) -> None:
+        """Wait for the sites whose shares are needed."""
+        self.watch.waiting(
+            f"round {silence.round} waits for shares: {silence.silent} of the {silence.asked} "
+            "sites in its sum have not answered",
+            silence.missing,
+        )
+        self.sleep(self._pause(silence.tries))
+
+    def _pause(self, times: int) -> float:
+        return float(min(self.longest_s, self.pause_s * 2.0 ** min(times - 1, 30)))
+
+
+def _stop_if_beyond_help(setback: Setback, reasons: Mapping[str, int], sites: int) -> None:
+    """Raise where too few of the sites are left that another try might win, or it costs too much.
+
+    Args:
+        setback: What happened.
+        reasons: Why sites do not take part, counted.
+        sites: Sites that are not left out, whatever keeps them away.
+    """
+    if setback.left_out and setback.sites - len(setback.left_out) < setback.threshold:
+        raise StudyStopped(_left_out(setback))
+    for names, sentence in (
+        (_EXHAUSTED, _budget_spent),
+        (_RUNAWAY, _ran_away),
+        (_RELEASED, _released),
+    ):
+        lost = sum(reasons.get(name, 0) for name in names)
+        if lost and sites - lost < setback.threshold:
+            raise StudyStopped(sentence(setback))
+    if setback.futile:
+        raise StudyStopped(_futile(setback))
+
+
+def _left_out(setback: Setback) -> str:
+    """Why a run ends that leaves out so many that the others are too few."""
+    without = (
+        "a run without them is another study, because all sums of this one have one list"
+        if setback.one_list
+        else "or begin a new run without them"
+    )
+    return (
+        f"round {setback.round} needs {setback.threshold} of {setback.sites} sites, and these are "
+        f"left out because they spoiled attempts: {_named(setback.left_out)}. Mend them, then "
+        f"resume the run with --readmit SITE; {without}."
+    )
+
+
+def _futile(setback: Setback) -> str:
+    """Why a run ends rather than spend its reserve on what fails again and again."""
+    return (
+        f"round {setback.round} is not tried again, because attempts failed that spent privacy: "
+        f"{setback.causes}. Mend the cause, then resume the run."
+    )
+
+
+def _released(setback: Setback) -> str:
+    """Why a run of exact sums ends where one was unmasked in part."""
+    return (
+        f"round {setback.round} cannot be repeated: its sum was unmasked and did not open, and "
+        "sites answer once for each model where sums are exact; begin a new run."
+        + _because(setback)
+    )
+
+
+def _ran_away(setback: Setback) -> str:
+    """Why a run ends where the same weights would give the same overflow again."""
+    return (
+        f"round {setback.round}: too many sites computed values beyond all bounds, so training "
+        "has run away: use a smaller training.optimizer.learning_rate, or "
+        "training.local.learning_rate where sites train epochs, and begin a new run."
+    )
+
+
+def _budget_spent(setback: Setback) -> str:
+    """Why a run ends where too many sites would spend more than they may."""
+    return (
+        f"stopped before round {setback.round}: the sites' privacy budget is spent after "
+        f"{setback.round - 1} rounds; the model up to here is kept." + _because(setback)
+    )
+
+
+def _because(setback: Setback) -> str:
+    return f" Attempts were spoiled: {setback.causes}." if setback.causes else ""
+
+
+def _named(left_out: Mapping[str, LeftOut]) -> str:
+    return ", ".join(f"{site} ({why})" for site, why in left_out.items())

@@ -1,0 +1,310 @@
+"""What `fedrx coordinator start` keeps running: SuperLink, proxy, admitted sites, and the runs.
+
+Nothing is decided here: who is admitted stands in the roster, what runs in each run's
+`wanted.json`. Both are looked at every two seconds, so that a command needs only to write a file,
+and a killed coordinator finds everything again when it is started.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+)
+
+from fedrx_common.errors import FedRxError
+from fedrx_server.consortium.consortium import Consortium, Member
+from fedrx_server.gateway.control import (
+    Backstage,
+    SiteNode,
+    list_sites,
+    register_site,
+    unregister_site,
+)
+from fedrx_server.runs.registry import Runs, read_wanted, runs_folder
+from fedrx_server.service.credentials import told
+from fedrx_server.service.instance import Serving, alone, tell_serving
+from fedrx_server.service.proxy import Tls
+from fedrx_server.service.superlink import Ports, SuperLink
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY_S: Final = 2.0
+# The doors are compared with the roster even if nothing seems to have changed.
+_DOORS_EVERY_S: Final = 30.0
+_STOP_WITHIN_S: Final = 15.0
+_RESTART_WAIT_S: Final = 1.0
+_RESTART_LONGEST_S: Final = 60.0
+_STEADY_AFTER_S: Final = 120.0
+
+
+class Coordinator:
+    """Serves one consortium.
+
+    Args:
+        consortium: Its folder.
+        ports: Where to listen.
+    """
+
+    def __init__(self, consortium: Consortium, ports: Ports) -> None:
+        self._consortium = consortium
+        self._ports = ports
+        self._folder = consortium.files.folder
+        self._workers = Workers(Runs(runs_folder(self._folder)))
+        self._told: Serving | None = None
+
+    def serve(self, stop: threading.Event, ready: Callable[[], None]) -> None:
+        """Serve until told to stop; then end the runs, the proxy and the SuperLink, in this order.
+
+        Args:
+            stop: Set to end.
+            ready: Called once sites can connect and those of the roster are admitted.
+
+        Raises:
+            CoordinatorRunning: Another process serves this folder.
+            MisuseError: A port is taken, or nginx is missing.
+            NotStarted: The SuperLink or the proxy does not come up.
+        """
+        with alone(self._folder):
+            try:
+                while not stop.is_set():
+                    self._serve_certificate(stop, ready)
+            finally:
+                self._workers.stop()
+
+    def _serve_certificate(self, stop: threading.Event, ready: Callable[[], None]) -> None:
+        """Serve with the present TLS certificate, until it is renewed."""
+        files = self._consortium.files
+        folder = files.tls.resolve()
+        tls = Tls(files.authority, folder / "server.crt", folder / "server.key")
+        link = SuperLink(self._folder / "superlink", tls, self._ports, admits=False)
+        over = threading.Event()
+        watch = threading.Thread(target=link.supervise, args=(over,), name="superlink", daemon=True)
+        with link.running():
+            watch.start()
+            try:
+                doors = Doors(link.backstage, self._consortium)
+                said = False
+                while not stop.is_set() and files.tls.resolve() == folder:
+                    doors.look()
+                    self._tell(link, doors)
+                    if doors.settled and not said:
+                        link.admit()
+                        ready()
+                        said = True
+                    if said:
+                        self._workers.look(link.backstage)
+                    stop.wait(LOOK_EVERY_S)
+                if stop.is_set():
+                    self._workers.stop()
+                else:
+                    logger.info("the TLS certificate was renewed; the door is opened anew")
+            finally:
+                over.set()
+                watch.join()
+
+    def _tell(self, link: SuperLink, doors: "Doors") -> None:
+        processes = {"coordinator": os.getpid(), **link.pids, **self._workers.pids}
+        serving = Serving(processes, dict(doors.online))
+        if serving != self._told:
+            tell_serving(self._folder, serving)
+        self._told = serving
+
+
+class Doors:
+    """Holds the SuperLink's registered sites against the roster, and sees which are online.
+
+    Attributes:
+        online: By site of the roster, as last seen.
+        settled: Whether the roster was in force at the SuperLink once.
+
+    Args:
+        backstage: The SuperLink.
+        consortium: The roster in force, and the sites' keys.
+        now: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        backstage: Backstage,
+        consortium: Consortium,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._backstage = backstage
+        self._consortium = consortium
+        self._now = now
+        self._seen: tuple[int, ...] = ()
+        self._due = 0.0
+        self._trouble = ""
+        self.online: dict[str, bool] = {}
+        self.settled = False
+
+    def look(self) -> None:
+        """Admit and shut out, if the roster changed or it is time; trouble is logged once."""
+        rosters = self._consortium.files.rosters
+        try:
+            seen = (rosters.stat().st_mtime_ns, len(list(rosters.iterdir())))
+            if seen == self._seen and self._now() < self._due:
+                self._notice(list_sites(self._backstage))
+                return
+            self.settle()
+        except (FedRxError, OSError) as error:
+            if str(error) != self._trouble:
+                logger.error("sites cannot be admitted or shut out: %s", error)  # noqa: TRY400 - told in a sentence
+            self._trouble = str(error)
+            return
+        self._seen, self._due, self._trouble = seen, self._now() + _DOORS_EVERY_S, ""
+        self.settled = True
+
+    def settle(self) -> None:
+        """Register every key of the roster and unregister all others.
+
+        Raises:
+            SuperLinkRefused: It is not there.
+            ConsortiumDamaged: The roster cannot be believed.
+        """
+        members = {member.request.authentication: member for member in self._consortium.members}
+        nodes = list_sites(self._backstage)
+        known = {_point(node): node for node in nodes}
+        self.online = {
+            member.entry.site: self.online.get(member.entry.site, False)
+            for member in members.values()
+        }
+        self._notice(nodes)
+        for point in known.keys() - members.keys():
+            unregister_site(self._backstage, known[point].node)
+            logger.info("%s is shut out", known[point].name)
+        for point in sorted(members.keys() - known.keys()):
+            _register(self._backstage, members[point])
+            logger.info("%s is admitted", members[point].entry.site)
+
+    def _notice(self, nodes: Iterable[SiteNode]) -> None:
+        """Remember who is online; who came and who went is logged."""
+        for node in nodes:
+            before = self.online.get(node.name)
+            if before is not None and before != node.online:
+                self.online[node.name] = node.online
+                logger.info("%s is %s", node.name, "online" if node.online else "away")
+
+
+@dataclass
+class _Worker:
+    """One run's process, and when to start it again."""
+
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    wait: float = 0.0
+    due: float = 0.0
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+
+@dataclass
+class Workers:
+    """A living process for each run that should have one.
+
+    Args:
+        runs: The runs.
+        now: Monotonic seconds.
+    """
+
+    runs: Runs
+    now: Callable[[], float] = time.monotonic
+    _workers: dict[str, _Worker] = field(default_factory=dict)
+    _trouble: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids of the runs that are driven, by name."""
+        return {n: w.process.pid for n, w in self._workers.items() if w.alive and w.process}
+
+    def look(self, backstage: Backstage) -> None:
+        """Start what should run and does not, end what should not run."""
+        for name in self.runs.names():
+            worker = self._workers.setdefault(name, _Worker())
+            try:
+                wanted = read_wanted(self.runs.folder / name).goal == "running"
+            except FedRxError as error:
+                if self._trouble.get(name) != str(error):
+                    logger.error("run %s: %s", name, error)  # noqa: TRY400 - told in a sentence
+                self._trouble[name] = str(error)
+                continue
+            if wanted:
+                self._revive(name, worker, backstage)
+            elif worker.alive and worker.process is not None:
+                worker.process.terminate()
+
+    def stop(self) -> None:
+        """End all, and wait until they are gone."""
+        processes = [w.process for w in self._workers.values() if w.alive and w.process]
+        for process in processes:
+            process.terminate()
+        end = self.now() + _STOP_WITHIN_S
+        for process in processes:
+            try:
+                process.wait(max(0.0, end - self.now()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._workers.clear()
+
+    def _revive(self, name: str, worker: _Worker, backstage: Backstage) -> None:
+        if worker.alive:
+            return
+        now = self.now()
+        if worker.process is not None:
+            steady = now - worker.started > _STEADY_AFTER_S
+            worker.wait = _RESTART_WAIT_S if steady else _longer(worker.wait)
+            worker.due = now + worker.wait
+            code = worker.process.returncode
+            logger.warning("run %s ended (status %d); again in %.0f s", name, code, worker.wait)
+            worker.process = None
+        if now >= worker.due:
+            worker.process, worker.started = _start(self.runs.folder / name, backstage), now
+            logger.info("run %s is driven by process %d", name, worker.process.pid)
+
+
+def _start(run: Path, backstage: Backstage) -> subprocess.Popen[bytes]:
+    """Start a run's process; what it must not show in a list of processes goes through a pipe."""
+    with (run / "worker.out").open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            [sys.executable, "-m", "fedrx_server.service.worker", str(run.resolve())],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            # Ctrl-C at the terminal is for the coordinator, which ends its runs in order.
+            start_new_session=True,
+        )
+    if process.stdin is not None:
+        process.stdin.write(told(backstage).encode() + b"\n")
+        process.stdin.flush()
+    return process
+
+
+def _register(backstage: Backstage, member: Member) -> None:
+    pem = member.request.authentication_key.public_bytes(
+        Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+    )
+    register_site(backstage, pem, member.entry.site)
+
+
+def _point(node: SiteNode) -> bytes:
+    """A node's key as enrolment requests write it: a compressed point."""
+    key = load_pem_public_key(node.public_key)
+    return key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+
+
+def _longer(wait_s: float) -> float:
+    return min(_RESTART_LONGEST_S, 2 * wait_s) if wait_s else _RESTART_WAIT_S

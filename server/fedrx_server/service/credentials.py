@@ -1,0 +1,39 @@
+"""How the coordinator tells a run's process the way to the SuperLink: one line on its input.
+
+Not as an argument and not in the environment, which others on the machine can read.
+"""
+
+import json
+
+from fedrx_common.canonical_json import MalformedMessage, from_base64, to_base64
+from fedrx_common.documents import read_json
+from fedrx_common.errors import MisuseError
+from fedrx_server.gateway.control import Backstage
+
+
+def told(backstage: Backstage) -> str:
+    """The line on standard input that tells a worker how to reach the SuperLink."""
+    return json.dumps(
+        {
+            "address": backstage.address,
+            "ca": to_base64(backstage.ca_certificate),
+            "secret": to_base64(backstage.secret),
+        }
+    )
+
+
+def backstage_from(line: str) -> Backstage:
+    """Read what `told` wrote.
+
+    Raises:
+        MisuseError: it is no such line.
+    """
+    try:
+        document = read_json(line)
+        return Backstage(
+            document["address"],
+            from_base64(document["ca"], source="The CA"),
+            from_base64(document["secret"], source="The secret"),
+        )
+    except (ValueError, KeyError, TypeError, MalformedMessage):
+        raise MisuseError("A worker is started by `fedrx coordinator start` only.") from None

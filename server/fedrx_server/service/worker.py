@@ -1,0 +1,294 @@
+"""The process that drives one run: `python -m fedrx_server.service.worker consortium/runs/NAME-1`.
+
+It is told on standard input how to reach the SuperLink, and ends when that input does, so that no
+run goes on without its coordinator. It may be killed at any moment: the next one goes on from the
+last finished round. Whatever cannot be mended by trying again is marked as failed, in a sentence.
+"""
+
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+from importlib.metadata import version
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from types import FrameType
+from typing import Final, Literal, NoReturn
+
+from fedrx_common.errors import FedRxError, MisuseError, PeerError, RunError
+from fedrx_models.contract import PatientModel, get_vector, set_vector
+from fedrx_models.files import save_model
+from fedrx_models.metrics.registry import measures_of
+from fedrx_models.transfer import start_model, trained_positions
+from fedrx_protocol.trust.roster import Roster, SignedRoster
+from fedrx_server.consortium.files import About, ConsortiumFiles
+from fedrx_server.gateway.control import Backstage, list_sites
+from fedrx_server.report.from_run import run_privacy, run_report, run_result
+from fedrx_server.report.privacy import plan_for, planned_releases, spent_at_most
+from fedrx_server.report.write import write_report
+from fedrx_server.rounds.admission import Offers
+from fedrx_server.rounds.loop import RunParties, StudyRun
+from fedrx_server.rounds.retry import StudyStopped, Wait
+from fedrx_server.rounds.witness import Witness
+from fedrx_server.runs.checkpoints import RoundRecord
+from fedrx_server.runs.files import RunInUse
+from fedrx_server.runs.folder import RunFolder
+from fedrx_server.runs.registry import RunView, Wanted, absent_sites, write_wanted
+from fedrx_server.service.credentials import backstage_from
+from fedrx_server.service.grid import live_run
+from fedrx_server.service.status import (
+    LiveState,
+    LiveWatch,
+    State,
+    read_live,
+    with_metrics,
+    write_live,
+)
+
+logger = logging.getLogger(__name__)
+
+Ending = Literal["stopped", "finished", "failed"]
+
+DONE: Final = 0
+FAILED: Final = 2
+AGAIN: Final = 3
+"""Exit status of a worker that another one may do better than."""
+
+_LOG_BYTES: Final = 1_000_000
+_LOG_FILES: Final = 3
+
+
+class StopAsked(BaseException):
+    """SIGTERM: as safe at any moment as SIGKILL, but the SuperLink and the reader are told."""
+
+
+def main(argv: list[str]) -> int:
+    """Drive the run in the folder that is named; gives the exit status."""
+    folder = Path(argv[1])
+    _log_to(folder / "worker.log")
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    backstage = backstage_from(sys.stdin.readline())
+    threading.Thread(target=_end_with_input, name="parent", daemon=True).start()
+    try:
+        return _guarded(folder, backstage)
+    except StopAsked:
+        return DONE
+
+
+class Worker:
+    """Drives one run from where its folder stands to its end.
+
+    Args:
+        run: The open run folder.
+        backstage: The SuperLink.
+        consortium: The consortium's raw public key, 32 bytes.
+
+    Raises:
+        RunError: The folder's roster cannot be believed, or has ended.
+    """
+
+    def __init__(self, run: RunFolder, backstage: Backstage, consortium: bytes) -> None:
+        self._run = run
+        self._backstage = backstage
+        self._roster = _verified(run, consortium)
+        self._plan = plan_for(run.study, len(self._roster.sites))
+        self._plan.check()
+        self._run_id, self._seed = _identity(run)
+        view = RunView.read(run.path)
+        self._releases = list(planned_releases(run.study, self._run_id, view.attempts()))
+        self._watch = LiveWatch(run.path, self._first_state(), self._spent)
+
+    def go(self) -> None:
+        """Run, and leave model, result and report behind."""
+        study = self._run.study
+        if not RunView.read(self._run.path).finished:
+            with live_run(self._backstage, study.name) as exchange:
+                parties = RunParties(
+                    self._run_id,
+                    self._plan,
+                    self._roster,
+                    self._offers(),
+                    without=absent_sites(self._run.meta, self._roster),
+                    witness=Witness(self._run.path.parents[1]),
+                )
+                model, patience = self._model(), Wait(self._watch)
+                StudyRun(
+                    parties,
+                    exchange,
+                    self._run,
+                    get_vector(model),
+                    self._finished_round,
+                    trained=trained_positions(model),
+                    patience=patience,
+                    watch=self._watch,
+                ).run()
+        self._conclude()
+
+    def _offers(self) -> Offers:
+        return Offers(
+            run=self._run_id,
+            study=bytes.fromhex(self._run.study.digest),
+            roster=self._run.roster_json.encode(),
+            version=version("fedrx"),
+            names=self._names,
+        )
+
+    def _names(self) -> dict[int, str]:
+        return {site.node: site.name for site in list_sites(self._backstage)}
+
+    def _model(self) -> PatientModel:
+        return start_model(self._run.study, self._seed, self._run.start_file)
+
+    def _finished_round(self, record: RoundRecord) -> None:
+        logger.info(
+            "round %d of %d: %d of %d sites in its sum, %.1f s",
+            record.round,
+            self._run.study.final_round,
+            record.survivors,
+            record.participants,
+            record.seconds,
+        )
+        self._watch.finished_round(record)
+
+    def _conclude(self) -> None:
+        model, checkpoint = self._model(), self._run.latest_checkpoint()
+        if checkpoint is None:
+            raise RunError(f"{self._run.path}: has no finished round; resume the run.")
+        set_vector(model, checkpoint.weights)
+        view = RunView.read(self._run.path)
+        privacy = run_privacy(view)
+        save_model(self._run.path / "model.safetensors", model, self._run.study.digest)
+        write_report(self._run.report_path, run_report(view, privacy))
+        self._run.write_result(run_result(view, privacy))
+
+    def _spent(self, round_number: int, attempt: int) -> float:
+        """Upper bound on epsilon once this attempt is made too."""
+        new = (round_number, attempt, len(self._roster.sites))
+        self._releases += planned_releases(self._run.study, self._run_id, [new])
+        return spent_at_most(self._run.study, self._releases)
+
+    def _first_state(self) -> LiveState:
+        study, rounds = self._run.study, self._run.rounds
+        private = study.privacy.mode != "none"
+        spent = spent_at_most(study, self._releases)
+        first = LiveState(
+            name=self._run.path.name,
+            run=self._run_id,
+            study=study.name,
+            of=study.final_round,
+            threshold=self._plan.parameters.threshold,
+            version=version("fedrx"),
+            round=rounds[-1].round if rounds else 0,
+            epsilon_spent=spent if math.isfinite(spent) else None,
+            epsilon_promised=study.privacy.epsilon if private else None,
+            delta=study.privacy.delta if private else None,
+            bytes_up=sum(record.bytes_up for record in rounds),
+            bytes_down=sum(record.bytes_down for record in rounds),
+            unit=study.target.unit,
+            tells=measures_of(study.target)[0].tells,
+        )
+        return with_metrics(first, rounds)
+
+
+def _guarded(folder: Path, backstage: Backstage) -> int:
+    """Run, and turn what goes wrong into a state of the run and an exit status."""
+    try:
+        _work(folder, backstage)
+    except StopAsked:
+        logger.info("asked to stop")
+        _say(folder, "stopped")
+        return DONE
+    except RunInUse as error:
+        logger.warning("%s", error)
+        return AGAIN
+    except StudyStopped as error:
+        return _end(folder, "stopped", str(error))
+    except MisuseError as error:
+        return _end(folder, "failed", str(error))
+    except (FedRxError, OSError) as error:
+        # One sentence for the operator; the code is not to blame.
+        logger.error("%s", error)  # noqa: TRY400
+        _say(folder, "waiting", str(error))
+        return AGAIN
+    return _end(folder, "finished")
+
+
+def _work(folder: Path, backstage: Backstage) -> None:
+    with RunFolder.open(folder) as run:
+        about = About.read(ConsortiumFiles(folder.parents[1]).about)
+        Worker(run, backstage, about.consortium).go()
+
+
+def _end(folder: Path, goal: Ending, sentence: str = "") -> int:
+    """Write down why nobody needs to start the run again."""
+    level = logging.ERROR if goal == "failed" else logging.INFO
+    logger.log(level, "%s. %s", goal, sentence)
+    write_wanted(folder, Wanted(goal, sentence))
+    _say(folder, goal, sentence)
+    return FAILED if goal == "failed" else DONE
+
+
+def _say(folder: Path, state: State, sentence: str = "") -> None:
+    """Tell whoever looks; the folder may be the very thing that cannot be written."""
+    try:
+        last = read_live(folder)
+        if last is not None:
+            write_live(
+                folder,
+                replace(last, state=state, sentence=sentence, asked=(), waiting_for={}, pid=0),
+            )
+    except OSError as error:
+        logger.warning("the state could not be written down (%s)", error)
+
+
+def _identity(run: RunFolder) -> tuple[str, int]:
+    """What sites know the run by, and the seed of its start weights."""
+    meta = run.meta
+    try:
+        return str(meta["run_id"]), int(meta["start_seed"])
+    except (KeyError, TypeError, ValueError):
+        raise RunError(
+            f"{run.path / 'meta.json'}: belongs to no live run; `fedrx coordinator run` makes one."
+        ) from None
+
+
+def _verified(run: RunFolder, consortium: bytes) -> Roster:
+    """The run's roster, after its signature and the validity of its entries."""
+    try:
+        signed = SignedRoster.from_json(run.roster_json.encode())
+        return signed.verify(consortium, int(time.time()))
+    except PeerError as error:
+        raise RunError(
+            f"{run.path / 'roster.json'}: {error} Then resume the run with --new-roster."
+        ) from None
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    del number, frame
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the way out is not cut short by a second one
+    raise StopAsked
+
+
+def _end_with_input() -> None:
+    """The coordinator holds the other end: whatever ends it, by a signal too, ends this process."""
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _log_to(path: Path) -> None:
+    handler = RotatingFileHandler(
+        path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8"
+    )
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.INFO, format=form, handlers=[handler])
+    for chatty in ("httpx", "flwr"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,147 @@
+"""The last step of every model: from its outputs to a loss per patient, and to predictions.
+
+One module for all kinds of outcome, which models own rather than inherit. Numbers are trained by a
+Huber loss, so that a single odd outcome pulls with bounded force, beside one learned half-width;
+yes or no and survival by the likelihood of what was observed.
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedrx_models.cohort.encoding import restore_panel, restore_target
+from fedrx_models.contract import (
+    AnyPrediction,
+    Floats,
+    PatientBatch,
+    Prediction,
+    Probability,
+    SurvivalCurves,
+)
+from fedrx_protocol.study.schema import (
+    BinaryTarget,
+    ForecastTarget,
+    PanelTarget,
+    SurvivalTarget,
+    Target,
+)
+
+LEVEL = 0.9
+_SPREAD_WEIGHT = 0.25
+_SMOOTHING = 0.1  # of the quantile loss, in natural-log units: about 10 % of the half-width
+_SMALLEST_RESIDUAL = 1e-6  # keeps the logarithm finite; far below any dose difference
+_START_LOG_REACH = 0.5  # 1.65 reference standard deviations: predicting the mean, normal outcomes
+_LOG_REACH_RANGE = (-5.0, 3.0)
+_LARGEST_LOGIT = 30.0  # keeps a probability's logarithm finite; beyond it nothing changes
+
+
+class OutcomeHead(nn.Module):
+    """Loss and predictions for one target, from a network's outputs `(B, K)`.
+
+    Outputs of 0 mean the study's public reference: its mean, its rate, its hazard. For numbers
+    the half-width of the interval is trained as the 0.9 quantile of the absolute residual, in
+    normalised units, one for all drugs of a panel. Its loss has a gradient of at most 0.225 per
+    patient, so that it hardly uses up the clipping norm, and it assumes no distribution. Its
+    logarithm is the weight of a one-to-one linear layer on a constant, because every
+    per-patient-gradient method understands linear layers.
+
+    Args:
+        target: the study's outcome.
+        huber_delta: where the loss of a number turns from squared to absolute, normalised.
+    """
+
+    def __init__(self, target: Target, huber_delta: float = 1.0) -> None:
+        super().__init__()
+        self.target = target
+        self.huber_delta = huber_delta
+        self.joint = False  # see `Head`
+        self.log_reach: nn.Linear | None = None
+        if isinstance(target, BinaryTarget | SurvivalTarget):
+            rate = target.rate if isinstance(target, BinaryTarget) else target.hazard
+            self.offset = math.log(rate / (1 - rate))
+        else:
+            self.log_reach = nn.Linear(1, 1, bias=False)
+            nn.init.constant_(self.log_reach.weight, _START_LOG_REACH)
+
+    def forward(self, outputs: torch.Tensor, batch: PatientBatch) -> torch.Tensor:
+        """Loss per patient, `(B,)`: the mean over observed outcomes; for survival the sum.
+
+        Survival is summed because the bins are factors of one likelihood, not repetitions.
+        A patient without an observed outcome has loss 0 and no gradient.
+        """
+        observed = batch.y_observed
+        if self.log_reach is None:
+            losses = functional.binary_cross_entropy_with_logits(
+                self._logits(outputs), batch.y, reduction="none"
+            )
+            return (losses * observed).sum(dim=1)
+        losses = functional.huber_loss(outputs, batch.y, reduction="none", delta=self.huber_delta)
+        residual = batch.y - (outputs if self.joint else outputs.detach())
+        log_reach = self.log_reach(torch.ones_like(residual[:, :1]))
+        losses = losses + _SPREAD_WEIGHT * _spread_loss(residual, log_reach)
+        return (losses * observed).sum(dim=1) / observed.sum(dim=1).clamp(min=1.0)
+
+    @property
+    def bounded_layers(self) -> dict[str, float]:
+        """The interval's layer: `_spread_loss` has a slope of at most `LEVEL`."""
+        return {} if self.log_reach is None else {"log_reach": _SPREAD_WEIGHT * LEVEL}
+
+    def pulls(self, outputs: torch.Tensor, batch: PatientBatch) -> torch.Tensor | None:
+        """For a likelihood, the length of each patient's residuals, `(B,)`, cut at 1.
+
+        A probability and what happened are at most 1 apart. Over several bins the length may be
+        more, where an event was likely and came later; None for numbers.
+        """
+        if self.log_reach is not None:
+            return None
+        residuals = (torch.sigmoid(self._logits(outputs)) - batch.y) * batch.y_observed
+        lengths: torch.Tensor = torch.linalg.vector_norm(residuals, dim=1)
+        return lengths.clamp(max=1.0)
+
+    def predict(self, outputs: torch.Tensor) -> AnyPrediction:
+        """Predictions of the target's kind, in its unit."""
+        target = self.target
+        if isinstance(target, BinaryTarget):
+            return Probability(_numpy(torch.sigmoid(self._logits(outputs)))[:, 0])
+        if isinstance(target, SurvivalTarget):
+            hazards = _numpy(torch.sigmoid(self._logits(outputs)))
+            return SurvivalCurves(mean=(1.0 - hazards).cumprod(axis=1), hazards=hazards)
+        return self._with_interval(outputs)
+
+    def _with_interval(self, outputs: torch.Tensor) -> Prediction:
+        target, reach, means = self.target, self._reach(), _numpy(outputs)
+        ends = (means, means - reach, means + reach)
+        if isinstance(target, PanelTarget):
+            mean, lower, upper = (restore_panel(target, end) for end in ends)
+        elif isinstance(target, BinaryTarget | SurvivalTarget | ForecastTarget):
+            raise TypeError(f"a {target.kind} outcome has no interval here.")
+        else:
+            mean, lower, upper = (restore_target(target, end[:, 0]) for end in ends)
+        return Prediction(mean=mean, lower=lower, upper=upper, level=LEVEL)
+
+    def _logits(self, outputs: torch.Tensor) -> torch.Tensor:
+        return (outputs + self.offset).clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
+
+    def _reach(self) -> float:
+        """Half-width of the interval, normalised."""
+        low, high = _LOG_REACH_RANGE
+        learned = 0.0 if self.log_reach is None else float(self.log_reach.weight.detach())
+        return math.exp(min(max(learned, low), high))
+
+
+def _numpy(tensor: torch.Tensor) -> Floats:
+    return tensor.detach().cpu().double().numpy()
+
+
+def _spread_loss(residual: torch.Tensor, log_reach: torch.Tensor) -> torch.Tensor:
+    """Smoothed quantile ("pinball") loss of log|residual| at `LEVEL`, of the residual's shape.
+
+    Its derivative by `log_reach` is (1 - LEVEL) minus a step from 0 to 1 where the residual
+    leaves the interval; it vanishes on average where a share of `LEVEL` lies inside. Source:
+    Koenker and Bassett, Econometrica 1978;46:33-50, with the corner rounded off.
+    """
+    excess = torch.log(residual.abs() + _SMALLEST_RESIDUAL) - log_reach
+    rounded = _SMOOTHING * functional.softplus(excess / _SMOOTHING)
+    return (1 - LEVEL) * log_reach + rounded

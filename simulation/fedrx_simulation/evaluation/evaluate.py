@@ -1,0 +1,239 @@
+"""From a finished run to its result: exact metrics, baselines, privacy spent, report.
+
+A simulation owns its patients, so it may say how good the model really is; beside that stands
+what a real coordinator would have seen.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrx_client.data.quality import DataQuality
+from fedrx_client.records.database import SiteStore
+from fedrx_client.records.ledger import Ledger
+from fedrx_common.errors import RunError
+from fedrx_models.cohort.cohort import Cohort, concatenate
+from fedrx_models.contract import PatientModel, get_vector, set_vector
+from fedrx_models.metrics.dose import DoseMetrics
+from fedrx_models.metrics.forecast import ForecastMetrics
+from fedrx_models.metrics.registry import Metrics, exact_metrics, measures_of
+from fedrx_models.transfer import start_model
+from fedrx_protocol.privacy.events import Release
+from fedrx_protocol.study.schema import ContinuousTarget, ForecastTarget, Target
+from fedrx_server.report.data import (
+    DoseGroups,
+    GroupErrors,
+    LearningCurve,
+    Predictions,
+    PrivacyStatement,
+    ReportData,
+    ResultRow,
+    RowKey,
+)
+from fedrx_server.report.forecast_data import ForecastPictures
+from fedrx_server.report.from_run import (
+    heading,
+    model_details,
+    reported_curve,
+    reported_row,
+    run_cost,
+)
+from fedrx_server.report.privacy import epsilon_curve, privacy_statement
+from fedrx_server.runs.folder import RunFolder
+from fedrx_simulation.evaluation.baselines import compute_baselines, personalised, predict
+from fedrx_simulation.evaluation.forecast_examples import forecast_pictures
+from fedrx_simulation.evaluation.missing_blocks import block_curve
+from fedrx_simulation.evaluation.result import SimulationResult
+from fedrx_simulation.federation.setup import EngineSetup
+
+_LABELS: Mapping[RowKey, tuple[str, str]] = {
+    "pooled": ("Pooled", "all patients in one place, no privacy"),
+    "federated": ("Federated", "patients stay at their sites"),
+    "personalised": ("Personalised", "a private head at each site, which never leaves it"),
+    "site_alone": ("Each site alone", "every site trains on its own patients only"),
+    "published": ("Published equation", "IWPC 2009, pharmacogenetic"),
+    "fixed": ("Fixed dose (35 mg/week)", "the same for everybody"),
+}
+
+
+def evaluate(
+    run: RunFolder, setup: EngineSetup, *, baselines: bool, began: float
+) -> SimulationResult:
+    """Judge a finished run.
+
+    Args:
+        run: The run folder, still open.
+        setup: Sites and their patients.
+        baselines: Whether to train the baselines.
+        began: `time.monotonic()` when this call to simulate began.
+
+    Raises:
+        RunError: The run has not finished.
+    """
+    model = _finished(run, setup)
+    judged, ledger = _judge(run, setup, model, baselines=baselines), _ledgers(setup)
+    privacy = _privacy(run, setup, ledger)
+    report = _report(run, setup, model, judged)
+    seconds, quality = time.monotonic() - began, run.meta["source"].get("quality")
+    return SimulationResult(
+        study=run.study,
+        model=model,
+        weights=get_vector(model),
+        metrics=judged.metrics,
+        reported=dict(run.rounds[-1].metrics or {}),
+        privacy=privacy,
+        ledger=ledger,
+        rounds=run.rounds,
+        report=replace(
+            report,
+            privacy=privacy,
+            epsilon_curve=epsilon_curve(max(ledger.values(), key=len), run.study.privacy.delta),
+            cost=run_cost(run.rounds, seconds, len(setup.sites)),
+        ),
+        folder=run.path,
+        quality=DataQuality(**quality) if quality else None,
+        seconds=seconds,
+        sites=len(setup.sites),
+    )
+
+
+def _finished(run: RunFolder, setup: EngineSetup) -> PatientModel:
+    """The model with the weights that the last round left."""
+    checkpoint = run.latest_checkpoint()
+    if checkpoint is None or checkpoint.record.round < run.study.final_round:
+        raise RunError(f"{run.path}: the run has not finished; resume it.")
+    model = setup.consortium.model()
+    set_vector(model, checkpoint.weights)
+    return model
+
+
+def _privacy(
+    run: RunFolder, setup: EngineSetup, ledger: Mapping[str, tuple[Release, ...]]
+) -> PrivacyStatement:
+    """What was spent: the round with the fewest sites has the least noise to spare."""
+    fewest = min(record.survivors for record in run.rounds)
+    return privacy_statement(setup.consortium.plan, ledger, fewest)
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """The held-out patients of all sites, what was predicted of them, and how good that is."""
+
+    everyone: Cohort
+    predicted: NDArray[np.float64]
+    metrics: Mapping[str, Metrics]
+
+
+def _judge(run: RunFolder, setup: EngineSetup, model: PatientModel, *, baselines: bool) -> _Judged:
+    """Exact metrics of the federated model, and of what it is held against if that is wanted."""
+    training, held_out = _split(setup)
+    everyone, target = concatenate(list(held_out.values())), run.study.target
+    predicted = predict(model, everyone)
+    metrics = {"federated": exact_metrics(target, predicted, everyone.target)}
+    if baselines:
+        seed = setup.consortium.seed
+        first = start_model(run.study, seed, run.start_file)
+        personal = personalised(model, training, held_out)
+        metrics["personalised"] = exact_metrics(target, personal, everyone.target)
+        metrics |= compute_baselines(first, training, held_out, seed).by_name()
+    return _Judged(everyone, predicted, metrics)
+
+
+def _report(run: RunFolder, setup: EngineSetup, model: PatientModel, judged: _Judged) -> ReportData:
+    """What the report shows of the results."""
+    study, reported = run.study, dict(run.rounds[-1].metrics or {})
+    return ReportData(
+        **heading(study, setup.consortium.run_id, simulation=True),
+        measures=measures_of(study.target),
+        rows=_rows(judged.metrics, study.target),
+        reported=reported_row(reported),
+        curve=_curve(run, setup.consortium.model(), judged.everyone),
+        predictions=_predictions(judged.everyone, judged.predicted),
+        groups=_groups(judged.metrics),
+        forecast=_pictures(run, model, judged),
+        blocks=block_curve(model, judged.everyone, setup.consortium.seed),
+        details=model_details(study),
+    )
+
+
+def _pictures(run: RunFolder, model: PatientModel, judged: _Judged) -> ForecastPictures | None:
+    """Courses and calibration, for forecasts."""
+    federated = judged.metrics["federated"]
+    if not isinstance(federated, ForecastMetrics):
+        return None
+    invented = run.meta["source"].get("kind") == "synthetic"
+    return forecast_pictures(model, judged.everyone, judged.predicted, federated, invented=invented)
+
+
+def _split(setup: EngineSetup) -> tuple[dict[str, Cohort], dict[str, Cohort]]:
+    parts = {site: setup.consortium.split(cohort) for site, cohort in setup.cohorts.items()}
+    return (
+        {site: part[0] for site, part in parts.items()},
+        {site: part[1] for site, part in parts.items()},
+    )
+
+
+def _ledgers(setup: EngineSetup) -> dict[str, tuple[Release, ...]]:
+    found = {}
+    for site in setup.sites:
+        with SiteStore(setup.sites_folder / site / "site.db", durability="process") as store:
+            found[site] = Ledger(store).releases()
+    return found
+
+
+def _rows(metrics: Mapping[str, Metrics], target: Target) -> list[ResultRow]:
+    labels = {**_LABELS}
+    if "published" not in metrics:  # then the outcome is no dose of warfarin either
+        labels["fixed"] = ("Public reference", "the same prediction for everybody")
+    if isinstance(target, ForecastTarget):
+        labels["fixed"] = ("Last value", "every marker stays as it was last measured")
+    return [
+        ResultRow(key=key, label=label, detail=detail, values=metrics[key].flat())
+        for key, (label, detail) in labels.items()
+        if key in metrics
+    ]
+
+
+def _predictions(everyone: Cohort, predicted: NDArray[np.float64]) -> Predictions | None:
+    """Single patients, where the outcome is a number that can be plotted."""
+    if not isinstance(everyone.schema.target, ContinuousTarget):
+        return None
+    return Predictions(everyone.target.tolist(), predicted.tolist())
+
+
+def _curve(run: RunFolder, model: PatientModel, everyone: Cohort) -> LearningCurve:
+    """The headline as reported, and exact from the checkpoints that were kept.
+
+    Where these patients have no headline, as when no two can be compared, there is no point.
+    """
+    target = run.study.target
+    headline = measures_of(target)[0].key
+    rounds, found = [], []
+    for number in run.kept_rounds:
+        if number < run.study.final_round:
+            set_vector(model, run.checkpoint(number).weights)
+            metrics = exact_metrics(target, predict(model, everyone), everyone.target).flat()
+            if headline in metrics:
+                rounds.append(number)
+                found.append(metrics[headline])
+    return reported_curve(run.rounds, target, rounds, found)
+
+
+def _groups(metrics: Mapping[str, Metrics]) -> DoseGroups | None:
+    """Errors by dose group, for weekly doses."""
+    doses = {key: one for key, one in metrics.items() if isinstance(one, DoseMetrics)}
+    groups = doses["federated"].groups if "federated" in doses else ()
+    if not groups:
+        return None
+    return DoseGroups(
+        labels=[group.name for group in groups],
+        models=[
+            GroupErrors(label, [group.mae or 0.0 for group in doses[key].groups], key)
+            for key, (label, _) in _LABELS.items()
+            if key in doses
+        ],
+        patients=[int(group.n) for group in groups],
+    )
