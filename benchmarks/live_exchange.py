@@ -191,7 +191,7 @@ def consortium(
         agents = []
         for index, port in enumerate(probes):
             home = folder / f"site{index}"
-            register_site(link.backstage, write_site_key(home), home.name)
+            register_site(link.superlink_address, write_site_key(home), home.name)
             (home / "ca.crt").write_bytes(tls.ca_certificate.read_bytes())
             agents.append(SiteProcess(home, f"localhost:{public}", port, sites if masking else 0))
             agents[-1].start()
@@ -205,7 +205,7 @@ def traced_run(sites: int, *, masking: bool) -> Iterator[tuple[Exchange, Trace, 
     with (
         tempfile.TemporaryDirectory(prefix="fedrx-") as folder,
         consortium(Path(folder), sites, masking=masking) as (link, agents),
-        live_run(link.backstage, "benchmark") as exchange,
+        live_run(link.superlink_address, "benchmark") as exchange,
     ):
         wait_until(lambda: len(exchange.nodes()) == sites, 60, "all sites online")
         yield exchange, Trace(agents), link

@@ -26,7 +26,7 @@ from fedrx_protocol.messages.secure_aggregation import (
     RoundRequest,
     UnmaskRequest,
 )
-from fedrx_protocol.secagg.coordinator import CoordinatorKeys, Opened
+from fedrx_protocol.secagg.coordinator import KeyDirectory, Opened
 from fedrx_protocol.secagg.site import SiteParty
 from fedrx_protocol.study.study import Study
 from fedrx_simulation.simulate import SimulationOptions, start
@@ -49,7 +49,7 @@ class PlainRound:
     can_open = True
 
     def __init__(
-        self, keys: CoordinatorKeys, request: RoundRequest, *, length: int, inputs: object
+        self, keys: KeyDirectory, request: RoundRequest, *, length: int, inputs: object
     ) -> None:
         del keys, inputs  # there are none to use, and nothing to take out again
         self.request = request

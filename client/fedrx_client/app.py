@@ -56,7 +56,7 @@ class ReleaseDiffers(PeerError):  # noqa: N818
     """The coordinator runs another release; numbers might not mean the same."""
 
 
-class Desk(Protocol):
+class RunHandler(Protocol):
     """What a live site has beside its `Site`s: it opens runs, and writes everything down.
 
     `fedrx_client.participation.live_site.LiveSite` says what each raises; an error is a refusal.
@@ -87,7 +87,7 @@ class _Action:
 
 
 def make_client_app(
-    open_site: OpenSite, mods: Sequence[Any] = (), *, desk: Desk | None = None
+    open_site: OpenSite, mods: Sequence[Any] = (), *, desk: RunHandler | None = None
 ) -> ClientApp:
     """Build the ClientApp of one or many sites.
 
@@ -113,7 +113,7 @@ def live_client_app(live: "LiveSite") -> ClientApp:
 class _SiteApp(ClientApp):
     """A ClientApp that refuses, and writes down, kinds of messages it does not know."""
 
-    def __init__(self, desk: Desk | None, mods: Sequence[Any]) -> None:
+    def __init__(self, desk: RunHandler | None, mods: Sequence[Any]) -> None:
         super().__init__(mods=list(mods))
         self._desk = desk
 
@@ -124,12 +124,16 @@ class _SiteApp(ClientApp):
         return _refusal(self._desk, message, None, UnknownRequest(f"there is no {kind!r} here."))
 
 
-def _handler(open_site: OpenSite, action: _Action, desk: Desk | None) -> Handler:
+def _handler(open_site: OpenSite, action: _Action, desk: RunHandler | None) -> Handler:
     return lambda message, context: _answer(open_site, action, desk, message, context)
 
 
 def _answer(
-    open_site: OpenSite, action: _Action, desk: Desk | None, message: Message, context: Context
+    open_site: OpenSite,
+    action: _Action,
+    desk: RunHandler | None,
+    message: Message,
+    context: Context,
 ) -> Message:
     request, kind = None, message.metadata.message_type
     try:
@@ -154,7 +158,7 @@ def _answer(
     return Message(content, reply_to=message)
 
 
-def _open(desk: Desk, message: Message, context: Context) -> Message:
+def _open(desk: RunHandler, message: Message, context: Context) -> Message:
     offer, kind = None, message.metadata.message_type
     try:
         offer = codec.decode(_header(message.content), RunOffer)
@@ -181,7 +185,7 @@ def _differing(offer: RunOffer, reply: OfferReply) -> FedRxError:
 
 
 def _refusal(
-    desk: Desk | None, message: Message, request: Request | None, error: Exception
+    desk: RunHandler | None, message: Message, request: Request | None, error: Exception
 ) -> Message:
     """The name of the reason, after the reason itself was written down here."""
     kind = message.metadata.message_type
@@ -256,7 +260,7 @@ def _witness(content: RecordDict) -> bytes:
     return witness
 
 
-def _add_witness(content: RecordDict, desk: Desk) -> None:
+def _add_witness(content: RecordDict, desk: RunHandler) -> None:
     """Let the coordinator keep the head of the log, in which the answer has its line now."""
     cast("ConfigRecord", content[_RECORD])["witness"] = desk.signed_head()
 

@@ -174,14 +174,14 @@ def status(
 
 def stop(folder: Folder, name: RunName) -> None:
     """Stop a run after what it has finished; `resume` goes on from there."""
-    from fedrx_server.runs.registry import Wanted, read_wanted, write_wanted
+    from fedrx_server.runs.registry import DesiredState, read_wanted, write_wanted
     from fedrx_server.service.instance import is_serving
 
     path = _runs(folder).path(name)
     goal = read_wanted(path).goal
     if goal != "running":
         raise MisuseError(f"Run {name} is {goal} already; nothing is to be stopped.")
-    write_wanted(path, Wanted("stopped", "stopped by the coordinator; it can be resumed."))
+    write_wanted(path, DesiredState("stopped", "stopped by the coordinator; it can be resumed."))
     end = time.monotonic() + _STOP_PATIENCE_S
     while is_serving(folder) and _in_use(path):
         if time.monotonic() > end:
@@ -205,7 +205,7 @@ def resume(
 ) -> None:
     """Go on with a run that stopped or failed, from its last finished round."""
     from fedrx_server.consortium.consortium import Consortium
-    from fedrx_server.runs.registry import Wanted, read_wanted, write_wanted
+    from fedrx_server.runs.registry import DesiredState, read_wanted, write_wanted
     from fedrx_server.service.instance import is_serving
 
     path = _runs(folder).path(name)
@@ -218,7 +218,7 @@ def resume(
     elif goal == "running":
         raise MisuseError(f"Run {name} is running already.")
     _forgive(path, readmit or [], gone)
-    write_wanted(path, Wanted("running"))
+    write_wanted(path, DesiredState("running"))
     say(f"{name} goes on.")
     if not is_serving(folder):
         say(f"It does when `{_coordinator('start', folder)}` is running.", err=True)

@@ -17,7 +17,7 @@ from fedrx.views.terminal import say
 from fedrx_common.errors import MisuseError
 
 if TYPE_CHECKING:
-    from fedrx_client.connection.fleet import Door
+    from fedrx_client.connection.fleet import Endpoint
     from fedrx_client.identity.identity import Keys, SiteIdentity
     from fedrx_client.participation.live_site import LiveSite
 
@@ -88,13 +88,13 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: fedrx site start charite --coordinator fl.example.org:8443")(start)
 
 
-def _door(identity: "SiteIdentity", address: str, keys: "Keys") -> "Door":
+def _door(identity: "SiteIdentity", address: str, keys: "Keys") -> "Endpoint":
     """The coordinator's address and the site's own key, after all that is pinned was verified."""
-    from fedrx_client.connection.fleet import Door
+    from fedrx_client.connection.fleet import Endpoint
 
     now = _now()
     identity.roster(now)
-    return Door(address, identity.authority(now), keys.authentication)
+    return Endpoint(address, identity.authority(now), keys.authentication)
 
 
 @contextmanager

@@ -303,7 +303,7 @@ def _network(
 ) -> "tuple[Check, ...]":
     """Checks of the way to the coordinator, if one was named and this site has joined it."""
     from fedrx_client.checks.network import Network
-    from fedrx_client.connection.endpoint import Door
+    from fedrx_client.connection.endpoint import Endpoint
     from fedrx_client.identity.pins import read_file
     from fedrx_common.address import Address
 
@@ -313,7 +313,7 @@ def _network(
     if not identity.joined:
         return ()
     ca = read_file(identity.authority_path)
-    door = Door(address, ca, identity.keys(passphrase).authentication)
+    door = Endpoint(address, ca, identity.keys(passphrase).authentication)
     return Network(door, identity.folder).checks()
 
 

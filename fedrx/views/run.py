@@ -20,7 +20,7 @@ from fedrx_common.text import escaped
 from fedrx_protocol.privacy.figures import HIDDEN, Figure, readable
 from fedrx_server.report.text import duration, size
 from fedrx_server.runs.blame import LEFT_OUT
-from fedrx_server.runs.registry import Wanted, read_left_out, read_wanted
+from fedrx_server.runs.registry import DesiredState, read_left_out, read_wanted
 from fedrx_server.service.instance import Serving
 from fedrx_server.service.status import LiveState, read_live
 
@@ -56,7 +56,7 @@ _REMEDIES: Final = {
 }
 
 
-def state_of(folder: Path) -> tuple[str, LiveState | None, Wanted]:
+def state_of(folder: Path) -> tuple[str, LiveState | None, DesiredState]:
     """How a run stands: one word, what its process last said, and what is wanted of it."""
     wanted, live = read_wanted(folder), read_live(folder)
     if wanted.goal != "running":
@@ -119,7 +119,7 @@ def follow(folder: Path) -> tuple[str, str]:
     return show(console, folder)
 
 
-def _moments(folder: Path) -> Iterator[tuple[str, LiveState | None, Wanted]]:
+def _moments(folder: Path) -> Iterator[tuple[str, LiveState | None, DesiredState]]:
     """How the run stands, again and again; the last one is its end."""
     while True:
         moment = state_of(folder)

@@ -210,7 +210,9 @@ class Head(Protocol):
     def bounded_layers(self) -> dict[str, float]:
         """Own layers in which no patient's gradient is longer than this, whatever the weights."""
 
-    def pulls(self, outputs: torch.Tensor, batch: PatientBatch) -> torch.Tensor | None:
+    def output_gradient_norms(
+        self, outputs: torch.Tensor, batch: PatientBatch
+    ) -> torch.Tensor | None:
         """Length of each loss's slope by the outputs, `(B,)` in 0..1; None where it may be more."""
 
     def __call__(self, outputs: torch.Tensor, batch: PatientBatch) -> torch.Tensor:
@@ -257,12 +259,14 @@ class PatientModel(nn.Module, ABC):
         """Layers in which no patient's gradient is longer than this, whatever the weights."""
         return {f"head.{name}": length for name, length in self.head.bounded_layers.items()}
 
-    def pulls(self, outputs: torch.Tensor, batch: PatientBatch) -> torch.Tensor | None:
+    def output_gradient_norms(
+        self, outputs: torch.Tensor, batch: PatientBatch
+    ) -> torch.Tensor | None:
         """How hard each patient's outcome pulls at the head's outputs, `(B,)` in 0..1.
 
         None where that is not known, or where the loss is not the head's alone.
         """
-        return self.head.pulls(outputs, batch)
+        return self.head.output_gradient_norms(outputs, batch)
 
     @property
     @abstractmethod

@@ -62,7 +62,11 @@ class ForecastHead(nn.Module):
         """None: the interval is an output like the median."""
         return {}
 
-    def pulls(self, outputs: torch.Tensor, batch: PatientBatch) -> torch.Tensor | None:  # noqa: ARG002 - see `Head`
+    def output_gradient_norms(
+        self,
+        outputs: torch.Tensor,  # noqa: ARG002 - see `Head`
+        batch: PatientBatch,  # noqa: ARG002
+    ) -> torch.Tensor | None:
         """Not known: quantiles pull by steps, whatever the distance."""
         return None
 

@@ -88,7 +88,9 @@ class OutcomeHead(nn.Module):
         """The interval's layer: `_spread_loss` has a slope of at most `LEVEL`."""
         return {} if self.log_reach is None else {"log_reach": _SPREAD_WEIGHT * LEVEL}
 
-    def pulls(self, outputs: torch.Tensor, batch: PatientBatch) -> torch.Tensor | None:
+    def output_gradient_norms(
+        self, outputs: torch.Tensor, batch: PatientBatch
+    ) -> torch.Tensor | None:
         """For a likelihood, the length of each patient's residuals, `(B,)`, cut at 1.
 
         A probability and what happened are at most 1 apart. Over several bins the length may be

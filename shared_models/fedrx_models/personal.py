@@ -48,9 +48,11 @@ class PrivateHead(nn.Module):
         """None: whatever is fitted here is never clipped, as it never leaves."""
         return {}
 
-    def pulls(self, outputs: torch.Tensor, batch: PatientBatch) -> torch.Tensor | None:
+    def output_gradient_norms(
+        self, outputs: torch.Tensor, batch: PatientBatch
+    ) -> torch.Tensor | None:
         """Those of the federated head, at the outputs that it sees."""
-        return self.shared.pulls(self._changed(outputs), batch)
+        return self.shared.output_gradient_norms(self._changed(outputs), batch)
 
     def predict(self, outputs: torch.Tensor) -> AnyPrediction:
         """Predictions of the target's kind, in its unit."""

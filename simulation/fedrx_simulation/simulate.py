@@ -32,7 +32,7 @@ from fedrx_simulation.evaluation.result import SimulationResult
 from fedrx_simulation.federation.engines import ENGINES
 from fedrx_simulation.federation.faults import Faults
 from fedrx_simulation.federation.setup import EngineSetup
-from fedrx_simulation.federation.sites import Consortium, by_site, taking_part
+from fedrx_simulation.federation.sites import SimulatedConsortium, by_site, taking_part
 
 EngineName = Literal["inprocess", "flower"]
 Cohorts = Mapping[str, Cohort] | Sequence[Cohort]
@@ -117,7 +117,9 @@ def start(
         StudyStopped: A round could not be completed; the folder can be resumed.
     """
     sites, notes = taking_part(study, by_site(cohorts))
-    consortium = Consortium(study, tuple(sites), uuid.uuid4().hex, options.seed, options.fold)
+    consortium = SimulatedConsortium(
+        study, tuple(sites), uuid.uuid4().hex, options.seed, options.fold
+    )
     consortium.check(sites)
     start_model(study, options.seed, start_from)
     meta = {
@@ -166,13 +168,15 @@ def resume(
                     f"{folder}: the patients of site '{site}' are not those that the run was "
                     "started with; resume it with the same data."
                 )
-        consortium = Consortium(run.study, tuple(sites), meta["run_id"], options.seed, options.fold)
+        consortium = SimulatedConsortium(
+            run.study, tuple(sites), meta["run_id"], options.seed, options.fold
+        )
         return _continue(run, consortium, sites, options, observer, notes=notes)
 
 
 def _continue(
     run: RunFolder,
-    consortium: Consortium,
+    consortium: SimulatedConsortium,
     sites: Mapping[str, Cohort],
     options: SimulationOptions,
     observer: Observer,

@@ -68,7 +68,7 @@ class Live:
     def exchange(self, values: int = 1_000_000) -> bool:
         """Whether the site answers with the model that it was sent."""
         model = np.arange(values, dtype=np.float32)
-        with live_run(self.link.backstage, "echo") as exchange:
+        with live_run(self.link.superlink_address, "echo") as exchange:
             headers = {self.node: b"are you there"}
             [reply] = exchange.send(
                 "query.echo", headers, attempt="1", deadline_s=120.0, payload=model
@@ -92,12 +92,14 @@ def live(tmp_path_factory):
     watch = threading.Thread(target=link.supervise, args=(stop,))
     with link.running():
         watch.start()
-        node = register_site(link.backstage, write_site_key(folder / "site"), "site")
+        node = register_site(link.superlink_address, write_site_key(folder / "site"), "site")
         (folder / "site/ca.crt").write_bytes(tls.ca_certificate.read_bytes())
         site = SiteProcess(folder / "site", f"localhost:{public}", probe)
         site.start()
         try:
-            wait_until(lambda: any(s.online for s in list_sites(link.backstage)), 40, "the site")
+            wait_until(
+                lambda: any(s.online for s in list_sites(link.superlink_address)), 40, "the site"
+            )
             yield Live(link, folder, node, public, inner)
         finally:
             site.stop()
@@ -184,7 +186,7 @@ def test_one_address_has_so_many_calls_and_others_are_let_in(live):
     keys = {}
     for number in range(sites):
         home = live.folder / f"behind-{number}"
-        node = register_site(live.link.backstage, write_site_key(home), home.name)
+        node = register_site(live.link.superlink_address, write_site_key(home), home.name)
         keys[node] = load_transport_key(home / "transport.key")
     trust = trusting((live.folder / "tls/ca.crt").read_bytes())
     transport = httpx.HTTPTransport(

@@ -33,7 +33,7 @@ def begin(town, name, **values):
 
 
 def admitted(town):
-    return {site.name for site in list_sites(town.backstage)}
+    return {site.name for site in list_sites(town.superlink_address)}
 
 
 def alive(pid):

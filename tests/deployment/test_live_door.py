@@ -44,7 +44,7 @@ def other(nursery, tmp_path, town):
 
 
 def online(town: Town) -> set[str]:
-    return {site.name for site in list_sites(town.backstage) if site.online}
+    return {site.name for site in list_sites(town.superlink_address) if site.online}
 
 
 def says(town: Town, running: Running, words: str) -> None:
@@ -114,7 +114,7 @@ def test_a_clock_that_is_off_by_a_day(town):
 def test_revoked_while_connected_then_enrolled_with_new_keys(town):
     site = town.enter("site2")
     town.until(lambda: "site2" in online(town), 30, "site2 is online")
-    [node] = [one.node for one in list_sites(town.backstage) if one.name == "site2"]
+    [node] = [one.node for one in list_sites(town.superlink_address) if one.name == "site2"]
     home = town.folder / "consortium"
     town.done("coordinator", "revoke", home, "site2", "--reason", "lost laptop")
     town.until(lambda: "site2" not in online(town), 30, "site2 is out")

@@ -22,7 +22,7 @@ from fedrx_protocol.messages import codec
 from fedrx_protocol.messages.offer import OfferReply, RunOffer
 from fedrx_protocol.messages.secure_aggregation import Advert, RoundRequest, UnmaskReply
 from fedrx_protocol.messages.weights import model_bytes, model_digest
-from fedrx_protocol.secagg.coordinator import CoordinatorKeys, CoordinatorRound
+from fedrx_protocol.secagg.coordinator import CoordinatorRound, KeyDirectory
 from fedrx_protocol.secagg.parameters import session_id
 from fedrx_protocol.study.study import Study
 from fedrx_protocol.trust.roster import Roster, SignedRoster, sign_roster
@@ -42,7 +42,7 @@ def town(nursery, tmp_path_factory):
         for name in town.names:
             town.enter(name)
         town.approve(town.study("agreed"))
-        stage = town.backstage
+        stage = town.superlink_address
         online = partial(list_sites, stage)
         town.until(lambda: sum(site.online for site in online()) == SITES, 60, "all online")
         yield town
@@ -83,10 +83,10 @@ class Liar:
         header = codec.encode(replace(honest, **changes))
         return self.ask("query.open", dict.fromkeys(self.nodes, header))
 
-    def advertise(self, epoch: int = 1) -> CoordinatorKeys:
+    def advertise(self, epoch: int = 1) -> KeyDirectory:
         """Open the run and collect keys, as an honest coordinator would."""
         assert not any(reply.refusal for reply in self.offer().values())
-        keys = CoordinatorKeys(
+        keys = KeyDirectory(
             session=session_id(self.run, self.study.digest, self.roster.roster.digest),
             epoch=epoch,
             roster=self.roster.roster,
@@ -97,14 +97,14 @@ class Liar:
             keys.add(codec.decode(reply.header, Advert))
         return keys
 
-    def keys(self) -> CoordinatorKeys:
+    def keys(self) -> KeyDirectory:
         """Open the run and let all sites accept each other's keys."""
         keys = self.advertise()
         lists = {site: codec.encode(keys.adverts(site)) for site in keys.members}
         assert not any(reply.refusal for reply in self.ask("query.keys", lists).values())
         return keys
 
-    def request(self, keys: CoordinatorKeys, **changes) -> RoundRequest:
+    def request(self, keys: KeyDirectory, **changes) -> RoundRequest:
         honest = RoundRequest(
             session=session_id(self.run, self.study.digest, self.roster.roster.digest),
             epoch=keys.epoch,
@@ -124,7 +124,7 @@ class Liar:
 
 @pytest.fixture
 def liar(town):
-    stage = town.backstage
+    stage = town.superlink_address
     with live_run(stage, "hostile") as exchange:
         yield Liar(town, exchange, {site.name: site.node for site in list_sites(stage)})
 
@@ -159,7 +159,7 @@ def test_another_release_opens_nothing(liar):
     replies = liar.offer(version="99.0")
     own = {codec.decode(reply.header, OfferReply).version for reply in replies.values()}
     assert own == {version("fedrx")}
-    keys = CoordinatorKeys(
+    keys = KeyDirectory(
         session=b"s" * 32, epoch=1, roster=liar.roster.roster, parameters=liar.plan.parameters
     )
     request = dict.fromkeys(liar.nodes, codec.encode(keys.request()))

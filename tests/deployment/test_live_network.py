@@ -40,7 +40,7 @@ def is_serving(port: int) -> bool:
 
 
 def online(town: Town) -> set[str]:
-    return {site.name for site in list_sites(town.backstage) if site.online}
+    return {site.name for site in list_sites(town.superlink_address) if site.online}
 
 
 def test_a_dead_proxy_stops_no_coordinator_and_a_real_one_carries_a_site(nursery, tmp_path):

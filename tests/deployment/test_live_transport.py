@@ -93,13 +93,13 @@ class Live:
 
     @property
     def ca(self) -> bytes:
-        return self.link.backstage.ca_certificate
+        return self.link.superlink_address.ca_certificate
 
     def key(self, site: int) -> ec.EllipticCurvePrivateKey:
         return load_transport_key(self.sites[site].folder / "transport.key")
 
     def online(self) -> set[int]:
-        return {site.node for site in list_sites(self.link.backstage) if site.online}
+        return {site.node for site in list_sites(self.link.superlink_address) if site.online}
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def live(tmp_path_factory):
         sites, nodes = [], []
         for index, port in enumerate(probes):
             home = folder / f"site{index}"
-            nodes.append(register_site(link.backstage, write_site_key(home), home.name))
+            nodes.append(register_site(link.superlink_address, write_site_key(home), home.name))
             (home / "ca.crt").write_bytes(tls.ca_certificate.read_bytes())
             sites.append(SiteProcess(home, f"localhost:{public}", port))
         for site in sites:
@@ -161,7 +161,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class TestExchange:
     def test_every_site_gets_its_own_message_and_a_large_model(self, live):
         model = np.random.default_rng(1).standard_normal(1_600_000, dtype=np.float32)
-        with live_run(live.link.backstage, "echo") as exchange:
+        with live_run(live.link.superlink_address, "echo") as exchange:
             assert set(exchange.nodes()) == set(live.nodes)
             assert answered(echo(exchange, live.nodes)) == set(live.nodes)
             replies = echo(exchange, live.nodes, payload=model)
@@ -169,7 +169,7 @@ class TestExchange:
         assert {reply.payload for reply in replies.values()} == {model.tobytes()}
 
     def test_a_broken_app_tells_the_class_of_its_error_and_no_more(self, live):
-        with live_run(live.link.backstage, "broken") as exchange:
+        with live_run(live.link.superlink_address, "broken") as exchange:
             grid, content = exchange._grid, RecordDict()
             [sent] = grid.push_messages([Message(content, live.nodes[0], "query.fail", ttl=300.0)])
             got = []
@@ -181,7 +181,7 @@ class TestExchange:
         runs = []
 
         def fail():
-            with live_run(live.link.backstage, "bad") as exchange:
+            with live_run(live.link.superlink_address, "bad") as exchange:
                 runs.append(exchange._grid.run.run_id)
                 raise ZeroDivisionError
 
@@ -201,7 +201,7 @@ class TestExchange:
         with backstage_control(live) as control:
             bundle = empty_bundle()
             control.StartRun(StartRunRequest(fab=Fab(hash_str="", content=bundle)))
-        with live_run(live.link.backstage, "after a crash") as exchange:
+        with live_run(live.link.superlink_address, "after a crash") as exchange:
             assert answered(echo(exchange, live.nodes)) == set(live.nodes)
 
     def test_ports_in_use_are_named(self, live, tmp_path):
@@ -213,7 +213,7 @@ class TestExchange:
 
 @contextmanager
 def backstage_control(live: Live):
-    stage = live.link.backstage
+    stage = live.link.superlink_address
     with ControlHttpClient.from_server_address(
         stage.address, insecure=False, root_certificates=live.ca, interceptors=[]
     ) as client:
@@ -270,7 +270,7 @@ class TestAttackThroughTheProxy:
         )
         for interceptors in ([], [guess]):
             with RuntimeHttpClient.from_server_address(
-                live.link.backstage.address,
+                live.link.superlink_address.address,
                 insecure=False,
                 root_certificates=live.ca,
                 interceptors=interceptors,
@@ -323,7 +323,7 @@ class TestAttackThroughTheProxy:
 
     def test_guessing_objects(self, live, fleet):
         own = Node(node_id=live.nodes[0])
-        with live_run(live.link.backstage, "guess") as exchange:
+        with live_run(live.link.superlink_address, "guess") as exchange:
             run = exchange._grid.run.run_id
             request = PullObjectRequest(node=own, run_id=run, object_id=secrets.token_hex(32))
             assert refused_with(lambda: fleet.PullObject(request)) == 403
@@ -345,7 +345,7 @@ class TestAttackThroughTheProxy:
     def test_the_same_key_twice(self, live):
         public = public_key_to_bytes(live.key(0).public_key())
         with pytest.raises(SuperLinkRefused, match="register-node"):
-            register_site(live.link.backstage, public, "twice")
+            register_site(live.link.superlink_address, public, "twice")
 
 
 def raw_post(live: Live, path: str) -> int:
@@ -372,7 +372,7 @@ class TestAttackOnAnotherSitesObjects:
     def waiting(self, live):
         """A request to site 1, whose agent is away; at the end it must still be answered."""
         live.sites[1].stop()
-        with live_run(live.link.backstage, "waiting") as exchange:
+        with live_run(live.link.superlink_address, "waiting") as exchange:
             grid = exchange._grid
             content = RecordDict({"secret": ConfigRecord({"header": b"for site 1 alone"})})
             message = Message(content, live.nodes[1], "query.echo", ttl=300.0)
@@ -440,7 +440,7 @@ class TestAttackOnAnotherSitesObjects:
         assert refused_with(lambda: fleet.PushMessages(announced(live.nodes[0], order))) == 403
 
     def test_reading_its_reply(self, live, fleet):
-        with live_run(live.link.backstage, "reply") as exchange:
+        with live_run(live.link.superlink_address, "reply") as exchange:
             grid = exchange._grid
             content = RecordDict({"secret": ConfigRecord({"header": b"an answer of site 1"})})
             [sent] = grid.push_messages([Message(content, live.nodes[1], "query.echo", ttl=300.0)])
@@ -461,7 +461,7 @@ class TestFillingTheSuperLink:
     @pytest.fixture
     def open_request(self, live):
         live.sites[0].stop()
-        with live_run(live.link.backstage, "flood") as exchange:
+        with live_run(live.link.superlink_address, "flood") as exchange:
             content = RecordDict({"question": ConfigRecord({"header": secrets.token_bytes(8)})})
             message = Message(content, live.nodes[0], "query.echo", ttl=300.0)
             [sent] = exchange._grid.push_messages([message])
@@ -586,7 +586,7 @@ def reply_objects(live: Live, request: str) -> list[str]:
 
 class TestFaults:
     def test_a_killed_agent_is_lost_and_comes_back_as_the_same_node(self, live):
-        with live_run(live.link.backstage, "killed") as exchange:
+        with live_run(live.link.superlink_address, "killed") as exchange:
             live.sites[0].kill()
             replies = echo(exchange, live.nodes, deadline_s=10.0)
             assert answered(replies) == set(live.nodes[1:])
@@ -605,7 +605,7 @@ class TestFaults:
         wait_until(lambda: live.nodes[1] in live.online(), 40, "the agent is back")
 
     def test_superlink_killed_in_a_run(self, live):
-        with live_run(live.link.backstage, "superlink") as exchange:
+        with live_run(live.link.superlink_address, "superlink") as exchange:
             before = live.link.pids["superlink"]
             os.kill(before, signal.SIGKILL)
             replies = echo(exchange, live.nodes, deadline_s=120.0)
@@ -613,18 +613,18 @@ class TestFaults:
         assert live.link.pids["superlink"] != before
 
     def test_proxy_killed_in_a_run(self, live):
-        with live_run(live.link.backstage, "proxy") as exchange:
+        with live_run(live.link.superlink_address, "proxy") as exchange:
             before = live.link.pids["proxy"]
             os.kill(before, signal.SIGTERM)
             assert answered(echo(exchange, live.nodes, deadline_s=120.0)) == set(live.nodes)
         assert live.link.pids["proxy"] != before
 
     def test_a_revoked_site_is_shut_out_and_says_so(self, live):
-        unregister_site(live.link.backstage, live.nodes[2])
+        unregister_site(live.link.superlink_address, live.nodes[2])
         site = live.sites[2]
         wait_until(lambda: probe_state(site.health_port) == NOT_SERVING, 30, "site 2 is out")
         assert "does not admit this key" in site.log
-        with live_run(live.link.backstage, "revoked") as exchange:
+        with live_run(live.link.superlink_address, "revoked") as exchange:
             assert set(exchange.nodes()) == set(live.nodes[:2])
             assert answered(echo(exchange, live.nodes[:2])) == set(live.nodes[:2])
 

@@ -31,7 +31,7 @@ from flwr.clientapp import ClientApp
 from live_masking import masking_app
 
 from fedrx_client.connection.agent import run_agent
-from fedrx_client.connection.fleet import Door, Fleet, load_transport_key
+from fedrx_client.connection.fleet import Endpoint, Fleet, load_transport_key
 
 _PEM = serialization.Encoding.PEM
 
@@ -171,7 +171,7 @@ def _certificate(subject, key, issuer, issuer_key, *hosts, is_ca):
 def main(folder: Path, address: str, health_port: int, masks_among: int = 0) -> None:
     """Be one site's agent."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    door = Door(
+    door = Endpoint(
         address, (folder / "ca.crt").read_bytes(), load_transport_key(folder / "transport.key")
     )
     app = masking_app(folder.name, masks_among) if masks_among else echo_app()

@@ -29,7 +29,7 @@ from fedrx_protocol.messages import codec
 from fedrx_protocol.messages.offer import RunOffer
 from fedrx_protocol.messages.secure_aggregation import Advert, RoundRequest
 from fedrx_protocol.messages.weights import model_bytes, model_digest
-from fedrx_protocol.secagg.coordinator import CoordinatorKeys, CoordinatorRound
+from fedrx_protocol.secagg.coordinator import CoordinatorRound, KeyDirectory
 from fedrx_protocol.secagg.parameters import session_id
 from fedrx_protocol.trust.roster import Roster, SignedRoster, sign_roster
 from fedrx_server.consortium.consortium import Consortium
@@ -245,7 +245,7 @@ class HonestCoordinator:
 
     def advertise(self, epoch):
         region = self.region
-        self.keys = CoordinatorKeys(
+        self.keys = KeyDirectory(
             session=self.session,
             epoch=epoch,
             roster=region.roster.roster,

@@ -24,7 +24,7 @@ from fedrx_protocol.messages.secure_aggregation import (
     UnmaskReply,
     UnmaskRequest,
 )
-from fedrx_protocol.secagg.coordinator import CoordinatorKeys, CoordinatorRound
+from fedrx_protocol.secagg.coordinator import CoordinatorRound, KeyDirectory
 from fedrx_protocol.secagg.parameters import SecAggParameters, session_id
 from fedrx_protocol.secagg.replay_guard import MemoryGuard
 from fedrx_protocol.secagg.site import SiteParty
@@ -116,7 +116,7 @@ class MaskedRounds:
     def __init__(self, exchange, sites: int, deadline_s: float = 300.0) -> None:
         self._exchange, self._deadline_s = exchange, deadline_s
         self._roster = roster_of(sites)
-        self._keys = CoordinatorKeys(
+        self._keys = KeyDirectory(
             session=session_id(f"{time.time_ns()}", "study", self._roster.digest),
             epoch=1,
             roster=self._roster,

@@ -9,27 +9,27 @@ from fedrx_protocol.messages.offer import OfferReply, RunOffer
 from fedrx_server.rounds.admission import Offers
 from fedrx_server.rounds.exchange import Exchange
 from fedrx_server.rounds.loop import RunParties, StudyRun
-from fedrx_server.rounds.observer import Watch
-from fedrx_server.rounds.retry import Wait
+from fedrx_server.rounds.observer import RunObserver
+from fedrx_server.rounds.retry import WaitForSites
 from fedrx_simulation.federation.inprocess import InProcessGrid
 
 VERSION = "1.0"
 FIRST_NODE = 1000
 
 
-class Seen(Watch):
+class Seen(RunObserver):
     """Keeps what it is told."""
 
     def __init__(self):
         self.asked, self.waits, self.attempts, self.versions = [], [], [], {}
 
-    def asking(self, kind, sites):
+    def on_request(self, kind, sites):
         self.asked.append((kind, sorted(sites)))
 
     def attempting(self, round_number, attempt, sites, missing):
         self.attempts.append((round_number, attempt, tuple(sites), dict(missing)))
 
-    def differing(self, site, version):
+    def on_version_mismatch(self, site, version):
         self.versions[site] = version
 
     def waiting(self, sentence, missing):
@@ -99,7 +99,7 @@ class Scene:
                 folder,
                 stage.start,
                 self.finished,
-                patience=Wait(self.watch, sleep=self.sleep),
+                patience=WaitForSites(self.watch, sleep=self.sleep),
                 watch=self.watch,
             )
             study_run.run()

@@ -23,7 +23,7 @@ from spare_ports import free_ports
 from fedrx_client.records.database import SiteStore
 from fedrx_client.records.ledger import Ledger
 from fedrx_protocol.privacy.events import Release
-from fedrx_server.gateway.control import Backstage
+from fedrx_server.gateway.control import SuperLinkAddress
 
 STUDY = """
 name = "small_dose"
@@ -276,11 +276,11 @@ class Town:
         return "\n".join(f"=== {path.name}\n{path.read_text()[-2500:]}" for path in paths)
 
     @property
-    def backstage(self) -> Backstage:
+    def superlink_address(self) -> SuperLinkAddress:
         """The coordinator's own way to its SuperLink."""
         home = self.folder / "consortium"
         secret = next(home.rglob("tasks.secret")).read_bytes()
-        return Backstage(f"127.0.0.1:{self.inner}", (home / "ca.crt").read_bytes(), secret)
+        return SuperLinkAddress(f"127.0.0.1:{self.inner}", (home / "ca.crt").read_bytes(), secret)
 
     def child(self, words: str) -> int:
         """Pid of the process of this town whose command line has these words."""

@@ -20,7 +20,7 @@ from fedrx_protocol.fixed_point import RingVector
 from fedrx_protocol.messages.secure_aggregation import RoundRequest
 from fedrx_protocol.messages.weights import model_bytes, model_digest
 from fedrx_protocol.privacy.events import Release
-from fedrx_protocol.secagg.coordinator import CoordinatorKeys, CoordinatorRound, Opened
+from fedrx_protocol.secagg.coordinator import CoordinatorRound, KeyDirectory, Opened
 from fedrx_protocol.secagg.parameters import session_id
 from fedrx_protocol.secagg.site import SiteParty
 from fedrx_protocol.study.study import Study
@@ -148,7 +148,7 @@ class Stage:
         self.one_list = self.study.opens_one_list(live=live)
         self.mods = list(mods)
         self.sites: dict[str, Site] = {}
-        self.keys: CoordinatorKeys | None = None
+        self.keys: KeyDirectory | None = None
 
     @property
     def start(self) -> np.ndarray:
@@ -201,7 +201,7 @@ class Stage:
     # --- without a transport: the protocol's own parties, called directly ---
 
     def new_epoch(self, epoch: int = 1) -> None:
-        self.keys = CoordinatorKeys(
+        self.keys = KeyDirectory(
             session=self.session,
             epoch=epoch,
             roster=self.roster,

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from fedrx_protocol.messages.secure_aggregation import MaskedInput, RoundRequest
-from fedrx_protocol.secagg.coordinator import CoordinatorKeys, CoordinatorRound
+from fedrx_protocol.secagg.coordinator import CoordinatorRound, KeyDirectory
 from fedrx_protocol.secagg.parameters import SecAggParameters, session_id
 from fedrx_protocol.secagg.replay_guard import MemoryGuard
 from fedrx_protocol.secagg.site import SiteParty
@@ -71,7 +71,7 @@ class Federation:
     epoch: int = 1
     parties: dict[str, SiteParty] = field(init=False)
     guards: dict[str, MemoryGuard] = field(init=False)
-    keys: CoordinatorKeys = field(init=False)
+    keys: KeyDirectory = field(init=False)
 
     def __post_init__(self):
         self.roster = roster_of(self.n)
@@ -95,7 +95,7 @@ class Federation:
 
     def open_epoch(self, epoch: int) -> None:
         self.epoch = epoch
-        self.keys = CoordinatorKeys(
+        self.keys = KeyDirectory(
             session=self.session, epoch=epoch, roster=self.roster, parameters=self.parameters
         )
         for party in self.parties.values():

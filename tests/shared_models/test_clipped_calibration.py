@@ -118,7 +118,7 @@ class Boastful(nn.Module):
     def bounded_layers(self):
         return {"head.reach": self.length}
 
-    def pulls(self, outputs, _):
+    def output_gradient_norms(self, outputs, _):
         return torch.full_like(outputs[:, 0], self.pull)
 
     def forward(self, batch):

@@ -14,7 +14,7 @@ from fedrx_server.report.figures import error_by_group
 from fedrx_server.report.plotting import BLUE
 from fedrx_server.runs.folder import RunFolder
 from fedrx_simulation.evaluation.baselines import predict
-from fedrx_simulation.federation.sites import Consortium, by_site
+from fedrx_simulation.federation.sites import SimulatedConsortium, by_site
 from fedrx_simulation.simulate import SimulationOptions, resume, start
 
 SOURCE = fedrx.SyntheticSites(sites=4, patients=(40, 50))
@@ -34,7 +34,7 @@ def finished(cohorts, tmp_path_factory):
 
 
 def test_exact_metrics_are_those_of_the_held_out_patients(finished, cohorts):
-    consortium = Consortium(finished.study, tuple(cohorts), "any", seed=9)
+    consortium = SimulatedConsortium(finished.study, tuple(cohorts), "any", seed=9)
     held_out = [consortium.split(cohort)[1] for cohort in by_site(cohorts).values()]
     predicted = np.concatenate([predict(finished.model, cohort) for cohort in held_out])
     target = np.concatenate([cohort.target for cohort in held_out])
@@ -172,7 +172,7 @@ def test_a_folder_that_exists_is_left_alone(cohorts, tmp_path):
 
 def test_a_consortiums_keys_follow_from_its_seed(cohorts):
     first, again, other = (
-        Consortium(STUDY, tuple(cohorts), "run", seed).roster.digest for seed in (1, 1, 2)
+        SimulatedConsortium(STUDY, tuple(cohorts), "run", seed).roster.digest for seed in (1, 1, 2)
     )
     assert first == again
     assert first != other

@@ -20,9 +20,9 @@ import httpx
 
 from fedrx_client.approvals.approval import DAY_S
 from fedrx_client.checks.study import Check, CheckLine
-from fedrx_client.connection.endpoint import Door, NotAdmitted, Undeliverable, Unreachable
+from fedrx_client.connection.endpoint import Endpoint, NotAdmitted, Undeliverable, Unreachable
 from fedrx_client.connection.fleet import Fleet
-from fedrx_client.connection.route import Proxy, Way, proxy_for
+from fedrx_client.connection.route import Proxy, Route, proxy_for
 from fedrx_client.participation.settings import agent_runs
 from fedrx_common.errors import days_in_words
 
@@ -44,7 +44,7 @@ class Network:
         clock: unix seconds.
     """
 
-    door: Door
+    door: Endpoint
     folder: Path
     clock: Callable[[], float] = time.time
 
@@ -148,13 +148,13 @@ class Network:
         return CheckLine(name, ok=True, text="the coordinator takes this site's key.")
 
     @cached_property
-    def way(self) -> Way:
+    def way(self) -> Route:
         """The way that the agent takes too.
 
         Raises:
             ProxyInvalid: the environment names a proxy that cannot be used.
         """
-        return Way(proxy_for(self.door.place))
+        return Route(proxy_for(self.door.place))
 
     def _through(self, proxy: Proxy) -> CheckLine:
         name, place = "coordinator", self.door.place

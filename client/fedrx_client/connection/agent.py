@@ -24,7 +24,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
-from fedrx_client.connection.endpoint import Door, NotAdmitted, Undeliverable, Unreachable
+from fedrx_client.connection.endpoint import Endpoint, NotAdmitted, Undeliverable, Unreachable
 from fedrx_client.connection.fleet import HEARTBEAT_INTERVAL_S, Fleet
 from fedrx_common.errors import MisuseError
 from fedrx_common.signals import on_ending
@@ -238,7 +238,7 @@ class Agent:
 
 
 def run_agent(
-    door: Door,
+    door: Endpoint,
     app: ClientApp,
     *,
     folder: Path,
@@ -278,7 +278,7 @@ def run_agent(
         agent.run()
 
 
-def _fleet_until(stop: threading.Event, door: Door) -> Fleet:
+def _fleet_until(stop: threading.Event, door: Endpoint) -> Fleet:
     """A connection that SIGTERM and SIGINT tell to stop, also while it waits for a request."""
     fleet = Fleet(door, sleep=stop.wait)
 

@@ -33,7 +33,7 @@ class Undeliverable(PeerError):  # noqa: N818 - named for what happened
 
 
 @dataclass(frozen=True)
-class Door:
+class Endpoint:
     """Where a site finds its coordinator, and how it shows who it is.
 
     Args:

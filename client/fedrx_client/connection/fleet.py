@@ -44,20 +44,20 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from google.protobuf.message import Message as ProtobufMessage
 
 from fedrx_client.connection.endpoint import (
-    Door,
+    Endpoint,
     Interrupted,
     NotAdmitted,
     Undeliverable,
     Unreachable,
     load_transport_key,
 )
-from fedrx_client.connection.route import Way, proxy_for
+from fedrx_client.connection.route import Route, proxy_for
 from fedrx_common.errors import FedRxError, MisuseError, PeerError
 from fedrx_protocol.messages import frames
 from fedrx_protocol.messages.array_chunks import assemble, is_array
 
 __all__ = [
-    "Door",
+    "Endpoint",
     "Fleet",
     "FlowerVersionDiffers",
     "NotAdmitted",
@@ -116,7 +116,7 @@ class Fleet:
 
     def __init__(
         self,
-        door: Door,
+        door: Endpoint,
         *,
         longest_message_bytes: int = 2**31,
         clock: Callable[[], float] = time.time,
@@ -133,7 +133,7 @@ class Fleet:
         signature = NodeAuthHttpInterceptor(door.key, door.key.public_key())
         self._sign = signature.intercept
         base = f"https://{door.place}"
-        self._http = Way(proxy_for(door.place)).client(
+        self._http = Route(proxy_for(door.place)).client(
             door.trust,
             f"{base}/v1/fleet/",
             httpx.Timeout(_CALL_WITHIN_S, read=_TAKE_WITHIN_S),

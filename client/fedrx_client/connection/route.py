@@ -86,7 +86,7 @@ def proxy_for(target: Address, environment: Mapping[str, str] | None = None) -> 
     return _parsed(variable, given[variable])
 
 
-class Way(httpcore.SyncBackend):
+class Route(httpcore.SyncBackend):
     """Opens connections to one coordinator.
 
     Args:

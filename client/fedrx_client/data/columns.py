@@ -35,7 +35,7 @@ class Parsed:
 
 
 @dataclass(frozen=True)
-class Limits:
+class NumberRange:
     """Unit and range of a number, as the study allows it."""
 
     unit: str
@@ -48,7 +48,7 @@ class Limits:
         return self.minimum <= value <= self.maximum
 
     @classmethod
-    def of(cls, unit: str, to: str, minimum: float, maximum: float) -> "Limits":
+    def of(cls, unit: str, to: str, minimum: float, maximum: float) -> "NumberRange":
         """The limits, in the study's unit `to`, of a column in `unit`.
 
         Raises:
@@ -61,7 +61,7 @@ class Limits:
 
 
 def read_numbers(
-    reading: Reading, source: NumberSource, limits: Limits, hint: str = _HINT
+    reading: Reading, source: NumberSource, limits: NumberRange, hint: str = _HINT
 ) -> Parsed:
     """Numbers in the study's unit, NaN where missing, `(rows,)` float64.
 
@@ -99,7 +99,7 @@ def read_numbers(
 
 
 def plausible_codes(
-    reading: Reading, column: str, limits: Limits, missing: Codes
+    reading: Reading, column: str, limits: NumberRange, missing: Codes
 ) -> tuple[str, ...]:
     """Sentences on the table's codes for "not recorded" that may be values of this column.
 
@@ -237,7 +237,7 @@ def _complaint(
     cell: str,
     converted: float | None,
     source: NumberSource,
-    limits: Limits,
+    limits: NumberRange,
     written: NumberFormat,
 ) -> str:
     if converted is None and source.parse == "decade_bin":

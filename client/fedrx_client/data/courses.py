@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrx_client.data.cells import Reading
-from fedrx_client.data.columns import Limits, Parsed, read_flags, read_numbers
+from fedrx_client.data.columns import NumberRange, Parsed, read_flags, read_numbers
 from fedrx_client.data.course_sources import VisitsSource
 from fedrx_client.data.mapping import FlagSource, NumberSource, TableMapping
 from fedrx_common.errors import DataError
@@ -128,7 +128,7 @@ def _rows(
 def _times(reading: Reading, source: VisitsSource, schema: FeatureSchema) -> Floats:
     unit = visits_section(schema).time_unit
     column = NumberSource(kind="number", column=source.time, unit=source.unit)
-    limits = Limits.of(source.unit, unit, -1e9, 1e9)
+    limits = NumberRange.of(source.unit, unit, -1e9, 1e9)
     values = read_numbers(reading, column, limits, _OF_TIME).values
     for row in np.flatnonzero(np.isnan(values)).tolist():
         why = reading.absence(row, source.time)
@@ -148,7 +148,7 @@ def _marker(reading: Reading, mapping: TableMapping, marker: Marker) -> Parsed:
         missing=source.missing,
         unknown=source.unknown,
     )
-    limits = Limits.of(source.unit, marker.unit, marker.minimum, marker.maximum)
+    limits = NumberRange.of(source.unit, marker.unit, marker.minimum, marker.maximum)
     return read_numbers(reading, column, limits)
 
 
@@ -168,7 +168,7 @@ def _treatment(reading: Reading, mapping: TableMapping, treatment: Treatment) ->
     amount = NumberSource(
         kind="number", column=source.column, unit=source.unit, missing=source.missing
     )
-    limits = Limits.of(source.unit, treatment.unit, 0.0, treatment.maximum)
+    limits = NumberRange.of(source.unit, treatment.unit, 0.0, treatment.maximum)
     values: Floats = read_numbers(reading, amount, limits, _OF_TREATMENT).values
     return np.where(np.isnan(values), 0.0, values)
 

@@ -22,7 +22,14 @@ from fedrx_client.data.mapping import (
 from fedrx_client.data.omics import read_blocks
 from fedrx_client.data.outcomes import limits_of, outcome_table, read_outcomes
 from fedrx_client.data.quality import DataQuality
-from fedrx_client.data.sites import SitesOf, dealt, in_column, left_out, natural, the_one
+from fedrx_client.data.sites import (
+    SitesOf,
+    column_partition,
+    iid_partition,
+    left_out,
+    natural,
+    the_one,
+)
 from fedrx_client.data.sources import AbsentSource
 from fedrx_client.data.table import Table, joined, read_table, rows_by_key
 from fedrx_common.errors import DataError
@@ -83,7 +90,7 @@ def load_split(
     Raises:
         DataError: as `load_cohort`, and where a row has no site.
     """
-    return _load(path, mapping, schema, in_column(split_by, mapping), split_by)
+    return _load(path, mapping, schema, column_partition(split_by, mapping), split_by)
 
 
 def load_dealt(
@@ -94,7 +101,7 @@ def load_dealt(
     Raises:
         DataError: as `load_cohort`, and where there are fewer patients than sites.
     """
-    return _load(path, mapping, schema, dealt(sites, mapping))
+    return _load(path, mapping, schema, iid_partition(sites, mapping))
 
 
 def _load(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrx_client.data.cells import Reading
-from fedrx_client.data.columns import Limits, read_numbers
+from fedrx_client.data.columns import NumberRange, read_numbers
 from fedrx_client.data.ids import ids_in, rows_beside
 from fedrx_client.data.mapping import NumberSource, TableMapping, TableOptions
 from fedrx_client.data.sources import BlockSource
@@ -89,7 +89,7 @@ def _values(
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """All rows of a block, `(rows, genes)`, NaN where missing; and notes on one gene, if any."""
     values = np.full((len(table), len(block.genes)), np.nan)
-    limits = Limits.of(source.unit, block.unit, block.minimum, block.maximum)
+    limits = NumberRange.of(source.unit, block.unit, block.minimum, block.maximum)
     reading = Reading(table, options)
     notes: tuple[str, ...] = ()
     for j, column in enumerate(source.gene_columns(block)):

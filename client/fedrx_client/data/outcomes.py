@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrx_client.data.cells import Reading
-from fedrx_client.data.columns import Limits, plausible_codes, read_flags, read_numbers
+from fedrx_client.data.columns import NumberRange, plausible_codes, read_flags, read_numbers
 from fedrx_client.data.ids import ids_in, rows_beside
 from fedrx_client.data.mapping import FlagSource, NumberSource, TableMapping
 from fedrx_client.data.table import Table, read_table
@@ -133,19 +133,19 @@ def read_outcomes(reading: Reading, mapping: TableMapping, target: Target) -> ND
 
 def limits_of(
     unit: str, feature: NumberFeature | ContinuousTarget | PanelTarget | SurvivalTarget
-) -> Limits:
+) -> NumberRange:
     """Unit and range of a number.
 
     Raises:
         DataError: the units do not fit.
     """
     if isinstance(feature, SurvivalTarget):
-        return Limits.of(unit, feature.unit, 0.0, float("inf"))
-    return Limits.of(unit, feature.unit, feature.minimum, feature.maximum)
+        return NumberRange.of(unit, feature.unit, 0.0, float("inf"))
+    return NumberRange.of(unit, feature.unit, feature.minimum, feature.maximum)
 
 
 def _numbers(
-    reading: Reading, mapping: TableMapping, column: str, limits: Limits
+    reading: Reading, mapping: TableMapping, column: str, limits: NumberRange
 ) -> NDArray[np.float64]:
     target = mapping.target
     source = NumberSource(

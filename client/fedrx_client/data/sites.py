@@ -24,7 +24,7 @@ def the_one(site: str) -> SitesOf:
     return lambda table: [site] * len(table)
 
 
-def in_column(column: str, mapping: TableMapping) -> SitesOf:
+def column_partition(column: str, mapping: TableMapping) -> SitesOf:
     """A column names the site; raises `DataError` for a row without one."""
 
     def sites_of(table: Table) -> list[str]:
@@ -70,7 +70,7 @@ def _site_key(site: str, options: TableOptions) -> str:
     return normal_id(site) if options.similar_ids == "same" else site
 
 
-def dealt(sites: int, mapping: TableMapping) -> SitesOf:
+def iid_partition(sites: int, mapping: TableMapping) -> SitesOf:
     """Patients of a table without sites are dealt out to `part-1`, `part-2`, ... in turns.
 
     The order is that of a hash of their ids: the same in every run, whatever the order of the

@@ -8,7 +8,7 @@ first and stored after. Private keys are made here and never leave.
 import shutil
 from pathlib import Path
 
-from fedrx_client.identity.keys import REQUEST, Keys, KeysFolder, Wish, request_of
+from fedrx_client.identity.keys import REQUEST, Keys, KeysFolder, RequestedEntry, request_of
 from fedrx_client.identity.pins import (
     JoinRefused,
     Pin,
@@ -94,7 +94,7 @@ class SiteIdentity:
             PassphraseWeak: fewer than 12 characters.
         """
         with new_folder(folder) as partial:
-            wish = Wish(site, name, validity_s)
+            wish = RequestedEntry(site, name, validity_s)
             signed = KeysFolder(partial / "keys-0001").make(wish, now=now, passphrase=passphrase)
             state = SiteState(site=site, name=name, generation=1, pin=None)
             write_private(partial / STATE, state.to_json())
@@ -273,7 +273,7 @@ class SiteIdentity:
             PassphraseWeak: fewer than 12 characters.
         """
         with locked(self.folder):
-            wish = Wish(self.site, self.name, validity_s)
+            wish = RequestedEntry(self.site, self.name, validity_s)
             keys = self._keys(self._newest() + 1)
             signed = keys.make(wish, now=now, passphrase=passphrase)
             write_public(self.request_path, signed.to_json())
@@ -289,7 +289,7 @@ class SiteIdentity:
         """
         with locked(self.folder):
             keys = self._keys(self._newest())
-            wish = Wish(self.site, self.name, validity_s)
+            wish = RequestedEntry(self.site, self.name, validity_s)
             signed = request_of(keys.load(passphrase), wish, now)
             keys.keep(signed)
             write_public(self.request_path, signed.to_json())

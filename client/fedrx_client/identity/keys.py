@@ -42,7 +42,7 @@ class Keys:
 
 
 @dataclass(frozen=True)
-class Wish:
+class RequestedEntry:
     """What a site asks for, beside its keys.
 
     Attributes:
@@ -72,7 +72,9 @@ class KeysFolder:
         """The SuperNode's private key: OpenSSH, or encrypted PEM under a passphrase."""
         return self.folder / "supernode.key"
 
-    def make(self, wish: Wish, *, now: int, passphrase: str | None) -> SignedEnrolmentRequest:
+    def make(
+        self, wish: RequestedEntry, *, now: int, passphrase: str | None
+    ) -> SignedEnrolmentRequest:
         """Make both keys and their request; all or nothing.
 
         Raises:
@@ -135,7 +137,7 @@ class KeysFolder:
         return signed
 
 
-def request_of(keys: Keys, wish: Wish, now: int) -> SignedEnrolmentRequest:
+def request_of(keys: Keys, wish: RequestedEntry, now: int) -> SignedEnrolmentRequest:
     """A request for these keys, signed with both.
 
     Raises:

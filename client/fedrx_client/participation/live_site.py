@@ -27,7 +27,7 @@ from fedrx_client.participation.settings import split_salt
 from fedrx_client.participation.site import Site, SiteParts, SitePolicy
 from fedrx_client.records.audit_log import existing_log
 from fedrx_client.records.ledger_file import LedgerFile
-from fedrx_client.records.run_audit import About, Journal, Request
+from fedrx_client.records.run_audit import AuditContext, Journal, Request
 from fedrx_client.records.sqlite_guard import SqliteGuard
 from fedrx_client.training.device import CPU
 from fedrx_client.training.randomness import SystemRandomness
@@ -70,26 +70,26 @@ class OpenRun:
     approval: Approval
     patients: Patients
     site: Site
-    _rounds: OrderedDict[bytes, About] = field(default_factory=OrderedDict)
+    _rounds: OrderedDict[bytes, AuditContext] = field(default_factory=OrderedDict)
 
     def same_as(self, offer: RunOffer) -> bool:
         """Whether an offer names the very run that is open."""
         mine = self.offer.run, self.offer.study, self.offer.roster
         return mine == (offer.run, offer.study, offer.roster)
 
-    def about(self, request: Request | None) -> About:
+    def about(self, request: Request | None) -> AuditContext:
         """What a line of the audit log says a request is about.
 
         Later stages of a round name its context only, so the last few are remembered.
         """
         run, study = self.offer.run, self.offer.study.hex()
         if isinstance(request, RoundRequest):
-            self._rounds[request.context] = About(run, study, request.round, request.attempt)
+            self._rounds[request.context] = AuditContext(run, study, request.round, request.attempt)
             while len(self._rounds) > ROUNDS_IN_MEMORY:
                 self._rounds.popitem(last=False)
         if isinstance(request, RoundRequest | ResolveRequest | UnmaskRequest):
-            return self._rounds.get(request.context, About(run, study))
-        return About(run, study)
+            return self._rounds.get(request.context, AuditContext(run, study))
+        return AuditContext(run, study)
 
 
 class LiveSite:
@@ -337,8 +337,8 @@ class LiveSite:
         require_known_pin(identity, self._log)
         return identity
 
-    def _about(self, run: int, request: Request | None) -> About:
+    def _about(self, run: int, request: Request | None) -> AuditContext:
         if isinstance(request, RunOffer):
-            return About(request.run, request.study.hex())
+            return AuditContext(request.run, request.study.hex())
         opened = self._runs.get(run)
-        return About() if opened is None else opened.about(request)
+        return AuditContext() if opened is None else opened.about(request)

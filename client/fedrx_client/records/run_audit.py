@@ -30,7 +30,7 @@ _LONGEST_LIST = 12
 
 
 @dataclass(frozen=True)
-class Thrift:
+class RefusalRateLimit:
     """How many refusals are written out.
 
     Attributes:
@@ -45,7 +45,7 @@ class Thrift:
 
 
 @dataclass(frozen=True)
-class About:
+class AuditContext:
     """What a line is about; empty or None where that is not known.
 
     Attributes:
@@ -76,10 +76,10 @@ class Journal:
         log: AuditLog,
         clock: Callable[[], float],
         state: Callable[[], str],
-        thrift: Thrift | None = None,
+        thrift: RefusalRateLimit | None = None,
     ) -> None:
         self._log, self._clock, self._state = log, clock, state
-        self._thrift = thrift or Thrift()
+        self._thrift = thrift or RefusalRateLimit()
         self._since = int(clock())
         self._refused: Counter[str] = Counter()
         self._unwritten: Counter[str] = Counter()
@@ -95,9 +95,9 @@ class Journal:
         Raises:
             LogUnwritable: it could not be written.
         """
-        self._write(kind, About(), text, state=state)
+        self._write(kind, AuditContext(), text, state=state)
 
-    def asked(self, about: About, kind: str, request: Request) -> None:
+    def asked(self, about: AuditContext, kind: str, request: Request) -> None:
         """A request that could be read has come in.
 
         Raises:
@@ -106,7 +106,7 @@ class Journal:
         """
         self._write("request", about, f"{kind}: {in_words(request)}", state=self._state())
 
-    def answered(self, about: About, kind: str, what: str) -> None:
+    def answered(self, about: AuditContext, kind: str, what: str) -> None:
         """An answer is ready to leave.
 
         Args:
@@ -120,7 +120,7 @@ class Journal:
         """
         self._write("answer", about, f"{kind}: {what}", state=self._state())
 
-    def refused(self, about: About, kind: str, error: Exception) -> None:
+    def refused(self, about: AuditContext, kind: str, error: Exception) -> None:
         """A request was refused, for this reason.
 
         Raises:
@@ -147,7 +147,7 @@ class Journal:
         counted, self._unwritten = self._unwritten, Counter()
         for key, count in counted.items():
             text = f"{key}: {count} more were refused and not written one by one"
-            self._write("refusal", About(), text, level=logging.WARNING)
+            self._write("refusal", AuditContext(), text, level=logging.WARNING)
 
     def _begin_window(self) -> None:
         now = int(self._clock())
@@ -159,7 +159,7 @@ class Journal:
     def _write(
         self,
         kind: AuditKind,
-        about: About,
+        about: AuditContext,
         text: str,
         *,
         state: str = "",
@@ -212,7 +212,7 @@ def _reason(error: Exception) -> str:
     return "not foreseen; agent.log says more"
 
 
-def _where(about: About) -> str:
+def _where(about: AuditContext) -> str:
     parts = [
         about.run and f"run {about.run}",
         "" if about.round is None else f"round {about.round}",

@@ -24,7 +24,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from fedrx_client.training.errors import UnsupportedModel
 from fedrx_client.training.layers import rule_for
 from fedrx_client.training.parameters import Batch, MakesUp, flat, patient_losses, trained
-from fedrx_client.training.uses import LayerGradients, Use, own_parameters
+from fedrx_client.training.uses import LayerGradients, LayerRecord, own_parameters
 
 TRIAL_TOLERANCE = 1e-3
 TRIAL_PATIENTS = 8
@@ -62,16 +62,18 @@ class _Record:
         # The edge, not the tensor: an in-place ReLU would later put its own output there.
         self.edges.append(get_gradient_edge(tensors[1]))
 
-    def uses(self, losses: Tensor) -> dict[str, list[Use]]:
-        """Pairs of activation and slope, by layer; one backward pass."""
+    def uses(self, losses: Tensor) -> dict[str, list[LayerRecord]]:
+        """Pairs of activation and backprop, by layer; one backward pass."""
         now = [a._version for a in self.activations]  # noqa: SLF001 - as above
         if now != self.versions:
             raise NotCovered("an activation was changed in place")
-        slopes = torch.autograd.grad(losses.sum(), self.edges, allow_unused=True)
-        uses: dict[str, list[Use]] = {}
-        for name, activation, slope in zip(self.layers, self.activations, slopes, strict=True):
-            if slope is not None:
-                uses.setdefault(name, []).append((activation, slope))
+        backprops = torch.autograd.grad(losses.sum(), self.edges, allow_unused=True)
+        uses: dict[str, list[LayerRecord]] = {}
+        for name, activation, backprop in zip(
+            self.layers, self.activations, backprops, strict=True
+        ):
+            if backprop is not None:
+                uses.setdefault(name, []).append((activation, backprop))
         return uses
 
 
@@ -80,20 +82,22 @@ class PatientGradients:
     """What clipping needs to know of a batch's gradients.
 
     Attributes:
-        uses: pairs of activation and slope of each layer that was used.
+        uses: pairs of activation and backprop of each layer that was used.
         layers: the gradients of those layers, by name.
         squared: each patient's squared L2 norm in each of them, `(B,)`.
         norms: L2 norm of each patient's gradient, `(B,)`.
     """
 
     model: nn.Module
-    uses: dict[str, list[Use]]
+    uses: dict[str, list[LayerRecord]]
     layers: dict[str, LayerGradients]
     squared: dict[str, Tensor]
     norms: Tensor
 
     @classmethod
-    def of(cls, model: nn.Module, uses: dict[str, list[Use]], losses: Tensor) -> "PatientGradients":
+    def of(
+        cls, model: nn.Module, uses: dict[str, list[LayerRecord]], losses: Tensor
+    ) -> "PatientGradients":
         """Those of one pass, from what its layers saw."""
         with torch.no_grad():
             layers = {name: _layer(model, name, some) for name, some in uses.items()}
@@ -148,7 +152,7 @@ def patient_gradients(model: nn.Module, batch: Batch) -> PatientGradients:
     return PatientGradients.of(model, record.uses(losses), losses.detach())
 
 
-def _layer(model: nn.Module, name: str, uses: list[Use]) -> LayerGradients:
+def _layer(model: nn.Module, name: str, uses: list[LayerRecord]) -> LayerGradients:
     layer = model.get_submodule(name)
     rule = rule_for(layer)
     if rule is None:

@@ -21,7 +21,7 @@ from fedrx_client.training.parameters import Batch
 
 
 @runtime_checkable
-class Pulled(Protocol):
+class HasOutputGradient(Protocol):
     """A model whose loss is that of a head on its outputs.
 
     Attributes:
@@ -34,12 +34,12 @@ class Pulled(Protocol):
     def bounded_layers(self) -> Mapping[str, float]:
         """Layers in which no patient's gradient is longer than this, whatever the weights."""
 
-    def pulls(self, outputs: Tensor, batch: Any, /) -> Tensor | None:  # noqa: ANN401 - its own kind
-        """Length of each loss's slope by the outputs, `(B,)`, at most 1; None if it says little."""
+    def output_gradient_norms(self, outputs: Tensor, batch: Any, /) -> Tensor | None:  # noqa: ANN401 - its own kind
+        """Length of each loss's gradient by the outputs, `(B,)`, at most 1; None if unknown."""
 
 
 @dataclass(frozen=True)
-class Limits:
+class ClipBounds:
     """A clipping norm shared out, so that the squares of all limits add up to its square.
 
     Attributes:
@@ -53,9 +53,9 @@ class Limits:
     scale: float
 
     @classmethod
-    def of(cls, model: nn.Module, bound: float) -> "Limits":
+    def of(cls, model: nn.Module, bound: float) -> "ClipBounds":
         """Those of a model, for a bound above 0 on the whole."""
-        known = dict(model.bounded_layers) if isinstance(model, Pulled) else {}
+        known = dict(model.bounded_layers) if isinstance(model, HasOutputGradient) else {}
         used = sum(length**2 for length in known.values())
         if used >= 1:
             raise TrainingInvalid("bounded layers would leave nothing of the clipping norm.")
@@ -63,14 +63,15 @@ class Limits:
         apart = {name: scale * length for name, length in known.items()}
         return cls(math.sqrt(bound**2 - scale**2 * used), apart, scale)
 
-    def factors(self, lengths: Tensor, pulls: Tensor | None) -> Tensor:
+    def factors(self, lengths: Tensor, output_norms: Tensor | None) -> Tensor:
         """Each patient's factor outside the layers apart, `(B,)` in 0..1, from those lengths.
 
         A pull that is no number, or below 0, counts as 0: that patient contributes nothing here.
         """
         reach = lengths
-        if pulls is not None:
-            reach = lengths / torch.where(pulls > 0, pulls, 0.0).clamp(max=1.0).to(lengths)
+        if output_norms is not None:
+            pull = torch.where(output_norms > 0, output_norms, 0.0).clamp(max=1.0)
+            reach = lengths / pull.to(lengths)
         reach = torch.where(lengths > 0, reach, 0.0)  # nothing pulls: nothing to cut
         return (self.rest / reach.clamp(min=torch.finfo(lengths.dtype).tiny)).clamp(max=1.0)
 
@@ -83,20 +84,20 @@ class Limits:
 @contextmanager
 def watched(model: nn.Module) -> Iterator[Callable[[Batch], Tensor | None]]:
     """Watch one forward pass; what is given then tells its patients' pulls, if the model can."""
-    if not isinstance(model, Pulled):
+    if not isinstance(model, HasOutputGradient):
         yield lambda _: None
         return
     seen: list[Tensor] = []
     handle = model.head.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
 
-    def pulls(batch: Batch) -> Tensor | None:
+    def output_gradient_norms(batch: Batch) -> Tensor | None:
         if len(seen) != 1:  # a loss of several readings has no one output
             return None
         with torch.no_grad():
-            found: Tensor | None = model.pulls(seen[0], batch)
+            found: Tensor | None = model.output_gradient_norms(seen[0], batch)
         return found
 
     try:
-        yield pulls
+        yield output_gradient_norms
     finally:
         handle.remove()

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from fedrx_client.training import bookkeeping, vmap_gradients
-from fedrx_client.training.clip_factors import Limits, watched
+from fedrx_client.training.clip_factors import ClipBounds, watched
 from fedrx_client.training.errors import TrainingInvalid
 from fedrx_client.training.microbatches import (
     ROWS_STEP,
     USUAL_ROWS,
     fixed_passes,
-    in_passes,
+    microbatches,
     on_cpu,
     precision,
     rows_for,
@@ -74,7 +74,8 @@ def clipped_gradient_sum(
 
     A patient whose gradient is not finite, or too long for float32, contributes nothing: any other
     choice would let one patient decide the sum. An empty batch gives zeros. Where the model knows
-    how hard an outcome pulls, the factor depends on a patient's inputs alone; see `pulls`.
+    how hard an outcome pulls, the factor depends on a patient's inputs alone; see
+    `output_gradient_norms`.
 
     Args:
         model: returns one loss per patient, `(B,)`; none of its operations mixes patients.
@@ -95,7 +96,7 @@ def clipped_gradient_sum(
     refuse_mixing(model)
     total = np.zeros(dimension(model))
     clipped = not_finite = 0
-    limits = Limits.of(model, clipping_norm / (1 + CLIPPING_MARGIN))
+    limits = ClipBounds.of(model, clipping_norm / (1 + CLIPPING_MARGIN))
     fast = method == "bookkeeping" or (method == "auto" and bookkeeping.is_admitted(model))
     clip = _by_bookkeeping if fast else _by_vmap
     rows = rows if fast else vmap_gradients.rows_at_once(model, rows)
@@ -120,7 +121,7 @@ class _Clipped:
     finite: Tensor
 
 
-def _by_bookkeeping(model: nn.Module, batch: Batch, there: Tensor, limits: Limits) -> _Clipped:
+def _by_bookkeeping(model: nn.Module, batch: Batch, there: Tensor, limits: ClipBounds) -> _Clipped:
     """One pass; of its rows those `there`, bool `(rows,)`, are patients."""
     try:
         with watched(model) as pulls_of:
@@ -137,7 +138,7 @@ def _by_bookkeeping(model: nn.Module, batch: Batch, there: Tensor, limits: Limit
         return _Clipped(gradients.weighted_sum(factors, apart), factors, finite)
 
 
-def _by_vmap(model: nn.Module, batch: Batch, there: Tensor, limits: Limits) -> _Clipped:
+def _by_vmap(model: nn.Module, batch: Batch, there: Tensor, limits: ClipBounds) -> _Clipped:
     """One pass; of its rows those `there`, bool `(rows,)`, are patients."""
     total = flat({}, model)
     gradients, pulls = vmap_gradients.patient_gradients(model, batch)
@@ -209,7 +210,7 @@ def gradient_sum(model: nn.Module, batch: Batch, *, mixed: bool = False) -> npt.
     """
     total = np.zeros(dimension(model))
     with precision(model, clipped=False, mixed=mixed):
-        for gradient in in_passes(
+        for gradient in microbatches(
             model, batch, lambda some: bookkeeping.plain_gradient(model, some)
         ):
             total += gradient.detach().cpu().double().numpy()

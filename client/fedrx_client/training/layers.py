@@ -1,6 +1,6 @@
 """Closed forms of per-patient gradients, layer by layer.
 
-A layer's use in one forward pass leaves an activation and a slope. From these pairs follow each
+A layer's use in one forward pass leaves an activation and a backprop. From these pairs follow each
 patient's squared gradient norm and any weighted sum of gradients: Bu, Wang, Zha, Karypis (2022),
 arXiv:2210.00038. A layer used several times has several pairs, which count as one longer sequence.
 """
@@ -17,8 +17,8 @@ from torch.nn import functional
 from fedrx_client.training.matrix_layers import conv1d, linear
 from fedrx_client.training.uses import (
     LayerGradients,
+    LayerRecord,
     Rule,
-    Use,
     gram_squared_norm,
     lengths,
     own_parameters,
@@ -52,33 +52,33 @@ def _is_usual(layer: nn.Module) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """Gradients of an embedding: tokens `(B, steps)` and their slopes `(B, steps, E)`."""
+    """Gradients of an embedding: tokens `(B, steps)` and their backprops `(B, steps, E)`."""
 
     layer: nn.Module
     tokens: Tensor
-    slopes: Tensor
+    backprops: Tensor
 
     @property
     def squared_norm(self) -> Tensor:
         """Rows that a patient repeats add up before squaring."""
-        same = (self.tokens.unsqueeze(2) == self.tokens.unsqueeze(1)).to(self.slopes.dtype)
-        return gram_squared_norm(same, torch.ones_like(self.slopes[..., 0]), self.slopes)
+        same = (self.tokens.unsqueeze(2) == self.tokens.unsqueeze(1)).to(self.backprops.dtype)
+        return gram_squared_norm(same, torch.ones_like(self.backprops[..., 0]), self.backprops)
 
     def weighted_sum(self, factors: Tensor) -> dict[str, Tensor]:
         """One row of the table per token."""
         table = torch.zeros_like(own_parameters(self.layer)["weight"])
-        weighted = (self.slopes * factors[:, None, None]).flatten(0, 1)
+        weighted = (self.backprops * factors[:, None, None]).flatten(0, 1)
         return {"weight": table.index_add(0, self.tokens.flatten(), weighted)}
 
 
-def _embedding(layer: nn.Module, uses: Sequence[Use]) -> LayerGradients:
+def _embedding(layer: nn.Module, uses: Sequence[LayerRecord]) -> LayerGradients:
     """The rule of an embedding, whose padding has no gradient."""
     tokens = torch.cat([tokens.reshape(len(tokens), -1) for tokens, _ in uses], 1)
-    slopes = torch.cat([g.reshape(len(g), -1, g.shape[-1]) for _, g in uses], 1)
+    backprops = torch.cat([g.reshape(len(g), -1, g.shape[-1]) for _, g in uses], 1)
     padding = layer.padding_idx
     if isinstance(padding, int):
-        slopes = slopes * (tokens != padding).unsqueeze(2)
-    return _Rows(layer, tokens, slopes)
+        backprops = backprops * (tokens != padding).unsqueeze(2)
+    return _Rows(layer, tokens, backprops)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,18 +86,18 @@ class _SegmentGradients:
     """Gradients of a linear layer for every segment: `(B, S, P)` in, `(B, S, E)` out."""
 
     layer: nn.Module
-    uses: Sequence[Use]
+    uses: Sequence[LayerRecord]
 
     @property
     def squared_norm(self) -> Tensor:
         """A segment is a single step of a layer of its own; several uses are steps."""
         own = own_parameters(self.layer)
-        inputs, slopes = self.uses[0]
-        length = lengths(slopes, 2)
+        inputs, backprops = self.uses[0]
+        length = lengths(backprops, 2)
         parts = [torch.zeros_like(length[:, 0])]
         if len(self.uses) > 1:
             held = {"weight": sum(torch.einsum("bsp,bse->bspe", *use) for use in self.uses)}
-            held["bias"] = sum(slope for _, slope in self.uses)
+            held["bias"] = sum(backprop for _, backprop in self.uses)
             parts += [torch.as_tensor(held[name]).flatten(1).square().sum(1) for name in own]
         else:
             if "weight" in own:
@@ -110,12 +110,12 @@ class _SegmentGradients:
         """By the layer's own parameter names."""
         own = own_parameters(self.layer)
         sums = {name: torch.zeros_like(p) for name, p in own.items()}
-        for activation, slope in self.uses:
+        for activation, backprop in self.uses:
             if "weight" in own:  # the inputs are the narrow side
                 weighted = activation * factors[:, None, None]
-                sums["weight"] += torch.einsum("bsp,bse->spe", weighted, slope)
+                sums["weight"] += torch.einsum("bsp,bse->spe", weighted, backprop)
             if "bias" in own:
-                sums["bias"] += torch.tensordot(factors, slope, dims=1)
+                sums["bias"] += torch.tensordot(factors, backprop, dims=1)
         return sums
 
 
@@ -134,63 +134,63 @@ class _HeldGradients:
         return {name: torch.tensordot(factors, g, dims=1) for name, g in self.each.items()}
 
 
-def _held(of_use: Callable[[nn.Module, Use], dict[str, Tensor]]) -> Rule:
+def _held(of_use: Callable[[nn.Module, LayerRecord], dict[str, Tensor]]) -> Rule:
     """The rule of a small layer, whose gradients are simply held, patient by patient.
 
     Args:
         of_use: each own parameter's gradient per patient, `(B, *shape)`, from one use.
     """
 
-    def rule(layer: nn.Module, uses: Sequence[Use]) -> LayerGradients:
+    def rule(layer: nn.Module, uses: Sequence[LayerRecord]) -> LayerGradients:
         each = [of_use(layer, use) for use in uses]
         return _HeldGradients({n: sum(g[n] for g in each[1:]) + each[0][n] for n in each[0]})
 
     return rule
 
 
-def _layer_norm(layer: nn.Module, use: Use) -> dict[str, Tensor]:
+def _layer_norm(layer: nn.Module, use: LayerRecord) -> dict[str, Tensor]:
     if not isinstance(layer, nn.LayerNorm):
         raise TypeError(f"{type(layer).__name__} is not a LayerNorm.")
-    activation, slope = use
+    activation, backprop = use
     shape = tuple(layer.normalized_shape)
     normal = functional.layer_norm(activation, shape, eps=layer.eps)
-    per_step = (len(slope), -1, math.prod(shape))
-    return _affine(layer, normal.reshape(per_step), slope.reshape(per_step), 1)
+    per_step = (len(backprop), -1, math.prod(shape))
+    return _affine(layer, normal.reshape(per_step), backprop.reshape(per_step), 1)
 
 
-def _nodes(layer: nn.Module, use: Use) -> dict[str, Tensor]:
+def _nodes(layer: nn.Module, use: LayerRecord) -> dict[str, Tensor]:
     """A linear layer for every node: `(B, N, T, P)` in, `(B, N, T, E)` out."""
-    activation, slope = use
-    found = {"weight": activation.transpose(2, 3) @ slope, "bias": slope.sum(2)}
+    activation, backprop = use
+    found = {"weight": activation.transpose(2, 3) @ backprop, "bias": backprop.sum(2)}
     return {name: found[name] for name in own_parameters(layer)}
 
 
-def _group_norm(layer: nn.Module, use: Use) -> dict[str, Tensor]:
+def _group_norm(layer: nn.Module, use: LayerRecord) -> dict[str, Tensor]:
     if not isinstance(layer, nn.GroupNorm):
         raise TypeError(f"{type(layer).__name__} is not a GroupNorm.")
-    activation, slope = use
+    activation, backprop = use
     normal = functional.group_norm(activation, layer.num_groups, eps=layer.eps)
-    per_channel = (len(slope), layer.num_channels, -1)
-    return _affine(layer, normal.reshape(per_channel), slope.reshape(per_channel), 2)
+    per_channel = (len(backprop), layer.num_channels, -1)
+    return _affine(layer, normal.reshape(per_channel), backprop.reshape(per_channel), 2)
 
 
-def _affine(layer: nn.Module, normal: Tensor, slope: Tensor, steps: int) -> dict[str, Tensor]:
+def _affine(layer: nn.Module, normal: Tensor, backprop: Tensor, steps: int) -> dict[str, Tensor]:
     """Gradients of a scale and a shift, summed over the axis that holds the steps."""
-    sums = {"weight": (normal * slope).sum(steps), "bias": slope.sum(steps)}
+    sums = {"weight": (normal * backprop).sum(steps), "bias": backprop.sum(steps)}
     return {n: sums[n].reshape(-1, *p.shape) for n, p in own_parameters(layer).items()}
 
 
-def _small(layer: nn.Module, use: Use) -> dict[str, Tensor]:
+def _small(layer: nn.Module, use: LayerRecord) -> dict[str, Tensor]:
     """Plain parameters on any small module that takes and returns one tensor, patients first."""
     weights = {name: p.detach() for name, p in own_parameters(layer).items()}
 
-    def alone(activation: Tensor, slope: Tensor) -> dict[str, Tensor]:
+    def alone(activation: Tensor, backprop: Tensor) -> dict[str, Tensor]:
         def output(values: dict[str, Tensor]) -> Tensor:
             result: Tensor = functional_call(layer, values, (activation.unsqueeze(0),))
             return result
 
         pull_back = vjp(output, weights)[1]
-        gradients: dict[str, Tensor] = pull_back(slope.unsqueeze(0))[0]
+        gradients: dict[str, Tensor] = pull_back(backprop.unsqueeze(0))[0]
         return gradients
 
     each: dict[str, Tensor] = vmap(alone)(*use)

@@ -40,7 +40,7 @@ class LocalSettings:
 
     sample_rate: float
     steps: int
-    divisor: float
+    expected_batch_size: float
     learning_rate: float
     clipping_norm: float
     noise_multiplier: float
@@ -48,7 +48,7 @@ class LocalSettings:
     mixed: bool = False
 
     def __post_init__(self) -> None:
-        positive = (self.steps, self.divisor, self.learning_rate, self.clipping_norm)
+        positive = (self.steps, self.expected_batch_size, self.learning_rate, self.clipping_norm)
         usable = (
             0 < self.sample_rate <= 1
             and all(0 < value < math.inf for value in positive)
@@ -93,7 +93,7 @@ def local_settings(
     return LocalSettings(
         sample_rate=rate,
         steps=epochs * math.ceil(1 / rate),
-        divisor=rate * patients,
+        expected_batch_size=rate * patients,
         learning_rate=learning_rate,
         clipping_norm=clipping_norm,
         noise_multiplier=noise_multiplier,
@@ -168,7 +168,7 @@ def _private_steps(
     from fedrx_client.training.site_optimizer import SiteOptimizer  # noqa: PLC0415
 
     optimizer = SiteOptimizer(_sgd(model, settings), settings, noise)
-    norm, rows = settings.clipping_norm, public_rows(model, settings.divisor)
+    norm, rows = settings.clipping_norm, public_rows(model, settings.expected_batch_size)
     for _ in range(settings.steps):
         sample = poisson_sample(len(batch), settings.sample_rate, sampling)
         patients = batch.select(torch.from_numpy(sample))

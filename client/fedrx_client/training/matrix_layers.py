@@ -1,7 +1,7 @@
-"""Closed forms for layers whose weight gradient is a product of slopes and activations.
+"""Closed forms for layers whose weight gradient is a product of backprops and activations.
 
-A linear layer and a convolution both have the gradient `sum over steps of slope x activation`. Its
-norm per patient comes from whichever is cheapest: one product of lengths (a single step), inner
+A linear layer and a convolution both have the gradient `sum over steps of backprop x activation`.
+Its norm per patient comes from whichever is cheapest: one product of lengths (a single step), inner
 products of steps (few steps, wide layer), or the gradients themselves, which are then kept for the
 weighted sum as long as they fit. No patient's gradient outlives the pass it was made in.
 """
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from fedrx_client.training.uses import (
     LayerGradients,
-    Use,
+    LayerRecord,
     gram_squared_norm,
     kept_from_below,
     lengths,
@@ -30,29 +30,29 @@ HELD_VALUES = 2**24
 _FEW_STEPS = 0.4
 
 
-def linear(layer: nn.Module, uses: Sequence[Use]) -> LayerGradients:
+def linear(layer: nn.Module, uses: Sequence[LayerRecord]) -> LayerGradients:
     """The rule of `nn.Linear` on patients, or on any number of steps of each patient."""
     parts = [_steps(use) for use in uses]
-    slope = _longer([slope for _, slope in parts])
-    return _gradients(layer, [[_longer([activation for activation, _ in parts])]], slope)
+    backprop = _longer([backprop for _, backprop in parts])
+    return _gradients(layer, [[_longer([activation for activation, _ in parts])]], backprop)
 
 
-def conv1d(layer: nn.Module, uses: Sequence[Use]) -> LayerGradients:
+def conv1d(layer: nn.Module, uses: Sequence[LayerRecord]) -> LayerGradients:
     """The rule of `nn.Conv1d`, whatever its options: for each tap a linear layer."""
     if not isinstance(layer, nn.Conv1d):
         raise TypeError(f"{type(layer).__name__} is not a Conv1d.")
     by_tap = zip(*(_taps(layer, use) for use in uses), strict=True)
     taps = [_longer(list(tap)).chunk(layer.groups, 2) for tap in by_tap]
-    slope = _longer([slope.transpose(1, 2) for _, slope in uses])
-    return _gradients(layer, [list(group) for group in zip(*taps, strict=True)], slope)
+    backprop = _longer([backprop.transpose(1, 2) for _, backprop in uses])
+    return _gradients(layer, [list(group) for group in zip(*taps, strict=True)], backprop)
 
 
 @dataclass(frozen=True, eq=False)
 class _Product:
-    """Activations `(B, steps, in)` and slopes `(B, steps, out)` of a matrix of weights."""
+    """Activations `(B, steps, in)` and backprops `(B, steps, out)` of a matrix of weights."""
 
     activation: Tensor
-    slope: Tensor
+    backprop: Tensor
     held: Tensor | None
     squared_norm: Tensor
 
@@ -61,7 +61,7 @@ class _Product:
         if self.held is not None:
             summed: Tensor = torch.tensordot(factors, self.held, dims=1)
             return summed
-        weighted = (self.slope * factors[:, None, None]).flatten(0, 1)
+        weighted = (self.backprop * factors[:, None, None]).flatten(0, 1)
         total: Tensor = weighted.T @ self.activation.flatten(0, 1)
         return total
 
@@ -97,13 +97,13 @@ class _MatrixGradients:
         return {name: sums[name].reshape(p.shape) for name, p in own.items()}
 
 
-def _gradients(layer: nn.Module, groups: list[list[Tensor]], slope: Tensor) -> LayerGradients:
-    """From activations by group and tap, `(B, steps, in)`, and the slope `(B, steps, out)`."""
-    biases = slope.sum(1)
+def _gradients(layer: nn.Module, groups: list[list[Tensor]], backprop: Tensor) -> LayerGradients:
+    """From activations by group and tap, `(B, steps, in)`, and the backprop `(B, steps, out)`."""
+    biases = backprop.sum(1)
     if "weight" not in own_parameters(layer):
         return _MatrixGradients(layer, [], biases)
-    slopes = slope.chunk(len(groups), 2)
-    pairs = zip(groups, slopes, strict=True)
+    backprops = backprop.chunk(len(groups), 2)
+    pairs = zip(groups, backprops, strict=True)
     products = [[_product(tap, own) for tap in taps] for taps, own in pairs]
     return _MatrixGradients(layer, products, biases)
 
@@ -113,25 +113,25 @@ def _longer(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
-def _product(activation: Tensor, slope: Tensor) -> _Product:
+def _product(activation: Tensor, backprop: Tensor) -> _Product:
     patients, steps, inputs = activation.shape
-    outputs = slope.shape[2]
+    outputs = backprop.shape[2]
     if steps == 1:
-        alone = lengths(activation, (1, 2)) * lengths(slope, (1, 2))
-        return _Product(activation, slope, None, alone.square())
+        alone = lengths(activation, (1, 2)) * lengths(backprop, (1, 2))
+        return _Product(activation, backprop, None, alone.square())
     if steps * (inputs + outputs) <= _FEW_STEPS * inputs * outputs:
         same = torch.bmm(activation, activation.transpose(1, 2))
-        squared = gram_squared_norm(same, lengths(activation, 2), slope)
-        return _Product(activation, slope, None, squared)
+        squared = gram_squared_norm(same, lengths(activation, 2), backprop)
+        return _Product(activation, backprop, None, squared)
     if patients * inputs * outputs <= HELD_VALUES:
-        held = torch.bmm(slope.transpose(1, 2), activation)
-        return _Product(activation, slope, held, _lengths(held).square())
+        held = torch.bmm(backprop.transpose(1, 2), activation)
+        return _Product(activation, backprop, held, _lengths(held).square())
     at_once = max(1, HELD_VALUES // (inputs * outputs))
-    parts = zip(torch.split(activation, at_once), torch.split(slope, at_once), strict=True)
+    parts = zip(torch.split(activation, at_once), torch.split(backprop, at_once), strict=True)
     squared = torch.cat([_lengths(torch.bmm(g.transpose(1, 2), a)) for a, g in parts]).square()
     # Made again for the sum, in another order: where steps cancel, that leaves other digits.
-    squared = kept_from_below(squared, lengths(activation, 2), lengths(slope, 2))
-    return _Product(activation, slope, None, squared)
+    squared = kept_from_below(squared, lengths(activation, 2), lengths(backprop, 2))
+    return _Product(activation, backprop, None, squared)
 
 
 def _lengths(matrices: Tensor) -> Tensor:
@@ -140,18 +140,18 @@ def _lengths(matrices: Tensor) -> Tensor:
     return found
 
 
-def _steps(use: Use) -> Use:
-    activation, slope = use
+def _steps(use: LayerRecord) -> LayerRecord:
+    activation, backprop = use
     if activation.ndim == 2:
-        return activation.unsqueeze(1), slope.unsqueeze(1)
-    return activation.flatten(1, -2), slope.flatten(1, -2)
+        return activation.unsqueeze(1), backprop.unsqueeze(1)
+    return activation.flatten(1, -2), backprop.flatten(1, -2)
 
 
-def _taps(layer: nn.Conv1d, use: Use) -> list[Tensor]:
+def _taps(layer: nn.Conv1d, use: LayerRecord) -> list[Tensor]:
     """What each weight of the kernel saw, `(B, steps, channels)`; nothing is copied."""
-    activation, slope = use
+    activation, backprop = use
     padded, stride = _padded(layer, activation), layer.stride[0]
-    reach = stride * (slope.shape[2] - 1) + 1
+    reach = stride * (backprop.shape[2] - 1) + 1
     starts = [layer.dilation[0] * tap for tap in range(layer.kernel_size[0])]
     return [padded[:, :, i : i + reach : stride].transpose(1, 2) for i in starts]
 

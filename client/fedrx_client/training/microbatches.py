@@ -52,17 +52,17 @@ USUAL_ROWS = 128
 MOST_ON_ACCELERATOR = 4096
 """Rows of a fixed pass there; more would only make the rounding of their sum grow."""
 
-ON_CPU = 1024
+CPU_MICROBATCH = 1024
 """Patients in a pass that promises nothing; passes are added in float64."""
 
-FIRST_TRY = 16_384
+FIRST_MICROBATCH = 16_384
 """Patients in such a pass on an accelerator, unless its memory says otherwise."""
 
 _FASTER_IN_FEWER_DIGITS = frozenset({"cuda"})
 
 
 @runtime_checkable
-class Courses(Batch, Protocol):
+class PaddedBatch(Batch, Protocol):
     """Patients with visits, padded to one length."""
 
     def padded_lengths(self) -> Tensor:
@@ -80,7 +80,7 @@ def rows_for(model: nn.Module, expected: float) -> int:
         expected: patients in a step at an average site, from agreed numbers only.
     """
     one = model.made_up(1) if isinstance(model, MakesUp) else None
-    courses = isinstance(one, Courses) and bool(one.padded_lengths().any())
+    courses = isinstance(one, PaddedBatch) and bool(one.padded_lengths().any())
     share, least, most = (4, 32, 128) if courses else (2, 64, 256)
     if not on_cpu(model):
         share, most = 1, MOST_ON_ACCELERATOR
@@ -97,7 +97,7 @@ def fixed_passes(batch: BatchT, rows: int) -> Iterator[tuple[BatchT, int]]:
     while start < len(batch):
         count = min(rows, _alike(lengths[start:]))
         some = _filled(batch, order[start : start + count], rows)
-        yield (some.cut_to(int(lengths[start])) if isinstance(some, Courses) else some), count
+        yield (some.cut_to(int(lengths[start])) if isinstance(some, PaddedBatch) else some), count
         start += count
 
 
@@ -121,7 +121,7 @@ def _filled(batch: BatchT, positions: Tensor, rows: int) -> BatchT:
 _fits: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
-def in_passes(
+def microbatches(
     model: nn.Module, batch: BatchT, work: Callable[[BatchT], ResultT]
 ) -> Iterator[ResultT]:
     """Do the work for a few patients at a time, as many as there is room for; none for no patient.
@@ -153,7 +153,7 @@ def in_passes(
 
 def _longest_first(batch: Batch) -> tuple[Tensor, Tensor]:
     """Positions of the patients, and their padded lengths in that order."""
-    if not isinstance(batch, Courses):
+    if not isinstance(batch, PaddedBatch):
         return torch.arange(len(batch)), torch.zeros(len(batch))
     lengths, order = batch.padded_lengths().cpu().sort(descending=True, stable=True)
     return order, lengths
@@ -163,12 +163,12 @@ def _together(batch: BatchT, positions: Tensor, length: int) -> BatchT:
     """These patients, cut to that length; nothing is copied where they are all, as they stand."""
     everybody = torch.equal(positions, torch.arange(len(batch)))
     some = batch if everybody else batch.select(positions)
-    return some.cut_to(length) if isinstance(some, Courses) else some
+    return some.cut_to(length) if isinstance(some, PaddedBatch) else some
 
 
 def _patients_at_once(model: nn.Module, lengths: Tensor) -> int:
     """How many of the patients still to come go through next; their padded `lengths` fall."""
-    usual = ON_CPU if on_cpu(model) else FIRST_TRY
+    usual = CPU_MICROBATCH if on_cpu(model) else FIRST_MICROBATCH
     return min(_fits.get(model, usual), _alike(lengths))
 
 

@@ -26,7 +26,7 @@ class PrivateSettings(Protocol):
         """L2 bound of a patient's gradient."""
 
     @property
-    def divisor(self) -> float:
+    def expected_batch_size(self) -> float:
         """Public expected sample size."""
 
     @property
@@ -47,7 +47,7 @@ class SiteOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
             optimizer=optimizer,
             noise_multiplier=settings.noise_multiplier,
             max_grad_norm=settings.clipping_norm,
-            expected_batch_size=settings.divisor,
+            expected_batch_size=settings.expected_batch_size,
             loss_reduction="mean",
         )
         self._stream = noise

@@ -6,8 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-Use = tuple[Tensor, Tensor]
-"""(activation, slope), patients first: what went in, and the loss's derivative by what came out."""
+LayerRecord = tuple[Tensor, Tensor]
+"""(activation, backprop), patients first: the input, and the loss's derivative by the output."""
 
 # A norm from inner products loses digits where a patient's steps cancel. Its rounding error is at
 # most about this share of the sum of absolute terms, which is added, so that no norm is too small.
@@ -26,7 +26,7 @@ class LayerGradients(Protocol):
         """Sum over patients of factor times gradient, by the layer's own parameter names."""
 
 
-Rule = Callable[[nn.Module, Sequence[Use]], LayerGradients]
+Rule = Callable[[nn.Module, Sequence[LayerRecord]], LayerGradients]
 """One kind of layer's gradients, from all its uses in one forward pass; at least one."""
 
 
@@ -38,7 +38,7 @@ def own_parameters(layer: nn.Module) -> dict[str, nn.Parameter]:
 def lengths(tensor: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     """L2 norms over some axes; the square of a very small or large value does not spoil them.
 
-    Weights chosen badly pair activations of 1e-23 with slopes of 1e20: their product counts.
+    Weights chosen badly pair activations of 1e-23 with backprops of 1e20: their product counts.
     """
     largest = tensor.abs().amax(dim, keepdim=True)
     scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
@@ -55,20 +55,20 @@ def kept_from_below(squared: Tensor, size: Tensor, length: Tensor) -> Tensor:
     Args:
         squared: as computed, `(B,)`.
         size: lengths of the activations, `(B, steps)`.
-        length: lengths of the slopes, `(B, steps)`.
+        length: lengths of the backprops, `(B, steps)`.
     """
     absolute = (size * length).sum(1).square()
     usual = (size.amax(1) <= _USUAL) & (length.amax(1) <= _USUAL)
     return torch.where(usual, squared.clamp(min=0) + _GRAM_ERROR * absolute, absolute)
 
 
-def gram_squared_norm(similarity: Tensor, size: Tensor, slope: Tensor) -> Tensor:
-    """Sum over pairs of steps of similarity times the slopes' inner product, kept from below.
+def gram_squared_norm(similarity: Tensor, size: Tensor, backprop: Tensor) -> Tensor:
+    """Sum over pairs of steps of similarity times the backprops' inner product, kept from below.
 
     Args:
         similarity: inner products of the activations, `(B, steps, steps)`.
         size: their lengths, `(B, steps)`.
-        slope: `(B, steps, out)`.
+        backprop: `(B, steps, out)`.
     """
-    slopes = torch.bmm(slope, slope.transpose(1, 2))
-    return kept_from_below((similarity * slopes).sum((1, 2)), size, lengths(slope, 2))
+    backprops = torch.bmm(backprop, backprop.transpose(1, 2))
+    return kept_from_below((similarity * backprops).sum((1, 2)), size, lengths(backprop, 2))

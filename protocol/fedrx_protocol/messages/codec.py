@@ -28,7 +28,7 @@ from fedrx_protocol.messages.secure_aggregation import (
 )
 
 __all__ = [
-    "Limits",
+    "CodecLimits",
     "MalformedMessage",
     "WireMessage",
     "decode",
@@ -45,7 +45,7 @@ Message = TypeVar("Message", bound=WireMessage)
 
 
 @dataclass(frozen=True)
-class Limits:
+class CodecLimits:
     """Largest sizes this side reads.
 
     Attributes:
@@ -59,7 +59,7 @@ class Limits:
     vector_length: int = 2**26
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = CodecLimits()
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class _Kind:
     """How one field is written and read."""
 
     write: Callable[[Any], Any]
-    read: Callable[[Any, str, Limits], Any]
+    read: Callable[[Any, str, CodecLimits], Any]
 
 
 def encode(message: WireMessage) -> bytes:
@@ -82,7 +82,7 @@ def encode_masked(message: MaskedInput) -> tuple[bytes, bytes]:
     return encode(message), message.vector.astype(_VECTOR_TYPE, copy=False).tobytes()
 
 
-def decode(data: bytes, expected: type[Message], limits: Limits = DEFAULT_LIMITS) -> Message:
+def decode(data: bytes, expected: type[Message], limits: CodecLimits = DEFAULT_LIMITS) -> Message:
     """Read a message of type `expected` (any but a masked input).
 
     Raises:
@@ -95,7 +95,7 @@ def decode(data: bytes, expected: type[Message], limits: Limits = DEFAULT_LIMITS
 
 
 def decode_masked(
-    header: bytes, payload: bytes, length: int | None = None, limits: Limits = DEFAULT_LIMITS
+    header: bytes, payload: bytes, length: int | None = None, limits: CodecLimits = DEFAULT_LIMITS
 ) -> MaskedInput:
     """Read a masked input; its vector is a read-only view of the payload, where bytes allow it.
 
@@ -119,7 +119,7 @@ def decode_masked(
     return MaskedInput(vector=vector, **_fields(header, MaskedInput, limits))
 
 
-def _fields(data: bytes, expected: type, limits: Limits) -> dict[str, Any]:
+def _fields(data: bytes, expected: type, limits: CodecLimits) -> dict[str, Any]:
     name, fields = _FIELDS[expected]
     if len(data) > limits.header_bytes:
         raise MalformedMessage(
@@ -137,37 +137,37 @@ def _fields(data: bytes, expected: type, limits: Limits) -> dict[str, Any]:
     }
 
 
-def _read_integer(value: object, source: str, _: Limits) -> int:
+def _read_integer(value: object, source: str, _: CodecLimits) -> int:
     if type(value) is not int:
         raise MalformedMessage(f"{source} must be an integer.")
     return value
 
 
-def _read_text(value: object, source: str, _: Limits) -> str:
+def _read_text(value: object, source: str, _: CodecLimits) -> str:
     if not isinstance(value, str):
         raise MalformedMessage(f"{source} must be text.")
     return value
 
 
-def _read_bytes(value: object, source: str, _: Limits) -> bytes:
+def _read_bytes(value: object, source: str, _: CodecLimits) -> bytes:
     return from_base64(value, source=source)
 
 
-def _read_texts(value: object, source: str, limits: Limits) -> tuple[str, ...]:
+def _read_texts(value: object, source: str, limits: CodecLimits) -> tuple[str, ...]:
     return tuple(_read_text(item, source, limits) for item in _listed(value, source, limits))
 
 
-def _read_map(value: object, source: str, limits: Limits) -> Mapping[str, bytes]:
+def _read_map(value: object, source: str, limits: CodecLimits) -> Mapping[str, bytes]:
     if not isinstance(value, dict) or len(value) > limits.sites:
         raise MalformedMessage(f"{source} must be a map of at most {limits.sites} sites.")
     return {key: from_base64(item, source=source) for key, item in value.items()}
 
 
-def _read_adverts(value: object, source: str, limits: Limits) -> tuple[Advert, ...]:
+def _read_adverts(value: object, source: str, limits: CodecLimits) -> tuple[Advert, ...]:
     return tuple(_read_advert(item, source, limits) for item in _listed(value, source, limits))
 
 
-def _read_advert(value: object, source: str, limits: Limits) -> Advert:
+def _read_advert(value: object, source: str, limits: CodecLimits) -> Advert:
     if not isinstance(value, dict) or set(value) != set(_ADVERT):
         raise MalformedMessage(f"{source} holds something that is no advert.")
     return Advert(
@@ -179,7 +179,7 @@ def _write_advert(advert: Advert) -> dict[str, Any]:
     return {field: kind.write(getattr(advert, field)) for field, kind in _ADVERT.items()}
 
 
-def _listed(value: object, source: str, limits: Limits) -> list[Any]:
+def _listed(value: object, source: str, limits: CodecLimits) -> list[Any]:
     if not isinstance(value, list) or len(value) > limits.sites:
         raise MalformedMessage(f"{source} must be a list of at most {limits.sites} entries.")
     return value

@@ -31,12 +31,12 @@ from fedrx_protocol.secagg.errors import (
     ThresholdChanged,
     VectorInvalid,
 )
-from fedrx_protocol.secagg.key_directory import CoordinatorKeys
+from fedrx_protocol.secagg.key_directory import KeyDirectory
 from fedrx_protocol.secagg.masking import add_keystreams
-from fedrx_protocol.secagg.unmasking import MaskedSum, Opening
+from fedrx_protocol.secagg.unmasking import MaskedSum, Unmasking
 from fedrx_protocol.trust.roster import Roster
 
-__all__ = ["CoordinatorKeys", "CoordinatorRound", "Opened", "Phase"]
+__all__ = ["CoordinatorRound", "KeyDirectory", "Opened", "Phase"]
 
 
 class Opened(NamedTuple):
@@ -88,7 +88,7 @@ class CoordinatorRound:
 
     def __init__(
         self,
-        keys: CoordinatorKeys,
+        keys: KeyDirectory,
         request: RoundRequest,
         *,
         length: int,
@@ -104,7 +104,7 @@ class CoordinatorRound:
         self._shares: dict[str, Mapping[str, bytes]] = {}
         self._asked: dict[str, ResolveRequest] = {}
         self._resolved: dict[str, Mapping[str, bytes]] = {}
-        self._opening: Opening | None = None
+        self._opening: Unmasking | None = None
         self._phase = Phase.COLLECTING
 
     @property
@@ -183,7 +183,7 @@ class CoordinatorRound:
         """Take one survivor's shares.
 
         Raises:
-            PeerError: as for `Opening.add`.
+            PeerError: as for `Unmasking.add`.
         """
         self._open("add_unmask").add(reply)
 
@@ -225,7 +225,7 @@ class CoordinatorRound:
             ParametersImpossible: it belongs to another roster.
         """
         masked = MaskedSum.from_bytes(data)
-        keys = CoordinatorKeys(
+        keys = KeyDirectory(
             session=masked.request.session,
             epoch=masked.request.epoch,
             roster=roster,
@@ -288,17 +288,17 @@ class CoordinatorRound:
         )
 
     def _enter_unmasking(self, masked: MaskedSum) -> None:
-        self._opening = Opening(masked, self._graph)
+        self._opening = Unmasking(masked, self._graph)
         self._phase = Phase.UNMASKING
 
-    def _open(self, step: str) -> Opening:
+    def _open(self, step: str) -> Unmasking:
         self._require(step)
         if self._opening is None:
             raise OutOfOrder("There is no masked sum to open yet.")
         return self._opening
 
 
-def _require_request(keys: CoordinatorKeys, request: RoundRequest) -> None:
+def _require_request(keys: KeyDirectory, request: RoundRequest) -> None:
     if (request.session, request.epoch) != (keys.session, keys.epoch):
         raise SessionMismatch("The round is of another session or epoch than its keys.")
     if request.threshold != keys.parameters.threshold:

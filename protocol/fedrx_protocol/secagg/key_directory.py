@@ -8,7 +8,7 @@ from fedrx_protocol.secagg.parameters import SecAggParameters
 from fedrx_protocol.trust.roster import Roster
 
 
-class CoordinatorKeys:
+class KeyDirectory:
     """Collects and relays the adverts of one key epoch.
 
     Args:

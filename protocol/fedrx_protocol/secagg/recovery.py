@@ -10,7 +10,7 @@ from fedrx_protocol.secagg.keys import open_share
 
 
 @dataclass(frozen=True)
-class Kit:
+class RecoveryRecord:
     """What answering UNMASK of one context needs, and nothing that RESOLVE would need.
 
     Attributes:
@@ -27,7 +27,7 @@ class Kit:
         return to_json({"channels": channels, "share": to_base64(self.share)})
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "Kit":
+    def from_bytes(cls, data: bytes) -> "RecoveryRecord":
         """Read what `to_bytes` wrote.
 
         Raises:

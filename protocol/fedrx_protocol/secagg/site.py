@@ -44,7 +44,7 @@ from fedrx_protocol.secagg.graph import Graph
 from fedrx_protocol.secagg.keys import EpochKeys
 from fedrx_protocol.secagg.masking import add_keystreams
 from fedrx_protocol.secagg.parameters import SecAggParameters
-from fedrx_protocol.secagg.recovery import Kit
+from fedrx_protocol.secagg.recovery import RecoveryRecord
 from fedrx_protocol.secagg.replay_guard import ContextRecord, GuardStore
 from fedrx_protocol.secagg.shamir import split
 from fedrx_protocol.trust.roster import Roster
@@ -52,7 +52,7 @@ from fedrx_protocol.trust.roster import Roster
 Entropy = Callable[[int], bytes]
 
 
-class Phase(Enum):
+class SitePhase(Enum):
     """How far a site's keys of this epoch are."""
 
     NEW = "no keys yet"
@@ -62,14 +62,14 @@ class Phase(Enum):
 
 # Which phase a step is legal in, and where it leads. UNMASK needs no keys of an epoch: what it
 # needs stands in the guard, so that a restarted site can finish the round it was killed in.
-_TRANSITIONS: Mapping[tuple[Phase, str], Phase] = MappingProxyType(
+_TRANSITIONS: Mapping[tuple[SitePhase, str], SitePhase] = MappingProxyType(
     {
-        (Phase.NEW, "advertise"): Phase.ADVERTISED,
-        (Phase.ADVERTISED, "advertise"): Phase.ADVERTISED,
-        (Phase.READY, "advertise"): Phase.ADVERTISED,
-        (Phase.ADVERTISED, "accept"): Phase.READY,
-        (Phase.READY, "mask"): Phase.READY,
-        (Phase.READY, "resolve"): Phase.READY,
+        (SitePhase.NEW, "advertise"): SitePhase.ADVERTISED,
+        (SitePhase.ADVERTISED, "advertise"): SitePhase.ADVERTISED,
+        (SitePhase.READY, "advertise"): SitePhase.ADVERTISED,
+        (SitePhase.ADVERTISED, "accept"): SitePhase.READY,
+        (SitePhase.READY, "mask"): SitePhase.READY,
+        (SitePhase.READY, "resolve"): SitePhase.READY,
     }
 )
 
@@ -124,7 +124,7 @@ class SiteParty:
         self._single_context_per_model = single_context_per_model
         self._one_list_of = one_list_of
         self._entropy = entropy
-        self._phase = Phase.NEW
+        self._phase = SitePhase.NEW
         self._keys: EpochKeys | None = None
         self._exported = b""
 
@@ -220,7 +220,7 @@ class SiteParty:
         points = {holder: self._graph.points[holder] for holder in (*peers, self.site)}
         shares = split(seed, self._parameters.share_threshold, points, self._entropy)
         channels = {peer: crypto.channel_key(roots[peer].channel, context) for peer in peers}
-        self._begin(request, Kit(channels=channels, share=shares[self.site]))
+        self._begin(request, RecoveryRecord(channels=channels, share=shares[self.site]))
         pairs = {peer: crypto.mask_seed(roots[peer].mask, context) for peer in peers}
         add_keystreams(
             vector,
@@ -285,7 +285,7 @@ class SiteParty:
         rules.check_survivors(record, self.site, request.survivors)
         self._check_opened(record.model_digest, record.context, request.survivors)
         owners = self._graph.peers(self.site, request.survivors)
-        reply = Kit.from_bytes(record.kit).reply(self.site, request, owners)
+        reply = RecoveryRecord.from_bytes(record.kit).reply(self.site, request, owners)
         if self._one_list_of is not None:
             self._guard.keep_list(self._one_list_of, self._listed(request.survivors))
         self._guard.save(
@@ -314,10 +314,10 @@ class SiteParty:
         self._require_session(restored.advert.session)
         if restored.advert.site != self.site:
             raise SessionMismatch(f"These keys are of '{restored.advert.site}', not '{self.site}'.")
-        self._hold(restored, Phase.READY if restored.roots else Phase.ADVERTISED)
+        self._hold(restored, SitePhase.READY if restored.roots else SitePhase.ADVERTISED)
         self._exported = exported
 
-    def _hold(self, drawn: EpochKeys, phase: Phase) -> None:
+    def _hold(self, drawn: EpochKeys, phase: SitePhase) -> None:
         self._keys, self._phase, self._exported = drawn, phase, b""
 
     def _held(self) -> EpochKeys:
@@ -325,7 +325,7 @@ class SiteParty:
             raise OutOfOrder("This site has no keys yet; it must advertise first.")
         return self._keys
 
-    def _next_phase(self, step: str) -> Phase:
+    def _next_phase(self, step: str) -> SitePhase:
         phase = _TRANSITIONS.get((self._phase, step))
         if phase is None:
             raise OutOfOrder(f"'{step}' is not possible now: {self._phase.value}.")
@@ -355,7 +355,7 @@ class SiteParty:
         entries = [entry for entry in map(self._roster.entry, sites) if entry is not None]
         return to_json({entry.site: to_base64(entry.identity) for entry in entries})
 
-    def _begin(self, request: RoundRequest, kit: Kit) -> None:
+    def _begin(self, request: RoundRequest, kit: RecoveryRecord) -> None:
         """Record the context, and drop what answering the previous one would have needed."""
         latest = self._guard.latest(self._session)
         if latest is not None and latest.kit:

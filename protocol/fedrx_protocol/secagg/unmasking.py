@@ -122,7 +122,7 @@ class MaskedSum:
             ) from None
 
 
-class Opening:
+class Unmasking:
     """Collects UNMASK replies and opens the sum once there are enough."""
 
     def __init__(self, masked: MaskedSum, graph: Graph) -> None:

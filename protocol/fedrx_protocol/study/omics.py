@@ -6,9 +6,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from fedrx_protocol.study.base import (
-    Frozen,
     Name,
     Paragraph,
+    StrictModel,
     Unit,
     first_repeated,
     require_mean_within,
@@ -23,7 +23,7 @@ BlockKind = Literal["expression", "copy_number", "mutation", "methylation", "pro
 MOST_GENES = 50_000
 
 
-class Block(Frozen):
+class Block(StrictModel):
     """One kind of measurement over an ordered list of genes.
 
     The model sees (value - mean) / scale. A patient may lack the whole block, or single genes of
@@ -65,7 +65,7 @@ class Block(Frozen):
         return self
 
 
-class Graph(Frozen):
+class GeneGraph(StrictModel):
     """Which genes, or markers, act on each other: undirected edges between those of the study."""
 
     edges: tuple[Edge, ...] = Field(min_length=1, strict=False)

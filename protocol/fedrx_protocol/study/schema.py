@@ -9,9 +9,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedrx_protocol.study.base import Frozen, Line, Name, Paragraph, Unit, is_empty, is_off
+from fedrx_protocol.study.base import Line, Name, Paragraph, StrictModel, Unit, is_empty, is_off
 from fedrx_protocol.study.codes import first_alike
-from fedrx_protocol.study.omics import Block, Graph
+from fedrx_protocol.study.omics import Block, GeneGraph
 from fedrx_protocol.study.targets import (
     BinaryTarget,
     ContinuousTarget,
@@ -31,7 +31,7 @@ __all__ = [
     "FeatureSchema",
     "FlagFeature",
     "ForecastTarget",
-    "Graph",
+    "GeneGraph",
     "Horizon",
     "Marker",
     "Name",
@@ -53,7 +53,7 @@ Optional = Annotated[
 ]
 
 
-class NumberFeature(Frozen):
+class NumberFeature(StrictModel):
     """A measured number; the model sees (value - mean) / scale, and a flag where it is missing."""
 
     name: Name
@@ -76,7 +76,7 @@ class NumberFeature(Frozen):
         return self
 
 
-class CategoryFeature(Frozen):
+class CategoryFeature(StrictModel):
     """One of a few named values; the first is the reference, missing is a level of its own."""
 
     name: Name
@@ -98,7 +98,7 @@ class CategoryFeature(Frozen):
         return self
 
 
-class FlagFeature(Frozen):
+class FlagFeature(StrictModel):
     """Yes or no; `missing_is` says what an unrecorded flag means in this consortium.
 
     That is for a hospital that records it. Where an optional flag is not recorded at all, the model
@@ -115,7 +115,7 @@ class FlagFeature(Frozen):
 Feature = Annotated[NumberFeature | CategoryFeature | FlagFeature, Field(discriminator="kind")]
 
 
-class FeatureSchema(Frozen):
+class FeatureSchema(StrictModel):
     """All that is known of a patient, in order, and the target; both sides build the same tensors.
 
     Features and blocks are known once for a patient; markers and treatments at every visit.
@@ -128,7 +128,7 @@ class FeatureSchema(Frozen):
         default=(), max_length=MOST_MARKERS, strict=False, exclude_if=is_empty
     )
     treatments: tuple[Treatment, ...] = Field(default=(), strict=False, exclude_if=is_empty)
-    graph: Graph | None = Field(default=None, exclude_if=is_empty)
+    graph: GeneGraph | None = Field(default=None, exclude_if=is_empty)
     target: Target
 
     @model_validator(mode="after")
@@ -174,7 +174,7 @@ class FeatureSchema(Frozen):
                     f"{', '.join(known) or 'none'}"
                 )
 
-    def _check_graph(self, graph: Graph) -> None:
+    def _check_graph(self, graph: GeneGraph) -> None:
         if self.markers:
             lack = "not among the study's markers: remove its edges, or add the marker"
             graph.check_against((marker.name for marker in self.markers), "marker", lack)

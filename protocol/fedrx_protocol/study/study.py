@@ -18,17 +18,17 @@ from fedrx_common.errors import StudyError
 from fedrx_common.text import require_showable
 from fedrx_protocol.study.base import (
     DIGEST_PATTERN,
-    Frozen,
     Line,
     Name,
     Paragraph,
+    StrictModel,
     is_empty,
     is_off,
 )
-from fedrx_protocol.study.omics import Block, Graph
+from fedrx_protocol.study.omics import Block, GeneGraph
 from fedrx_protocol.study.schema import Feature, FeatureSchema
 from fedrx_protocol.study.targets import ContinuousTarget, ForecastTarget, PanelTarget, Target
-from fedrx_protocol.study.validation import sentences
+from fedrx_protocol.study.validation import messages
 from fedrx_protocol.study.visits import Marker, Treatment, VisitsSection
 
 PrivacyMode = Literal["distributed", "local", "none"]
@@ -41,7 +41,7 @@ _LARGEST_FORECAST_BOUND = 20.0
 _DROWNING = 10.0
 
 
-class CohortSection(Frozen):
+class CohortSection(StrictModel):
     """Whom the study is about, in numbers that the consortium made public."""
 
     patients: int = Field(
@@ -86,7 +86,7 @@ class ModelSection(BaseModel):
         return dict(self.__pydantic_extra__ or {})
 
 
-class OptimizerSection(Frozen):
+class OptimizerSection(StrictModel):
     """The coordinator's optimizer: it steps on the noisy sum, which costs no privacy."""
 
     name: Literal["sgd", "adam"] = "sgd"
@@ -110,7 +110,7 @@ class LocalOptimizerSection(OptimizerSection):
     decay: Literal["none", "linear"] = "none"
 
 
-class LocalTrainingSection(Frozen):
+class LocalTrainingSection(StrictModel):
     """What a site does between two rounds when it trains epochs of its own."""
 
     rounds: int | None = Field(
@@ -123,7 +123,7 @@ class LocalTrainingSection(Frozen):
     optimizer: LocalOptimizerSection = LocalOptimizerSection()
 
 
-class TransferSection(Frozen):
+class TransferSection(StrictModel):
     """Start from the weights that another study's run ended with, instead of random ones."""
 
     study: str = Field(
@@ -134,7 +134,7 @@ class TransferSection(Frozen):
     )
 
 
-class TrainingSection(Frozen):
+class TrainingSection(StrictModel):
     """How the model is trained."""
 
     rounds: int = Field(default=100, ge=1, le=100_000)
@@ -156,7 +156,7 @@ class TrainingSection(Frozen):
     local: LocalTrainingSection = LocalTrainingSection()
 
 
-class PrivacySection(Frozen):
+class PrivacySection(StrictModel):
     """The promise to a patient: add or remove one, with all records, at one site."""
 
     mode: PrivacyMode = "distributed"
@@ -170,7 +170,7 @@ class PrivacySection(Frozen):
     )
 
 
-class SecureAggregationSection(Frozen):
+class SecureAggregationSection(StrictModel):
     """Who must take part before a sum is opened; unset values follow from the roster's size."""
 
     threshold: int | None = Field(default=None, ge=3)
@@ -184,7 +184,7 @@ class SecureAggregationSection(Frozen):
     )
 
 
-class MetricsSection(Frozen):
+class MetricsSection(StrictModel):
     """Which metrics leave, and how much of a patient they may show."""
 
     mode: Literal["private", "secure-sum"] = "private"
@@ -197,7 +197,7 @@ class MetricsSection(Frozen):
     )
 
 
-class ScheduleSection(Frozen):
+class ScheduleSection(StrictModel):
     """How long the coordinator waits, and how often it tries."""
 
     round_deadline_s: float = Field(
@@ -208,7 +208,7 @@ class ScheduleSection(Frozen):
     )
 
 
-class Study(Frozen):
+class Study(StrictModel):
     """A whole study, as agreed. Build it with `Study.load` or `Study.parse`."""
 
     name: Name
@@ -227,7 +227,7 @@ class Study(Frozen):
     visits: VisitsSection | None = Field(default=None, exclude_if=is_empty)
     markers: tuple[Marker, ...] = Field(default=(), strict=False, exclude_if=is_empty)
     treatments: tuple[Treatment, ...] = Field(default=(), strict=False, exclude_if=is_empty)
-    graph: Graph | None = Field(default=None, exclude_if=is_empty)
+    graph: GeneGraph | None = Field(default=None, exclude_if=is_empty)
     target: Target
 
     @model_validator(mode="after")
@@ -387,7 +387,7 @@ class Study(Frozen):
             require_bounded(document)
             return cls.model_validate(document)
         except ValidationError as error:
-            raise StudyError(*sentences(error, source, cls)) from None
+            raise StudyError(*messages(error, source, cls)) from None
         except DocumentInvalid as error:
             raise StudyError(f"{source}: {error}.") from None
 

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from fedrx_protocol.study.base import (
-    Frozen,
     Line,
     Name,
     Paragraph,
+    StrictModel,
     Unit,
     first_repeated,
     require_mean_within,
@@ -26,7 +26,7 @@ MOST_DRUGS = 2000
 MOST_HORIZONS = 20
 
 
-class ContinuousTarget(Frozen):
+class ContinuousTarget(StrictModel):
     """A number, normalised after an optional transform."""
 
     kind: Literal["continuous"] = Field(
@@ -58,7 +58,7 @@ class ContinuousTarget(Frozen):
         return self.unit == "mg/week"
 
 
-class BinaryTarget(Frozen):
+class BinaryTarget(StrictModel):
     """Yes or no: response, an adverse reaction, toxicity."""
 
     kind: Literal["binary"]
@@ -78,7 +78,7 @@ class BinaryTarget(Frozen):
         return "probability"
 
 
-class SurvivalTarget(Frozen):
+class SurvivalTarget(StrictModel):
     """Time until an event, in bins: the first begins at 0, each ends at an edge, inclusive."""
 
     kind: Literal["survival"]
@@ -104,7 +104,7 @@ class SurvivalTarget(Frozen):
         return self.time_unit
 
 
-class Drug(Frozen):
+class Drug(StrictModel):
     """One drug of a panel, with what is publicly known of it."""
 
     name: str = Field(min_length=1, max_length=100, description="as in the outcome's columns")
@@ -123,7 +123,7 @@ class Drug(Frozen):
         return self.compound or self.name
 
 
-class PanelTarget(Frozen):
+class PanelTarget(StrictModel):
     """The response to each drug of a panel; a patient need not have been given them all."""
 
     kind: Literal["panel"]
@@ -149,7 +149,7 @@ class PanelTarget(Frozen):
         return self
 
 
-class ForecastTarget(Frozen):
+class ForecastTarget(StrictModel):
     """How markers will move: from every visit, each marker at each horizon, with an interval."""
 
     kind: Literal["forecast"]

@@ -44,7 +44,7 @@ _SUBJECT = re.compile("^(Input|String)")  # what pydantic begins its rules with
 _TABLES = ("model_type", "model_attributes_type")
 
 
-def sentences(error: ValidationError, source: str, root: type[BaseModel]) -> list[str]:
+def messages(error: ValidationError, source: str, root: type[BaseModel]) -> list[str]:
     """One sentence for each finding.
 
     Args:

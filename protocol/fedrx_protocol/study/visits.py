@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 
 from fedrx_protocol.study.base import (
     LONGEST_UNIT,
-    Frozen,
     Name,
     Paragraph,
+    StrictModel,
     Unit,
     require_mean_within,
 )
@@ -24,7 +24,7 @@ MOST_VISITS = 2000
 MOST_MARKERS = 200
 
 
-class VisitsSection(Frozen):
+class VisitsSection(StrictModel):
     """The time axis of a patient's visits.
 
     A patient is one sequence of visits: several stays, one after the other, are episodes of it.
@@ -37,7 +37,7 @@ class VisitsSection(Frozen):
     )
 
 
-class Marker(Frozen):
+class Marker(StrictModel):
     """Something measured at visits; the model sees (transform(value) - mean) / scale."""
 
     name: Name
@@ -64,7 +64,7 @@ class Marker(Frozen):
         return self.scale * (math.exp(self.mean) if self.transform == "log" else 1.0)
 
 
-class Treatment(Frozen):
+class Treatment(StrictModel):
     """What was given from one visit to the next: an amount, or yes or no."""
 
     name: Name
@@ -85,7 +85,7 @@ class Treatment(Frozen):
         return self
 
 
-class Horizon(Frozen):
+class Horizon(StrictModel):
     """How far ahead to forecast: the outcome is the first observation in the window."""
 
     at: float = Field(gt=0, description="time ahead, in the study's time unit; names the horizon")

@@ -26,7 +26,12 @@ from fedrx_server.consortium.certificates import (
     issue_server_certificate,
 )
 from fedrx_server.consortium.enrolment import Register, admit, dismiss, register_of
-from fedrx_server.consortium.files import About, ConsortiumDamaged, ConsortiumFiles, signing_key
+from fedrx_server.consortium.files import (
+    ConsortiumDamaged,
+    ConsortiumFiles,
+    ConsortiumInfo,
+    signing_key,
+)
 from fedrx_server.consortium.founding import LOG_LABEL, LogKind, found, install, log_entry
 from fedrx_server.consortium.history import edition, keep_request, read_requests, read_rosters
 
@@ -51,7 +56,7 @@ class Consortium:
 
     def __init__(self, folder: Path) -> None:
         self.files = ConsortiumFiles(folder)
-        self._about = About.read(self.files.about)
+        self._about = ConsortiumInfo.read(self.files.about)
         with locked(folder):
             self._settle()
 
@@ -80,7 +85,7 @@ class Consortium:
             PassphraseWeak: fewer than 12 characters.
         """
         key = Ed25519PrivateKey.generate()
-        about = About(name, key.public_key().public_bytes_raw(), now)
+        about = ConsortiumInfo(name, key.public_key().public_bytes_raw(), now)
         for host in hosts:
             general_name(host)
         with new_folder(folder) as partial:

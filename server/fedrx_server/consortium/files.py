@@ -88,7 +88,7 @@ class ConsortiumFiles:
 
 
 @dataclass(frozen=True)
-class About:
+class ConsortiumInfo:
     """What is fixed for the life of a consortium.
 
     Attributes:
@@ -120,7 +120,7 @@ class About:
         )
 
     @classmethod
-    def read(cls, path: Path) -> "About":
+    def read(cls, path: Path) -> "ConsortiumInfo":
         """Read what `to_json` wrote.
 
         Raises:
@@ -137,7 +137,9 @@ class About:
             ) from None
 
 
-def signing_key(files: ConsortiumFiles, about: About, passphrase: str | None) -> Ed25519PrivateKey:
+def signing_key(
+    files: ConsortiumFiles, about: ConsortiumInfo, passphrase: str | None
+) -> Ed25519PrivateKey:
     """Read the signing key and see that it is this consortium's.
 
     Raises:
@@ -152,13 +154,13 @@ def signing_key(files: ConsortiumFiles, about: About, passphrase: str | None) ->
     return key
 
 
-def write_about(files: ConsortiumFiles, about: About) -> None:
+def write_about(files: ConsortiumFiles, about: ConsortiumInfo) -> None:
     """Write name and public key; done once, when the folder is made."""
     write_public(files.about, about.to_json())
 
 
-def _about(document: dict[str, Any]) -> About:
+def _about(document: dict[str, Any]) -> ConsortiumInfo:
     if not isinstance(document["name"], str) or type(document["created"]) is not int:
         raise TypeError
     key = from_base64(document["consortium"], source="The consortium key")
-    return About(document["name"], key, document["created"])
+    return ConsortiumInfo(document["name"], key, document["created"])

@@ -15,7 +15,7 @@ from fedrx_server.consortium.certificates import (
     issue_server_certificate,
     make_authority,
 )
-from fedrx_server.consortium.files import About, ConsortiumFiles, write_about
+from fedrx_server.consortium.files import ConsortiumFiles, ConsortiumInfo, write_about
 from fedrx_server.consortium.history import edition
 
 LOG_LABEL = "coordinator"
@@ -24,7 +24,7 @@ LogKind = Literal["init", "enrol", "rotate", "revoke", "renew", "recover"]
 
 def found(
     files: ConsortiumFiles,
-    about: About,
+    about: ConsortiumInfo,
     key: Ed25519PrivateKey,
     hosts: Sequence[str],
     passphrase: str | None,

@@ -23,7 +23,7 @@ from flwr.superlink.main import create_app
 from fedrx_common.errors import MisuseError
 from fedrx_common.tls import AEAD_CIPHERS
 from fedrx_server.gateway.app import Link
-from fedrx_server.gateway.database import prepare, settle
+from fedrx_server.gateway.database import configure, prepare
 from fedrx_server.gateway.limits import DEFAULT_LIMITS
 
 # Longer than the proxy keeps an idle connection, so that it never writes into a closed one.
@@ -59,7 +59,7 @@ def main() -> None:
         raise MisuseError("the SuperLink needs --database and --enable-supernode-auth.")
     for store in (state, state.object_store):
         if isinstance(store, SqlMixin):
-            settle(store)
+            configure(store)
     server = _Server(
         uvicorn.Config(
             app=(link := Link(app, state, DEFAULT_LIMITS)),

@@ -44,11 +44,11 @@ from fedrx_server.gateway.access_log import Refusals
 from fedrx_server.gateway.bodies import first, parse, read_protobuf
 from fedrx_server.gateway.callers import Callers
 from fedrx_server.gateway.endpoints import FLEET, RUNTIME, WAIT_HEADER
-from fedrx_server.gateway.limits import Limits
+from fedrx_server.gateway.limits import GatewayLimits
 from fedrx_server.gateway.mailbox import Intake, Mailbox, Parcel
-from fedrx_server.gateway.notifier import Bell
+from fedrx_server.gateway.notifier import Notifier
 from fedrx_server.gateway.ownership import Owners, refuse, require_announcement
-from fedrx_server.gateway.stock import Stock, stock_calls
+from fedrx_server.gateway.stock import FlowerEndpoint, stock_calls
 from fedrx_server.gateway.transfer import Transfer
 
 logger = logging.getLogger(__name__)
@@ -68,12 +68,12 @@ class Link:
         limits: Sizes and waits.
     """
 
-    def __init__(self, app: FastAPI, state: SqlLinkState, limits: Limits) -> None:
+    def __init__(self, app: FastAPI, state: SqlLinkState, limits: GatewayLimits) -> None:
         self._app = app
         self._state = state
         self._limits = limits
         self._mailbox = Mailbox(state, limits)
-        self._bell = Bell()
+        self._bell = Notifier()
         self._stopping = False
         self._transfer = Transfer(self._mailbox, limits)
         self._callers = Callers(state, limits)
@@ -133,7 +133,7 @@ class Link:
             return await self._fused[path](request)
         return await self._answer_stock(request, self._stock[path])
 
-    async def _answer_stock(self, request: Request, call: Stock) -> Response:
+    async def _answer_stock(self, request: Request, call: FlowerEndpoint) -> Response:
         kind = PROTOBUF_REQUEST_TYPES["POST", request.url.path]
         longest = self._limits.object_bytes + self._limits.head_bytes
         lot = self._transfer.lot(request.state.node)
@@ -143,12 +143,12 @@ class Link:
         finally:
             lot.release()
         if isinstance(parsed, PushMessagesRequest):
-            self._bell.ring(("run", parsed.messages_list[0].metadata.run_id))
+            self._bell.notify(("run", parsed.messages_list[0].metadata.run_id))
         elif isinstance(parsed, PushObjectRequest):
-            self._bell.ring(("run", parsed.run_id))
+            self._bell.notify(("run", parsed.run_id))
         return Response(response.SerializeToString(), media_type=PROTOBUF_MEDIA_TYPE)
 
-    def _serve_stock(self, request: Request, call: Stock, parsed: Message) -> Message:
+    def _serve_stock(self, request: Request, call: FlowerEndpoint, parsed: Message) -> Message:
         authenticate_node(request)
         if call.check is not None:
             call.check(parsed)
@@ -185,7 +185,7 @@ class Link:
         tree = parsed.message_object_trees[0]
         announce = partial(self._mailbox.announce_reply, reply, tree)
         await self._transfer.store(bodies, announce, lot)
-        self._bell.ring(("run", reply.metadata.run_id))
+        self._bell.notify(("run", reply.metadata.run_id))
         return Response(status_code=204)
 
     # The coordinator's own process.
@@ -208,7 +208,7 @@ class Link:
 
         await self._transfer.store(bodies, announce, lot)
         for head in parsed.messages_list:
-            self._bell.ring(("node", head.metadata.dst_node_id))
+            self._bell.notify(("node", head.metadata.dst_node_id))
         answer = PushAppMessagesResponse(message_ids=ids)
         return Response(answer.SerializeToString(), media_type=PROTOBUF_MEDIA_TYPE)
 
@@ -242,7 +242,7 @@ class Link:
         """Look, and again when the bell rings or `again_s` has passed, until there is something."""
         end = time.monotonic() + _wait_s(request, self._limits.wait_s)
         while True:
-            ticket = self._bell.ticket(key)
+            ticket = self._bell.subscription(key)
             found = await self._transfer.run(look)
             left = end - time.monotonic()
             if found or left <= 0 or self._stopping:

@@ -9,9 +9,9 @@ from google.protobuf.message import Message  # type: ignore[import-untyped]  # s
 from starlette.requests import Request
 
 from fedrx_protocol.messages import frames
-from fedrx_server.gateway.limits import Limits
+from fedrx_server.gateway.limits import GatewayLimits
 from fedrx_server.gateway.ownership import refuse
-from fedrx_server.gateway.slots import Lot
+from fedrx_server.gateway.slots import Slot
 
 M = TypeVar("M", bound=Message)
 
@@ -22,7 +22,7 @@ def parse(kind: type[M], data: bytes) -> M:
 
 
 async def read_protobuf(
-    request: Request, kind: type[M], longest: int, limits: Limits, lot: Lot
+    request: Request, kind: type[M], longest: int, limits: GatewayLimits, lot: Slot
 ) -> M:
     """The request's one Protobuf message, put where Flower's checks look for it.
 
@@ -44,7 +44,7 @@ async def read_protobuf(
         if held > longest:
             raise refuse("the request is too long", 413)
         if held > limits.small_bytes:
-            await lot.hold()
+            await lot.acquire()
         parts.append(part)
     parsed = parse(kind, b"".join(parts))
     request.state.protobuf_request = parsed
@@ -52,7 +52,7 @@ async def read_protobuf(
 
 
 async def read_frames(
-    request: Request, head_bytes: int, limits: Limits, lot: Lot
+    request: Request, head_bytes: int, limits: GatewayLimits, lot: Slot
 ) -> AsyncIterator[bytes]:
     """The request's frames: a head of limited length first, objects after it.
 
@@ -71,7 +71,7 @@ async def read_frames(
     try:
         while True:
             if reader.awaited > limits.small_bytes:
-                await lot.hold()
+                await lot.acquire()
             part = await source.next()
             if not part:
                 break
@@ -88,7 +88,7 @@ async def read_frames(
 class _Parts:
     """A body as it comes, each message of it within its time, however slowly it trickles."""
 
-    def __init__(self, request: Request, limits: Limits, lot: Lot) -> None:
+    def __init__(self, request: Request, limits: GatewayLimits, lot: Slot) -> None:
         self._stream = request.stream()
         self._within_s, self._lot = limits.lot_within_s, lot
         self.again()

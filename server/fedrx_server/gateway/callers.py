@@ -17,7 +17,7 @@ from flwr.superlink.routers.fleet.node_auth import authenticate_node
 from starlette.requests import Request
 
 from fedrx_server.gateway.endpoints import FLEET
-from fedrx_server.gateway.limits import Limits
+from fedrx_server.gateway.limits import GatewayLimits
 from fedrx_server.gateway.ownership import refuse
 
 # As Flower says it where the key of a call to come online is not known.
@@ -32,7 +32,7 @@ class Callers:
         limits: How many calls a site may have under way.
     """
 
-    def __init__(self, state: SqlLinkState, limits: Limits) -> None:
+    def __init__(self, state: SqlLinkState, limits: GatewayLimits) -> None:
         self._state, self._limits = state, limits
         self._under_way: Counter[int] = Counter()
 

@@ -20,7 +20,7 @@ from flwr.supercore.retry import RetryInvoker
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
 
 from fedrx_protocol.messages import frames
-from fedrx_server.gateway.control import Backstage
+from fedrx_server.gateway.control import SuperLinkAddress
 from fedrx_server.gateway.endpoints import FRAMES_MEDIA_TYPE, RUNTIME, WAIT_HEADER, ordered
 
 _TIMEOUT_S: Final = 30.0
@@ -46,19 +46,23 @@ class LinkClient:
     """One task's connection.
 
     Args:
-        backstage: The SuperLink.
+        superlink_address: The SuperLink.
         token: The task's token.
         retries: How to try again.
         longest: Bytes of the longest frame that is taken.
     """
 
     def __init__(
-        self, backstage: Backstage, token: str, retries: RetryInvoker, longest: int = 2**26
+        self,
+        superlink_address: SuperLinkAddress,
+        token: str,
+        retries: RetryInvoker,
+        longest: int = 2**26,
     ) -> None:
         self._retries = retries
         self._longest = longest
-        self._http = backstage.http(
-            f"https://{backstage.address}{RUNTIME}",
+        self._http = superlink_address.http(
+            f"https://{superlink_address.address}{RUNTIME}",
             {TASK_TOKEN_HEADER: token, "content-type": FRAMES_MEDIA_TYPE},
             _KEEP_S,
         )

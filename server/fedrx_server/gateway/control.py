@@ -41,7 +41,7 @@ class SuperLinkRefused(FedRxError):  # noqa: N818 - named for what happened
 
 
 @dataclass(frozen=True)
-class Backstage:
+class SuperLinkAddress:
     """The SuperLink's own address on the coordinator's host, which no site can reach.
 
     Args:
@@ -125,34 +125,34 @@ class SiteNode:
     online: bool
 
 
-def register_site(backstage: Backstage, public_key: bytes, name: str) -> int:
+def register_site(superlink_address: SuperLinkAddress, public_key: bytes, name: str) -> int:
     """Admit a site's transport key (PEM) and return its node id.
 
     Raises:
         SuperLinkRefused: The key is not of a NIST curve, or is registered already.
     """
     request = RegisterNodeRequest(public_key=public_key, name=name)
-    with control_client(backstage) as control:
+    with control_client(superlink_address) as control:
         return int(control.RegisterNode(request).node_id)
 
 
-def unregister_site(backstage: Backstage, node: int) -> None:
+def unregister_site(superlink_address: SuperLinkAddress, node: int) -> None:
     """Shut a site out at once.
 
     Raises:
         SuperLinkRefused: There is no such node.
     """
-    with control_client(backstage) as control:
+    with control_client(superlink_address) as control:
         control.UnregisterNode(UnregisterNodeRequest(node_id=node))
 
 
-def list_sites(backstage: Backstage) -> list[SiteNode]:
+def list_sites(superlink_address: SuperLinkAddress) -> list[SiteNode]:
     """The registered sites.
 
     Raises:
         SuperLinkRefused: The SuperLink is not there.
     """
-    with control_client(backstage) as control:
+    with control_client(superlink_address) as control:
         nodes = control.ListNodes(ListNodesRequest()).nodes_info
     return [
         SiteNode(node.node_id, node.name, node.public_key, node.status == "online")
@@ -162,21 +162,21 @@ def list_sites(backstage: Backstage) -> list[SiteNode]:
 
 
 @contextmanager
-def control_client(backstage: Backstage) -> Iterator[ControlHttpClient]:
+def control_client(superlink_address: SuperLinkAddress) -> Iterator[ControlHttpClient]:
     """A client of the Control paths."""
-    client = backstage.reached_by(ControlHttpClient, [])
+    client = superlink_address.reached_by(ControlHttpClient, [])
     with translated(), client:
         yield client
 
 
 @contextmanager
-def task_queue(backstage: Backstage) -> Iterator[RuntimeHttpClient]:
+def task_queue(superlink_address: SuperLinkAddress) -> Iterator[RuntimeHttpClient]:
     """A client of the Runtime paths that may take tasks."""
     secret = SuperExecAuthHttpInterceptor(
-        master_secret=backstage.secret, protected_methods={_ACQUIRE}
+        master_secret=superlink_address.secret, protected_methods={_ACQUIRE}
     )
     version = RuntimeVersionHttpInterceptor(component_name="SuperExec")
-    client = backstage.reached_by(RuntimeHttpClient, [version, secret])
+    client = superlink_address.reached_by(RuntimeHttpClient, [version, secret])
     with translated(), client:
         yield client
 

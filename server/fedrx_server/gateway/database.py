@@ -35,7 +35,7 @@ def prepare(path: Path) -> None:
         connection.close()
 
 
-def settle(store: SqlMixin) -> None:
+def configure(store: SqlMixin) -> None:
     """Let all connections of a store that has been opened use our settings.
 
     Raises:

@@ -6,7 +6,7 @@ from fedrx_common.errors import MisuseError
 
 
 @dataclass(frozen=True)
-class Limits:
+class GatewayLimits:
     """Largest sizes and longest waits.
 
     Args:
@@ -58,4 +58,4 @@ class Limits:
             raise MisuseError("a site's head must be small: it is read before the site is known.")
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = GatewayLimits()

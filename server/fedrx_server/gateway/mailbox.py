@@ -31,7 +31,7 @@ from flwr.supercore.utils import int64_to_uint64, uint64_to_int64
 from sqlalchemy import bindparam, select, text
 
 from fedrx_server.gateway.endpoints import ordered
-from fedrx_server.gateway.limits import Limits
+from fedrx_server.gateway.limits import GatewayLimits
 from fedrx_server.gateway.ownership import refuse
 
 _NUMBERS: Final = ["run_id", "src_node_id", "dst_node_id"]
@@ -115,7 +115,7 @@ class Mailbox:
     """
 
     def __init__(
-        self, state: SqlLinkState, limits: Limits, clock: Callable[[], float] = time.time
+        self, state: SqlLinkState, limits: GatewayLimits, clock: Callable[[], float] = time.time
     ) -> None:
         self._state = state
         self._store = state.object_store

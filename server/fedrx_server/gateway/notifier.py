@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Hashable
 
 
-class Bell:
+class Notifier:
     """One bell for each key, a node or a run.
 
     Take the ticket first, look then, wait last: whoever rings in between is heard.
@@ -14,11 +14,11 @@ class Bell:
     def __init__(self) -> None:
         self._tickets: dict[Hashable, asyncio.Event] = {}
 
-    def ticket(self, key: Hashable) -> asyncio.Event:
-        """What `ring` of this key will set next."""
+    def subscription(self, key: Hashable) -> asyncio.Event:
+        """What `notify` of this key will set next."""
         return self._tickets.setdefault(key, asyncio.Event())
 
-    def ring(self, key: Hashable) -> None:
+    def notify(self, key: Hashable) -> None:
         """Wake whoever waits under this key."""
         ticket = self._tickets.pop(key, None)
         if ticket is not None:
@@ -27,7 +27,7 @@ class Bell:
     def ring_all(self) -> None:
         """Wake everybody, e.g. because a site was shut out."""
         for key in list(self._tickets):
-            self.ring(key)
+            self.notify(key)
 
     @staticmethod
     async def wait(ticket: asyncio.Event, timeout_s: float) -> None:

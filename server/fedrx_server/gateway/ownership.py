@@ -18,7 +18,7 @@ from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.utils import uint64_to_int64
 
 from fedrx_server.gateway.endpoints import ordered
-from fedrx_server.gateway.limits import Limits
+from fedrx_server.gateway.limits import GatewayLimits
 
 _OWN: Final = """
     WITH RECURSIVE mine(id) AS (
@@ -46,7 +46,7 @@ def refuse(what: str, status: int = 403) -> HTTPException:
     return HTTPException(status_code=status, detail=what)
 
 
-def require_announcement(node: int, request: PushMessagesRequest, limits: Limits) -> Message:
+def require_announcement(node: int, request: PushMessagesRequest, limits: GatewayLimits) -> Message:
     """One reply of this node, in its own name, whose tree is its own; gives it back.
 
     Raises:
@@ -73,7 +73,7 @@ class Owners:
         limits: Sizes.
     """
 
-    def __init__(self, state: SqlLinkState, limits: Limits) -> None:
+    def __init__(self, state: SqlLinkState, limits: GatewayLimits) -> None:
         self._state = state
         self._limits = limits
 

@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from weakref import WeakValueDictionary
 
 
-class Lots:
+class TransferSlots:
     """All lots.
 
     Args:
@@ -27,7 +27,7 @@ class Lots:
         return self._turns.setdefault(owner, asyncio.Lock())
 
 
-class Lot:
+class Slot:
     """One connection's place.
 
     Args:
@@ -35,13 +35,13 @@ class Lot:
         owner: Whose connection it is, known for certain.
     """
 
-    def __init__(self, lots: Lots, owner: Hashable = None) -> None:
+    def __init__(self, lots: TransferSlots, owner: Hashable = None) -> None:
         self._owner = owner
         self.until: float | None = None
         self._lots = lots
         self._turn: asyncio.Lock | None = None
 
-    async def hold(self) -> None:
+    async def acquire(self) -> None:
         """Wait for it, unless it is held already; `until` is then the loop's time of its end."""
         if self._turn is not None:
             return

@@ -14,7 +14,7 @@ Check = Callable[..., None]
 
 
 @dataclass(frozen=True)
-class Stock:
+class FlowerEndpoint:
     """One of Flower's fleet calls.
 
     Args:
@@ -28,20 +28,20 @@ class Stock:
     check: Check | None = None
 
 
-def stock_calls(owners: Owners) -> Mapping[str, Stock]:
+def stock_calls(owners: Owners) -> Mapping[str, FlowerEndpoint]:
     """Flower's fleet calls; registering is the coordinator's, and so is not among them."""
     handlers = fleet_handlers
     calls = {
-        "activate-node": Stock(handlers.activate_node),
-        "deactivate-node": Stock(handlers.deactivate_node),
-        "send-node-heartbeat": Stock(handlers.send_node_heartbeat),
-        "pull-messages": Stock(handlers.pull_messages, needs_store=True),
-        "push-messages": Stock(handlers.push_messages, check=owners.check_push_messages),
-        "get-run": Stock(handlers.get_run),
-        "get-fab": Stock(handlers.get_fab),
-        "push-object": Stock(handlers.push_object, check=owners.check_push_object),
-        "pull-object": Stock(handlers.pull_object, check=owners.check_pull_object),
-        "confirm-message-received": Stock(
+        "activate-node": FlowerEndpoint(handlers.activate_node),
+        "deactivate-node": FlowerEndpoint(handlers.deactivate_node),
+        "send-node-heartbeat": FlowerEndpoint(handlers.send_node_heartbeat),
+        "pull-messages": FlowerEndpoint(handlers.pull_messages, needs_store=True),
+        "push-messages": FlowerEndpoint(handlers.push_messages, check=owners.check_push_messages),
+        "get-run": FlowerEndpoint(handlers.get_run),
+        "get-fab": FlowerEndpoint(handlers.get_fab),
+        "push-object": FlowerEndpoint(handlers.push_object, check=owners.check_push_object),
+        "pull-object": FlowerEndpoint(handlers.pull_object, check=owners.check_pull_object),
+        "confirm-message-received": FlowerEndpoint(
             handlers.confirm_message_received, needs_store=True, check=owners.check_confirm
         ),
     }

@@ -18,9 +18,9 @@ from starlette.types import Receive, Scope, Send
 from fedrx_protocol.messages import frames
 from fedrx_server.gateway.bodies import batches, read_frames
 from fedrx_server.gateway.endpoints import FRAMES_MEDIA_TYPE
-from fedrx_server.gateway.limits import Limits
+from fedrx_server.gateway.limits import GatewayLimits
 from fedrx_server.gateway.mailbox import Intake, Mailbox, Parcel
-from fedrx_server.gateway.slots import Lot, Lots
+from fedrx_server.gateway.slots import Slot, TransferSlots
 
 _THREADS: Final = 3
 
@@ -38,10 +38,10 @@ class Transfer:
         limits: Sizes.
     """
 
-    def __init__(self, mailbox: Mailbox, limits: Limits) -> None:
+    def __init__(self, mailbox: Mailbox, limits: GatewayLimits) -> None:
         self._mailbox, self._limits = mailbox, limits
-        self._lots = Lots(limits.lots, limits.lot_within_s)
-        self._own_lots = Lots(1, limits.lot_within_s)
+        self._lots = TransferSlots(limits.lots, limits.lot_within_s)
+        self._own_lots = TransferSlots(1, limits.lot_within_s)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="link")
 
     async def run(self, work: Callable[..., T], *arguments: object) -> T:
@@ -49,20 +49,20 @@ class Transfer:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, partial(work, *arguments))
 
-    def lot(self, node: int) -> Lot:
+    def lot(self, node: int) -> Slot:
         """Where the large objects of a site's connection will be, one batch at a time."""
-        return Lot(self._lots, node)
+        return Slot(self._lots, node)
 
-    def own_lot(self) -> Lot:
+    def own_lot(self) -> Slot:
         """The same for the coordinator's own process, which waits for no site."""
-        return Lot(self._own_lots)
+        return Slot(self._own_lots)
 
-    def frames(self, request: Request, head_bytes: int, lot: Lot) -> AsyncIterator[bytes]:
+    def frames(self, request: Request, head_bytes: int, lot: Slot) -> AsyncIterator[bytes]:
         """A request's frames; see `read_frames`."""
         return read_frames(request, head_bytes, self._limits, lot)
 
     async def store(
-        self, bodies: AsyncIterator[bytes], announce: Callable[[], Intake], lot: Lot
+        self, bodies: AsyncIterator[bytes], announce: Callable[[], Intake], lot: Slot
     ) -> None:
         """Store objects as they come; a small message is one transaction.
 
@@ -91,12 +91,12 @@ class Transfer:
                     batch, held = [], 0
                     lot.release()
                 elif held > self._limits.small_bytes:
-                    await lot.hold()
+                    await lot.acquire()
             await self.run(partial(step, batch, last=True))
         finally:
             lot.release()
 
-    def parcels(self, kind: type[Message], found: list[Parcel], lot: Lot) -> Response:
+    def parcels(self, kind: type[Message], found: list[Parcel], lot: Slot) -> Response:
         """A head of this kind, and after it each parcel's objects."""
         head = kind(
             messages_list=[parcel.head for parcel in found],
@@ -111,14 +111,14 @@ class Transfer:
         )
 
     async def _contents(
-        self, head: bytes, found: list[Parcel], lot: Lot
+        self, head: bytes, found: list[Parcel], lot: Slot
     ) -> AsyncIterator[bytes | memoryview]:
         waiting = [head]
         try:
             for parcel in found:
                 for batch in batches(parcel.sizes, self._limits.batch_bytes):
                     if sum(parcel.sizes[name] for name in batch) > self._limits.small_bytes:
-                        await lot.hold()
+                        await lot.acquire()
                     contents = await self.run(self._mailbox.read, batch)
                     for piece in _slices(frames.pieces([*waiting, *contents])):
                         yield piece

@@ -82,7 +82,7 @@ class Admission:
         """Connected nodes that accepted the offer and did not fail since."""
         return frozenset(self._willing) & self._connected
 
-    def look(self, connected: Collection[int]) -> None:
+    def update_connected(self, connected: Collection[int]) -> None:
         """Take note of who is connected; whoever came back is asked at once."""
         arrived = frozenset(connected) - self._connected
         self._connected = frozenset(connected)

@@ -20,7 +20,7 @@ from fedrx_protocol.plan import RoundPlan
 from fedrx_protocol.secagg.coordinator import CoordinatorRound
 from fedrx_server.rounds.exchange import Reply
 from fedrx_server.rounds.membership import Membership, Vector
-from fedrx_server.rounds.retry import Patience, Silence
+from fedrx_server.rounds.retry import MissingShares, RetryPolicy
 from fedrx_server.runs.blame import EndedAttempt, Failure
 
 logger = logging.getLogger(__name__)
@@ -89,11 +89,11 @@ class Attempt:
             self._ask("query.resolve", headers, take, self._label)
         return requests is not None
 
-    def unmask(self, patience: Patience) -> OpenedSum | None:
+    def unmask(self, retry_policy: RetryPolicy) -> OpenedSum | None:
         """Open the sum; `None` where the sites refuse and it can never be opened.
 
         Args:
-            patience: Decides how often, and when, a silent site is asked again.
+            retry_policy: Decides how often, and when, a silent site is asked again.
 
         Raises:
             StudyStopped: Sites that are needed stayed silent; the stored sum waits for them.
@@ -102,10 +102,10 @@ class Attempt:
         silent = frozenset(requests)
         for tries in count():
             if tries:
-                silence = Silence(
+                missing_shares = MissingShares(
                     self._plan.round, tries, len(silent), len(requests), self._members.missing()
                 )
-                patience.next_asking(silence)
+                retry_policy.next_request(missing_shares)
                 self._members.keys()  # a site that came back needs to be found first
             silent = self._ask_shares({site: requests[site] for site in silent}, tries)
             if self._current.can_open:

@@ -16,13 +16,13 @@ from fedrx_models.metrics.registry import Metrics, metric_plan
 from fedrx_protocol.messages.secure_aggregation import RoundRequest
 from fedrx_protocol.messages.weights import model_bytes, model_digest
 from fedrx_protocol.secagg.blame import most_liars
-from fedrx_protocol.secagg.coordinator import CoordinatorKeys, CoordinatorRound
+from fedrx_protocol.secagg.coordinator import CoordinatorRound, KeyDirectory
 from fedrx_server.rounds.attempt import Attempt, OpenedSum
 from fedrx_server.rounds.exchange import Exchange
 from fedrx_server.rounds.membership import Membership, RunParties, Vector
-from fedrx_server.rounds.observer import Watch
+from fedrx_server.rounds.observer import RunObserver
 from fedrx_server.rounds.optimizer import ServerOptimizer
-from fedrx_server.rounds.retry import GiveUp, Patience, Setback, StudyStopped
+from fedrx_server.rounds.retry import FailedAttempt, RetryPolicy, StopAfterAttempts, StudyStopped
 from fedrx_server.rounds.spill import SpilledVectors
 from fedrx_server.runs.checkpoints import RoundRecord
 from fedrx_server.runs.folder import RunFolder
@@ -44,7 +44,7 @@ class StudyRun:
         initial: Start weights, shape `(d,)`; a folder with rounds in it has its own.
         trained: Which of them are trained, `(d,)`; sites sum over these only. All by default.
         observer: Called after every finished round.
-        patience: What to do when a round cannot be completed; by default the study's number of
+        retry_policy: What to do when a round cannot be completed; by default the study's number of
             attempts is made, and then the run stops.
         watch: Told what happens meanwhile.
     """
@@ -58,15 +58,15 @@ class StudyRun:
         observer: Observer = lambda _: None,
         *,
         trained: NDArray[np.bool_] | None = None,
-        patience: Patience | None = None,
-        watch: Watch | None = None,
+        retry_policy: RetryPolicy | None = None,
+        watch: RunObserver | None = None,
     ) -> None:
         self._parties = parties
         self._trained = np.ones(len(initial), np.bool_) if trained is None else trained
         self._study = parties.plan.study
         self._traffic = exchange.traffic
-        self._patience = patience or GiveUp(self._study.schedule.attempts)
-        self._watch = watch or Watch()
+        self._retry_policy = retry_policy or StopAfterAttempts(self._study.schedule.attempts)
+        self._watch = watch or RunObserver()
         self._members = Membership(parties, exchange, folder, self._watch)
         self._folder = folder
         self._observer = observer
@@ -125,12 +125,12 @@ class StudyRun:
                     return opened
                 failures += 1
             tries += 1
-            self._patience.next_attempt(self._setback(tries, failures))
+            self._retry_policy.next_attempt(self._failed_attempt(tries, failures))
             self._members.renew()
 
-    def _setback(self, tries: int, failures: int) -> Setback:
+    def _failed_attempt(self, tries: int, failures: int) -> FailedAttempt:
         reserve = self._study.privacy.reserve_rounds
-        return Setback(
+        return FailedAttempt(
             round=self._round,
             tries=tries,
             failures=failures,
@@ -145,7 +145,7 @@ class StudyRun:
             futile=self._charged and self._folder.blame.futile(self._round, reserve),
         )
 
-    def _attempt(self, keys: CoordinatorKeys, present: tuple[str, ...]) -> OpenedSum | None:
+    def _attempt(self, keys: KeyDirectory, present: tuple[str, ...]) -> OpenedSum | None:
         """One try; `None` if too few sites remained for the sum to be opened."""
         plan = self._parties.plan.round(self._round, self._folder.reserve_attempt(self._round))
         weights = self.weights
@@ -181,7 +181,7 @@ class StudyRun:
         return self._unmask(Attempt(self._members, plan, current))
 
     def _unmask(self, attempt: Attempt) -> OpenedSum | None:
-        opened = attempt.unmask(self._patience)
+        opened = attempt.unmask(self._retry_policy)
         self._judge(attempt, opened=opened is not None)
         if opened is None:
             self._folder.clear_pending()

@@ -22,13 +22,13 @@ from fedrx_protocol.messages import codec
 from fedrx_protocol.messages.offer import OfferReply
 from fedrx_protocol.messages.secure_aggregation import Advert
 from fedrx_protocol.plan import StudyPlan
-from fedrx_protocol.secagg.coordinator import CoordinatorKeys
+from fedrx_protocol.secagg.coordinator import KeyDirectory
 from fedrx_protocol.secagg.errors import ParticipantsInvalid
 from fedrx_protocol.secagg.parameters import session_id
 from fedrx_protocol.trust.roster import Roster
 from fedrx_server.rounds.admission import FORGOTTEN, LOST, Admission, Offers, VersionDiffers
 from fedrx_server.rounds.exchange import Exchange, Reply
-from fedrx_server.rounds.observer import Watch
+from fedrx_server.rounds.observer import RunObserver
 from fedrx_server.rounds.witness import Witness, kept_heads, taken
 from fedrx_server.runs.blame import LEFT_OUT, Failure
 from fedrx_server.runs.folder import RunFolder
@@ -96,14 +96,14 @@ class Membership:
     """
 
     def __init__(
-        self, parties: RunParties, exchange: Exchange, folder: RunFolder, watch: Watch
+        self, parties: RunParties, exchange: Exchange, folder: RunFolder, watch: RunObserver
     ) -> None:
         self._parties = parties
         self._exchange = exchange
         self._folder = folder
         self._watch = watch
         self._admission = None if parties.offers is None else Admission(parties.offers)
-        self._keys: CoordinatorKeys | None = None
+        self._keys: KeyDirectory | None = None
         self._nodes: dict[str, int] = {}
         self._names: dict[int, str] = {}
         self._connected: frozenset[int] = frozenset()
@@ -111,7 +111,7 @@ class Membership:
         self.reasons: Counter[str] = Counter()
         """Why sites did not answer, since the caller last cleared it."""
 
-    def keys(self) -> CoordinatorKeys | None:
+    def keys(self) -> KeyDirectory | None:
         """Keys of the present epoch; a new one where a site came, came back or lost its keys.
 
         `None` while too few live sites are there for any epoch.
@@ -119,7 +119,7 @@ class Membership:
         before, self._connected = self._connected, frozenset(self._exchange.nodes())
         arrived = self._connected - before
         if self._admission is not None:
-            self._admission.look(self._connected)
+            self._admission.update_connected(self._connected)
             return self._live_keys(self._admission)
         if self._keys is None or self._stale or arrived:
             self._advertise(self._not_for_good(self._connected))
@@ -201,7 +201,7 @@ class Membership:
         if self._names.get(reply.node) != site:
             raise ParticipantsInvalid(f"'{self.name(reply.node)}' answered in another's name.")
 
-    def _live_keys(self, admission: Admission) -> CoordinatorKeys | None:
+    def _live_keys(self, admission: Admission) -> KeyDirectory | None:
         """Offer the run to whoever is due, and renew the keys if that, or a loss, asks for it."""
         enough = self._enough(len(self.present))
         for reply in self._exchange.posted(ask=not enough):
@@ -245,14 +245,14 @@ class Membership:
             try:
                 self._admission.accept(reply.node, answer)
             except VersionDiffers:
-                self._watch.differing(self.name(reply.node), answer.version)
+                self._watch.on_version_mismatch(self.name(reply.node), answer.version)
                 raise
 
     def _enough(self, sites: int) -> bool:
         return sites >= self._parties.least
 
     def _advertise(self, nodes: frozenset[int]) -> None:
-        keys = CoordinatorKeys(
+        keys = KeyDirectory(
             session=self._parties.session,
             epoch=self._folder.reserve_epoch(),
             roster=self._parties.roster,
@@ -290,7 +290,7 @@ class Membership:
     ) -> dict[int, Failure]:
         """Ask nodes, and return those that did not do what they were asked."""
         failed: dict[int, Failure] = {}
-        self._watch.asking(kind, [self.name(node) for node in headers])
+        self._watch.on_request(kind, [self.name(node) for node in headers])
         now = time.monotonic if self._admission is None else self._admission.offers.now
         began = now()
         for reply in self._exchange.send(
@@ -334,7 +334,7 @@ class Membership:
 
     def _note(self, kind: str, node: int, failure: Failure | None, cost_s: float) -> None:
         """Leave a live site out that failed, until it answers again."""
-        self._watch.heard(self.name(node), failure.reason if failure else "")
+        self._watch.on_reply(self.name(node), failure.reason if failure else "")
         if self._admission is None:
             return
         if failure is not None:

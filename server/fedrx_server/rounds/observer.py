@@ -6,13 +6,13 @@ A run never depends on its watch; the one that is not looked at has this class, 
 from collections.abc import Collection, Mapping
 
 
-class Watch:
+class RunObserver:
     """Told what happens, as it happens; every method may be left as it is."""
 
-    def asking(self, kind: str, sites: Collection[str]) -> None:
+    def on_request(self, kind: str, sites: Collection[str]) -> None:
         """A request of this Flower message type goes out to these sites."""
 
-    def heard(self, site: str, reason: str) -> None:
+    def on_reply(self, site: str, reason: str) -> None:
         """A site answered; `reason` names its refusal, 'lost' says that it did not, '' is well."""
 
     def attempting(
@@ -20,7 +20,7 @@ class Watch:
     ) -> None:
         """An attempt at a round begins with these sites, without the missing ones."""
 
-    def differing(self, site: str, version: str) -> None:
+    def on_version_mismatch(self, site: str, version: str) -> None:
         """A site runs another release of FedRx."""
 
     def waiting(self, sentence: str, missing: Mapping[str, str]) -> None:

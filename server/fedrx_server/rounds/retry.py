@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from fedrx_common.errors import FedRxError
-from fedrx_server.rounds.observer import Watch
+from fedrx_server.rounds.observer import RunObserver
 from fedrx_server.runs.blame import LeftOut
 
 _EXHAUSTED = ("BudgetExhausted",)
@@ -24,7 +24,7 @@ class StudyStopped(FedRxError):  # noqa: N818 - named for what happened
 
 
 @dataclass(frozen=True)
-class Setback:
+class FailedAttempt:
     """A try at a round that did not open a sum.
 
     Args:
@@ -63,7 +63,7 @@ class Setback:
 
 
 @dataclass(frozen=True)
-class Silence:
+class MissingShares:
     """A masked sum that waits for shares of some of its sites.
 
     Args:
@@ -71,7 +71,7 @@ class Silence:
         tries: How often they were asked.
         silent: Sites that did not answer.
         asked: Sites in the sum.
-        missing: As in `Setback`.
+        missing: As in `FailedAttempt`.
     """
 
     round: int
@@ -81,18 +81,18 @@ class Silence:
     missing: Mapping[str, str]
 
 
-class Patience(Protocol):
+class RetryPolicy(Protocol):
     """Decides whether to go on; each method returns when the time has come to try again."""
 
-    def next_attempt(self, setback: Setback) -> None:
+    def next_attempt(self, failure: FailedAttempt) -> None:
         """After a try that did not open a sum; raises `StudyStopped` to end the run."""
 
-    def next_asking(self, silence: Silence) -> None:
+    def next_request(self, shares: MissingShares) -> None:
         """After too few shares came; raises `StudyStopped` to end the run."""
 
 
 @dataclass(frozen=True)
-class GiveUp:
+class StopAfterAttempts:
     """Tries again at once, so many times, and then stops: for simulations, where nobody waits.
 
     Args:
@@ -101,31 +101,31 @@ class GiveUp:
 
     attempts: int
 
-    def next_attempt(self, setback: Setback) -> None:
+    def next_attempt(self, failure: FailedAttempt) -> None:
         """Return at once, unless another try cannot help or the tries are used up."""
-        _stop_if_beyond_help(setback, setback.reasons, setback.members)
-        if setback.tries < self.attempts:
+        _stop_if_beyond_help(failure, failure.reasons, failure.members)
+        if failure.tries < self.attempts:
             return
-        counted = sorted(setback.reasons.items(), key=lambda item: -item[1])
+        counted = sorted(failure.reasons.items(), key=lambda item: -item[1])
         why = ", ".join(f"{count} × {name}" for name, count in counted) or "no answer"
         raise StudyStopped(
-            f"round {setback.round} could not be completed in {self.attempts} attempts: at least "
-            f"{setback.threshold} sites must take part{setback.why_all} ({why}); resume the run "
-            "when they are back." + _because(setback)
+            f"round {failure.round} could not be completed in {self.attempts} attempts: at least "
+            f"{failure.threshold} sites must take part{failure.why_all} ({why}); resume the run "
+            "when they are back." + _because(failure)
         )
 
-    def next_asking(self, silence: Silence) -> None:
+    def next_request(self, shares: MissingShares) -> None:
         """Return at once, unless the tries are used up."""
-        if silence.tries >= self.attempts:
+        if shares.tries >= self.attempts:
             raise StudyStopped(
-                f"round {silence.round}: {silence.silent} of the {silence.asked} sites in its sum "
+                f"round {shares.round}: {shares.silent} of the {shares.asked} sites in its sum "
                 "do not answer any more, so that it cannot be opened; resume the run when they "
                 "are back."
             )
 
 
 @dataclass(frozen=True)
-class Wait:
+class WaitForSites:
     """Waits for sites as long as it takes; only what no waiting mends ends the run.
 
     Args:
@@ -136,117 +136,117 @@ class Wait:
         sleep: Waits some seconds; an exception raised in it, as by SIGTERM, ends the run.
     """
 
-    watch: Watch
+    watch: RunObserver
     look_s: float = 1.0
     pause_s: float = 2.0
     longest_s: float = 60.0
     sleep: Callable[[float], None] = time.sleep
 
-    def next_attempt(self, setback: Setback) -> None:
+    def next_attempt(self, failure: FailedAttempt) -> None:
         """Wait a moment for sites to come, or longer after an attempt that failed."""
-        able = setback.sites - len(setback.left_out)
-        _stop_if_beyond_help(setback, Counter(setback.missing.values()), able)
-        if setback.members < setback.threshold:
-            out = f"; left out: {_named(setback.left_out)}" if setback.left_out else ""
+        able = failure.sites - len(failure.left_out)
+        _stop_if_beyond_help(failure, Counter(failure.missing.values()), able)
+        if failure.members < failure.threshold:
+            out = f"; left out: {_named(failure.left_out)}" if failure.left_out else ""
             self.watch.waiting(
-                f"round {setback.round} needs {setback.threshold} sites{setback.why_all} and "
-                f"{setback.members} can take part{out}",
-                setback.missing,
+                f"round {failure.round} needs {failure.threshold} sites{failure.why_all} and "
+                f"{failure.members} can take part{out}",
+                failure.missing,
             )
             self.sleep(self.look_s)
             return
-        pause = self._pause(setback.failures)
+        pause = self._pause(failure.failures)
         self.watch.waiting(
-            f"round {setback.round} was not completed; it is tried again in {pause:.0f} s",
-            setback.missing,
+            f"round {failure.round} was not completed; it is tried again in {pause:.0f} s",
+            failure.missing,
         )
         self.sleep(pause)
 
-    def next_asking(self, silence: Silence) -> None:
+    def next_request(self, shares: MissingShares) -> None:
         """Wait for the sites whose shares are needed."""
         self.watch.waiting(
-            f"round {silence.round} waits for shares: {silence.silent} of the {silence.asked} "
+            f"round {shares.round} waits for shares: {shares.silent} of the {shares.asked} "
             "sites in its sum have not answered",
-            silence.missing,
+            shares.missing,
         )
-        self.sleep(self._pause(silence.tries))
+        self.sleep(self._pause(shares.tries))
 
     def _pause(self, times: int) -> float:
         return float(min(self.longest_s, self.pause_s * 2.0 ** min(times - 1, 30)))
 
 
-def _stop_if_beyond_help(setback: Setback, reasons: Mapping[str, int], sites: int) -> None:
+def _stop_if_beyond_help(failure: FailedAttempt, reasons: Mapping[str, int], sites: int) -> None:
     """Raise where too few of the sites are left that another try might win, or it costs too much.
 
     Args:
-        setback: What happened.
+        failure: What happened.
         reasons: Why sites do not take part, counted.
         sites: Sites that are not left out, whatever keeps them away.
     """
-    if setback.left_out and setback.sites - len(setback.left_out) < setback.threshold:
-        raise StudyStopped(_left_out(setback))
+    if failure.left_out and failure.sites - len(failure.left_out) < failure.threshold:
+        raise StudyStopped(_left_out(failure))
     for names, sentence in (
         (_EXHAUSTED, _budget_spent),
         (_RUNAWAY, _ran_away),
         (_RELEASED, _released),
     ):
         lost = sum(reasons.get(name, 0) for name in names)
-        if lost and sites - lost < setback.threshold:
-            raise StudyStopped(sentence(setback))
-    if setback.futile:
-        raise StudyStopped(_futile(setback))
+        if lost and sites - lost < failure.threshold:
+            raise StudyStopped(sentence(failure))
+    if failure.futile:
+        raise StudyStopped(_futile(failure))
 
 
-def _left_out(setback: Setback) -> str:
+def _left_out(failure: FailedAttempt) -> str:
     """Why a run ends that leaves out so many that the others are too few."""
     without = (
         "a run without them is another study, because all sums of this one have one list"
-        if setback.one_list
+        if failure.one_list
         else "or begin a new run without them"
     )
     return (
-        f"round {setback.round} needs {setback.threshold} of {setback.sites} sites, and these are "
-        f"left out because they spoiled attempts: {_named(setback.left_out)}. Mend them, then "
+        f"round {failure.round} needs {failure.threshold} of {failure.sites} sites, and these are "
+        f"left out because they spoiled attempts: {_named(failure.left_out)}. Mend them, then "
         f"resume the run with --readmit SITE; {without}."
     )
 
 
-def _futile(setback: Setback) -> str:
+def _futile(failure: FailedAttempt) -> str:
     """Why a run ends rather than spend its reserve on what fails again and again."""
     return (
-        f"round {setback.round} is not tried again, because attempts failed that spent privacy: "
-        f"{setback.causes}. Mend the cause, then resume the run."
+        f"round {failure.round} is not tried again, because attempts failed that spent privacy: "
+        f"{failure.causes}. Mend the cause, then resume the run."
     )
 
 
-def _released(setback: Setback) -> str:
+def _released(failure: FailedAttempt) -> str:
     """Why a run of exact sums ends where one was unmasked in part."""
     return (
-        f"round {setback.round} cannot be repeated: its sum was unmasked and did not open, and "
+        f"round {failure.round} cannot be repeated: its sum was unmasked and did not open, and "
         "sites answer once for each model where sums are exact; begin a new run."
-        + _because(setback)
+        + _because(failure)
     )
 
 
-def _ran_away(setback: Setback) -> str:
+def _ran_away(failure: FailedAttempt) -> str:
     """Why a run ends where the same weights would give the same overflow again."""
     return (
-        f"round {setback.round}: too many sites computed values beyond all bounds, so training "
+        f"round {failure.round}: too many sites computed values beyond all bounds, so training "
         "has run away: use a smaller training.optimizer.learning_rate, or "
         "training.local.learning_rate where sites train epochs, and begin a new run."
     )
 
 
-def _budget_spent(setback: Setback) -> str:
+def _budget_spent(failure: FailedAttempt) -> str:
     """Why a run ends where too many sites would spend more than they may."""
     return (
-        f"stopped before round {setback.round}: the sites' privacy budget is spent after "
-        f"{setback.round - 1} rounds; the model up to here is kept." + _because(setback)
+        f"stopped before round {failure.round}: the sites' privacy budget is spent after "
+        f"{failure.round - 1} rounds; the model up to here is kept." + _because(failure)
     )
 
 
-def _because(setback: Setback) -> str:
-    return f" Attempts were spoiled: {setback.causes}." if setback.causes else ""
+def _because(failure: FailedAttempt) -> str:
+    return f" Attempts were spoiled: {failure.causes}." if failure.causes else ""
 
 
 def _named(left_out: Mapping[str, LeftOut]) -> str:

@@ -29,7 +29,7 @@ _SEED_BITS: Final = 63
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DesiredState:
     """What is wanted of a run.
 
     Args:
@@ -50,7 +50,7 @@ def runs_folder(consortium: Path) -> Path:
     return consortium / "runs"
 
 
-def read_wanted(folder: Path) -> Wanted:
+def read_wanted(folder: Path) -> DesiredState:
     """What is wanted of the run in `folder`; stopped, if that was never said.
 
     Raises:
@@ -58,14 +58,14 @@ def read_wanted(folder: Path) -> Wanted:
     """
     path = folder / "wanted.json"
     if not path.exists():
-        return Wanted("stopped", "it was not begun; resume it.")
+        return DesiredState("stopped", "it was not begun; resume it.")
     try:
-        return Wanted(**read_json(path))
+        return DesiredState(**read_json(path))
     except (TypeError, MisuseError):
         raise RunError(f"{path}: is damaged; remove it and resume the run.") from None
 
 
-def write_wanted(folder: Path, wanted: Wanted) -> None:
+def write_wanted(folder: Path, wanted: DesiredState) -> None:
     """Say what is wanted of a run; survives a power cut."""
     write_file(folder / "wanted.json", to_json(asdict(wanted)).encode())
 
@@ -141,7 +141,7 @@ class Runs:
         }
         text = roster.to_json().decode()
         RunFolder.create(path, study, text, meta, study_text=study_text, start=start).close()
-        write_wanted(path, Wanted("running"))
+        write_wanted(path, DesiredState("running"))
         return path
 
 

@@ -25,15 +25,15 @@ from cryptography.hazmat.primitives.serialization import (
 from fedrx_common.errors import FedRxError
 from fedrx_server.consortium.consortium import Consortium, Member
 from fedrx_server.gateway.control import (
-    Backstage,
     SiteNode,
+    SuperLinkAddress,
     list_sites,
     register_site,
     unregister_site,
 )
 from fedrx_server.runs.registry import Runs, read_wanted, runs_folder
-from fedrx_server.service.credentials import told
-from fedrx_server.service.instance import Serving, alone, tell_serving
+from fedrx_server.service.credentials import dump_address
+from fedrx_server.service.instance import Serving, exclusive, write_instance
 from fedrx_server.service.proxy import Tls
 from fedrx_server.service.superlink import Ports, SuperLink
 
@@ -75,7 +75,7 @@ class Coordinator:
             MisuseError: A port is taken, or nginx is missing.
             NotStarted: The SuperLink or the proxy does not come up.
         """
-        with alone(self._folder):
+        with exclusive(self._folder):
             try:
                 while not stop.is_set():
                     self._serve_certificate(stop, ready)
@@ -93,17 +93,17 @@ class Coordinator:
         with link.running():
             watch.start()
             try:
-                doors = Doors(link.backstage, self._consortium)
+                doors = NodeRegistrar(link.superlink_address, self._consortium)
                 said = False
                 while not stop.is_set() and files.tls.resolve() == folder:
-                    doors.look()
+                    doors.reconcile()
                     self._tell(link, doors)
-                    if doors.settled and not said:
+                    if doors.applied and not said:
                         link.admit()
                         ready()
                         said = True
                     if said:
-                        self._workers.look(link.backstage)
+                        self._workers.reconcile(link.superlink_address)
                     stop.wait(LOOK_EVERY_S)
                 if stop.is_set():
                     self._workers.stop()
@@ -113,60 +113,60 @@ class Coordinator:
                 over.set()
                 watch.join()
 
-    def _tell(self, link: SuperLink, doors: "Doors") -> None:
+    def _tell(self, link: SuperLink, doors: "NodeRegistrar") -> None:
         processes = {"coordinator": os.getpid(), **link.pids, **self._workers.pids}
         serving = Serving(processes, dict(doors.online))
         if serving != self._told:
-            tell_serving(self._folder, serving)
+            write_instance(self._folder, serving)
         self._told = serving
 
 
-class Doors:
+class NodeRegistrar:
     """Holds the SuperLink's registered sites against the roster, and sees which are online.
 
     Attributes:
         online: By site of the roster, as last seen.
-        settled: Whether the roster was in force at the SuperLink once.
+        applied: Whether the roster was in force at the SuperLink once.
 
     Args:
-        backstage: The SuperLink.
+        superlink_address: The SuperLink.
         consortium: The roster in force, and the sites' keys.
         now: Monotonic seconds.
     """
 
     def __init__(
         self,
-        backstage: Backstage,
+        superlink_address: SuperLinkAddress,
         consortium: Consortium,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._backstage = backstage
+        self._superlink_address = superlink_address
         self._consortium = consortium
         self._now = now
         self._seen: tuple[int, ...] = ()
         self._due = 0.0
         self._trouble = ""
         self.online: dict[str, bool] = {}
-        self.settled = False
+        self.applied = False
 
-    def look(self) -> None:
+    def reconcile(self) -> None:
         """Admit and shut out, if the roster changed or it is time; trouble is logged once."""
         rosters = self._consortium.files.rosters
         try:
             seen = (rosters.stat().st_mtime_ns, len(list(rosters.iterdir())))
             if seen == self._seen and self._now() < self._due:
-                self._notice(list_sites(self._backstage))
+                self._notice(list_sites(self._superlink_address))
                 return
-            self.settle()
+            self.apply_roster()
         except (FedRxError, OSError) as error:
             if str(error) != self._trouble:
                 logger.error("sites cannot be admitted or shut out: %s", error)  # noqa: TRY400 - told in a sentence
             self._trouble = str(error)
             return
         self._seen, self._due, self._trouble = seen, self._now() + _DOORS_EVERY_S, ""
-        self.settled = True
+        self.applied = True
 
-    def settle(self) -> None:
+    def apply_roster(self) -> None:
         """Register every key of the roster and unregister all others.
 
         Raises:
@@ -174,7 +174,7 @@ class Doors:
             ConsortiumDamaged: The roster cannot be believed.
         """
         members = {member.request.authentication: member for member in self._consortium.members}
-        nodes = list_sites(self._backstage)
+        nodes = list_sites(self._superlink_address)
         known = {_point(node): node for node in nodes}
         self.online = {
             member.entry.site: self.online.get(member.entry.site, False)
@@ -182,10 +182,10 @@ class Doors:
         }
         self._notice(nodes)
         for point in known.keys() - members.keys():
-            unregister_site(self._backstage, known[point].node)
+            unregister_site(self._superlink_address, known[point].node)
             logger.info("%s is shut out", known[point].name)
         for point in sorted(members.keys() - known.keys()):
-            _register(self._backstage, members[point])
+            _register(self._superlink_address, members[point])
             logger.info("%s is admitted", members[point].entry.site)
 
     def _notice(self, nodes: Iterable[SiteNode]) -> None:
@@ -230,7 +230,7 @@ class Workers:
         """Process ids of the runs that are driven, by name."""
         return {n: w.process.pid for n, w in self._workers.items() if w.alive and w.process}
 
-    def look(self, backstage: Backstage) -> None:
+    def reconcile(self, superlink_address: SuperLinkAddress) -> None:
         """Start what should run and does not, end what should not run."""
         for name in self.runs.names():
             worker = self._workers.setdefault(name, _Worker())
@@ -242,7 +242,7 @@ class Workers:
                 self._trouble[name] = str(error)
                 continue
             if wanted:
-                self._revive(name, worker, backstage)
+                self._revive(name, worker, superlink_address)
             elif worker.alive and worker.process is not None:
                 worker.process.terminate()
 
@@ -260,7 +260,7 @@ class Workers:
                 process.wait()
         self._workers.clear()
 
-    def _revive(self, name: str, worker: _Worker, backstage: Backstage) -> None:
+    def _revive(self, name: str, worker: _Worker, superlink_address: SuperLinkAddress) -> None:
         if worker.alive:
             return
         now = self.now()
@@ -272,11 +272,11 @@ class Workers:
             logger.warning("run %s ended (status %d); again in %.0f s", name, code, worker.wait)
             worker.process = None
         if now >= worker.due:
-            worker.process, worker.started = _start(self.runs.folder / name, backstage), now
+            worker.process, worker.started = _start(self.runs.folder / name, superlink_address), now
             logger.info("run %s is driven by process %d", name, worker.process.pid)
 
 
-def _start(run: Path, backstage: Backstage) -> subprocess.Popen[bytes]:
+def _start(run: Path, superlink_address: SuperLinkAddress) -> subprocess.Popen[bytes]:
     """Start a run's process; what it must not show in a list of processes goes through a pipe."""
     with (run / "worker.out").open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own command
@@ -288,16 +288,16 @@ def _start(run: Path, backstage: Backstage) -> subprocess.Popen[bytes]:
             start_new_session=True,
         )
     if process.stdin is not None:
-        process.stdin.write(told(backstage).encode() + b"\n")
+        process.stdin.write(dump_address(superlink_address).encode() + b"\n")
         process.stdin.flush()
     return process
 
 
-def _register(backstage: Backstage, member: Member) -> None:
+def _register(superlink_address: SuperLinkAddress, member: Member) -> None:
     pem = member.request.authentication_key.public_bytes(
         Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
     )
-    register_site(backstage, pem, member.entry.site)
+    register_site(superlink_address, pem, member.entry.site)
 
 
 def _point(node: SiteNode) -> bytes:

@@ -8,29 +8,29 @@ import json
 from fedrx_common.canonical_json import MalformedMessage, from_base64, to_base64
 from fedrx_common.documents import read_json
 from fedrx_common.errors import MisuseError
-from fedrx_server.gateway.control import Backstage
+from fedrx_server.gateway.control import SuperLinkAddress
 
 
-def told(backstage: Backstage) -> str:
+def dump_address(superlink_address: SuperLinkAddress) -> str:
     """The line on standard input that tells a worker how to reach the SuperLink."""
     return json.dumps(
         {
-            "address": backstage.address,
-            "ca": to_base64(backstage.ca_certificate),
-            "secret": to_base64(backstage.secret),
+            "address": superlink_address.address,
+            "ca": to_base64(superlink_address.ca_certificate),
+            "secret": to_base64(superlink_address.secret),
         }
     )
 
 
-def backstage_from(line: str) -> Backstage:
-    """Read what `told` wrote.
+def parse_address(line: str) -> SuperLinkAddress:
+    """Read what `dump_address` wrote.
 
     Raises:
         MisuseError: it is no such line.
     """
     try:
         document = read_json(line)
-        return Backstage(
+        return SuperLinkAddress(
             document["address"],
             from_base64(document["ca"], source="The CA"),
             from_base64(document["secret"], source="The secret"),

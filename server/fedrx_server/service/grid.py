@@ -50,7 +50,7 @@ from flwr.superlink.grid import HttpGrid
 from fedrx_common.errors import PeerError
 from fedrx_server.gateway.client import Arrived, LinkClient
 from fedrx_server.gateway.control import (
-    Backstage,
+    SuperLinkAddress,
     SuperLinkRefused,
     control_client,
     retries,
@@ -71,22 +71,22 @@ _PATIENCE_S: Final = 50.0
 
 
 @contextmanager
-def live_run(backstage: Backstage, study: str) -> Iterator[Exchange]:
+def live_run(superlink_address: SuperLinkAddress, study: str) -> Iterator[Exchange]:
     """Open a run at the SuperLink and give the exchange with its sites.
 
     On a clean end the run counts as completed, on an exception as failed. After a crash the
     SuperLink gives the run up by itself within a minute; a new one can be opened at once.
 
     Args:
-        backstage: The SuperLink.
+        superlink_address: The SuperLink.
         study: Name of the study, for the SuperLink's list of runs.
 
     Raises:
         SuperLinkRefused: The SuperLink is not there, or gave the run up.
     """
     give_back_large_blocks()
-    run, token = _open_run(backstage, study)
-    grid = LiveGrid(backstage, token)
+    run, token = _open_run(superlink_address, study)
+    grid = LiveGrid(superlink_address, token)
     over = threading.Event()
     heart = threading.Thread(target=_beat, args=(grid, over), name="run-heartbeat", daemon=True)
     outcome = SubStatus.FAILED
@@ -109,19 +109,19 @@ class LiveGrid(HttpGrid):
     """Flower's grid of our own task, on the fused calls, with one large reply in memory at a time.
 
     Args:
-        backstage: The SuperLink.
+        superlink_address: The SuperLink.
         token: The task's token.
     """
 
-    def __init__(self, backstage: Backstage, token: str) -> None:
+    def __init__(self, superlink_address: SuperLinkAddress, token: str) -> None:
         super().__init__(
-            runtime_api_address=backstage.address,
-            root_certificates=backstage.ca_certificate,
+            runtime_api_address=superlink_address.address,
+            root_certificates=superlink_address.ca_certificate,
             token=token,
         )
-        self._backstage = backstage
+        self._superlink_address = superlink_address
         self._retry_invoker = retries(_PATIENCE_S)
-        self._link = LinkClient(backstage, token, self._retry_invoker)
+        self._link = LinkClient(superlink_address, token, self._retry_invoker)
         self._arrived: deque[Arrived] = deque()
         self._had: list[str] = []
         self._answers_until = 0.0
@@ -133,7 +133,7 @@ class LiveGrid(HttpGrid):
             RuntimeVersionHttpInterceptor(component_name="flwr-serverapp"),
             RuntimeTokenHttpInterceptor(token=self._token),
         ]
-        self._client = self._backstage.reached_by(
+        self._client = self._superlink_address.reached_by(
             RuntimeHttpClient, interceptors, self._retry_invoker
         )
 
@@ -207,18 +207,18 @@ class LiveGrid(HttpGrid):
             return None
 
 
-def _open_run(backstage: Backstage, study: str) -> tuple[int, str]:
+def _open_run(superlink_address: SuperLinkAddress, study: str) -> tuple[int, str]:
     """Run id and the token of its task."""
     bundle = empty_bundle()
     fab = Fab(hash_str=hashlib.sha256(bundle).hexdigest(), content=bundle)
-    with control_client(backstage) as control:
+    with control_client(superlink_address) as control:
         run = int(control.StartRun(StartRunRequest(fab=fab)).run_id)
     logger.info("study %s is run %d", study, run)
-    with task_queue(backstage) as queue:
-        return run, _claim(queue, backstage, run)
+    with task_queue(superlink_address) as queue:
+        return run, _claim(queue, superlink_address, run)
 
 
-def _claim(queue: RuntimeHttpClient, backstage: Backstage, run: int) -> str:
+def _claim(queue: RuntimeHttpClient, superlink_address: SuperLinkAddress, run: int) -> str:
     request = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
     while True:
         claim = queue.AcquireTask(request)
@@ -228,7 +228,7 @@ def _claim(queue: RuntimeHttpClient, backstage: Backstage, run: int) -> str:
             return str(claim.token)
         # What a coordinator left behind that died between opening a run and taking its task.
         logger.warning("run %d was never begun and is given up", claim.task.run_id)
-        LiveGrid(backstage, claim.token).finish(SubStatus.FAILED)
+        LiveGrid(superlink_address, claim.token).finish(SubStatus.FAILED)
 
 
 def _beat(grid: LiveGrid, over: threading.Event) -> None:

@@ -47,7 +47,7 @@ class Serving:
     online: Mapping[str, bool] = field(default_factory=dict)
 
 
-def tell_serving(consortium: Path, serving: Serving) -> None:
+def write_instance(consortium: Path, serving: Serving) -> None:
     """Write it down, for whoever asks for the status."""
     document = json.dumps(asdict(serving), sort_keys=True)
     write_file(consortium / _SERVING, document.encode(), sync=False)
@@ -67,7 +67,7 @@ def serving_of(consortium: Path) -> Serving | None:
 
 
 @contextmanager
-def alone(consortium: Path) -> Iterator[None]:
+def exclusive(consortium: Path) -> Iterator[None]:
     """Be the only coordinator of a folder; the lock ends with the process, however it ends.
 
     Raises:

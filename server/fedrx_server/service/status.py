@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from fedrx_common.canonical_json import finite_or_none
 from fedrx_common.durable import write_file
 from fedrx_common.errors import RunError
-from fedrx_server.rounds.observer import Watch
+from fedrx_server.rounds.observer import RunObserver
 from fedrx_server.runs.blame import LEFT_OUT
 from fedrx_server.runs.checkpoints import RoundRecord
 from fedrx_server.runs.files import read_json, to_json
@@ -133,7 +133,7 @@ def write_live(folder: Path, state: LiveState) -> None:
     write_file(folder / _FILE, to_json(asdict(state)).encode(), sync=False)
 
 
-class LiveWatch(Watch):
+class LiveWatch(RunObserver):
     """Keeps a run's `live.json` up to date, a few times a second at most.
 
     Args:
@@ -164,7 +164,7 @@ class LiveWatch(Watch):
         """What stands now."""
         return self._state
 
-    def asking(self, kind: str, sites: Collection[str]) -> None:
+    def on_request(self, kind: str, sites: Collection[str]) -> None:
         """Note the stage; a run that waits goes on waiting while it offers itself."""
         state = _STATES.get(kind, self._state.state)
         if state == "opening" and self._state.state == "waiting":
@@ -173,7 +173,7 @@ class LiveWatch(Watch):
             state = "evaluating"
         self._change(state=state, asked=tuple(sorted(sites)))
 
-    def heard(self, site: str, reason: str) -> None:
+    def on_reply(self, site: str, reason: str) -> None:
         """Note who answered, and why somebody did not."""
         asked = tuple(name for name in self._state.asked if name != site)
         absent = {name: why for name, why in self._state.absent.items() if name != site}
@@ -197,7 +197,7 @@ class LiveWatch(Watch):
             epsilon_spent=finite_or_none(round(self._spent(round_number, attempt), 6)),
         )
 
-    def differing(self, site: str, version: str) -> None:
+    def on_version_mismatch(self, site: str, version: str) -> None:
         """Note another release."""
         self._change(versions={**self._state.versions, site: version})
 

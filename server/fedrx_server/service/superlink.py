@@ -29,7 +29,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[i
 from fedrx_common.address import Address, require_host
 from fedrx_common.errors import FedRxError, MisuseError
 from fedrx_common.tls import trusting
-from fedrx_server.gateway.control import Backstage
+from fedrx_server.gateway.control import SuperLinkAddress
 from fedrx_server.gateway.memory import SETTING
 from fedrx_server.service.process import Child
 from fedrx_server.service.proxy import Tls, find_nginx, proxy_config
@@ -116,9 +116,9 @@ class SuperLink:
         self._tell(ready=False)
 
     @property
-    def backstage(self) -> Backstage:
+    def superlink_address(self) -> SuperLinkAddress:
         """The way to the Control and Runtime paths, for the coordinator's own commands."""
-        return Backstage(
+        return SuperLinkAddress(
             f"127.0.0.1:{self._ports.inner}", self._tls.ca_certificate.read_bytes(), self._secret
         )
 

@@ -25,20 +25,20 @@ from fedrx_models.files import save_model
 from fedrx_models.metrics.registry import measures_of
 from fedrx_models.transfer import start_model, trained_positions
 from fedrx_protocol.trust.roster import Roster, SignedRoster
-from fedrx_server.consortium.files import About, ConsortiumFiles
-from fedrx_server.gateway.control import Backstage, list_sites
+from fedrx_server.consortium.files import ConsortiumFiles, ConsortiumInfo
+from fedrx_server.gateway.control import SuperLinkAddress, list_sites
 from fedrx_server.report.from_run import run_privacy, run_report, run_result
 from fedrx_server.report.privacy import plan_for, planned_releases, spent_at_most
 from fedrx_server.report.write import write_report
 from fedrx_server.rounds.admission import Offers
 from fedrx_server.rounds.loop import RunParties, StudyRun
-from fedrx_server.rounds.retry import StudyStopped, Wait
+from fedrx_server.rounds.retry import StudyStopped, WaitForSites
 from fedrx_server.rounds.witness import Witness
 from fedrx_server.runs.checkpoints import RoundRecord
 from fedrx_server.runs.files import RunInUse
 from fedrx_server.runs.folder import RunFolder
-from fedrx_server.runs.registry import RunView, Wanted, absent_sites, write_wanted
-from fedrx_server.service.credentials import backstage_from
+from fedrx_server.runs.registry import DesiredState, RunView, absent_sites, write_wanted
+from fedrx_server.service.credentials import parse_address
 from fedrx_server.service.grid import live_run
 from fedrx_server.service.status import (
     LiveState,
@@ -72,10 +72,10 @@ def main(argv: list[str]) -> int:
     _log_to(folder / "worker.log")
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    backstage = backstage_from(sys.stdin.readline())
+    superlink_address = parse_address(sys.stdin.readline())
     threading.Thread(target=_end_with_input, name="parent", daemon=True).start()
     try:
-        return _guarded(folder, backstage)
+        return _guarded(folder, superlink_address)
     except StopAsked:
         return DONE
 
@@ -85,16 +85,18 @@ class Worker:
 
     Args:
         run: The open run folder.
-        backstage: The SuperLink.
+        superlink_address: The SuperLink.
         consortium: The consortium's raw public key, 32 bytes.
 
     Raises:
         RunError: The folder's roster cannot be believed, or has ended.
     """
 
-    def __init__(self, run: RunFolder, backstage: Backstage, consortium: bytes) -> None:
+    def __init__(
+        self, run: RunFolder, superlink_address: SuperLinkAddress, consortium: bytes
+    ) -> None:
         self._run = run
-        self._backstage = backstage
+        self._superlink_address = superlink_address
         self._roster = _verified(run, consortium)
         self._plan = plan_for(run.study, len(self._roster.sites))
         self._plan.check()
@@ -107,7 +109,7 @@ class Worker:
         """Run, and leave model, result and report behind."""
         study = self._run.study
         if not RunView.read(self._run.path).finished:
-            with live_run(self._backstage, study.name) as exchange:
+            with live_run(self._superlink_address, study.name) as exchange:
                 parties = RunParties(
                     self._run_id,
                     self._plan,
@@ -116,7 +118,7 @@ class Worker:
                     without=absent_sites(self._run.meta, self._roster),
                     witness=Witness(self._run.path.parents[1]),
                 )
-                model, patience = self._model(), Wait(self._watch)
+                model, retry_policy = self._model(), WaitForSites(self._watch)
                 StudyRun(
                     parties,
                     exchange,
@@ -124,7 +126,7 @@ class Worker:
                     get_vector(model),
                     self._finished_round,
                     trained=trained_positions(model),
-                    patience=patience,
+                    retry_policy=retry_policy,
                     watch=self._watch,
                 ).run()
         self._conclude()
@@ -139,7 +141,7 @@ class Worker:
         )
 
     def _names(self) -> dict[int, str]:
-        return {site.node: site.name for site in list_sites(self._backstage)}
+        return {site.node: site.name for site in list_sites(self._superlink_address)}
 
     def _model(self) -> PatientModel:
         return start_model(self._run.study, self._seed, self._run.start_file)
@@ -195,10 +197,10 @@ class Worker:
         return with_metrics(first, rounds)
 
 
-def _guarded(folder: Path, backstage: Backstage) -> int:
+def _guarded(folder: Path, superlink_address: SuperLinkAddress) -> int:
     """Run, and turn what goes wrong into a state of the run and an exit status."""
     try:
-        _work(folder, backstage)
+        _work(folder, superlink_address)
     except StopAsked:
         logger.info("asked to stop")
         _say(folder, "stopped")
@@ -218,17 +220,17 @@ def _guarded(folder: Path, backstage: Backstage) -> int:
     return _end(folder, "finished")
 
 
-def _work(folder: Path, backstage: Backstage) -> None:
+def _work(folder: Path, superlink_address: SuperLinkAddress) -> None:
     with RunFolder.open(folder) as run:
-        about = About.read(ConsortiumFiles(folder.parents[1]).about)
-        Worker(run, backstage, about.consortium).go()
+        about = ConsortiumInfo.read(ConsortiumFiles(folder.parents[1]).about)
+        Worker(run, superlink_address, about.consortium).go()
 
 
 def _end(folder: Path, goal: Ending, sentence: str = "") -> int:
     """Write down why nobody needs to start the run again."""
     level = logging.ERROR if goal == "failed" else logging.INFO
     logger.log(level, "%s. %s", goal, sentence)
-    write_wanted(folder, Wanted(goal, sentence))
+    write_wanted(folder, DesiredState(goal, sentence))
     _say(folder, goal, sentence)
     return FAILED if goal == "failed" else DONE
 

@@ -64,7 +64,7 @@ class TimedAttention(nn.Module):
         return output
 
 
-class _Layer(nn.Module):
+class _AttentionLayer(nn.Module):
     def __init__(self, config: TransformerConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.before = nn.LayerNorm(config.size)
@@ -96,7 +96,9 @@ class TransformerNetwork(nn.Module):
         self.register_buffer("waves", _waves(times[0]), persistent=False)
         width = self.summaries.width + 2 * _OCTAVES
         self.inside = drawn_linear(width, config.size, generator)
-        self.layers = nn.ModuleList(_Layer(config, generator) for _ in range(config.layers))
+        self.layers = nn.ModuleList(
+            _AttentionLayer(config, generator) for _ in range(config.layers)
+        )
         self.last = nn.LayerNorm(config.size)
         self.outside = WayOut(
             schema, config.size, self.summaries, generator, linear_path=config.linear_path

@@ -21,7 +21,7 @@ from fedrx_protocol.privacy.figures import hides
 Floats = NDArray[np.float64]
 
 Z95 = 1.959963984540054
-AUDIBLE = 4.0
+MIN_SIGNAL_TO_NOISE = 4.0
 """A sum below so many standard deviations of its noise is nothing to divide by."""
 RANKING_TELLS = 0.25
 """What an AUC or a concordance could tell, from 0.5 half-way to 1; see `figures.hides`."""
@@ -63,7 +63,7 @@ class Plan(ABC):
         """Names of the state's components, in order."""
 
     @abstractmethod
-    def shares(self, predicted: Floats, actual: Floats) -> Floats:
+    def contributions(self, predicted: Floats, actual: Floats) -> Floats:
         """Each patient's share, `(n, m)`; it never leaves a site."""
 
     @abstractmethod
@@ -89,7 +89,7 @@ class Plan(ABC):
 
         No component exceeds the number of patients in absolute value.
         """
-        total: Floats = self.shares(predicted, actual).sum(axis=0)
+        total: Floats = self.contributions(predicted, actual).sum(axis=0)
         return total
 
 
@@ -179,7 +179,7 @@ def require_bound(error_bound: float) -> None:
         raise MisuseError(f"error_bound is {error_bound:g}: it must be above 0.")
 
 
-def cut_error(predicted: Floats, actual: Floats, bound: float | Floats) -> Floats:
+def clip_error(predicted: Floats, actual: Floats, bound: float | Floats) -> Floats:
     """Absolute error divided by `bound`, in 0..1; what is no number counts as 1."""
     error = np.abs(predicted - actual) / bound
     return np.where(np.isfinite(error), np.minimum(error, 1.0), 1.0)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fedrx_common.errors import DataError, MisuseError
 from fedrx_models.metrics.base import (
-    AUDIBLE,
+    MIN_SIGNAL_TO_NOISE,
     SHARE_TELLS,
     Floats,
     Plan,
@@ -110,7 +110,7 @@ class BinaryPlan(Plan):
         counts = tuple(f"{outcome}:{i}" for outcome in ("no", "yes") for i in bins)
         return (*counts, "brier") if self.final else counts
 
-    def shares(self, predicted: Floats, actual: Floats) -> Floats:
+    def contributions(self, predicted: Floats, actual: Floats) -> Floats:
         """Each patient's share, `(n, m)`; it never leaves a site.
 
         Args:
@@ -168,7 +168,7 @@ class BinaryPlan(Plan):
         Its slopes by the counts, from which the noise's deviation follows, are taken numerically,
         with counts raised to their noise: about a count of 0 a precision has none that holds.
         """
-        if float(yes.sum()) <= AUDIBLE * noise * math.sqrt(len(yes)):
+        if float(yes.sum()) <= MIN_SIGNAL_TO_NOISE * noise * math.sqrt(len(yes)):
             return None
         raised = np.maximum([no, yes], noise)
         value = _average_precision(raised[0], raised[1], within=0.5)
@@ -245,7 +245,7 @@ def _auc(no: Floats, yes: Floats, noise: float = 0.0) -> tuple[float | None, flo
     ordered, by_yes, by_no = concordance_of_counts(yes, no)
     auc = ordered / (positives * negatives)
     slopes = [(by_no / positives - auc) / negatives, (by_yes / negatives - auc) / positives]
-    audible = min(negatives, positives) > AUDIBLE * noise * math.sqrt(len(no))
+    audible = min(negatives, positives) > MIN_SIGNAL_TO_NOISE * noise * math.sqrt(len(no))
     noise_sd = noise * float(np.linalg.norm(slopes)) if audible else math.inf
     return min(max(auc, 0.0), 1.0), noise_sd, sampling_sd(np.array([no, yes]), np.array(slopes))
 
@@ -289,7 +289,7 @@ def _exact_calibration(scores: Floats, no: Floats, yes: Floats) -> float:
 def _share(part: Floats, whole: Floats, noise: float) -> float | None:
     """Share of some counts in all; `None` where noise of that sd on each hides it."""
     total = float(whole.sum())
-    if total <= AUDIBLE * noise * math.sqrt(len(whole)):
+    if total <= MIN_SIGNAL_TO_NOISE * noise * math.sqrt(len(whole)):
         return None
     share = min(max(float(part.sum()) / total, 0.0), 1.0)
     rest = len(whole) - len(part)

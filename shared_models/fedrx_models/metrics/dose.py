@@ -18,7 +18,7 @@ from fedrx_models.cohort.encoding import reference_target, restore_target
 from fedrx_models.metrics.base import (
     PERCENT_TELLS,
     Plan,
-    cut_error,
+    clip_error,
     interval,
     known,
     limits,
@@ -160,7 +160,7 @@ class MetricPlan(Plan):
         """Names of the state's components, in order."""
         return tuple(name for name, _ in self._weights())
 
-    def shares(self, predicted: Doses, actual: Doses) -> Doses:
+    def contributions(self, predicted: Doses, actual: Doses) -> Doses:
         """Each patient's share, `(n, m)`; it never leaves a site.
 
         Args:
@@ -169,7 +169,7 @@ class MetricPlan(Plan):
             actual: `(n,)`, in the target's unit.
         """
         predicted, actual = _pair(predicted, actual)
-        error = cut_error(predicted, actual, self.error_bound)
+        error = clip_error(predicted, actual, self.error_bound)
         total = np.stack([np.ones_like(error), error, _within(predicted, actual)])
         columns = list(total)
         if self.final:

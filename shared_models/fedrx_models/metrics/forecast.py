@@ -15,13 +15,13 @@ import numpy as np
 from fedrx_common.errors import DataError
 from fedrx_models.cohort.visits import forecast_target
 from fedrx_models.metrics.base import (
-    AUDIBLE,
+    MIN_SIGNAL_TO_NOISE,
     PERCENT_TELLS,
     RATIO_TELLS,
     Z95,
     Floats,
     Plan,
-    cut_error,
+    clip_error,
     interval,
     known,
     limits,
@@ -131,7 +131,7 @@ class ForecastPlan(Plan):
         """Names of the state's components, in order."""
         return ("n", *(f"{part} {name}" for part in self._parts() for name in self.names))
 
-    def shares(self, predicted: Floats, actual: Floats) -> Floats:
+    def contributions(self, predicted: Floats, actual: Floats) -> Floats:
         """Each patient's share, `(n, m)`; it never leaves a site.
 
         Args:
@@ -179,7 +179,7 @@ class ForecastPlan(Plan):
         """
         patients, covered = (self._of(sums, part) for part in ("patients", "covered"))
         noise *= math.sqrt(_PAIR["error"] / _FINAL["patients"])
-        there = patients > AUDIBLE * noise
+        there = patients > MIN_SIGNAL_TO_NOISE * noise
         if not there.any():
             return None
         shares = np.clip(covered[there] / patients[there], 0.0, 1.0)
@@ -194,10 +194,10 @@ class ForecastPlan(Plan):
         found = []
         for i, name in enumerate(self.names):
             ratio = share = None
-            if last[i] > AUDIBLE * noise:
+            if last[i] > MIN_SIGNAL_TO_NOISE * noise:
                 ratio = _ratio(error[i], last[i])
                 ratio = told(ratio, ratio_sd(ratio, last[i], noise, noise), RATIO_TELLS)
-            if enough := patients[i] > AUDIBLE * of_count:
+            if enough := patients[i] > MIN_SIGNAL_TO_NOISE * of_count:
                 share = 100.0 * min(max(covered[i] / patients[i], 0.0), 1.0)
                 sd = ratio_sd(share, patients[i], 100.0 * of_count, of_count)
                 share = told(share, sd, PERCENT_TELLS)
@@ -357,7 +357,7 @@ def _patient_means(predicted: Floats, actual: Floats, bounds: Floats | None) -> 
         return found
 
     def error(values: Floats) -> Floats:
-        return np.abs(values - outcome) if bounds is None else cut_error(values, outcome, bounds)
+        return np.abs(values - outcome) if bounds is None else clip_error(values, outcome, bounds)
 
     inside = ((lower <= outcome) & (outcome <= upper)).astype(np.float64)
     return _Means(counts, mean(error(median)), mean(error(last)), mean(inside))
@@ -373,13 +373,13 @@ def _headline(error: Floats, last: Floats, noise: float) -> tuple[float | None, 
     The single ratios if all can be told from noise: leaving out those that cannot would favour
     denominators that noise made large. Else the ratio of the sums over all, else none.
     """
-    told = last > 0 if noise == 0 else last > AUDIBLE * noise
+    told = last > 0 if noise == 0 else last > MIN_SIGNAL_TO_NOISE * noise
     if told.all() or (noise == 0 and told.any()):
         ratios, there = error[told] / last[told], last[told]
         spread = float(np.sqrt(((1.0 + ratios**2) / there**2).sum()) / len(there))
         return float(np.clip(ratios, 0.0, _LARGEST_RATIO).mean()), noise * spread
     total, of_total = float(last.sum()), noise * math.sqrt(len(last))
-    if total <= AUDIBLE * of_total:
+    if total <= MIN_SIGNAL_TO_NOISE * of_total:
         return None, 0.0
     ratio = _ratio(float(error.sum()), total)
     return ratio, of_total * math.hypot(1.0, ratio) / total

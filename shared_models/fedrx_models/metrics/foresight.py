@@ -44,7 +44,7 @@ def expected_headline(study: Study, patients: float, noise_sd: float, *, final: 
 
 
 def _invented(schema: FeatureSchema) -> tuple[Floats, Floats]:
-    """Predictions and outcomes, as `Plan.shares` takes them."""
+    """Predictions and outcomes, as `Plan.contributions` takes them."""
     target, rng = schema.target, np.random.default_rng(_SEED)
     if isinstance(target, ContinuousTarget):
         return _halfway(target, rng.normal(size=_INVENTED), rng)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fedrx_models.metrics.base import (
     Floats,
     Plan,
-    cut_error,
+    clip_error,
     interval,
     known,
     limits,
@@ -89,7 +89,7 @@ class PanelPlan(Plan):
         """Names of the state's components, in order."""
         return (*_TOTAL, *_VARIANCE) if self.final else tuple(_TOTAL)
 
-    def shares(self, predicted: Floats, actual: Floats) -> Floats:
+    def contributions(self, predicted: Floats, actual: Floats) -> Floats:
         """Each patient's share, `(n, m)`; it never leaves a site.
 
         Args:
@@ -98,7 +98,7 @@ class PanelPlan(Plan):
             actual: likewise, NaN where a drug was not given.
         """
         given = ~np.isnan(actual)
-        error = cut_error(predicted, actual, self.error_bound)
+        error = clip_error(predicted, actual, self.error_bound)
         columns = [np.ones(len(actual)), _mean(error, given)]
         if self.final:
             means = np.array([drug.mean for drug in self.target.drugs])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fedrx_common.errors import DataError
 from fedrx_models.cohort.encoding import encode_outcome
 from fedrx_models.metrics.base import (
-    AUDIBLE,
+    MIN_SIGNAL_TO_NOISE,
     Floats,
     Plan,
     concordance_of_counts,
@@ -96,7 +96,7 @@ class SurvivalPlan(Plan):
         counts += [f"free:{k}:{i}" for k in range(self.times + 1) for i in range(_RISK_BINS)]
         return (*counts, "brier") if self.final else tuple(counts)
 
-    def shares(self, predicted: Floats, actual: Floats) -> Floats:
+    def contributions(self, predicted: Floats, actual: Floats) -> Floats:
         """Each patient's share, `(n, m)`; it never leaves a site.
 
         Args:
@@ -282,7 +282,7 @@ def _concordance(counts: Floats, times: int, noise: float = 0.0) -> _Concordance
         return _Concordance(None)
     concordance = ordered / pairs
     slopes = (by_ordered - concordance * by_pairs) / pairs
-    audible = pairs > AUDIBLE * noise * float(np.linalg.norm(by_pairs))
+    audible = pairs > MIN_SIGNAL_TO_NOISE * noise * float(np.linalg.norm(by_pairs))
     return _Concordance(
         value=min(max(concordance, 0.0), 1.0),
         noise_sd=noise * float(np.linalg.norm(slopes)) if audible else np.inf,

@@ -42,7 +42,7 @@ class GenomicCnnConfig(BaseModel):
         return kernel
 
 
-class _Network(nn.Module):
+class _ConvolutionNetwork(nn.Module):
     """`PatientBatch -> (B, K)`."""
 
     def __init__(
@@ -77,7 +77,7 @@ def build_genomic_cnn(
     config: GenomicCnnConfig, schema: FeatureSchema, generator: torch.Generator
 ) -> Predictor:
     """The model; it starts at the study's public reference."""
-    network = _Network(config, schema, generator)
+    network = _ConvolutionNetwork(config, schema, generator)
     return Predictor(
         "genomic_cnn",
         config,

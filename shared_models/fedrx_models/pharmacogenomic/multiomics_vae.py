@@ -44,7 +44,8 @@ class MultiomicsVaeConfig(BaseModel):
     latent: int = Field(default=32, ge=1, le=512, description="dimensions of the latent space")
     hidden: int = Field(default=128, ge=1, le=4096, description="width inside each block's coders")
     head_hidden: int = Field(default=128, ge=1, le=4096, description="width before the outcome")
-    # Where patients are clipped, whatever else pulls takes its share of the norm; see `pulls`.
+    # Where patients are clipped, whatever else pulls takes its share of the norm; see
+    # `output_gradient_norms`.
     reconstruction: float = Field(
         default=1.0,
         ge=0,
@@ -133,10 +134,12 @@ class MultiomicsVae(PatientModel):
         unlike = self._reconstruction_loss(batch, noisy)
         return losses + self.settings.reconstruction * unlike + self.settings.kl * divergence
 
-    def pulls(self, outputs: torch.Tensor, batch: PatientBatch) -> torch.Tensor | None:
+    def output_gradient_norms(
+        self, outputs: torch.Tensor, batch: PatientBatch
+    ) -> torch.Tensor | None:
         """Not known where giving the blocks back pulls as well."""
         alone = self.settings.reconstruction == 0 and self.settings.kl == 0
-        return super().pulls(outputs, batch) if alone else None
+        return super().output_gradient_norms(outputs, batch) if alone else None
 
     def predict(self, batch: PatientBatch) -> AnyPrediction:
         """Predictions of the target's kind, from the middle of each patient's latent region."""

@@ -34,7 +34,7 @@ from fedrx_protocol.study.schema import (
 from fedrx_protocol.study.study import Study
 from fedrx_server.runs.files import lock_folder, read_json, unwritable_named
 from fedrx_simulation.evaluation.baselines import personalised, predict
-from fedrx_simulation.federation.sites import Consortium, by_site
+from fedrx_simulation.federation.sites import SimulatedConsortium, by_site
 from fedrx_simulation.simulate import SimulationOptions, start
 
 Scheme = Literal["folds", "sites"]
@@ -219,7 +219,7 @@ def _check(plan: ComparisonPlan, cohorts: Mapping[str, Cohort]) -> None:
 def _check_split(split: "_Split", cell: Cell) -> None:
     """Whom a cell trains on and whom it holds out, before the first training of any."""
     sites = by_site(split.cohorts)
-    consortium = Consortium(split.study, tuple(sites), "checking", cell.seed, split.fold)
+    consortium = SimulatedConsortium(split.study, tuple(sites), "checking", cell.seed, split.fold)
     try:
         consortium.check_split(sites)
     except DataError as error:
@@ -330,7 +330,7 @@ def _train(
         judged = cohorts[cell.part]
         units = _numbers_of([judged], numbers)
         return judge(study.target, predict(result.model, judged), judged.target, units)
-    consortium = Consortium(study, tuple(sorted(cohorts)), "judging", cell.seed, fold)
+    consortium = SimulatedConsortium(study, tuple(sorted(cohorts)), "judging", cell.seed, fold)
     parts = {site: consortium.split(cohorts[site]) for site in sorted(cohorts)}
     training, held_out = ({site: part[i] for site, part in parts.items()} for i in (0, 1))
     judged = concatenate(list(held_out.values()))

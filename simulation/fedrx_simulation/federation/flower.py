@@ -28,7 +28,7 @@ from fedrx_protocol.study.schema import FeatureSchema
 from fedrx_simulation.federation.cancellable import WatchedGrid
 from fedrx_simulation.federation.faults import faults_mod
 from fedrx_simulation.federation.setup import EngineSetup
-from fedrx_simulation.federation.sites import Consortium
+from fedrx_simulation.federation.sites import SimulatedConsortium
 
 # One core a worker: the sites' models are small, and Flower's default of two would halve the
 # number of workers. Ray's own messages are about Ray; those of the sites are in the sites' logs.
@@ -123,7 +123,7 @@ class FlowerEngine:
 class _Opener:
     """Finds the site that a message is for; small, because it travels to every worker."""
 
-    consortium: Consortium
+    consortium: SimulatedConsortium
     cohorts: Path
     sites_folder: Path
 

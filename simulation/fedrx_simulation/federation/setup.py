@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedrx_models.cohort.cohort import Cohort
 from fedrx_simulation.federation.faults import Faults
-from fedrx_simulation.federation.sites import Consortium
+from fedrx_simulation.federation.sites import SimulatedConsortium
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class EngineSetup:
         faults: What goes wrong.
     """
 
-    consortium: Consortium
+    consortium: SimulatedConsortium
     cohorts: Mapping[str, Cohort]
     sites_folder: Path
     faults: Faults

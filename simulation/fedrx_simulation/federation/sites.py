@@ -36,7 +36,7 @@ _FOREVER = 2**40
 
 
 @dataclass(frozen=True)
-class Consortium:
+class SimulatedConsortium:
     """A simulated consortium: who takes part, with keys that follow from the seed.
 
     Args:

@@ -13,7 +13,7 @@ from live_consortium import write_certificates
 from spare_ports import free_ports
 
 from fedrx_client.checks.network import Network
-from fedrx_client.connection.fleet import Door
+from fedrx_client.connection.fleet import Endpoint
 from fedrx_client.participation.settings import only_agent
 
 DAY_S = 86_400
@@ -57,7 +57,7 @@ def network(server, tmp_path):
 
     def of(address=None, clock=time.time, ca=folder):
         key = ec.generate_private_key(ec.SECP384R1())
-        door = Door(address or f"localhost:{port}", (ca / "ca.crt").read_bytes(), key)
+        door = Endpoint(address or f"localhost:{port}", (ca / "ca.crt").read_bytes(), key)
         return Network(door, tmp_path, clock)
 
     return of

@@ -18,7 +18,7 @@ from live_consortium import write_certificates
 
 from fedrx_client.connection.agent import Agent, Health, Pace
 from fedrx_client.connection.fleet import (
-    Door,
+    Endpoint,
     Fleet,
     FlowerVersionDiffers,
     NotAdmitted,
@@ -214,12 +214,12 @@ class TestDoor:
     @pytest.mark.parametrize("address", ["", "host", ":8443", "host:", "host:0", "host:70000"])
     def test_an_address_without_host_or_port(self, ca, key, address):
         with pytest.raises(MisuseError, match="HOST:PORT"):
-            Door(address, ca, key)
+            Endpoint(address, ca, key)
 
     @pytest.mark.parametrize("certificate", [b"", b"hello", b"\xff"])
     def test_a_certificate_that_is_none(self, key, certificate):
         with pytest.raises(MisuseError, match="CA certificate"):
-            Door("localhost:8443", certificate, key)
+            Endpoint("localhost:8443", certificate, key)
 
     def test_another_flower_is_named(self):
         with pytest.raises(FlowerVersionDiffers, match=r"1\.41\.0 and found 1\.42\.0"):
@@ -245,7 +245,7 @@ def write_key(path, private, form):
 
 class TestFleet:
     def test_nobody_there(self, ca, key):
-        fleet = Fleet(Door("127.0.0.1:1", ca, key))
+        fleet = Fleet(Endpoint("127.0.0.1:1", ca, key))
         with pytest.raises(Unreachable, match="no connection"):
             fleet.connect()
         fleet.close()
@@ -275,14 +275,14 @@ class TestFleet:
             waits.append(seconds)
             now[0] += seconds
 
-        fleet = Fleet(Door("127.0.0.1:1", ca, key), clock=lambda: now[0], sleep=sleep)
+        fleet = Fleet(Endpoint("127.0.0.1:1", ca, key), clock=lambda: now[0], sleep=sleep)
         with pytest.raises(Unreachable):
             fleet._persist(away, deadline=10.0)
         assert waits == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0])
         fleet.close()
 
     def test_a_stop_ends_the_tries(self, ca, key):
-        fleet = Fleet(Door("127.0.0.1:1", ca, key), clock=lambda: 0.0, sleep=lambda _: True)
+        fleet = Fleet(Endpoint("127.0.0.1:1", ca, key), clock=lambda: 0.0, sleep=lambda _: True)
         with pytest.raises(Unreachable):
             fleet._persist(away, deadline=1e9)
         fleet.close()
@@ -352,7 +352,7 @@ class TestFusedCalls:
 
         def make(*answers, limit=2**31) -> tuple[Fleet, Coordinator]:
             coordinator = Coordinator(*answers)
-            fleet = Fleet(Door("localhost:8443", ca, key), longest_message_bytes=limit)
+            fleet = Fleet(Endpoint("localhost:8443", ca, key), longest_message_bytes=limit)
             fleet._http.close()
             fleet._http = httpx.Client(
                 base_url="https://localhost:8443/v1/fleet/",

@@ -5,7 +5,7 @@ import pytest
 from connect_proxy import ConnectProxy
 from spare_ports import free_ports
 
-from fedrx_client.connection.route import Proxy, ProxyInvalid, Way, proxy_for
+from fedrx_client.connection.route import Proxy, ProxyInvalid, Route, proxy_for
 from fedrx_common.address import Address
 
 TARGET = Address("fl.example.org", 8443)
@@ -100,7 +100,7 @@ def test_a_tunnel_names_an_ipv6_address_in_brackets():
     proxy = ConnectProxy(port=1)
     try:
         with pytest.raises(httpcore.ProxyError, match=r"no tunnel to \[2001:db8::7\]:8443: .*403"):
-            Way(proxy_of(proxy.address)).connect_tcp("2001:db8::7", 8443, 30)
+            Route(proxy_of(proxy.address)).connect_tcp("2001:db8::7", 8443, 30)
         assert proxy.asked == ["CONNECT [2001:db8::7]:8443 HTTP/1.1"]
     finally:
         proxy.close()
@@ -110,7 +110,7 @@ def test_a_proxy_that_wants_a_password():
     proxy = ConnectProxy(port=1, user="jo:pä:ss")
     try:
         for password, answer in (("wrong", "407"), ("pä:ss", "403")):
-            way = Way(proxy_of(proxy.address, "jo", password))
+            way = Route(proxy_of(proxy.address, "jo", password))
             with pytest.raises(httpcore.ProxyError, match=answer) as caught:
                 way.connect_tcp("fl.example.org", 8443, 30)
             assert password not in str(caught.value)
@@ -121,4 +121,4 @@ def test_a_proxy_that_wants_a_password():
 def test_a_proxy_that_is_away_is_named():
     away = f"127.0.0.1:{free_ports(1)[0]}"
     with pytest.raises(httpcore.ConnectError, match=f"proxy http://{away} .* does not answer"):
-        Way(proxy_of(away)).connect_tcp("fl.example.org", 8443, 30)
+        Route(proxy_of(away)).connect_tcp("fl.example.org", 8443, 30)

@@ -25,7 +25,7 @@ from fedrx_protocol.messages import codec
 from fedrx_protocol.messages.offer import OfferReply
 from fedrx_protocol.messages.secure_aggregation import UnmaskReply
 from fedrx_protocol.messages.weights import model_bytes, model_digest
-from fedrx_protocol.secagg.coordinator import CoordinatorKeys
+from fedrx_protocol.secagg.coordinator import KeyDirectory
 from fedrx_protocol.secagg.parameters import session_id
 from fedrx_protocol.trust.roster import Roster, sign_roster
 from fedrx_server.rounds.admission import Offers
@@ -142,7 +142,7 @@ class TestARun:
             grid = region.grid(number)
             assert region.opened(grid, run=f"run-{number}") == "answered"
         assert list(region.site("site0")._runs) == [4, 5, 6, 7]
-        request = CoordinatorKeys(
+        request = KeyDirectory(
             session=session_id("run-1", region.study.digest, region.roster.roster.digest),
             epoch=1,
             roster=region.roster.roster,
@@ -222,7 +222,7 @@ class TestOffers:
         request = codec.encode(HonestCoordinator(region, grid).open() or region.offer())
         assert answer_of(region.ask(grid, "query.open", request)) == "answered"
         unknown = HonestCoordinator(region, region.grid(77))
-        unknown.keys = CoordinatorKeys(
+        unknown.keys = KeyDirectory(
             session=unknown.session,
             epoch=1,
             roster=region.roster.roster,

@@ -5,13 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrx_client.records.audit_log import EARLIER_MEMORY, MEMORY, AuditLog
-from fedrx_client.records.run_audit import About, Journal, Thrift, in_words
+from fedrx_client.records.run_audit import AuditContext, Journal, RefusalRateLimit, in_words
 from fedrx_common.errors import DataError, MisuseError
 from fedrx_common.text import shortened
 from fedrx_protocol.messages.secure_aggregation import AdvertRequest, UnmaskRequest
 
 STATE = f"4:{'01' * 32}"
-ABOUT = About("run-1", "ab" * 32, 3, 1)
+ABOUT = AuditContext("run-1", "ab" * 32, 3, 1)
 
 
 class Clock:
@@ -33,7 +33,7 @@ def log(tmp_path):
 
 @pytest.fixture
 def journal(log, clock):
-    return Journal(log, clock, lambda: STATE, Thrift(window_s=60, alike=3, in_all=5))
+    return Journal(log, clock, lambda: STATE, RefusalRateLimit(window_s=60, alike=3, in_all=5))
 
 
 def reasons(log):

@@ -172,7 +172,7 @@ def test_settings_of_epochs_follow_from_public_numbers():
     )
     assert settings.sample_rate == 0.32
     assert settings.steps == 3 * 4
-    assert settings.divisor == 32
+    assert settings.expected_batch_size == 32
     whole = local_settings(
         patients=10,
         epochs=2,
@@ -181,7 +181,7 @@ def test_settings_of_epochs_follow_from_public_numbers():
         clipping_norm=1.0,
         noise_multiplier=1.0,
     )
-    assert (whole.sample_rate, whole.steps, whole.divisor) == (1.0, 2, 10)
+    assert (whole.sample_rate, whole.steps, whole.expected_batch_size) == (1.0, 2, 10)
     with pytest.raises(TrainingInvalid, match="at least one patient"):
         local_settings(
             patients=0,

@@ -13,7 +13,7 @@ from fedrx_client.training.bookkeeping import plain_gradient
 from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum, public_rows
 from fedrx_client.training.errors import TrainingInvalid
 from fedrx_client.training.local_epochs import LocalSettings
-from fedrx_client.training.microbatches import ON_CPU, in_passes, precision
+from fedrx_client.training.microbatches import CPU_MICROBATCH, microbatches, precision
 from fedrx_models.cohort.encoding import encode
 from fedrx_models.contract import PatientBatch, get_vector, set_vector
 from fedrx_models.registry import build_model, models_of
@@ -40,27 +40,27 @@ class Room:
         return len(batch)
 
 
-@pytest.mark.parametrize("count", [0, 1, ON_CPU, ON_CPU + 1, 3 * ON_CPU])
+@pytest.mark.parametrize("count", [0, 1, CPU_MICROBATCH, CPU_MICROBATCH + 1, 3 * CPU_MICROBATCH])
 def test_everybody_is_in_one_pass_exactly(count):
-    room = Room(ON_CPU)
-    assert sum(in_passes(nn.Linear(1, 1), patients(count), room)) == count
+    room = Room(CPU_MICROBATCH)
+    assert sum(microbatches(nn.Linear(1, 1), patients(count), room)) == count
     assert room.seen == list(range(count))
-    assert max(room.tried, default=0) <= ON_CPU
+    assert max(room.tried, default=0) <= CPU_MICROBATCH
 
 
 @pytest.mark.parametrize("most", [1, 3, 100])
 def test_what_does_not_fit_is_halved_and_the_room_is_remembered(most):
     model, room = nn.Linear(1, 1), Room(most)
-    assert sum(in_passes(model, patients(250), room)) == 250
+    assert sum(microbatches(model, patients(250), room)) == 250
     assert room.seen == list(range(250))
     again = Room(most)
-    list(in_passes(model, patients(250), again))
+    list(microbatches(model, patients(250), again))
     assert max(again.tried) <= most
 
 
 def test_a_patient_who_does_not_fit_is_a_failure_of_the_device():
     with pytest.raises(torch.OutOfMemoryError):
-        list(in_passes(nn.Linear(1, 1), patients(5), Room(0)))
+        list(microbatches(nn.Linear(1, 1), patients(5), Room(0)))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_sums_do_not_depend_on_the_room(take, monkeypatch):
     model = build_model(ModelSection(name="genomic_cnn"), schema, seed=0)
     batch = encode(omics_cohort(schema, 60), schema)
     whole = take(model, batch)
-    monkeypatch.setattr("fedrx_client.training.microbatches.ON_CPU", 7)
+    monkeypatch.setattr("fedrx_client.training.microbatches.CPU_MICROBATCH", 7)
     assert np.allclose(take(model, batch), whole, rtol=1e-5, atol=1e-6)
     assert np.abs(whole).sum() > 0
 
@@ -93,7 +93,7 @@ def padded(batch):
 def test_courses_go_through_once_each_longest_first_and_with_little_padding():
     model, batch = courses(150)
     batch = dataclasses.replace(batch, x=torch.arange(150.0)[:, None])
-    passes = list(in_passes(model, batch, lambda some: some))
+    passes = list(microbatches(model, batch, lambda some: some))
     assert sorted(torch.cat([some.x for some in passes])[:, 0].tolist()) == list(range(150))
     shapes = [some.visits.shape[1] for some in passes]
     assert shapes == sorted(set(shapes), reverse=True)
@@ -111,7 +111,7 @@ def test_nobody_changes_to_how_many_visits_another_is_padded(count):
     batch = dataclasses.replace(batch, x=torch.arange(float(count))[:, None])
 
     def shapes(some):
-        found = in_passes(model, some, lambda one: (one.x[:, 0].tolist(), one.visits.shape[1]))
+        found = microbatches(model, some, lambda one: (one.x[:, 0].tolist(), one.visits.shape[1]))
         return {patient: shape for patients, shape in found for patient in patients}
 
     whole = shapes(batch)
@@ -138,7 +138,7 @@ def test_courses_that_do_not_fit_are_halved():
     model, batch = courses(150)
     batch = dataclasses.replace(batch, x=torch.arange(150.0)[:, None])
     room = Room(5)
-    assert sum(in_passes(model, batch, room)) == 150
+    assert sum(microbatches(model, batch, room)) == 150
     assert sorted(room.seen) == list(range(150))
 
 

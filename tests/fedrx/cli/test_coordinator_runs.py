@@ -11,8 +11,8 @@ from fedrx_server.runs.blame import Blame, Fault
 from fedrx_server.runs.checkpoints import RoundRecord
 from fedrx_server.runs.folder import RunFolder
 from fedrx_server.runs.registry import (
+    DesiredState,
     RunView,
-    Wanted,
     absent_sites,
     read_left_out,
     read_wanted,
@@ -24,7 +24,7 @@ from fedrx_server.service.instance import (
     alone,
     is_serving,
     serving_of,
-    tell_serving,
+    write_instance,
 )
 from fedrx_server.service.status import LiveState, write_live
 
@@ -76,7 +76,7 @@ class TestRun:
         assert "charite, karolinska, mayo" in ran.out
         assert "`fedrx coordinator start c` is running" in ran.err
         folder = consortium / "runs" / "small_dose-1"
-        assert read_wanted(folder) == Wanted("running")
+        assert read_wanted(folder) == DesiredState("running")
         view = RunView.read(folder)
         assert view.signed.roster.ids == tuple(sorted(SITES))
         assert (folder / "study.toml").read_text().startswith("\nname")
@@ -230,15 +230,15 @@ class TestStopAndResume:
         assert "small_dose-1 is stopped" in done("stop c small_dose-1").out
         assert "stopped already" in refused("coordinator", "stop", "c", "small_dose-1")
         assert "small_dose-1 goes on" in done("resume c small_dose-1").out
-        assert read_wanted(begun) == Wanted("running")
+        assert read_wanted(begun) == DesiredState("running")
         assert "running already" in refused("coordinator", "resume", "c", "small_dose-1")
 
     def test_a_finished_run_stays_finished(self, begun, refused):
-        write_wanted(begun, Wanted("finished"))
+        write_wanted(begun, DesiredState("finished"))
         assert "is finished" in refused("coordinator", "resume", "c", "small_dose-1")
 
     def test_what_failed_says_why_and_can_be_resumed(self, begun, fedrx, done):
-        write_wanted(begun, Wanted("failed", "the disk was full; make room."))
+        write_wanted(begun, DesiredState("failed", "the disk was full; make room."))
         assert "the disk was full; make room." in done("status c").out
         ran = fedrx("coordinator", "status", "c", "small_dose-1", "--follow")
         assert ran.code == 3
@@ -384,7 +384,7 @@ class TestServing:
         with alone(tmp_path):
             assert serving_of(tmp_path) == Serving()
             told = Serving({"coordinator": 7, "proxy": 8}, {"lyon": True, "turku": False})
-            tell_serving(tmp_path, told)
+            write_instance(tmp_path, told)
             assert serving_of(tmp_path) == told
             (tmp_path / "serving.json").write_text('{"processes": [')
             assert serving_of(tmp_path) == Serving()
@@ -397,7 +397,7 @@ class TestServing:
 
 def test_a_wish_that_is_none(tmp_path):
     with pytest.raises(MisuseError, match="nothing that a run can be asked for"):
-        Wanted("dancing")
+        DesiredState("dancing")
     (tmp_path / "wanted.json").write_text('{"goal": "dancing"}')
     with pytest.raises(RunError, match="is damaged"):
         read_wanted(tmp_path)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrx_protocol.messages.codec import (
-    Limits,
+    CodecLimits,
     MalformedMessage,
     decode,
     decode_masked,
@@ -133,7 +133,7 @@ def test_a_payload_of_the_wrong_length():
         with pytest.raises(MalformedMessage):
             decode_masked(header, bad, length)
     with pytest.raises(MalformedMessage):
-        decode_masked(header, payload, limits=Limits(vector_length=2))
+        decode_masked(header, payload, limits=CodecLimits(vector_length=2))
     with pytest.raises(MalformedMessage, match="decode_masked"):
         decode(header, MaskedInput)
 
@@ -212,12 +212,12 @@ def test_adverts_that_do_not_fit():
 
 def test_limits_hold():
     with pytest.raises(MalformedMessage, match="exceeds 10"):
-        decode(encode(REQUEST), RoundRequest, Limits(header_bytes=10))
+        decode(encode(REQUEST), RoundRequest, CodecLimits(header_bytes=10))
     with pytest.raises(MalformedMessage, match="at most 2"):
-        decode(encode(REQUEST), RoundRequest, Limits(sites=2))
+        decode(encode(REQUEST), RoundRequest, CodecLimits(sites=2))
     reply = ResolveReply("a", b"c" * 32, {"b": bytes(32), "c": bytes(32)})
     with pytest.raises(MalformedMessage, match="at most 1"):
-        decode(encode(reply), ResolveReply, Limits(sites=1))
+        decode(encode(reply), ResolveReply, CodecLimits(sites=1))
 
 
 @pytest.mark.parametrize(

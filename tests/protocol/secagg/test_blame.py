@@ -232,7 +232,7 @@ def test_when_a_lost_seed_proves_its_owner_wrong(shares, complaints, liars, prov
 def test_what_is_called_correctable_is_corrected(shares, threshold):
     secret = bytes(range(SECRET_BYTES))
     points = {str(point): point for point in range(1, shares + 1)}
-    dealt = split(secret, threshold, points, lambda count: bytes([7]) * count)
+    iid_partition = split(secret, threshold, points, lambda count: bytes([7]) * count)
     errors_found = correctable(shares, threshold)
     for wrong in list(combinations(points, errors_found))[::17]:
         given = [
@@ -240,7 +240,7 @@ def test_what_is_called_correctable_is_corrected(shares, threshold):
                 points[holder],
                 bytes([0, points[holder]]) * 16 + b"\x00" if holder in wrong else share,
             )
-            for holder, share in dealt.items()
+            for holder, share in iid_partition.items()
         ]
         found, blamed = recover(given, threshold, lambda candidate: candidate == secret)
         assert found == secret

@@ -10,7 +10,7 @@ from fedrx_common.canonical_json import MalformedMessage
 from fedrx_protocol.messages.secure_aggregation import ResolveReply, UnmaskReply
 from fedrx_protocol.secagg import errors
 from fedrx_protocol.secagg.blame import ShareFault
-from fedrx_protocol.secagg.coordinator import CoordinatorKeys, CoordinatorRound
+from fedrx_protocol.secagg.coordinator import CoordinatorRound, KeyDirectory
 from fedrx_protocol.secagg.keys import EpochKeys
 
 NAMES = site_names(6)
@@ -52,7 +52,7 @@ class TestAdverts:
 
     @pytest.fixture
     def relay(self, stage):
-        return CoordinatorKeys(
+        return KeyDirectory(
             session=stage.session, epoch=2, roster=stage.roster, parameters=stage.parameters
         )
 

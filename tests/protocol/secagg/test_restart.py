@@ -8,7 +8,7 @@ from secagg_federation import federation, plain_sum, site_names
 
 from fedrx_protocol.secagg import errors
 from fedrx_protocol.secagg.coordinator import CoordinatorRound
-from fedrx_protocol.secagg.recovery import Kit
+from fedrx_protocol.secagg.recovery import RecoveryRecord
 from fedrx_protocol.secagg.replay_guard import ContextRecord, MemoryGuard
 
 NAMES = site_names(5)
@@ -92,7 +92,7 @@ def test_the_kit_is_dropped_when_a_later_round_begins(stage):
 def test_the_kit_holds_nothing_that_resolve_or_another_round_would_need(stage):
     current = at_unmask(stage, stage.vectors(3))
     guard = stage.guards[NAMES[0]]
-    kit = Kit.from_bytes(guard.load(current.request.context).kit)
+    kit = RecoveryRecord.from_bytes(guard.load(current.request.context).kit)
     assert sorted(kit.channels) == NAMES[1:]
     roots = stage.parties[NAMES[0]]._held().roots
     secrets = {root for pair in roots.values() for root in (pair.mask, pair.channel)}
@@ -161,7 +161,7 @@ def test_keys_of_another_site_or_session_are_refused(stage):
     with pytest.raises(errors.MalformedMessage, match="lack a field"):
         stage.parties[NAMES[0]].restore_keys(b"{}")
     with pytest.raises(errors.MalformedMessage, match="lacks a field"):
-        Kit.from_bytes(b"{}")
+        RecoveryRecord.from_bytes(b"{}")
 
 
 def test_a_site_without_keys_exports_nothing(stage):

@@ -31,12 +31,12 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from fedrx_protocol.messages import frames
 from fedrx_server.gateway.app import Link
-from fedrx_server.gateway.limits import Limits
+from fedrx_server.gateway.limits import GatewayLimits
 
 # Whoever is woken does not wait for so long, on no machine.
 LONG_S = 120
 TTL_S = 300.0
-LIMITS = Limits(wait_s=LONG_S, grace_s=0.1)
+LIMITS = GatewayLimits(wait_s=LONG_S, grace_s=0.1)
 
 
 @dataclass

@@ -7,14 +7,14 @@ from flwr.superlink.config_loader import (
 )
 from sqlalchemy import text
 
-from fedrx_server.gateway.database import prepare, settle
+from fedrx_server.gateway.database import configure, prepare
 
 
 def opened(path):
     _, factory = get_objectstore_linkstate_factories(str(path), get_federation_manager())
     state = factory.state()
     for store in (state, state.object_store):
-        settle(store)
+        configure(store)
     return state
 
 

@@ -12,8 +12,8 @@ from starlette.requests import Request
 
 from fedrx_protocol.messages import frames
 from fedrx_server.gateway.bodies import read_frames, read_protobuf
-from fedrx_server.gateway.limits import Limits
-from fedrx_server.gateway.slots import Lot, Lots
+from fedrx_server.gateway.limits import GatewayLimits
+from fedrx_server.gateway.slots import Slot, TransferSlots
 
 
 @given(owners=st.lists(st.integers(0, 4), max_size=20), count=st.integers(1, 3))
@@ -22,11 +22,11 @@ def test_never_more_at_a_time_than_there_are_and_one_for_each_owner(owners, coun
     held: list[int] = []
     most = 0
 
-    async def use(lots: Lots, owner: int) -> None:
+    async def use(lots: TransferSlots, owner: int) -> None:
         nonlocal most
-        lot = Lot(lots, owner)
-        await lot.hold()
-        await lot.hold()  # held already
+        lot = Slot(lots, owner)
+        await lot.acquire()
+        await lot.acquire()  # held already
         assert owner not in held
         held.append(owner)
         most = max(most, len(held))
@@ -36,7 +36,7 @@ def test_never_more_at_a_time_than_there_are_and_one_for_each_owner(owners, coun
         lot.release()
 
     async def play() -> None:
-        lots = Lots(count, 60.0)
+        lots = TransferSlots(count, 60.0)
         await asyncio.gather(*(use(lots, owner) for owner in owners))
 
     asyncio.run(play())
@@ -46,15 +46,15 @@ def test_never_more_at_a_time_than_there_are_and_one_for_each_owner(owners, coun
 
 def test_whoever_gives_up_waiting_keeps_nothing():
     async def play() -> None:
-        lots = Lots(1, 60.0)
-        first, second, third = (Lot(lots, owner) for owner in "aba")
-        await first.hold()
+        lots = TransferSlots(1, 60.0)
+        first, second, third = (Slot(lots, owner) for owner in "aba")
+        await first.acquire()
         for waiting in (second, third):
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(waiting.hold(), 0.01)
+                await asyncio.wait_for(waiting.acquire(), 0.01)
         first.release()
         for again in (second, third):
-            await asyncio.wait_for(again.hold(), 60)
+            await asyncio.wait_for(again.acquire(), 60)
             again.release()
 
     asyncio.run(play())
@@ -73,7 +73,7 @@ def request_of(*parts: bytes, ends: bool = True) -> Request:
     return Request({"type": "http", "method": "POST", "path": "/", "headers": []}, receive)
 
 
-LIMITS = Limits(head_bytes=100, small_bytes=100, object_bytes=10_000)
+LIMITS = GatewayLimits(head_bytes=100, small_bytes=100, object_bytes=10_000)
 
 
 @pytest.mark.parametrize("size", [99, 5_000])
@@ -81,9 +81,9 @@ def test_a_large_object_waits_for_a_lot_and_a_small_one_does_not(size):
     body = frames.body([b"head", bytes(size)])
 
     async def play() -> None:
-        lots = Lots(1, 60.0)
-        taken, lot = Lot(lots, "other"), Lot(lots, "own")
-        await taken.hold()
+        lots = TransferSlots(1, 60.0)
+        taken, lot = Slot(lots, "other"), Slot(lots, "own")
+        await taken.acquire()
         found = read_frames(request_of(body[:20], body[20:]), 100, LIMITS, lot)
         assert await anext(found) == b"head"
         rest = asyncio.ensure_future(anext(found))
@@ -101,8 +101,8 @@ def test_an_object_that_does_not_come_loses_its_lot():
     body = frames.body([b"head", bytes(5_000)])
 
     async def play() -> None:
-        lots = Lots(1, 0.05)
-        lot = Lot(lots, "own")
+        lots = TransferSlots(1, 0.05)
+        lot = Slot(lots, "own")
         found = read_frames(request_of(body[:50], ends=False), 100, LIMITS, lot)
         assert await anext(found) == b"head"
         with pytest.raises(Exception, match="did not come in time") as caught:
@@ -128,7 +128,7 @@ def test_bytes_that_trickle_do_not_keep_a_call_open():
     }
 
     async def play() -> None:
-        lot = Lot(Lots(1, limits.lot_within_s), "own")
+        lot = Slot(TransferSlots(1, limits.lot_within_s), "own")
         reads = (
             read_protobuf(Request(scope, receive), Node, 1_000_000, limits, lot),
             anext(read_frames(Request(scope, receive), 100_000, limits, lot)),
@@ -148,7 +148,7 @@ def test_one_message_is_within_its_length_and_waits_for_a_lot_once_it_is_large(l
     request.scope["headers"] = [(b"content-type", b"application/protobuf")]
 
     async def play() -> None:
-        lot = Lot(Lots(1, 60.0), "own")
+        lot = Slot(TransferSlots(1, 60.0), "own")
         read = read_protobuf(request, Node, longest, LIMITS, lot)
         if longest < len(content):
             with pytest.raises(HTTPException, match="too long"):

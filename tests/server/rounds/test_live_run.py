@@ -332,7 +332,7 @@ class TestAdmission:
         self.time = 0.0
         offers = Offers("run", bytes(32), b"roster", "1", dict, now=lambda: self.time)
         admission = Admission(offers)
-        admission.look([1])
+        admission.update_connected([1])
         return admission
 
     def pause(self, admission, reason, cost_s=0.0):
@@ -362,8 +362,8 @@ class TestAdmission:
         admission.proved(1)
         assert self.pause(admission, "lost") == 1
         admission.failed(1, "lost", 0.0)
-        admission.look([])
-        admission.look([1])
+        admission.update_connected([])
+        admission.update_connected([1])
         assert admission.due() == [1]
 
     def test_another_release_is_refused_by_name(self):

@@ -11,8 +11,8 @@ from fedrx_common.errors import MisuseError
 from fedrx_protocol.privacy.accountant import privacy_spent
 from fedrx_protocol.trust.roster import Roster, SiteEntry, sign_roster
 from fedrx_server.consortium.certificates import make_authority
-from fedrx_server.consortium.files import About, ConsortiumFiles, write_about
-from fedrx_server.gateway.control import Backstage
+from fedrx_server.consortium.files import ConsortiumFiles, ConsortiumInfo, write_about
+from fedrx_server.gateway.control import SuperLinkAddress
 from fedrx_server.report.privacy import (
     affordable,
     plan_for,
@@ -20,19 +20,25 @@ from fedrx_server.report.privacy import (
     privacy_statement,
     spent_at_most,
 )
-from fedrx_server.rounds.observer import Watch
-from fedrx_server.rounds.retry import GiveUp, Setback, Silence, StudyStopped, Wait
+from fedrx_server.rounds.observer import RunObserver
+from fedrx_server.rounds.retry import (
+    FailedAttempt,
+    MissingShares,
+    StopAfterAttempts,
+    StudyStopped,
+    WaitForSites,
+)
 from fedrx_server.runs.checkpoints import RoundRecord
 from fedrx_server.runs.folder import RunFolder
 from fedrx_server.runs.registry import Runs, read_wanted, runs_folder
 from fedrx_server.service import worker
-from fedrx_server.service.credentials import backstage_from, told
+from fedrx_server.service.credentials import dump_address, parse_address
 from fedrx_server.service.status import LiveState, LiveWatch, read_live
 
 DAY_S = 86_400
 AUTHORITY = make_authority("Town", Ed25519PrivateKey.generate(), int(time.time()))
 # A port that nobody listens on.
-NOWHERE = Backstage("127.0.0.1:1", AUTHORITY.pem, b"secret")
+NOWHERE = SuperLinkAddress("127.0.0.1:1", AUTHORITY.pem, b"secret")
 
 
 @pytest.fixture
@@ -40,7 +46,8 @@ def consortium(tmp_path):
     """A folder with nothing but what a run's process reads, and the key that signs its roster."""
     key = Ed25519PrivateKey.generate()
     write_about(
-        ConsortiumFiles(tmp_path), About("Town", key.public_key().public_bytes_raw(), 1_700_000_000)
+        ConsortiumFiles(tmp_path),
+        ConsortiumInfo("Town", key.public_key().public_bytes_raw(), 1_700_000_000),
     )
     return tmp_path, key
 
@@ -131,13 +138,13 @@ def _model(study):
 
 class TestHandover:
     def test_there_and_back(self):
-        stage = Backstage("127.0.0.1:9443", b"pem", b"secret")
-        assert backstage_from(told(stage)) == stage
+        stage = SuperLinkAddress("127.0.0.1:9443", b"pem", b"secret")
+        assert parse_address(dump_address(stage)) == stage
 
     @pytest.mark.parametrize("line", ["", "{}", "no", '{"address": "127.0.0.1:1", "ca": 5}'])
     def test_started_by_somebody_else(self, line):
         with pytest.raises(MisuseError, match="is started by `fedrx coordinator start` only"):
-            backstage_from(line)
+            parse_address(line)
 
 
 def first(**changes):
@@ -155,18 +162,18 @@ class TestLiveFile:
     def test_a_round_from_beginning_to_end(self, tmp_path):
         watch = self.make(tmp_path)
         watch.attempting(2, 0, ["b", "a"], {"c": "lost"})
-        watch.asking("train.masked", ["a", "b"])
+        watch.on_request("train.masked", ["a", "b"])
         live = read_live(tmp_path)
         assert (live.state, live.round, live.epsilon_spent) == ("training", 2, 1.0)
         assert (tuple(live.present), tuple(live.asked)) == (("a", "b"), ("a", "b"))
         self.time = 1.0
-        watch.heard("a", "")
+        watch.on_reply("a", "")
         self.time = 2.0
-        watch.heard("b", "CohortChanged")
+        watch.on_reply("b", "CohortChanged")
         live = read_live(tmp_path)
         assert not live.asked
         assert live.absent == {"b": "CohortChanged", "c": "lost"}
-        watch.asking("query.unmask", ["a"])
+        watch.on_request("query.unmask", ["a"])
         assert read_live(tmp_path).state == "unmasking"
         watch.finished_round(RoundRecord(2, 0, 2, 1, 1, {"mae": 3.0}, 10, 20, 4.0))
         live = read_live(tmp_path)
@@ -177,7 +184,7 @@ class TestLiveFile:
     def test_the_last_round_evaluates(self, tmp_path):
         watch = self.make(tmp_path)
         watch.attempting(5, 0, ["a"], {})
-        watch.asking("train.masked", ["a"])
+        watch.on_request("train.masked", ["a"])
         assert read_live(tmp_path).state == "evaluating"
 
     def test_who_is_waited_for(self, tmp_path):
@@ -187,7 +194,7 @@ class TestLiveFile:
         assert (live.state, live.sentence) == ("waiting", "needs 3")
         assert live.waiting_for == {"b": "lost", "c": "not connected"}
         assert tuple(live.present) == ("a",)
-        watch.asking("query.open", ["c"])  # the run offers itself, and goes on waiting
+        watch.on_request("query.open", ["c"])  # the run offers itself, and goes on waiting
         assert read_live(tmp_path).state == "waiting"
         watch.attempting(1, 0, ["a", "b", "c"], {})
         live = read_live(tmp_path)
@@ -196,10 +203,10 @@ class TestLiveFile:
 
     def test_many_answers_are_few_writes(self, tmp_path):
         watch = self.make(tmp_path)
-        watch.asking("train.masked", [f"s{i}" for i in range(500)])
+        watch.on_request("train.masked", [f"s{i}" for i in range(500)])
         before = (tmp_path / "live.json").stat().st_mtime_ns
         for i in range(499):
-            watch.heard(f"s{i}", "")
+            watch.on_reply(f"s{i}", "")
         assert (tmp_path / "live.json").stat().st_mtime_ns == before
 
     @pytest.mark.parametrize("text", ['{"stage": "warp"}', "", '{"name": '])
@@ -210,7 +217,7 @@ class TestLiveFile:
 
 def setback(**changes):
     values = {"round": 3, "tries": 1, "failures": 1, "members": 4, "threshold": 3}
-    return Setback(**{**values, "reasons": {}, "missing": {}, "sites": 4, **changes})
+    return FailedAttempt(**{**values, "reasons": {}, "missing": {}, "sites": 4, **changes})
 
 
 class TestPatience:
@@ -219,12 +226,12 @@ class TestPatience:
         with pytest.raises(
             StudyStopped, match=r"round 3: too many sites .*smaller .*learning_rate"
         ):
-            GiveUp(attempts=10).next_attempt(setback(reasons={reason: 2}))
-        GiveUp(attempts=10).next_attempt(setback(reasons={reason: 1, "lost": 1}))
+            StopAfterAttempts(attempts=10).next_attempt(setback(reasons={reason: 2}))
+        StopAfterAttempts(attempts=10).next_attempt(setback(reasons={reason: 1, "lost": 1}))
 
     def waits(self, *setbacks):
         slept = []
-        wait = Wait(Watch(), sleep=slept.append)
+        wait = WaitForSites(RunObserver(), sleep=slept.append)
         for one in setbacks:
             wait.next_attempt(one)
         return slept
@@ -251,13 +258,13 @@ class TestPatience:
             self.waits(setback(missing={**lost, "b": reason}, members=2))
 
     def test_a_simulation_gives_up(self):
-        patience = GiveUp(attempts=2)
-        patience.next_attempt(setback())
-        patience.next_asking(Silence(3, 1, 2, 4, {}))
+        retry_policy = StopAfterAttempts(attempts=2)
+        retry_policy.next_attempt(setback())
+        retry_policy.next_request(MissingShares(3, 1, 2, 4, {}))
         with pytest.raises(StudyStopped, match="2 attempts"):
-            patience.next_attempt(setback(tries=2))
+            retry_policy.next_attempt(setback(tries=2))
         with pytest.raises(StudyStopped, match="2 of the 4 sites"):
-            patience.next_asking(Silence(3, 2, 2, 4, {}))
+            retry_policy.next_request(MissingShares(3, 2, 2, 4, {}))
 
 
 class TestAccount:
@@ -290,8 +297,8 @@ class TestAccount:
         assert at_most.total <= study.privacy.epsilon
         one_more = privacy_spent(many[: len(made) + 1], study.privacy.delta)
         assert one_more.total > study.privacy.epsilon
-        told = privacy_statement(plan_for(study, 4), {"any site": made}, 4)
-        assert told.epsilon <= study.privacy.epsilon
+        dump_address = privacy_statement(plan_for(study, 4), {"any site": made}, 4)
+        assert dump_address.epsilon <= study.privacy.epsilon
 
     def test_all_releases_within_the_promise_or_without_one_are_kept(self):
         attempts = [(number, 0, 4) for number in range(1, 6)]

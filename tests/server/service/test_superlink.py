@@ -12,8 +12,8 @@ from live_consortium import wait_until, write_certificates
 from spare_ports import free_ports
 
 from fedrx_common.errors import MisuseError
-from fedrx_server.gateway.control import Backstage, SuperLinkRefused
-from fedrx_server.gateway.limits import Limits
+from fedrx_server.gateway.control import SuperLinkAddress, SuperLinkRefused
+from fedrx_server.gateway.limits import GatewayLimits
 from fedrx_server.service import parent_death
 from fedrx_server.service.grid import empty_bundle, live_run
 from fedrx_server.service.process import Child
@@ -56,16 +56,16 @@ class TestBackstage:
     @pytest.mark.parametrize("address", ["0.0.0.0:9443", "192.168.1.4:9443", "example.org:9443"])
     def test_the_superlink_itself_is_only_on_loopback(self, address):
         with pytest.raises(MisuseError, match="loopback"):
-            Backstage(address, b"ca", b"secret")
+            SuperLinkAddress(address, b"ca", b"secret")
 
     def test_an_empty_secret(self):
         with pytest.raises(MisuseError, match="secret is empty"):
-            Backstage("127.0.0.1:9443", b"ca", b"")
+            SuperLinkAddress("127.0.0.1:9443", b"ca", b"")
 
     def test_another_flower(self, monkeypatch):
         monkeypatch.setattr("fedrx_server.gateway.control.package_version", "1.42.0")
         with pytest.raises(MisuseError, match=r"1\.41\.0 and found 1\.42\.0"):
-            Backstage("127.0.0.1:9443", b"ca", b"secret")
+            SuperLinkAddress("127.0.0.1:9443", b"ca", b"secret")
 
 
 def test_the_bundle_is_one_flower_takes_and_holds_no_code():
@@ -77,10 +77,13 @@ def test_the_bundle_is_one_flower_takes_and_holds_no_code():
 
 
 def test_a_run_without_a_superlink_says_what_to_start(tls):
-    backstage = Backstage(
+    superlink_address = SuperLinkAddress(
         f"127.0.0.1:{free_ports(1)[0]}", tls.ca_certificate.read_bytes(), b"secret"
     )
-    with pytest.raises(SuperLinkRefused, match="coordinator start"), live_run(backstage, "study"):
+    with (
+        pytest.raises(SuperLinkRefused, match="coordinator start"),
+        live_run(superlink_address, "study"),
+    ):
         pass
 
 
@@ -91,8 +94,8 @@ class TestPorts:
             Ports(*ports)
 
     def test_the_folder_and_the_secret_are_the_coordinators_alone(self, tls, tmp_path):
-        first = SuperLink(tmp_path / "run", tls, Ports()).backstage.secret
-        assert SuperLink(tmp_path / "run", tls, Ports()).backstage.secret == first
+        first = SuperLink(tmp_path / "run", tls, Ports()).superlink_address.secret
+        assert SuperLink(tmp_path / "run", tls, Ports()).superlink_address.secret == first
         assert len(first) == 32
         assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
         assert (tmp_path / "run" / "tasks.secret").stat().st_mode & 0o777 == 0o600
@@ -184,4 +187,4 @@ class TestLeash:
 @pytest.mark.parametrize("wrong", [{"objects": 0}, {"wait_s": -1.0}, {"object_bytes": 2**31}])
 def test_limits_that_make_no_sense(wrong):
     with pytest.raises(MisuseError, match="limits"):
-        Limits(**wrong)
+        GatewayLimits(**wrong)

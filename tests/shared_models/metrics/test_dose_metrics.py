@@ -39,14 +39,14 @@ def plan(request):
 @given(predicted=ANY_PREDICTION, actual=ANY_DOSE, final=st.booleans())
 def test_one_patients_share_never_exceeds_the_sensitivity(predicted, actual, final):
     plan = PLANS[final]
-    share = plan.shares(np.array([predicted]), np.array([actual]))[0]
+    share = plan.contributions(np.array([predicted]), np.array([actual]))[0]
     assert np.linalg.norm(share) <= plan.sensitivity
 
 
 def test_the_bound_is_reached_up_to_rounding(plan):
     """A share as long as the bound exists, so that no noise is wasted."""
     plan = dataclasses.replace(plan, reference=0.0)
-    worst = plan.shares(np.array([460.0]), np.array([400.0]))[0]
+    worst = plan.contributions(np.array([460.0]), np.array([400.0]))[0]
     assert 0.99 < np.linalg.norm(worst) <= 1.0
 
 
@@ -153,7 +153,7 @@ def test_only_weekly_doses_have_groups(study):
     predicted, actual = np.array([2.0, 6.0, 9.0]), np.array([3.0, 5.0, 8.0])
     assert plan.from_state(plan.state(predicted, actual)).groups == ()
     assert exact_metrics(daily.target, predicted, actual).groups == ()
-    longest = np.linalg.norm(plan.shares(np.array([1.15e9]), np.array([1e9]))[0])
+    longest = np.linalg.norm(plan.contributions(np.array([1.15e9]), np.array([1e9]))[0])
     assert 0.99 < longest <= plan.sensitivity
     weekly = exact_metrics(study.target, predicted, actual)
     assert len(weekly.groups) == 3

@@ -106,9 +106,9 @@ def test_a_patients_share_is_bounded(plan, judged, wild):
         "nan": np.full_like(predicted, np.nan),
         "far": predicted - 1e6,
     }[wild]
-    norms = np.linalg.norm(plan.shares(changed, actual), axis=1)
+    norms = np.linalg.norm(plan.contributions(changed, actual), axis=1)
     assert norms.max() <= plan.sensitivity
-    assert plan.shares(changed, actual).shape == (80, plan.size)
+    assert plan.contributions(changed, actual).shape == (80, plan.size)
 
 
 def test_states_add_up(plan, judged):

@@ -78,7 +78,7 @@ def case(request):
 @given(score=ANY, actual=st.sampled_from([0.0, 1.0]), final=st.booleans())
 def test_one_binary_share_never_exceeds_the_sensitivity(score, actual, final):
     plan = PLANS["binary", final]
-    share = plan.shares(np.array([score]), np.array([actual]))
+    share = plan.contributions(np.array([score]), np.array([actual]))
     assert np.linalg.norm(share) <= plan.sensitivity
 
 
@@ -92,7 +92,7 @@ def test_one_binary_share_never_exceeds_the_sensitivity(score, actual, final):
 def test_one_survival_share_never_exceeds_the_sensitivity(curve, time, event, final):
     plan = PLANS["survival", final]
     with np.errstate(all="ignore"):
-        share = plan.shares(np.array([curve]), np.array([[time, event]]))
+        share = plan.contributions(np.array([curve]), np.array([[time, event]]))
     assert np.linalg.norm(share) <= plan.sensitivity
 
 
@@ -105,7 +105,7 @@ def test_one_survival_share_never_exceeds_the_sensitivity(curve, time, event, fi
 def test_one_panel_share_never_exceeds_the_sensitivity(predicted, actual, final):
     plan = PLANS["panel", final]
     with np.errstate(all="ignore"):
-        share = plan.shares(np.array([predicted]), np.array([actual]))
+        share = plan.contributions(np.array([predicted]), np.array([actual]))
     assert np.linalg.norm(share) <= plan.sensitivity
 
 
