@@ -14,8 +14,9 @@ import torch
 from opacus import GradSampleModule
 
 from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum, supports_bookkeeping
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.encoding import encode
-from fedrx_models.contract import PatientBatch, PatientModel
+from fedrx_models.contract import PatientModel
 from fedrx_models.registry import build_model
 from fedrx_protocol.study.schema import FeatureSchema
 from fedrx_protocol.study.study import ModelSection

@@ -31,9 +31,10 @@ import torch
 from eicu_data import DATA, cohorts, schema
 
 from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.cohort import Cohort, concatenate
 from fedrx_models.cohort.encoding import encode
-from fedrx_models.contract import PatientBatch, PatientModel, get_vector, set_vector
+from fedrx_models.contract import PatientModel, get_vector, set_vector
 from fedrx_models.fitting import predict
 from fedrx_models.metrics.forecast import ForecastMetrics
 from fedrx_models.metrics.registry import exact_metrics

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum
-from fedrx_models.contract import PatientBatch, PatientModel, get_vector, set_vector
+from fedrx_models.cohort.batch import PatientBatch
+from fedrx_models.contract import PatientModel, get_vector, set_vector
 from fedrx_models.registry import build_model
 from fedrx_protocol.privacy.calibration import training_noise_multiplier
 from fedrx_protocol.study.schema import FeatureSchema

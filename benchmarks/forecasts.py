@@ -24,10 +24,10 @@ from federation import FOLDS, Privacy, Recipe, folds_within, trained
 from numpy.typing import NDArray
 
 from fedrx.api import PatientFile, load_cohorts
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.cohort import Cohort, concatenate
 from fedrx_models.cohort.encoding import encode
 from fedrx_models.cohort.visits import forecast_target
-from fedrx_models.contract import PatientBatch
 from fedrx_models.metrics.forecast import exact_forecast, patient_scores
 from fedrx_protocol.study.schema import FeatureSchema
 from fedrx_protocol.study.study import OptimizerSection, Study

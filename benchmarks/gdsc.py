@@ -38,9 +38,9 @@ from gdsc_federation import (
 from gdsc_latent import latent
 from scipy.stats import ttest_rel
 
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.cohort import Cohort
 from fedrx_models.cohort.encoding import encode
-from fedrx_models.contract import PatientBatch
 from fedrx_models.registry import build_model
 from fedrx_protocol.privacy.calibration import training_noise_multiplier
 from fedrx_protocol.study.study import ModelSection

@@ -16,7 +16,8 @@ import torch
 from gdsc_data import Floats
 
 from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum
-from fedrx_models.contract import PatientBatch, PatientModel, get_vector, set_vector
+from fedrx_models.cohort.batch import PatientBatch
+from fedrx_models.contract import PatientModel, get_vector, set_vector
 from fedrx_models.registry import build_model
 from fedrx_protocol.study.schema import FeatureSchema
 from fedrx_protocol.study.study import ModelSection, OptimizerSection

@@ -5,8 +5,8 @@ import torch
 from gdsc_data import Floats, Lines
 from gdsc_federation import FOLDS, RECIPES, Federation, by_site, correlations, folds, model_of
 
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.encoding import encode, without_blocks
-from fedrx_models.contract import PatientBatch
 from fedrx_models.pharmacogenomic.multiomics_vae import MultiomicsVae
 from fedrx_protocol.study.schema import FeatureSchema
 

@@ -23,9 +23,10 @@ from iwpc import DATA, ROOT
 from numpy.typing import NDArray
 
 from fedrx.api import PatientFile, default_study, load_cohorts
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.cohort import concatenate
 from fedrx_models.cohort.encoding import encode
-from fedrx_models.contract import PatientBatch, PatientModel
+from fedrx_models.contract import PatientModel
 from fedrx_models.personal import personalise
 from fedrx_protocol.study.schema import FeatureSchema
 from fedrx_protocol.study.study import OptimizerSection

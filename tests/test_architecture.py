@@ -3,6 +3,7 @@
 import ast
 import sys
 from collections.abc import Iterator, Mapping
+from graphlib import TopologicalSorter
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,6 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 ROOMS: Mapping[str, str] = MappingProxyType(
     {
+        "fedrx_common": "common",
         "fedrx_protocol": "protocol",
         "fedrx_models": "shared_models",
         "fedrx_client": "client",
@@ -24,19 +26,69 @@ ROOMS: Mapping[str, str] = MappingProxyType(
 # What each package may import of ours, besides itself.
 ARROWS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "fedrx_protocol": frozenset(),
-        "fedrx_models": frozenset({"fedrx_protocol"}),
-        "fedrx_client": frozenset({"fedrx_protocol", "fedrx_models"}),
-        "fedrx_server": frozenset({"fedrx_protocol", "fedrx_models"}),
+        "fedrx_common": frozenset(),
+        "fedrx_protocol": frozenset({"fedrx_common"}),
+        "fedrx_models": frozenset({"fedrx_common", "fedrx_protocol"}),
+        "fedrx_client": frozenset({"fedrx_common", "fedrx_protocol", "fedrx_models"}),
+        "fedrx_server": frozenset({"fedrx_common", "fedrx_protocol", "fedrx_models"}),
         "fedrx_simulation": frozenset(
-            {"fedrx_protocol", "fedrx_models", "fedrx_client", "fedrx_server"}
+            {"fedrx_common", "fedrx_protocol", "fedrx_models", "fedrx_client", "fedrx_server"}
         ),
         "fedrx": frozenset(ROOMS) - {"fedrx"},
     }
 )
 
+# Inside a room: what each folder or file at its top may import of the others.
+FOLDERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "fedrx_protocol": {
+            "plan": "secagg study privacy fixed_point",
+            "secagg": "messages trust",
+            "messages": "trust",
+        },
+        "fedrx_models": {
+            "planning": "transfer metrics",
+            "transfer": "files registry contract cohort",
+            "files": "registry contract",
+            "registry": "pharmacogenomic flux contract",
+            "pharmacogenomic": "heads contract cohort layers",
+            "flux": "heads contract cohort layers",
+            "personal": "fitting contract cohort",
+            "fitting": "contract cohort",
+            "heads": "contract cohort",
+            "contract": "cohort",
+            "metrics": "cohort",
+        },
+        "fedrx_client": {
+            "app": "participation identity records training",
+            "checks": "participation approvals identity records data training connection",
+            "participation": "approvals identity records data training",
+            "approvals": "identity records data",
+            "identity": "records",
+        },
+        "fedrx_server": {
+            "app": "rounds",
+            "service": "rounds report runs gateway consortium",
+            "rounds": "runs",
+            "report": "runs",
+        },
+        "fedrx_simulation": {
+            "comparison": "simulate evaluation federation",
+            "simulate": "evaluation federation",
+            "evaluation": "federation",
+        },
+        "fedrx": {
+            "__init__": "api",
+            "cli": "api sources views",
+            "api": "evaluation_check sources study_templates",
+        },
+    }
+)
+
 # What crosses the wire is understood without Flower and without torch.
-OUTSIDE_OF_PROTOCOL = frozenset({"numpy", "cryptography", "pydantic", "dp_accounting"})
+OUTSIDE_OF_PROTOCOL = frozenset(
+    {"fedrx_common", "numpy", "cryptography", "pydantic", "dp_accounting"}
+)
 NEVER: Mapping[str, frozenset[str]] = MappingProxyType(
     {"fedrx_models": frozenset({"flwr", "ray", "opacus"}), "fedrx_server": frozenset({"opacus"})}
 )
@@ -105,6 +157,71 @@ def test_no_module_is_named_by_incoming_data_or_unpickled(package):
         assert "a module named at run time" not in found, file
     for path in modules(package):
         assert "pickle" not in set(imported(path.read_text(), package)), path
+
+
+def siblings(package: str) -> dict[str, set[str]]:
+    """By folder or file at the top of a room: the others there that it imports."""
+    top = REPOSITORY / ROOMS[package] / package
+    found: dict[str, set[str]] = {}
+    for path in modules(package):
+        own = path.relative_to(top).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
+            parts = [name.split(".") for name in names if name.startswith(f"{package}.")]
+            others = {name[1] for name in parts} - {own}
+            here = {x for x in others if (top / x).is_dir() or (top / f"{x}.py").is_file()}
+            found.setdefault(own, set()).update(here)
+    return found
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_a_folder_knows_only_the_folders_that_the_arrows_show(package):
+    allowed = FOLDERS[package]
+    found = siblings(package)
+    assert {
+        one: extra
+        for one, others in found.items()
+        if (extra := sorted(others - set(allowed.get(one, "").split())))
+    } == {}
+    unused = {
+        one: left
+        for one, others in allowed.items()
+        if (left := sorted(set(others.split()) - found.get(one, set())))
+    }
+    assert unused == {}, "an arrow that nothing uses any more"
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_the_arrows_inside_a_room_have_no_circle(package):
+    arrows = {one: set(others.split()) for one, others in FOLDERS[package].items()}
+    TopologicalSorter(arrows).prepare()
+
+
+def test_no_class_name_stands_for_two_things():
+    places: dict[str, list[str]] = {}
+    for package in ROOMS:
+        for path in modules(package):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    places.setdefault(node.name, []).append(str(path.relative_to(REPOSITORY)))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_a_folder_says_what_belongs_there_and_imports_nothing(package):
+    for path in modules(package):
+        front_door = package == "fedrx" and path.parent.name == "fedrx"
+        if path.name != "__init__.py" or front_door:
+            continue  # `import fedrx` is the front door: it names what it offers, and loads it late
+        tree = ast.parse(path.read_text())
+        assert len((ast.get_docstring(tree) or "").split("\n\n")) >= 2, path
+        inside = {name for name in imported(path.read_text(), package) if name.startswith("fedrx")}
+        assert inside == set(), path
 
 
 @pytest.mark.parametrize("package", ROOMS)

@@ -189,7 +189,7 @@ def _refusal(
 ) -> Message:
     """The name of the reason, after the reason itself was written down here."""
     kind = message.metadata.message_type
-    name = type(error).__name__ if isinstance(error, FedRxError) else "InternalError"
+    name = error.refusal if isinstance(error, FedRxError) else "InternalError"
     if not isinstance(error, FedRxError):
         logger.error("could not answer %s", kind, exc_info=error)
     elif desk is None:
@@ -199,7 +199,7 @@ def _refusal(
             desk.refused(message.metadata.run_id, kind, request, error)
         except FedRxError as worse:
             logger.error("a refusal could not be written down: %s", worse)  # noqa: TRY400 - no trace needed
-            name = type(worse).__name__
+            name = worse.refusal
     return Message(RecordDict({_RECORD: ConfigRecord({"refusal": name})}), reply_to=message)
 
 

@@ -4,6 +4,8 @@ An error's text is one sentence (or one per finding) that names the file, key or
 what to do. Command lines print it and exit with 2; nothing else needs to be known to handle it.
 """
 
+from typing import ClassVar
+
 from fedrx_common.text import escaped
 
 _DAY_S = 86_400
@@ -24,7 +26,17 @@ class FedRxError(Exception):
 
     What a sentence quotes may come from anywhere, so its text is escaped: it can neither move a
     terminal nor begin a line of its own.
+
+    Attributes:
+        refusal: what crosses the wire where a site refuses for this reason: the name of the class,
+            or the `refusal` that the class was given.
     """
+
+    refusal: ClassVar[str] = "FedRxError"
+
+    def __init_subclass__(cls, *, refusal: str = "") -> None:
+        super().__init_subclass__()
+        cls.refusal = refusal or cls.__name__
 
     def __str__(self) -> str:
         return "\n".join(escaped(str(sentence)) for sentence in self.args)

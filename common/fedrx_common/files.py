@@ -10,24 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-    load_ssh_private_key,
-)
-
 from fedrx_common.errors import MisuseError
-from fedrx_common.text import command
-
-PrivateKey = Ed25519PrivateKey | EllipticCurvePrivateKey
-PASSPHRASE_CHARACTERS = 12
-_ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
-_OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 
 
 class FolderExists(MisuseError):  # noqa: N818 - named for what happened
@@ -36,18 +19,6 @@ class FolderExists(MisuseError):  # noqa: N818 - named for what happened
 
 class FolderUnusable(MisuseError):  # noqa: N818
     """A file or folder of keys cannot be read or written."""
-
-
-class KeyUnreadable(MisuseError):  # noqa: N818
-    """A private key is damaged, of another kind, or its passphrase is missing or wrong."""
-
-
-class KeyExposed(MisuseError):  # noqa: N818
-    """Others on this machine may read a private key; it must be taken for stolen or be closed."""
-
-
-class PassphraseWeak(MisuseError):  # noqa: N818
-    """A passphrase so short that it can be guessed from a stolen file."""
 
 
 @contextmanager
@@ -114,77 +85,6 @@ def write_public(path: Path, data: bytes) -> None:
     _write(path, data, 0o644)
 
 
-def read_private(path: Path) -> bytes:
-    """Read a file of ours, after a look at who else may.
-
-    Raises:
-        KeyExposed: the group or others may read it.
-        FolderUnusable: it cannot be read.
-    """
-    with unusable(path):
-        if path.stat().st_mode & 0o077:
-            raise KeyExposed(
-                f"{path}: others on this machine may read this private key; run "
-                f"`{command('chmod', '600', path)}` "
-                "and make new keys if anybody did."
-            )
-        return path.read_bytes()
-
-
-def pem_of(key: PrivateKey, passphrase: str | None) -> bytes:
-    """A private key as PKCS #8 PEM, encrypted (PBES2, AES-256) if there is a passphrase.
-
-    Raises:
-        PassphraseWeak: it is shorter than 12 characters.
-    """
-    return key.private_bytes(
-        Encoding.PEM,
-        PrivateFormat.PKCS8,
-        NoEncryption() if passphrase is None else BestAvailableEncryption(_strong(passphrase)),
-    )
-
-
-def openssh_of(key: EllipticCurvePrivateKey) -> bytes:
-    """A private key as an unencrypted OpenSSH file, the only form Flower's SuperNode reads."""
-    return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-
-
-def is_encrypted(path: Path) -> bool:
-    """Whether a private key file needs a passphrase.
-
-    Raises:
-        KeyExposed: the group or others may read it.
-        FolderUnusable: it cannot be read.
-    """
-    return read_private(path).startswith(_ENCRYPTED)
-
-
-def load_ed25519(path: Path, passphrase: str | None) -> Ed25519PrivateKey:
-    """Read an Ed25519 private key; a passphrase that is not needed is ignored.
-
-    Raises:
-        KeyUnreadable: damaged, of another kind, or its passphrase is missing or wrong.
-        KeyExposed: the group or others may read it.
-    """
-    key = _load(path, passphrase)
-    if not isinstance(key, Ed25519PrivateKey):
-        raise KeyUnreadable(f"{path}: is no Ed25519 private key; restore it from a backup.")
-    return key
-
-
-def load_p384(path: Path, passphrase: str | None) -> EllipticCurvePrivateKey:
-    """Read an ECDSA P-384 private key, PEM or OpenSSH; an unneeded passphrase is ignored.
-
-    Raises:
-        KeyUnreadable: damaged, of another kind, or its passphrase is missing or wrong.
-        KeyExposed: the group or others may read it.
-    """
-    key = _load(path, passphrase)
-    if not isinstance(key, EllipticCurvePrivateKey) or key.curve.name != "secp384r1":
-        raise KeyUnreadable(f"{path}: is no P-384 private key; restore it from a backup.")
-    return key
-
-
 def sync_folder(folder: Path) -> None:
     """Flush a folder's names, without which a new file may be lost in a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -199,33 +99,6 @@ def write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _load(path: Path, passphrase: str | None) -> object:
-    data = read_private(path)
-    if data.startswith(_ENCRYPTED) and passphrase is None:
-        raise KeyUnreadable(
-            f"{path}: is encrypted; give its passphrase with --passphrase-file or in "
-            "FEDRX_PASSPHRASE."
-        )
-    secret = passphrase.encode() if passphrase and data.startswith(_ENCRYPTED) else None
-    try:
-        if data.startswith(_OPENSSH):
-            return load_ssh_private_key(data, None)
-        return load_pem_private_key(data, secret)
-    except (ValueError, TypeError):
-        reason = "the passphrase is wrong" if secret else "the file is damaged"
-        raise KeyUnreadable(
-            f"{path}: cannot be read, {reason}; try again, or restore it from a backup."
-        ) from None
-
-
-def _strong(passphrase: str) -> bytes:
-    if len(passphrase) < PASSPHRASE_CHARACTERS:
-        raise PassphraseWeak(
-            f"A passphrase needs at least {PASSPHRASE_CHARACTERS} characters; take a longer one."
-        )
-    return passphrase.encode()
 
 
 def _require_absent(path: Path) -> None:
@@ -276,3 +149,52 @@ def _write(path: Path, data: bytes, mode: int) -> None:
             os.close(descriptor)
         partial.replace(path)
         sync_folder(path.parent)
+
+
+PARTIAL_SUFFIX = ".partial"
+
+
+def write_file(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Replace `path` by `data`, all or nothing."""
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    descriptor = os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
+    try:
+        write_all(descriptor, data)
+        if sync:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    partial.replace(path)
+    if sync:
+        sync_folder(path.parent)
+
+
+def append_line(path: Path, line: bytes, *, sync: bool = True) -> None:
+    """Append one line; a crash may leave a torn last line, which `whole_lines` finds."""
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+    try:
+        write_all(descriptor, line + b"\n")
+        if sync:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def whole_lines(path: Path) -> tuple[list[bytes], bool]:
+    """The lines that were written to their end, and whether a torn one follows them."""
+    data = path.read_bytes() if path.exists() else b""
+    *lines, rest = data.split(b"\n")
+    return lines, bool(rest)
+
+
+def remove_file(path: Path, *, sync: bool = True) -> None:
+    """Remove a file that may be gone already."""
+    path.unlink(missing_ok=True)
+    if sync:
+        sync_folder(path.parent)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove what an interrupted `write_file` left behind."""
+    for partial in folder.rglob(f"*{PARTIAL_SUFFIX}"):
+        partial.unlink(missing_ok=True)

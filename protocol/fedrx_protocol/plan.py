@@ -14,12 +14,12 @@ from typing import Literal, TypeVar
 
 from fedrx_common.errors import StudyError
 from fedrx_protocol.fixed_point import LayoutInvalid, Segment, SumLayout, grid_scale
+from fedrx_protocol.privacy.accountant import Composition
 from fedrx_protocol.privacy.calibration import (
     local_noise_multiplier,
     metrics_noise_multipliers,
     training_noise_multiplier,
 )
-from fedrx_protocol.privacy.composition import Composition
 from fedrx_protocol.privacy.discretization import grid_sensitivity, grid_slack
 from fedrx_protocol.privacy.errors import AccountingInvalid, NoiseTooSmall, TargetUnreachable
 from fedrx_protocol.privacy.two_sites import epsilon_at_two_sites

@@ -11,8 +11,7 @@ from safetensors.torch import save
 
 from fedrx_common.documents import DocumentInvalid, read_json
 from fedrx_common.errors import StudyError
-from fedrx_models.contract import PatientModel, weight_spec
-from fedrx_models.errors import ModelFileInvalid
+from fedrx_models.contract import ModelFileInvalid, PatientModel, weight_spec
 from fedrx_models.registry import build_model
 from fedrx_protocol.study.schema import FeatureSchema
 from fedrx_protocol.study.study import ModelSection

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.cohort import Cohort
 from fedrx_models.cohort.encoding import encode
-from fedrx_models.contract import PatientBatch, PatientModel
+from fedrx_models.contract import PatientModel
 
 Vector = NDArray[np.float64]
 

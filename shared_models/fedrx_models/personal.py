@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.encoding import output_count
-from fedrx_models.contract import AnyPrediction, Head, PatientBatch, PatientModel
-from fedrx_models.errors import ModelFileInvalid
+from fedrx_models.contract import AnyPrediction, Head, ModelFileInvalid, PatientModel
 from fedrx_models.fitting import searchable
 
 PRIOR_SD = 0.3

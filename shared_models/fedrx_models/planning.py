@@ -3,6 +3,8 @@
 Coordinator and site each compute this for themselves; neither takes it from the other.
 """
 
+from functools import lru_cache
+
 from fedrx_models.metrics.registry import metric_plan
 from fedrx_models.transfer import study_model, trained_positions
 from fedrx_protocol.plan import MetricShape, StudyPlan
@@ -32,3 +34,9 @@ def make_plan(study: Study, sites: int) -> StudyPlan:
         between=MetricShape(between.size, between.sensitivity),
         final=MetricShape(final.size, final.sensitivity),
     )
+
+
+@lru_cache(maxsize=8)
+def plan_for(study: Study, sites: int) -> StudyPlan:
+    """The study's plan for a number of sites, kept for the next question."""
+    return make_plan(study, sites)

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from fedrx_common.errors import MisuseError, StudyError
 from fedrx_models.cohort.encoding import outcome_count
-from fedrx_models.contract import PatientModel
-from fedrx_models.errors import ModelFileInvalid
+from fedrx_models.contract import ModelFileInvalid, PatientModel
 from fedrx_models.files import ModelFile, load_model
 from fedrx_models.registry import build_model
 from fedrx_protocol.study.schema import FeatureSchema, ForecastTarget, SurvivalTarget, Target

@@ -10,20 +10,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedrx_common import files
-from fedrx_common.files import (
-    FolderExists,
-    FolderUnusable,
+from fedrx_common.files import FolderExists, FolderUnusable, new_folder, write_private, write_public
+from fedrx_common.key_files import (
     KeyExposed,
     KeyUnreadable,
     PassphraseWeak,
     is_encrypted,
     load_ed25519,
     load_p384,
-    new_folder,
     openssh_of,
     pem_of,
-    write_private,
-    write_public,
 )
 
 ED = Ed25519PrivateKey.from_private_bytes(b"e" * 32)

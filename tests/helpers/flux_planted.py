@@ -8,10 +8,11 @@ from flux_cohorts import flux_document
 
 from fedrx.study_templates import new_study
 from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.cohort import Cohort
 from fedrx_models.cohort.encoding import encode
 from fedrx_models.cohort.visits import FIRST_VALUE, TIME, VisitColumns, normalise_marker
-from fedrx_models.contract import PatientBatch, PatientModel, get_vector, set_vector
+from fedrx_models.contract import PatientModel, get_vector, set_vector
 from fedrx_models.registry import build_model
 from fedrx_protocol.privacy.calibration import training_noise_multiplier
 from fedrx_protocol.study.schema import FeatureSchema

@@ -23,7 +23,7 @@ from fedrx_client.identity.identity import SiteIdentity
 from fedrx_client.participation.live_site import LiveSite
 from fedrx_client.records.audit_log import AuditLog
 from fedrx_client.records.ledger import PrivacyCap
-from fedrx_common.files import load_ed25519
+from fedrx_common.key_files import load_ed25519
 from fedrx_models.planning import make_plan
 from fedrx_protocol.messages import codec
 from fedrx_protocol.messages.offer import RunOffer

@@ -10,7 +10,8 @@ from torch import nn
 from fedrx_client.training.clip_factors import Limits
 from fedrx_client.training.clipping import clipped_gradient_sum, leave_one_out_sensitivity
 from fedrx_client.training.errors import TrainingInvalid
-from fedrx_models.contract import PatientBatch, get_vector, set_vector
+from fedrx_models.cohort.batch import PatientBatch
+from fedrx_models.contract import get_vector, set_vector
 from fedrx_models.registry import build_model
 from fedrx_protocol.study.schema import FeatureSchema
 from fedrx_protocol.study.study import ModelSection, OptimizerSection

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.encoding import column_names, encode
-from fedrx_models.contract import PatientBatch, get_vector, set_vector, weight_spec
-from fedrx_models.errors import ModelMismatch
+from fedrx_models.contract import WeightsMismatch, get_vector, set_vector, weight_spec
 from fedrx_models.metrics.dose import exact
 from fedrx_models.registry import build_model
 from fedrx_protocol.study.study import ModelSection
@@ -170,7 +170,7 @@ def test_weights_that_do_not_fit_are_refused_and_change_nothing(model, change):
         "matrix": before[None, :],
         "nan": np.where(np.arange(len(before)) == 3, np.nan, before),
     }[change]
-    with pytest.raises(ModelMismatch, match=r"weights|finite"):
+    with pytest.raises(WeightsMismatch, match=r"weights|finite"):
         set_vector(model, bad)
     assert np.array_equal(get_vector(model), before)
 

@@ -9,8 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fedrx_models.cohort.encoding import encode
-from fedrx_models.contract import get_vector
-from fedrx_models.errors import ModelFileInvalid
+from fedrx_models.contract import ModelFileInvalid, get_vector
 from fedrx_models.files import load_model, save_model
 from fedrx_models.registry import build_model
 from fedrx_protocol.study.study import ModelSection

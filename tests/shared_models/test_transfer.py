@@ -8,8 +8,7 @@ from omics_cohorts import TARGETS, omics_cohort, omics_schema
 from fedrx_client.training.clipping import leave_one_out_sensitivity
 from fedrx_common.errors import MisuseError, StudyError
 from fedrx_models.cohort.encoding import encode
-from fedrx_models.contract import get_vector
-from fedrx_models.errors import ModelFileInvalid
+from fedrx_models.contract import ModelFileInvalid, get_vector
 from fedrx_models.files import save_model
 from fedrx_models.planning import make_plan
 from fedrx_models.registry import build_model, models_of

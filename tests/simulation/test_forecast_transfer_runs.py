@@ -5,7 +5,7 @@ import pytest
 from flux_cohorts import flux_cohort, flux_document
 
 import fedrx
-from fedrx_models.errors import ModelFileInvalid
+from fedrx_models.contract import ModelFileInvalid
 from fedrx_models.transfer import trained_positions
 from fedrx_protocol.study.study import Study
 

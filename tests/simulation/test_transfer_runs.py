@@ -7,8 +7,7 @@ from omics_cohorts import omics_cohort, omics_schema
 
 import fedrx
 from fedrx_common.errors import MisuseError
-from fedrx_models.contract import get_vector
-from fedrx_models.errors import ModelFileInvalid
+from fedrx_models.contract import ModelFileInvalid, get_vector
 from fedrx_models.transfer import trained_positions
 from fedrx_protocol.study.study import Study
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from fedrx_client.data.cells import Reading
 from fedrx_client.data.columns import Parsed, impute, read_categories, read_flags, read_numbers
 from fedrx_client.data.courses import read_courses
-from fedrx_client.data.filters import kept_rows
 from fedrx_client.data.ids import ids_in, refuse_similar, rows_beside
 from fedrx_client.data.mapping import (
     CategorySource,
@@ -26,6 +25,7 @@ from fedrx_client.data.sites import (
     SitesOf,
     column_partition,
     iid_partition,
+    kept_rows,
     left_out,
     natural,
     the_one,

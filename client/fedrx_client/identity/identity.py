@@ -25,13 +25,13 @@ from fedrx_client.records.audit_log import PIN, AuditEntry, AuditLog, existing_l
 from fedrx_common.errors import FedRxError, MisuseError
 from fedrx_common.files import (
     FolderUnusable,
-    is_encrypted,
     locked,
     new_folder,
     unusable,
     write_private,
     write_public,
 )
+from fedrx_common.key_files import is_encrypted
 from fedrx_common.text import command
 from fedrx_protocol.trust.enrolment import SignedEnrolmentRequest
 from fedrx_protocol.trust.roster import Roster, SignedRoster, fingerprint

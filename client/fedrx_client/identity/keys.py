@@ -13,15 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedrx_client.identity.pins import SiteDamaged, read_file
 from fedrx_common.errors import FedRxError
-from fedrx_common.files import (
-    load_ed25519,
-    load_p384,
-    new_folder,
-    openssh_of,
-    pem_of,
-    write_private,
-    write_public,
-)
+from fedrx_common.files import new_folder, write_private, write_public
+from fedrx_common.key_files import load_ed25519, load_p384, openssh_of, pem_of
 from fedrx_protocol.trust.enrolment import (
     EnrolmentRequest,
     SignedEnrolmentRequest,

@@ -4,23 +4,28 @@ Nothing in here makes a message. What is computed is exact and without noise, fo
 eyes; that is also why it must not be sent on.
 """
 
+import csv
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedrx_client.approvals.study_files import KeptStudy
 from fedrx_client.participation.settings import split_salt
-from fedrx_common.errors import DataError
-from fedrx_common.files import write_private
+from fedrx_common.errors import DataError, MisuseError
+from fedrx_common.files import FolderExists, write_private
 from fedrx_models.cohort.cohort import Cohort
 from fedrx_models.cohort.encoding import encode
 from fedrx_models.contract import PatientModel
 from fedrx_models.fitting import fit, predict
 from fedrx_models.metrics.registry import exact_metrics
 from fedrx_models.personal import personalise, private_head_bytes
+from fedrx_models.pharmacogenomic.multiomics_vae import MultiomicsVae
 from fedrx_models.registry import build_model
 
 PRIVATE_HEAD = "private-head.safetensors"
+
+
 _SEED = 0  # of start weights and of who steers the early stopping; nothing here needs a secret
 
 
@@ -89,3 +94,38 @@ def _judged(model: PatientModel, cohort: Cohort) -> Mapping[str, float]:
         return exact_metrics(cohort.schema.target, predict(model, cohort), cohort.target).flat()
     except DataError:
         return {}
+
+
+def write_latent(path: Path, cohort: Cohort, model: PatientModel) -> int:
+    """Write a CSV table: the patient's id, whether each block was there, and the latent place.
+
+    Args:
+        path: the table; it must not be there yet.
+        cohort: the site's patients.
+        model: the finished federated model.
+
+    Returns:
+        How many dimensions the latent space has.
+
+    Raises:
+        MisuseError: the model has no latent space, or there is no such folder.
+        FolderExists: the file is there already.
+    """
+    if not isinstance(model, MultiomicsVae):
+        raise MisuseError(
+            f"model '{model.name}' has no latent space: only 'multiomics_vae' has one."
+        )
+    if path.exists():
+        raise FolderExists(f"{path} is there already: name another file.")
+    if not path.parent.is_dir():
+        raise MisuseError(f"{path.parent} is no folder: make it, or name another file.")
+    batch = encode(cohort, cohort.schema)
+    places, observed = model.latent(batch), batch.omics_observed.bool().tolist()
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    blocks = [f"has_{block.name}" for block in cohort.schema.blocks]
+    table.writerow(["patient", *blocks, *(f"latent_{i + 1}" for i in range(places.shape[1]))])
+    for patient, there, place in zip(cohort.patients, observed, places, strict=True):
+        table.writerow([patient, *(int(one) for one in there), *(f"{v:.6g}" for v in place)])
+    write_private(path, text.getvalue().encode())
+    return int(places.shape[1])

@@ -16,7 +16,8 @@ from fedrx_client.identity.pins import read_file
 from fedrx_client.training.device import CHOICES
 from fedrx_common.canonical_json import from_json, to_json
 from fedrx_common.errors import FedRxError, MisuseError
-from fedrx_common.files import locked, read_private, unusable, write_private
+from fedrx_common.files import locked, unusable, write_private
+from fedrx_common.key_files import read_private
 from fedrx_common.text import LONGEST_LINE, fault_in, quoted
 
 _SECRET_BYTES = 32

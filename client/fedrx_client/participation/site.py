@@ -27,9 +27,10 @@ from fedrx_client.training.noise import discrete_gaussian
 from fedrx_client.training.randomness import RoundRandomness
 from fedrx_client.training.sampling import poisson_sample
 from fedrx_common.errors import BudgetExhausted, DataError, MisuseError, PeerError, counted
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.cohort import Cohort
 from fedrx_models.cohort.encoding import encode
-from fedrx_models.contract import PatientBatch, PatientModel, set_vector
+from fedrx_models.contract import PatientModel, set_vector
 from fedrx_models.metrics.registry import metric_plan
 from fedrx_protocol.fixed_point import FixedPoint, IntVector, ValueOutOfRange
 from fedrx_protocol.messages.secure_aggregation import (

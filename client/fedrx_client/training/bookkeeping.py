@@ -23,8 +23,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from fedrx_client.training.errors import UnsupportedModel
 from fedrx_client.training.layers import rule_for
+from fedrx_client.training.matrix_layers import LayerGradients, LayerRecord, own_parameters
 from fedrx_client.training.parameters import Batch, MakesUp, flat, patient_losses, trained
-from fedrx_client.training.uses import LayerGradients, LayerRecord, own_parameters
 
 TRIAL_TOLERANCE = 1e-3
 TRIAL_PATIENTS = 8

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn import functional
 
-from fedrx_client.training.matrix_layers import conv1d, linear
-from fedrx_client.training.uses import (
+from fedrx_client.training.matrix_layers import (
     LayerGradients,
     LayerRecord,
     Rule,
+    conv1d,
     gram_squared_norm,
     lengths,
+    linear,
     own_parameters,
 )
 from fedrx_models.flux.parts import NodeLinear

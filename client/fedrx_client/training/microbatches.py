@@ -38,7 +38,8 @@ import torch
 from torch import Tensor, nn
 
 from fedrx_client.training.parameters import Batch, MakesUp
-from fedrx_models.contract import Floats, PatientBatch, PatientModel
+from fedrx_models.cohort.batch import PatientBatch
+from fedrx_models.contract import Floats, PatientModel
 
 BatchT = TypeVar("BatchT", bound=Batch)
 ResultT = TypeVar("ResultT")

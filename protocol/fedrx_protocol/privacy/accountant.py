@@ -7,9 +7,11 @@ fast upper bound. Nothing here keeps a number that it could not derive again fro
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,24 +20,74 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from dp_accounting.rdp import RdpAccountant
 from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon
 
-from fedrx_protocol.privacy.composition import Composition, Kind
 from fedrx_protocol.privacy.discretization import TAIL_DELTA
 from fedrx_protocol.privacy.errors import AccountingInvalid
 from fedrx_protocol.privacy.events import PURPOSES, Purpose, Release
 
+Kind = tuple[float, float]
+"""(noise multiplier, sample rate)."""
+
+
+@dataclass(frozen=True)
+class Composition:
+    """How many Gaussian steps of each kind were released, in any order.
+
+    Attributes:
+        counts: ((noise multiplier, sample rate), steps), sorted, each kind once.
+        grid_slack: eta, summed over the releases.
+    """
+
+    counts: tuple[tuple[Kind, int], ...] = ()
+    grid_slack: float = 0.0
+
+    @classmethod
+    def of(cls, releases: Iterable[Release]) -> Self:
+        """Merge releases of equal noise multiplier and sample rate."""
+        counts: Counter[Kind] = Counter()
+        slacks = []
+        for release in releases:
+            counts[release.noise_multiplier, release.sample_rate] += release.steps
+            slacks.append(release.grid_slack)
+        return cls(tuple(sorted(counts.items())), math.fsum(slacks))
+
+    @classmethod
+    def repeated(cls, kind: Kind, steps: int, grid_slack: float = 0.0) -> Self:
+        """`steps` steps of one kind, with their total slack."""
+        return cls(((kind, steps),) if steps else (), grid_slack)
+
+    def __add__(self, other: "Composition") -> "Composition":
+        counts = Counter(dict(self.counts))
+        counts.update(dict(other.counts))
+        return Composition(tuple(sorted(counts.items())), self.grid_slack + other.grid_slack)
+
+    def without(self, kind: Kind) -> tuple[tuple[Kind, int], ...]:
+        """The counts of every other kind."""
+        return tuple(item for item in self.counts if item[0] != kind)
+
+    @property
+    def unprotected(self) -> bool:
+        """Whether something left without any noise."""
+        return any(sigma == 0 for (sigma, _), _ in self.counts)
+
+
 Counts = tuple[tuple[Kind, int], ...]
+
 
 VALUE_DISCRETIZATION = 1e-3
 """Bucket width of a privacy loss distribution; losses are rounded against us."""
 
+
 MEANINGLESS_EPSILON = 500.0
 """Beyond this the Renyi bound is the answer: no finer one would help anybody."""
+
 
 _SOLVER_ERROR = 1e-11
 """The closed form is found to 1e-12; what we claim is never below the truth."""
 
+
 # Whole orders only: dp_accounting's series for fractional ones are slow and need not converge.
 _ORDERS = (*range(2, 64), 72, 80, 96, 112, 128, 160, 192, 256, 384, 512, 768, 1024, 4096)
+
 
 _MOST_STUDIES_ENUMERATED = 6
 

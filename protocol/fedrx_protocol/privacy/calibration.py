@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable
 
 from dp_accounting import get_sigma_gaussian
 
-from fedrx_protocol.privacy.accountant import epsilon_of
-from fedrx_protocol.privacy.composition import Composition
+from fedrx_protocol.privacy.accountant import Composition, epsilon_of
 from fedrx_protocol.privacy.errors import AccountingInvalid, TargetUnreachable
 from fedrx_protocol.privacy.events import Release
 

@@ -7,8 +7,7 @@ twice. "About twice the epsilon" is true for small epsilons only, because delta 
 import math
 from itertools import combinations_with_replacement
 
-from fedrx_protocol.privacy.accountant import epsilon_of
-from fedrx_protocol.privacy.composition import Composition
+from fedrx_protocol.privacy.accountant import Composition, epsilon_of
 
 _STEP = 1e-3
 """Relative step upwards in the search for a fixed point."""

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedrx_common.chained_log import ChainFile
 from fedrx_common.errors import MisuseError
-from fedrx_common.files import is_encrypted, load_p384, locked, new_folder, unusable, write_public
+from fedrx_common.files import locked, new_folder, unusable, write_public
+from fedrx_common.key_files import is_encrypted, load_p384
 from fedrx_common.text import fault_in, quoted
 from fedrx_protocol.trust.enrolment import EnrolmentRequest, SignedEnrolmentRequest
 from fedrx_protocol.trust.roster import Roster, SignedRoster, SiteEntry, fingerprint, sign_roster
@@ -32,8 +33,17 @@ from fedrx_server.consortium.files import (
     ConsortiumInfo,
     signing_key,
 )
-from fedrx_server.consortium.founding import LOG_LABEL, LogKind, found, install, log_entry
-from fedrx_server.consortium.history import edition, keep_request, read_requests, read_rosters
+from fedrx_server.consortium.history import (
+    LOG_LABEL,
+    LogKind,
+    edition,
+    found,
+    install,
+    keep_request,
+    log_entry,
+    read_requests,
+    read_rosters,
+)
 
 MAX_REASON_CHARACTERS = 500
 

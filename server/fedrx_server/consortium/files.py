@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedrx_common.canonical_json import MalformedMessage, from_base64, from_json, to_base64, to_json
 from fedrx_common.errors import MisuseError
-from fedrx_common.files import load_ed25519, unusable, write_public
+from fedrx_common.files import unusable, write_public
+from fedrx_common.key_files import load_ed25519
 from fedrx_common.text import fault_in, quoted
 
 

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -34,27 +35,69 @@ from flwr.supercore.error import http_error_translator
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 from flwr.superlink.routers.fleet.node_auth import authenticate_node
-from google.protobuf.message import Message  # type: ignore[import-untyped]  # ships no types
+from flwr.superlink.servicer.fleet import fleet_handlers
+from google.protobuf.message import Message  # type: ignore[import-untyped]  # ships no types  # type: ignore[import-untyped]  # ships no types
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 
 from fedrx_server.gateway.access_log import Refusals
-from fedrx_server.gateway.bodies import first, parse, read_protobuf
 from fedrx_server.gateway.callers import Callers
 from fedrx_server.gateway.endpoints import FLEET, RUNTIME, WAIT_HEADER
 from fedrx_server.gateway.limits import GatewayLimits
 from fedrx_server.gateway.mailbox import Intake, Mailbox, Parcel
 from fedrx_server.gateway.notifier import Notifier
 from fedrx_server.gateway.ownership import Owners, refuse, require_announcement
-from fedrx_server.gateway.stock import FlowerEndpoint, stock_calls
-from fedrx_server.gateway.transfer import Transfer
+from fedrx_server.gateway.transfer import Transfer, first, parse, read_protobuf
+
+Handler = Callable[..., Message]
+
+
+Check = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class FlowerEndpoint:
+    """One of Flower's fleet calls.
+
+    Args:
+        answer: Flower's handler.
+        needs_store: Whether it wants the object store besides the state.
+        check: Refuses what is not the node's own.
+    """
+
+    answer: Handler
+    needs_store: bool = False
+    check: Check | None = None
+
+
+def stock_calls(owners: Owners) -> Mapping[str, FlowerEndpoint]:
+    """Flower's fleet calls; registering is the coordinator's, and so is not among them."""
+    handlers = fleet_handlers
+    calls = {
+        "activate-node": FlowerEndpoint(handlers.activate_node),
+        "deactivate-node": FlowerEndpoint(handlers.deactivate_node),
+        "send-node-heartbeat": FlowerEndpoint(handlers.send_node_heartbeat),
+        "pull-messages": FlowerEndpoint(handlers.pull_messages, needs_store=True),
+        "push-messages": FlowerEndpoint(handlers.push_messages, check=owners.check_push_messages),
+        "get-run": FlowerEndpoint(handlers.get_run),
+        "get-fab": FlowerEndpoint(handlers.get_fab),
+        "push-object": FlowerEndpoint(handlers.push_object, check=owners.check_push_object),
+        "pull-object": FlowerEndpoint(handlers.pull_object, check=owners.check_pull_object),
+        "confirm-message-received": FlowerEndpoint(
+            handlers.confirm_message_received, needs_store=True, check=owners.check_confirm
+        ),
+    }
+    return {f"{FLEET}{name}": call for name, call in calls.items()}
+
 
 logger = logging.getLogger(__name__)
 
+
 # A run also waits for sites to be gone, of which no bell tells.
 _LOOK_AGAIN_S: Final = 2.0
+
 
 Fused = Callable[[Request], Awaitable[Response]]
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 import httpx
+from flwr.app import Array, Message
+from flwr.app.message import make_message
+from flwr.common.serde_utils import metadata_from_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.runtime_pb2 import (
     PullAppMessagesRequest,
@@ -16,14 +19,56 @@ from flwr.proto.runtime_pb2 import (
     PushAppMessagesResponse,
 )
 from flwr.supercore.constant import TASK_TOKEN_HEADER
+from flwr.supercore.inflatable.inflatable_object import InflatableObject
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.retry import RetryInvoker
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
 
+from fedrx_common.errors import PeerError
 from fedrx_protocol.messages import frames
+from fedrx_protocol.messages.array_chunks import assemble, is_array
 from fedrx_server.gateway.control import SuperLinkAddress
 from fedrx_server.gateway.endpoints import FRAMES_MEDIA_TYPE, RUNTIME, WAIT_HEADER, ordered
 
+
+class ReplyUnreadable(PeerError):  # noqa: N818 - named for what happened
+    """A reply's objects are no message; its site counts as lost for this request."""
+
+
+def inflate_reply(
+    head: ProtoMessage, root: str, contents: dict[str, bytes], longest: int
+) -> Message:
+    """The message; empties `contents`, which gives the memory back.
+
+    Args:
+        head: What the SuperLink knows of it.
+        root: Id of the message among its objects.
+        contents: All its objects.
+        longest: Bytes of the longest array.
+
+    Raises:
+        ReplyUnreadable: Objects do not fit together.
+        ArrayInvalid: An array does not, or it is too long.
+    """
+    arrays: dict[str, InflatableObject] = {
+        name: Array(*assemble(contents[name], contents, longest))
+        for name in [name for name, content in contents.items() if is_array(content)]
+    }
+    try:
+        message = inflate_object_from_contents(root, contents, objects=arrays)
+    except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
+        raise ReplyUnreadable(f"objects do not fit together ({type(error).__name__}).") from None
+    if not isinstance(message, Message):
+        raise ReplyUnreadable("the objects are no message.")
+    metadata = metadata_from_proto(head.metadata)
+    if message.has_error():
+        return make_message(metadata=metadata, error=message.error)
+    return make_message(metadata=metadata, content=message.content)
+
+
 _TIMEOUT_S: Final = 30.0
+
+
 _KEEP_S: Final = 120.0
 
 

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 from fedrx_common.text import escaped_html
 from fedrx_models.metrics.registry import Measure
 from fedrx_server.report.data import (
+    BlockCurve,
     DoseGroups,
     EpsilonCurve,
     LearningCurve,
@@ -26,6 +27,8 @@ from fedrx_server.report.plotting import (
 
 # One for each kind of row but the federated one, which is plain blue.
 _OTHERS = ((GREY, ""), (ORANGE, "."), (GREEN, "x"), (PURPLE, "-"), (AMBER, "/"))
+
+
 MOST_POINTS = 2000  # more single patients than this make the file large, and the plot a blot
 
 
@@ -202,6 +205,43 @@ _CURVE = (
     "{better} is better. Bars show the noise that protects the held-out patients; a round whose "
     "figure its noise hides is left out."
 )
+
+
 _PREDICTIONS = "Each dot is one held-out patient; in the shaded band the dose is within 20 %."
+
+
 _GROUPS = "Lower is better. Patients who need very low or very high doses are the hardest."
+
+
 _EPSILON = "Less is safer. No round may lift the line above the promise."
+
+
+_CAPTION = (
+    "{better} is better. Each block of each held-out patient is dropped with the chance given, on "
+    "top of what is missing anyway; bars are 95 % intervals over draws of blocks and patients."
+)
+
+
+def block_figures(curve: BlockCurve | None, measure: Measure) -> list[NamedFigure]:
+    """The headline as blocks are dropped, where that is known."""
+    if curve is None:
+        return []
+    better = "Higher" if measure.higher_is_better else "Lower"
+    return [("Blocks dropped", _CAPTION.format(better=better), _drawn(curve, measure))]
+
+
+def _drawn(curve: BlockCurve, measure: Measure) -> go.Figure:
+    unit = f" ({escaped_html(measure.unit)})" if measure.unit else ""
+    figure = blank_figure("Blocks dropped (%)", f"{escaped_html(measure.name)}{unit}")
+    above = [high - value for high, value in zip(curve.high, curve.value, strict=True)]
+    below = [value - low for low, value in zip(curve.low, curve.value, strict=True)]
+    figure.add_scatter(
+        x=[100 * share for share in curve.dropped],
+        y=list(curve.value),
+        mode="lines+markers",
+        marker={"color": BLUE, "size": 9},
+        line={"color": BLUE, "width": 2},
+        error_y={"type": "data", "array": above, "arrayminus": below, "thickness": 1.5},
+        name="exact (simulation only)",
+    )
+    return figure

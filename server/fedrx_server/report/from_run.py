@@ -12,6 +12,7 @@ from fedrx_models.pharmacogenomic.published import (
     PUBLISHED_ON,
     is_applicable,
 )
+from fedrx_models.planning import plan_for
 from fedrx_protocol.privacy.events import Release
 from fedrx_protocol.privacy.figures import readable
 from fedrx_protocol.study.schema import Target
@@ -27,7 +28,6 @@ from fedrx_server.report.data import (
 from fedrx_server.report.privacy import (
     affordable,
     epsilon_curve,
-    plan_for,
     planned_releases,
     privacy_statement,
 )

@@ -11,9 +11,8 @@ from fedrx_common.text import escaped_html
 from fedrx_models.metrics.registry import Measure
 from fedrx_protocol.privacy.figures import HIDDEN, Figure
 from fedrx_server.report import text
-from fedrx_server.report.blocks import block_figures
 from fedrx_server.report.data import PrivacyStatement, ReportData, ResultRow, RunCost
-from fedrx_server.report.figures import all_figures, dropouts_by_round
+from fedrx_server.report.figures import all_figures, block_figures, dropouts_by_round
 from fedrx_server.report.forecast_figures import course_figures, summary_figures
 from fedrx_server.report.plotting import NamedFigure
 

@@ -7,25 +7,17 @@ them releases, which is what a site that answered all of them has in its ledger.
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 
-from fedrx_models.planning import make_plan
+from fedrx_models.planning import plan_for
 from fedrx_protocol.plan import Part, StudyPlan
-from fedrx_protocol.privacy.accountant import Account, epsilon_upper, privacy_spent
+from fedrx_protocol.privacy.accountant import Account, Composition, epsilon_upper, privacy_spent
 from fedrx_protocol.privacy.calibration import collusion_table
-from fedrx_protocol.privacy.composition import Composition
 from fedrx_protocol.privacy.events import Purpose, Release
 from fedrx_protocol.study.study import Study
 from fedrx_server.report.data import EpsilonCurve, PrivacyStatement
 
 # Nobody's ledger: the accountant asks for both and counts neither.
 _TIME, _COHORT = "1970-01-01T00:00:00Z", "00"
-
-
-@lru_cache(maxsize=8)
-def plan_for(study: Study, sites: int) -> StudyPlan:
-    """The study's plan for a number of sites, kept for the next question."""
-    return make_plan(study, sites)
 
 
 def planned_releases(

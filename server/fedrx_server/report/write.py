@@ -6,8 +6,8 @@ its page in `report_page`.
 
 from pathlib import Path
 
-from fedrx_common.durable import write_file
 from fedrx_common.errors import RunError
+from fedrx_common.files import write_file
 from fedrx_server.report.data import (
     DoseGroups,
     EpsilonCurve,

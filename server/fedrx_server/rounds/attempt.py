@@ -163,7 +163,7 @@ class Attempt:
         try:
             total, survivors = self._current.result()
         except PeerError as error:
-            self._members.reasons[type(error).__name__] += 1
+            self._members.reasons[error.refusal] += 1
             logger.warning("%s: %s", self._label, error)
             return None
         return OpenedSum(self._plan, total, len(survivors), len(self._current.request.participants))

@@ -326,7 +326,7 @@ class Membership:
             try:
                 take(reply)
             except PeerError as error:
-                failure = Failure(type(error).__name__, proved=True)
+                failure = Failure(error.refusal, proved=True)
                 logger.warning("%s: %s: %s", label, self.name(reply.node), error)
         if failure is not None:
             self.reasons[failure.reason] += 1

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from fedrx_common.canonical_json import MalformedMessage, from_json, to_json
-from fedrx_common.durable import write_file
 from fedrx_common.errors import MisuseError, PeerError
-from fedrx_common.files import locked, unusable
+from fedrx_common.files import locked, unusable, write_file
 from fedrx_protocol.trust.roster import SITE_ID, Roster
 from fedrx_protocol.trust.witness import SignedHead
 

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from fedrx_common.durable import write_file
 from fedrx_common.errors import RunError
+from fedrx_common.files import write_file
 from fedrx_protocol.secagg.blame import ShareFault, Verdict, proved_by_faults
 from fedrx_server.runs.files import read_json, to_json
 

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fedrx_common.documents import read_json
-from fedrx_common.durable import write_file
 from fedrx_common.errors import MisuseError, RunError
+from fedrx_common.files import write_file
 
 _OPTIMIZER = "optimizer."
 

@@ -26,15 +26,15 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from fedrx_common.durable import (
+from fedrx_common.errors import RunError
+from fedrx_common.files import (
     append_line,
     remove_file,
     remove_partial_files,
+    sync_folder,
     whole_lines,
     write_file,
 )
-from fedrx_common.errors import RunError
-from fedrx_common.files import sync_folder
 from fedrx_protocol.study.study import Study
 from fedrx_server.runs.blame import Blame, LeftOut, read_blame, write_blame
 from fedrx_server.runs.checkpoints import Checkpoint, Checkpoints, RoundRecord

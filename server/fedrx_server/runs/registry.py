@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from fedrx_common.canonical_json import MalformedMessage
-from fedrx_common.durable import whole_lines, write_file
 from fedrx_common.errors import MisuseError, RunError
+from fedrx_common.files import whole_lines, write_file
 from fedrx_protocol.plan import StudyPlan
 from fedrx_protocol.study.study import Study
 from fedrx_protocol.trust.roster import Roster, SignedRoster
@@ -217,7 +217,7 @@ def require_plan(study: Study, roster: SignedRoster) -> StudyPlan:
         MisuseError: they do not fit together; says what to change.
     """
     # Imported on use: looking at a run must not wait for torch.
-    from fedrx_server.report.privacy import plan_for  # noqa: PLC0415
+    from fedrx_models.planning import plan_for  # noqa: PLC0415
 
     plan = plan_for(study, len(roster.roster.sites))
     plan.check()

@@ -48,7 +48,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 
 from fedrx_common.errors import PeerError
-from fedrx_server.gateway.client import Arrived, LinkClient
+from fedrx_server.gateway.client import Arrived, LinkClient, inflate_reply
 from fedrx_server.gateway.control import (
     SuperLinkAddress,
     SuperLinkRefused,
@@ -58,10 +58,9 @@ from fedrx_server.gateway.control import (
     translated,
 )
 from fedrx_server.gateway.endpoints import ordered
-from fedrx_server.gateway.inflate import inflate_reply
 from fedrx_server.gateway.limits import DEFAULT_LIMITS
-from fedrx_server.gateway.memory import give_back_large_blocks
 from fedrx_server.rounds.exchange import Exchange
+from fedrx_server.service.process import give_back_large_blocks
 
 logger = logging.getLogger(__name__)
 

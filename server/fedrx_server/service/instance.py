@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from fedrx_common.documents import read_json
-from fedrx_common.durable import write_file
 from fedrx_common.errors import MisuseError
+from fedrx_common.files import write_file
 
 _LOCK_PATIENCE_S: Final = 1.0
 _SERVING: Final = "serving.json"

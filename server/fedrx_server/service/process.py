@@ -1,5 +1,6 @@
 """A process that is started again when it dies, whose log stays short, and that is no orphan."""
 
+import ctypes
 import logging
 import os
 import shutil
@@ -12,15 +13,42 @@ from typing import Final
 
 from fedrx_server.service import parent_death
 
+_M_MMAP_THRESHOLD: Final = -3
+
+
+_LARGE_BYTES: Final = 2**20
+
+
+# The same for a process that is still to be started.
+SETTING: Final = {"MALLOC_MMAP_THRESHOLD_": str(_LARGE_BYTES)}
+
+
+def give_back_large_blocks() -> bool:
+    """Set it for this process; False where the system has no such thing."""
+    try:
+        return bool(ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES))
+    except (OSError, AttributeError, TypeError):
+        return False
+
+
 logger = logging.getLogger(__name__)
 
+
 _STOP_WITHIN_S: Final = 10.0
+
+
 _RESTART_WAIT_S: Final = 0.5
+
+
 _RESTART_LONGEST_S: Final = 30.0
+
+
 _STEADY_AFTER_S: Final = 60.0
+
 
 # Each log has at most so much, and as much again in its predecessor.
 _LOG_BYTES: Final = 4 * 2**20
+
 
 # The kernel ends a child with the thread that started it, so one that stays starts them all.
 _STARTER: Final = ThreadPoolExecutor(1, thread_name_prefix="children")

@@ -14,8 +14,8 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from fedrx_common.canonical_json import finite_or_none
-from fedrx_common.durable import write_file
 from fedrx_common.errors import RunError
+from fedrx_common.files import write_file
 from fedrx_server.rounds.observer import RunObserver
 from fedrx_server.runs.blame import LEFT_OUT
 from fedrx_server.runs.checkpoints import RoundRecord

@@ -30,8 +30,7 @@ from fedrx_common.address import Address, require_host
 from fedrx_common.errors import FedRxError, MisuseError
 from fedrx_common.tls import trusting
 from fedrx_server.gateway.control import SuperLinkAddress
-from fedrx_server.gateway.memory import SETTING
-from fedrx_server.service.process import Child
+from fedrx_server.service.process import SETTING, Child
 from fedrx_server.service.proxy import Tls, find_nginx, proxy_config
 
 logger = logging.getLogger(__name__)

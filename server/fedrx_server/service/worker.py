@@ -23,12 +23,13 @@ from fedrx_common.errors import FedRxError, MisuseError, PeerError, RunError
 from fedrx_models.contract import PatientModel, get_vector, set_vector
 from fedrx_models.files import save_model
 from fedrx_models.metrics.registry import measures_of
+from fedrx_models.planning import plan_for
 from fedrx_models.transfer import start_model, trained_positions
 from fedrx_protocol.trust.roster import Roster, SignedRoster
 from fedrx_server.consortium.files import ConsortiumFiles, ConsortiumInfo
 from fedrx_server.gateway.control import SuperLinkAddress, list_sites
 from fedrx_server.report.from_run import run_privacy, run_report, run_result
-from fedrx_server.report.privacy import plan_for, planned_releases, spent_at_most
+from fedrx_server.report.privacy import planned_releases, spent_at_most
 from fedrx_server.report.write import write_report
 from fedrx_server.rounds.admission import Offers
 from fedrx_server.rounds.loop import RunParties, StudyRun

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from fedrx_common.errors import DataError
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.cohort import MISSING_CATEGORY, Cohort
 from fedrx_models.cohort.visits import Courses, VisitColumns, encode_changes
-from fedrx_models.contract import PatientBatch
 from fedrx_protocol.study.schema import (
     Block,
     CategoryFeature,

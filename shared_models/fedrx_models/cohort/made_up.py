@@ -9,6 +9,7 @@ import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.encoding import column_names, outcome_count
 from fedrx_models.cohort.visits import (
     EPISODE,
@@ -20,7 +21,6 @@ from fedrx_models.cohort.visits import (
     visit_width,
     visits_section,
 )
-from fedrx_models.contract import PatientBatch
 from fedrx_protocol.study.schema import FeatureSchema, ForecastTarget
 
 _MISSING = 0.2

@@ -4,10 +4,11 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.encoding import columns_by_feature
 from fedrx_models.cohort.visits import forecast_target, restore_forecast
-from fedrx_models.contract import Forecast, PatientBatch, PatientModel
-from fedrx_models.head_forecast import LEVEL, ForecastHead
+from fedrx_models.contract import Forecast, PatientModel
+from fedrx_models.heads import LEVEL, ForecastHead
 from fedrx_protocol.study.schema import FeatureSchema
 
 

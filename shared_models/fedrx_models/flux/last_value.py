@@ -4,8 +4,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.visits import QUANTILES, VisitColumns
-from fedrx_models.contract import PatientBatch
 from fedrx_models.flux.forecaster import Forecaster
 from fedrx_protocol.study.schema import FeatureSchema
 

@@ -9,8 +9,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.encoding import output_count
-from fedrx_models.contract import PatientBatch
 from fedrx_models.flux.forecaster import Forecaster
 from fedrx_models.flux.summaries import VisitSummaries
 from fedrx_models.layers import zero_linear

@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional
 
 from fedrx_common.errors import StudyError
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.encoding import output_count
 from fedrx_models.cohort.visits import QUANTILES, VisitColumns
-from fedrx_models.contract import PatientBatch
 from fedrx_models.flux.forecaster import Forecaster
 from fedrx_models.flux.parts import NodeLinear, by_visit
 from fedrx_models.flux.summaries import VisitSummaries

@@ -13,13 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from fedrx_common.errors import MisuseError
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.visits import (
     VisitColumns,
     forecast_target,
     normalise_marker,
     restore_marker,
 )
-from fedrx_models.contract import Forecast, PatientBatch, PatientModel
+from fedrx_models.contract import Forecast, PatientModel
 from fedrx_protocol.study.schema import FeatureSchema, Marker
 
 Floats = NDArray[np.float64]

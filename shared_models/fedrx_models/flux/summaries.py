@@ -8,9 +8,9 @@ means, whatever the gaps between visits; a network that is handed these need not
 import torch
 from torch import nn
 
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.encoding import column_names
 from fedrx_models.cohort.visits import VisitColumns, forecast_target
-from fedrx_models.contract import PatientBatch
 from fedrx_protocol.study.schema import FeatureSchema
 
 MOST_MEMORIES = 4

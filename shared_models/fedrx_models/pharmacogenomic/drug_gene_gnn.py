@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from fedrx_common.errors import StudyError
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.encoding import columns_by_feature, flat_inputs, flat_width, outcome_count
-from fedrx_models.contract import AnyPrediction, PatientBatch, PatientModel
+from fedrx_models.contract import AnyPrediction, PatientModel
 from fedrx_models.heads import OutcomeHead
 from fedrx_models.layers import drawn_linear, zero_linear
 from fedrx_models.pharmacogenomic.drug_relations import descriptors, different, relations
@@ -48,7 +49,7 @@ class DrugGeneGnnConfig(BaseModel):
     huber_delta: HuberDelta = 1.0
 
 
-class GeneGraph(nn.Module):
+class GeneMessages(nn.Module):
     """Message passing over the study's genes, `PatientBatch -> (B, genes, size)`."""
 
     sources: torch.Tensor
@@ -162,7 +163,7 @@ class DrugGeneGnn(PatientModel):
     ) -> None:
         super().__init__()
         self.name, self.config, self.schema = "drug_gene_gnn", config, schema
-        self.graph = GeneGraph(config, schema, generator)
+        self.graph = GeneMessages(config, schema, generator)
         width, target = flat_width(schema), schema.target
         nodes = len(self.graph.genes) * config.size
         columns = sum(len(c) for c in columns_by_feature(schema).values())

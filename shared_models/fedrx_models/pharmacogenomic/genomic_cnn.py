@@ -6,8 +6,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import nn
 
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.encoding import flat_inputs, flat_width, outcome_count
-from fedrx_models.contract import PatientBatch
 from fedrx_models.layers import drawn_conv, drawn_linear, zero_linear
 from fedrx_models.pharmacogenomic.linear import HuberDelta
 from fedrx_models.pharmacogenomic.predictor import Predictor, whole_batch

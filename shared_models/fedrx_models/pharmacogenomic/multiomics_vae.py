@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from fedrx_common.errors import StudyError
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.encoding import (
     block_columns,
     column_names,
@@ -23,7 +24,7 @@ from fedrx_models.cohort.encoding import (
     flat_width,
     outcome_count,
 )
-from fedrx_models.contract import UNDER_NOISE, AnyPrediction, Floats, PatientBatch, PatientModel
+from fedrx_models.contract import UNDER_NOISE, AnyPrediction, Floats, PatientModel
 from fedrx_models.heads import OutcomeHead
 from fedrx_models.layers import drawn_linear, zero_linear
 from fedrx_models.pharmacogenomic.linear import HuberDelta

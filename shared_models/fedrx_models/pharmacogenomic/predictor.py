@@ -7,8 +7,9 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.encoding import columns_by_feature, flat_inputs
-from fedrx_models.contract import AnyPrediction, PatientBatch, PatientModel
+from fedrx_models.contract import AnyPrediction, PatientModel
 from fedrx_models.heads import OutcomeHead
 from fedrx_protocol.study.schema import FeatureSchema
 

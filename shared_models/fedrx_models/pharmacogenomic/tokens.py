@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.encoding import columns_by_feature, flat_inputs, flat_width
-from fedrx_models.contract import PatientBatch
 from fedrx_models.layers import SegmentLinear
 from fedrx_protocol.study.schema import FeatureSchema
 

@@ -16,7 +16,7 @@ from fedrx_models.cohort.visits import EPISODE, FIRST_VALUE, TIME, forecast_targ
 from fedrx_models.contract import PatientModel
 from fedrx_models.flux.pathway_gnn import PathwayNetwork
 from fedrx_models.flux.ripple import Ripple, ripple
-from fedrx_models.head_forecast import LEVEL
+from fedrx_models.heads import LEVEL
 from fedrx_models.metrics.forecast import ForecastMetrics, PairSpread, pair_spread, patient_scores
 from fedrx_protocol.study.schema import FeatureSchema, Marker
 from fedrx_server.report.forecast_data import (

@@ -23,7 +23,8 @@ from fedrx_client.identity.identity import (
     SiteDamaged,
     SiteIdentity,
 )
-from fedrx_common.files import FolderExists, FolderUnusable, KeyExposed, KeyUnreadable
+from fedrx_common.files import FolderExists, FolderUnusable
+from fedrx_common.key_files import KeyExposed, KeyUnreadable
 from fedrx_protocol.trust.enrolment import EnrolmentInvalid
 from fedrx_protocol.trust.roster import Roster, SiteEntry, fingerprint, sign_roster
 from fedrx_server.consortium.certificates import make_authority

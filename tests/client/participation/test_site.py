@@ -16,9 +16,8 @@ from fedrx_client.training.noise import discrete_gaussian
 from fedrx_client.training.randomness import SeededRandomness, SystemRandomness
 from fedrx_client.training.sampling import poisson_sample
 from fedrx_common.errors import BudgetExhausted, DataError, StudyError
-from fedrx_models import errors as model_errors
 from fedrx_models.cohort.encoding import encode
-from fedrx_models.contract import set_vector
+from fedrx_models.contract import WeightsMismatch, set_vector
 from fedrx_models.metrics.dose import MetricPlan
 from fedrx_protocol.fixed_point import FixedPoint, from_ring
 from fedrx_protocol.messages.weights import model_bytes, model_digest
@@ -337,7 +336,7 @@ class TestRefusals:
     def test_a_model_that_is_none_of_ours(self, stage, weights):
         weights = weights.astype(np.float32)
         request = stage.request(1, model_digest=model_digest(model_bytes(weights)))
-        with pytest.raises(model_errors.ModelMismatch):
+        with pytest.raises(WeightsMismatch):
             stage.site("site0").train(request, weights)
         assert stage.releases("site0") == []
 

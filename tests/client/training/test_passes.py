@@ -14,8 +14,9 @@ from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum, p
 from fedrx_client.training.errors import TrainingInvalid
 from fedrx_client.training.local_epochs import LocalSettings
 from fedrx_client.training.microbatches import CPU_MICROBATCH, microbatches, precision
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.encoding import encode
-from fedrx_models.contract import PatientBatch, get_vector, set_vector
+from fedrx_models.contract import get_vector, set_vector
 from fedrx_models.registry import build_model, models_of
 from fedrx_protocol.study.study import ModelSection
 

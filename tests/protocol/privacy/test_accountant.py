@@ -13,13 +13,13 @@ from scipy import optimize, stats
 
 from fedrx_protocol.privacy.accountant import (
     Account,
+    Composition,
     epsilon,
     epsilon_of,
     epsilon_upper,
     privacy_spent,
     would_exceed,
 )
-from fedrx_protocol.privacy.composition import Composition
 from fedrx_protocol.privacy.errors import AccountingInvalid
 from fedrx_protocol.privacy.events import Release
 

@@ -6,14 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrx_protocol.privacy.accountant import epsilon_of
+from fedrx_protocol.privacy.accountant import Composition, epsilon_of
 from fedrx_protocol.privacy.calibration import (
     collusion_table,
     local_noise_multiplier,
     metrics_noise_multipliers,
     training_noise_multiplier,
 )
-from fedrx_protocol.privacy.composition import Composition
 from fedrx_protocol.privacy.errors import AccountingInvalid, TargetUnreachable
 from fedrx_protocol.privacy.events import Release
 

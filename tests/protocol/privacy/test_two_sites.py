@@ -4,9 +4,8 @@ import math
 
 import pytest
 
-from fedrx_protocol.privacy.accountant import epsilon_of
+from fedrx_protocol.privacy.accountant import Composition, epsilon_of
 from fedrx_protocol.privacy.calibration import training_noise_multiplier
-from fedrx_protocol.privacy.composition import Composition
 from fedrx_protocol.privacy.two_sites import epsilon_at_two_sites
 
 NOTHING, DELTA = Composition(), 1e-5

@@ -15,7 +15,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrx_common.files import pem_of
+from fedrx_common.key_files import pem_of
 from fedrx_protocol.trust.authority import (
     AuthorityInvalid,
     AuthorityNotConsortium,

@@ -12,10 +12,10 @@ from flwr.cli.supernode.register import try_load_public_key
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key
 
 from fedrx_common.canonical_json import to_json
-from fedrx_common.durable import write_file
 from fedrx_common.errors import MisuseError
-from fedrx_common.files import FolderExists, FolderUnusable, KeyUnreadable, PassphraseWeak
+from fedrx_common.files import FolderExists, FolderUnusable, write_file
 from fedrx_common.hash_chain import ChainBroken
+from fedrx_common.key_files import KeyUnreadable, PassphraseWeak
 from fedrx_protocol.trust.authority import verify_authority
 from fedrx_protocol.trust.enrolment import (
     EnrolmentExpired,

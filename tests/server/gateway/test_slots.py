@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from fedrx_protocol.messages import frames
-from fedrx_server.gateway.bodies import read_frames, read_protobuf
 from fedrx_server.gateway.limits import GatewayLimits
 from fedrx_server.gateway.slots import Slot, TransferSlots
+from fedrx_server.gateway.transfer import read_frames, read_protobuf
 
 
 @given(owners=st.lists(st.integers(0, 4), max_size=20), count=st.integers(1, 3))

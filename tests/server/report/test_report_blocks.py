@@ -7,8 +7,8 @@ from report_pages import ATTACK, BARE, FULL, outline
 
 from fedrx_common.errors import MisuseError
 from fedrx_models.metrics.registry import Measure
-from fedrx_server.report.blocks import block_figures
 from fedrx_server.report.data import BlockCurve
+from fedrx_server.report.figures import block_figures
 from fedrx_server.report.page import page, report_figures
 
 CURVE = BlockCurve([0.0, 0.4], [8.0, 9.0], [7.5, 8.2], [8.5, 9.8])

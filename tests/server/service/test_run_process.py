@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from small_consortium import small_study
 
 from fedrx_common.errors import MisuseError
+from fedrx_models.planning import plan_for
 from fedrx_protocol.privacy.accountant import privacy_spent
 from fedrx_protocol.trust.roster import Roster, SiteEntry, sign_roster
 from fedrx_server.consortium.certificates import make_authority
@@ -15,7 +16,6 @@ from fedrx_server.consortium.files import ConsortiumFiles, ConsortiumInfo, write
 from fedrx_server.gateway.control import SuperLinkAddress
 from fedrx_server.report.privacy import (
     affordable,
-    plan_for,
     planned_releases,
     privacy_statement,
     spent_at_most,

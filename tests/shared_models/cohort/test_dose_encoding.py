@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrx_common.errors import DataError
+from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.encoding import (
     column_names,
     columns_by_feature,
@@ -17,7 +18,6 @@ from fedrx_models.cohort.encoding import (
     reference_target,
     restore_target,
 )
-from fedrx_models.contract import PatientBatch
 from fedrx_protocol.study.schema import ContinuousTarget, FeatureSchema
 
 

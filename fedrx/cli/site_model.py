@@ -1,4 +1,4 @@
-"""`fedrx site personalise`: what a finished model becomes for this hospital alone."""
+"""`fedrx site personalise` and `fedrx site embed`: a finished model at this hospital."""
 
 import json
 import sys
@@ -50,7 +50,31 @@ def personalise(
     say(f"Kept in {result.head}; it has no noise, so it must not leave this site.")
 
 
+def embed(
+    folder: Annotated[Path, typer.Argument(help="The site's folder.")],
+    model: Annotated[Path, typer.Argument(help="The finished study's model.safetensors.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The table to write (CSV).")],
+) -> None:
+    """Write each patient's place in the latent space, for this site's own plots."""
+    from fedrx_client.approvals.study_files import StudyFiles
+    from fedrx_client.data.load import load_cohort
+    from fedrx_client.identity.identity import SiteIdentity
+    from fedrx_client.participation.personalise import write_latent
+    from fedrx_models.files import load_model
+
+    identity, found = SiteIdentity(folder), load_model(model)
+    kept = StudyFiles(folder).load(found.study_digest)
+    schema = kept.study.feature_schema
+    cohort = load_cohort(kept.table, kept.mapping, schema, site=identity.site).cohort
+    dimensions = write_latent(output, cohort, found.model)
+    say(
+        f"{output}: {len(cohort)} patients in {dimensions} dimensions. These are patients' data "
+        "without noise: they must not leave this site."
+    )
+
+
 def register(app: typer.Typer) -> None:
-    """Add this command to `fedrx site`."""
-    example = "fedrx site personalise charite model.safetensors"
-    app.command(epilog=f"Example: {example}")(personalise)
+    """Add these commands to `fedrx site`."""
+    model = "charite model.safetensors"
+    app.command(epilog=f"Example: fedrx site personalise {model}")(personalise)
+    app.command(epilog=f"Example: fedrx site embed {model} --output latent.csv")(embed)

@@ -1,0 +1,139 @@
+"""Private keys on disk: PEM, permissions, passphrases."""
+
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+    load_ssh_private_key,
+)
+
+from fedrx_common.errors import MisuseError
+from fedrx_common.files import unusable
+from fedrx_common.text import command
+
+PrivateKey = Ed25519PrivateKey | EllipticCurvePrivateKey
+
+
+PASSPHRASE_CHARACTERS = 12
+
+
+_ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
+
+
+_OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
+
+
+class KeyUnreadable(MisuseError):  # noqa: N818
+    """A private key is damaged, of another kind, or its passphrase is missing or wrong."""
+
+
+class KeyExposed(MisuseError):  # noqa: N818
+    """Others on this machine may read a private key; it must be taken for stolen or be closed."""
+
+
+class PassphraseWeak(MisuseError):  # noqa: N818
+    """A passphrase so short that it can be guessed from a stolen file."""
+
+
+def read_private(path: Path) -> bytes:
+    """Read a file of ours, after a look at who else may.
+
+    Raises:
+        KeyExposed: the group or others may read it.
+        FolderUnusable: it cannot be read.
+    """
+    with unusable(path):
+        if path.stat().st_mode & 0o077:
+            raise KeyExposed(
+                f"{path}: others on this machine may read this private key; run "
+                f"`{command('chmod', '600', path)}` "
+                "and make new keys if anybody did."
+            )
+        return path.read_bytes()
+
+
+def pem_of(key: PrivateKey, passphrase: str | None) -> bytes:
+    """A private key as PKCS #8 PEM, encrypted (PBES2, AES-256) if there is a passphrase.
+
+    Raises:
+        PassphraseWeak: it is shorter than 12 characters.
+    """
+    return key.private_bytes(
+        Encoding.PEM,
+        PrivateFormat.PKCS8,
+        NoEncryption() if passphrase is None else BestAvailableEncryption(_strong(passphrase)),
+    )
+
+
+def openssh_of(key: EllipticCurvePrivateKey) -> bytes:
+    """A private key as an unencrypted OpenSSH file, the only form Flower's SuperNode reads."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+
+
+def is_encrypted(path: Path) -> bool:
+    """Whether a private key file needs a passphrase.
+
+    Raises:
+        KeyExposed: the group or others may read it.
+        FolderUnusable: it cannot be read.
+    """
+    return read_private(path).startswith(_ENCRYPTED)
+
+
+def load_ed25519(path: Path, passphrase: str | None) -> Ed25519PrivateKey:
+    """Read an Ed25519 private key; a passphrase that is not needed is ignored.
+
+    Raises:
+        KeyUnreadable: damaged, of another kind, or its passphrase is missing or wrong.
+        KeyExposed: the group or others may read it.
+    """
+    key = _load(path, passphrase)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise KeyUnreadable(f"{path}: is no Ed25519 private key; restore it from a backup.")
+    return key
+
+
+def load_p384(path: Path, passphrase: str | None) -> EllipticCurvePrivateKey:
+    """Read an ECDSA P-384 private key, PEM or OpenSSH; an unneeded passphrase is ignored.
+
+    Raises:
+        KeyUnreadable: damaged, of another kind, or its passphrase is missing or wrong.
+        KeyExposed: the group or others may read it.
+    """
+    key = _load(path, passphrase)
+    if not isinstance(key, EllipticCurvePrivateKey) or key.curve.name != "secp384r1":
+        raise KeyUnreadable(f"{path}: is no P-384 private key; restore it from a backup.")
+    return key
+
+
+def _load(path: Path, passphrase: str | None) -> object:
+    data = read_private(path)
+    if data.startswith(_ENCRYPTED) and passphrase is None:
+        raise KeyUnreadable(
+            f"{path}: is encrypted; give its passphrase with --passphrase-file or in "
+            "FEDRX_PASSPHRASE."
+        )
+    secret = passphrase.encode() if passphrase and data.startswith(_ENCRYPTED) else None
+    try:
+        if data.startswith(_OPENSSH):
+            return load_ssh_private_key(data, None)
+        return load_pem_private_key(data, secret)
+    except (ValueError, TypeError):
+        reason = "the passphrase is wrong" if secret else "the file is damaged"
+        raise KeyUnreadable(
+            f"{path}: cannot be read, {reason}; try again, or restore it from a backup."
+        ) from None
+
+
+def _strong(passphrase: str) -> bytes:
+    if len(passphrase) < PASSPHRASE_CHARACTERS:
+        raise PassphraseWeak(
+            f"A passphrase needs at least {PASSPHRASE_CHARACTERS} characters; take a longer one."
+        )
+    return passphrase.encode()
