@@ -288,3 +288,15 @@ class TestTheChart:
             if one["kind"] == "StatefulSet":
                 (container,) = one["spec"]["template"]["spec"]["containers"]
                 assert complaint(container["args"]) is None
+
+
+def test_the_image_holds_every_room():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    rooms = {
+        package.split("/")[0]
+        for package in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    }
+    steps = (ROOT / "deploy" / "Containerfile").read_text(encoding="utf-8").splitlines()
+    let_in = (ROOT / "deploy" / "Containerfile.dockerignore").read_text(encoding="utf-8")
+    assert {room for room in rooms if f"COPY {room} {room}" not in steps} == set()
+    assert {room for room in rooms if f"!{room}" not in let_in.splitlines()} == set()
