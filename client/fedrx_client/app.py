@@ -48,11 +48,11 @@ Handler = Callable[[Message, Context], Message]
 OpenSite = Callable[[Context], Site]
 
 
-class UnknownRequest(PeerError):  # noqa: N818 - named for what happened
+class UnknownRequest(PeerError):
     """A message of a kind that no FedRx coordinator sends."""
 
 
-class ReleaseDiffers(PeerError):  # noqa: N818
+class ReleaseDiffers(PeerError):
     """The coordinator runs another release; numbers might not mean the same."""
 
 

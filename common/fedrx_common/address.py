@@ -14,7 +14,7 @@ _NAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\.?", re.IGNOR
 _NUMBERS: Final = re.compile(r"[0-9.]+")
 
 
-class AddressInvalid(MisuseError):  # noqa: N818 - named for what happened
+class AddressInvalid(MisuseError):
     """No connection can be made to this text, nor can anything listen on it."""
 
 

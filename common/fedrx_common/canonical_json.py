@@ -15,7 +15,7 @@ from fedrx_common.documents import DocumentInvalid, read_json
 from fedrx_common.errors import PeerError
 
 
-class MalformedMessage(PeerError):  # noqa: N818 - named for what happened
+class MalformedMessage(PeerError):
     """Bytes or fields that no honest party writes; refused before they reach any state."""
 
 

@@ -24,7 +24,7 @@ from fedrx_common.hash_chain import (
 )
 
 
-class LogUnwritable(MisuseError):  # noqa: N818 - named for what happened
+class LogUnwritable(MisuseError):
     """The log cannot be read or written; what is not recorded must not happen."""
 
 

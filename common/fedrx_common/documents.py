@@ -15,7 +15,7 @@ _LARGEST = 2**64  # the seeds and ids of other programs have 64 bits
 Pairs = Callable[[list[tuple[str, Any]]], Any]
 
 
-class DocumentInvalid(ValueError):  # noqa: N818 - named for what happened
+class DocumentInvalid(ValueError):
     """A text that is no document; says why, to follow the document's name in a sentence."""
 
 

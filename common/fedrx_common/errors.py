@@ -62,5 +62,5 @@ class RunError(MisuseError):
     """A run folder is missing, damaged, or belongs to another study."""
 
 
-class BudgetExhausted(FedRxError):  # noqa: N818 - named for what happened
+class BudgetExhausted(FedRxError):
     """A release would spend more privacy than allowed; nothing was released."""

@@ -13,11 +13,11 @@ from pathlib import Path
 from fedrx_common.errors import MisuseError
 
 
-class FolderExists(MisuseError):  # noqa: N818 - named for what happened
+class FolderExists(MisuseError):
     """The folder is there already; overwriting it could destroy keys that nobody else has."""
 
 
-class FolderUnusable(MisuseError):  # noqa: N818
+class FolderUnusable(MisuseError):
     """A file or folder of keys cannot be read or written."""
 
 

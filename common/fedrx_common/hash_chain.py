@@ -15,11 +15,11 @@ from fedrx_common.canonical_json import MalformedMessage, from_json, packed, to_
 from fedrx_common.errors import MisuseError
 
 
-class ChainBroken(MisuseError):  # noqa: N818 - named for what happened
+class ChainBroken(MisuseError):
     """A line was changed, removed or reordered; what the log says is not what was written."""
 
 
-class ChainHeadMistyped(MisuseError):  # noqa: N818
+class ChainHeadMistyped(MisuseError):
     """A noted head that cannot be one, so nothing can be compared with it."""
 
 

@@ -29,15 +29,15 @@ _ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 _OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 
 
-class KeyUnreadable(MisuseError):  # noqa: N818
+class KeyUnreadable(MisuseError):
     """A private key is damaged, of another kind, or its passphrase is missing or wrong."""
 
 
-class KeyExposed(MisuseError):  # noqa: N818
+class KeyExposed(MisuseError):
     """Others on this machine may read a private key; it must be taken for stolen or be closed."""
 
 
-class PassphraseWeak(MisuseError):  # noqa: N818
+class PassphraseWeak(MisuseError):
     """A passphrase so short that it can be guessed from a stolen file."""
 
 

@@ -14,7 +14,7 @@ from fedrx_common.errors import MisuseError
 VARIABLE = "FEDRX_PASSPHRASE"
 
 
-class PassphraseMissing(MisuseError):  # noqa: N818 - named for what happened
+class PassphraseMissing(MisuseError):
     """A passphrase was asked for or is needed, and none could be had."""
 
 

@@ -37,7 +37,7 @@ RunName = Annotated[str, typer.Argument(help="Name of the run, e.g. warfarin_dos
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
-class RunNotFinished(FedRxError):  # noqa: N818 - named for what happened
+class RunNotFinished(FedRxError):
     """The run that was followed stopped or failed; its folder is kept."""
 
 

@@ -22,14 +22,14 @@ IntVector = NDArray[np.int64]
 RingVector = NDArray[np.uint32]
 
 
-class ValueOutOfRange(MisuseError):  # noqa: N818 - named for what happened
+class ValueOutOfRange(MisuseError):
     """A value is not finite, or too large for its grid; nothing was sent.
 
     Prevents a sum that wraps around and is silently wrong.
     """
 
 
-class LayoutInvalid(MisuseError):  # noqa: N818
+class LayoutInvalid(MisuseError):
     """A segment or its vector does not fit the agreed layout."""
 
 

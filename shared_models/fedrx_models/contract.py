@@ -20,11 +20,11 @@ from fedrx_protocol.messages.weights import WeightSpec
 from fedrx_protocol.study.schema import FeatureSchema
 
 
-class WeightsMismatch(MisuseError, refusal="ModelMismatch"):  # noqa: N818 - named for what happened
+class WeightsMismatch(MisuseError, refusal="ModelMismatch"):
     """Weights do not fit the model; loading them would silently train or dose with nonsense."""
 
 
-class ModelFileInvalid(MisuseError):  # noqa: N818 - named for what happened
+class ModelFileInvalid(MisuseError):
     """A model file is damaged, of another study, or not ours; nothing of it was used."""
 
 

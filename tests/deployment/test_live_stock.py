@@ -2,7 +2,8 @@
 
 With three sites the threshold is three: a run that finishes has had the stock one's answers. It is
 slow (a new process for each message), which is why FedRx has an agent of its own. That it refuses
-without a site's folder is tested at the app itself, in `tests/client/participation/test_live_site.py`.
+without a site's folder is tested at the app itself, in
+`tests/client/participation/test_live_site.py`.
 """
 
 import os

@@ -88,7 +88,7 @@ def test_a_run_that_was_cut_off_before_its_first_round_still_starts_there(earlie
     start = earlier.folder / "model.safetensors"
     whole = run(study, tmp_path / "whole", start_from=start)
 
-    class CutOff(Exception):  # noqa: N818 - named for what happened
+    class CutOff(Exception):
         """The process ends here."""
 
     def cut(step):

@@ -24,38 +24,38 @@ DEFAULT_COHORT = "patients"
 _COHORT_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,62}[A-Za-z0-9])?")
 
 
-class ApprovalInvalid(MisuseError):  # noqa: N818 - named for what happened
+class ApprovalInvalid(MisuseError):
     """An approval cannot be given like this: a value is impossible, or below what is needed."""
 
 
-class NotApproved(MisuseError):  # noqa: N818
+class NotApproved(MisuseError):
     """The site has approved no such study, so it answers nothing."""
 
 
-class ApprovalExpired(MisuseError):  # noqa: N818
+class ApprovalExpired(MisuseError):
     """The approval's time is over, or has not begun."""
 
 
-class ApprovalRevoked(MisuseError):  # noqa: N818
+class ApprovalRevoked(MisuseError):
     """The site took its approval back."""
 
 
-class ApprovalForged(MisuseError):  # noqa: N818
+class ApprovalForged(MisuseError):
     """The file of an approval is not what this site signed with the key now in use."""
 
 
-class ApprovalOutdated(MisuseError):  # noqa: N818
+class ApprovalOutdated(MisuseError):
     """The file of an approval is not the newest that the audit log knows of.
 
     Prevents a file that was put back from bringing what was taken back into force again.
     """
 
 
-class CohortChanged(MisuseError):  # noqa: N818
+class CohortChanged(MisuseError):
     """The patients are not those that were approved, or are fewer than was agreed."""
 
 
-class VersionChanged(MisuseError):  # noqa: N818
+class VersionChanged(MisuseError):
     """Another FedRx release is installed than the one that was approved."""
 
 

@@ -23,7 +23,7 @@ MAPPING = "mapping.toml"
 TABLE = "table.json"
 
 
-class StudyFilesDamaged(MisuseError):  # noqa: N818 - named for what happened
+class StudyFilesDamaged(MisuseError):
     """What was kept of an approved study is not there any more, or is another study."""
 
 

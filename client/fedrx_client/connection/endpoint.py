@@ -16,11 +16,11 @@ from fedrx_common.errors import FedRxError, MisuseError, PeerError
 from fedrx_common.tls import trusting
 
 
-class Unreachable(FedRxError):  # noqa: N818 - named for what happened
+class Unreachable(FedRxError):
     """The coordinator does not answer, or its certificate is not one the site trusts."""
 
 
-class NotAdmitted(PeerError):  # noqa: N818 - named for what happened
+class NotAdmitted(PeerError):
     """The coordinator does not take this key: not enrolled, revoked, or the clocks differ."""
 
 
@@ -28,7 +28,7 @@ class Interrupted(BaseException):
     """Breaks off the wait for a request when the agent is to stop; no message is lost by it."""
 
 
-class Undeliverable(PeerError):  # noqa: N818 - named for what happened
+class Undeliverable(PeerError):
     """A message could not be had or given: its run is over, or its parts do not fit."""
 
 

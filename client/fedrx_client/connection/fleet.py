@@ -87,7 +87,7 @@ T = TypeVar("T")
 P = TypeVar("P", bound=ProtobufMessage)
 
 
-class FlowerVersionDiffers(MisuseError):  # noqa: N818 - named for what happened
+class FlowerVersionDiffers(MisuseError):
     """Another Flower than the one the agent was written for is installed."""
 
 

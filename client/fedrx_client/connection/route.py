@@ -31,7 +31,7 @@ _LONGEST_ANSWER: Final = 2**14
 _WITHIN_S: Final = 30.0
 
 
-class ProxyInvalid(MisuseError):  # noqa: N818 - named for what happened
+class ProxyInvalid(MisuseError):
     """A proxy is named in the environment in a way that cannot be used; without it nobody knows."""
 
 

@@ -41,11 +41,11 @@ STATE = "site.json"
 DEFAULT_VALIDITY_S = 2 * 365 * 86_400
 
 
-class NotJoined(MisuseError):  # noqa: N818 - named for what happened
+class NotJoined(MisuseError):
     """The site has pinned no consortium yet, so there is nobody whose roster it may believe."""
 
 
-class NotEnrolled(MisuseError):  # noqa: N818
+class NotEnrolled(MisuseError):
     """The site's key is not on the roster: never enrolled, revoked, or rotated."""
 
 

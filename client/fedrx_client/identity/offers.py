@@ -20,25 +20,25 @@ LARGEST_SKEW_S = 300
 KEPT_OFFERS = 16
 
 
-class ClockSkewed(PeerError):  # noqa: N818 - named for what happened
+class ClockSkewed(PeerError):
     """The coordinator's clock and this one differ too much to judge what has expired."""
 
 
-class RosterOutdated(PeerError):  # noqa: N818
+class RosterOutdated(PeerError):
     """The run is under an older roster than this site has seen.
 
     Prevents a revoked site from coming back.
     """
 
 
-class RosterChanged(PeerError):  # noqa: N818
+class RosterChanged(PeerError):
     """The run is under a roster that nobody at this site has looked at.
 
     Prevents whoever holds the consortium key from surrounding a site with invented ones.
     """
 
 
-class RunUnknown(MisuseError):  # noqa: N818
+class RunUnknown(MisuseError):
     """A request for a run that was never opened here, or long ago."""
 
 

@@ -20,11 +20,11 @@ _FINGERPRINT = re.compile(r"[A-Z2-7]{4}([\s-]*[A-Z2-7]{4}){7}")
 _DIGEST_BYTES = 32
 
 
-class SiteDamaged(MisuseError):  # noqa: N818 - named for what happened
+class SiteDamaged(MisuseError):
     """The site's own record of keys and pins is not what this site wrote."""
 
 
-class JoinRefused(MisuseError):  # noqa: N818
+class JoinRefused(MisuseError):
     """A roster or CA that this site must not believe; what it believed before stays."""
 
 

@@ -46,7 +46,7 @@ RUNS_IN_MEMORY = 4
 ROUNDS_IN_MEMORY = 8
 
 
-class FolderOutdated(MisuseError):  # noqa: N818 - named for what happened
+class FolderOutdated(MisuseError):
     """The whole folder is an older copy: this site signed a head that its log never had.
 
     Prevents a restored backup from spending once more what was spent since it was made.

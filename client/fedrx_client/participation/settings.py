@@ -23,11 +23,11 @@ from fedrx_common.text import LONGEST_LINE, fault_in, quoted
 _SECRET_BYTES = 32
 
 
-class SettingsDamaged(MisuseError):  # noqa: N818 - named for what happened
+class SettingsDamaged(MisuseError):
     """What the folder remembers cannot be read."""
 
 
-class AgentRunning(MisuseError):  # noqa: N818 - named for what happened
+class AgentRunning(MisuseError):
     """An agent of this site runs already; two would answer in each other's way."""
 
 

@@ -52,11 +52,11 @@ from fedrx_protocol.secagg.site import SiteParty
 from fedrx_protocol.study.study import Study
 
 
-class ModelMismatch(PeerError):  # noqa: N818 - named for what happened
+class ModelMismatch(PeerError):
     """The broadcast model is not the one that the request names; the masks would not cancel."""
 
 
-class NotForLiveSites(MisuseError):  # noqa: N818
+class NotForLiveSites(MisuseError):
     """A site with real patients was given something that only a simulation may use."""
 
 

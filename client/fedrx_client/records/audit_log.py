@@ -36,11 +36,11 @@ PIN = "pin"
 LONGEST_FILE_BYTES = 8_000_000
 
 
-class AuditEntryInvalid(MisuseError):  # noqa: N818 - named for what happened
+class AuditEntryInvalid(MisuseError):
     """A line that would not say what happened: an unknown kind, no time, no words."""
 
 
-class AuditDamaged(MisuseError):  # noqa: N818
+class AuditDamaged(MisuseError):
     """The audit log is not what this site wrote; it can no longer show what was asked of it."""
 
 

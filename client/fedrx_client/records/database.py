@@ -81,15 +81,15 @@ _ADDED = {
 }
 
 
-class LedgerDamaged(MisuseError):  # noqa: N818 - named for what happened
+class LedgerDamaged(MisuseError):
     """The site's ledger is not what this site wrote; trusting it could under-count privacy."""
 
 
-class LedgerLocked(MisuseError):  # noqa: N818 - named for what happened
+class LedgerLocked(MisuseError):
     """Another process holds the ledger; two writers at once could each spend the same budget."""
 
 
-class LedgerUnwritable(MisuseError):  # noqa: N818 - named for what happened
+class LedgerUnwritable(MisuseError):
     """The ledger cannot be written (disk full, read-only); an unrecorded release must not leave."""
 
 

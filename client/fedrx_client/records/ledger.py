@@ -19,7 +19,7 @@ from fedrx_protocol.privacy.events import Release
 GENESIS = hashlib.sha256(b"fedrx/1 ledger").digest()
 
 
-class ReleaseRepeated(MisuseError):  # noqa: N818 - named for what happened
+class ReleaseRepeated(MisuseError):
     """This round, attempt and purpose was charged already; a second reply would go uncharged."""
 
 

@@ -35,7 +35,7 @@ LONGEST = 1e19
 _verdicts: WeakKeyDictionary[nn.Module, tuple[tuple[str, ...], bool]] = WeakKeyDictionary()
 
 
-class NotCovered(Exception):  # noqa: N818 - never leaves this package
+class NotCovered(Exception):
     """A forward pass used a layer in a way that the closed forms do not describe."""
 
 

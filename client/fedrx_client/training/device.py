@@ -21,11 +21,11 @@ _FAILURES: tuple[type[BaseException], ...] = tuple(
 )
 
 
-class DeviceMissing(MisuseError):  # noqa: N818 - named for what happened
+class DeviceMissing(MisuseError):
     """The device asked for by name is not one of this machine."""
 
 
-class DeviceFailed(MisuseError):  # noqa: N818 - named for what happened
+class DeviceFailed(MisuseError):
     """The device ran out of memory or broke down; nothing was charged and nothing left."""
 
 

@@ -20,7 +20,7 @@ _PART: Final = b"ArrayChunk "
 _LIST_BYTES: Final = 2**16
 
 
-class ArrayInvalid(PeerError):  # noqa: N818 - named for what happened
+class ArrayInvalid(PeerError):
     """An array's parts do not fit together, or would fill this side's memory."""
 
 

@@ -17,7 +17,7 @@ HEADER_BYTES: Final = _LENGTH.size
 _PIECE_BYTES: Final = 2**18
 
 
-class FrameInvalid(PeerError):  # noqa: N818 - named for what happened
+class FrameInvalid(PeerError):
     """A body ends within a frame, or a frame is longer than this side takes."""
 
 

@@ -19,7 +19,7 @@ _WIRE_TYPE = np.dtype("<f4")
 WeightVector = NDArray[np.float32]
 
 
-class WeightsInvalid(MisuseError):  # noqa: N818 - named for what happened
+class WeightsInvalid(MisuseError):
     """Arrays or bytes do not fit the agreed names and shapes, or are not finite."""
 
 

@@ -3,17 +3,17 @@
 from fedrx_common.errors import MisuseError
 
 
-class ReleaseInvalid(MisuseError):  # noqa: N818 - named for what happened
+class ReleaseInvalid(MisuseError):
     """A release record is malformed; a sum over it would claim a privacy that nobody has."""
 
 
-class TargetUnreachable(MisuseError):  # noqa: N818 - named for what happened
+class TargetUnreachable(MisuseError):
     """No noise, however large, meets the target: the past has already spent it."""
 
 
-class NoiseTooSmall(MisuseError):  # noqa: N818 - named for what happened
+class NoiseTooSmall(MisuseError):
     """Noise is too coarse on its integer grid for the Gaussian account to cover it."""
 
 
-class AccountingInvalid(MisuseError):  # noqa: N818 - named for what happened
+class AccountingInvalid(MisuseError):
     """The accountant was asked about an impossible quantity, such as a delta of 2."""

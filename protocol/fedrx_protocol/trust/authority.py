@@ -19,11 +19,11 @@ from fedrx_common.errors import MisuseError, PeerError
 URI_PREFIX = "fedrx:consortium-signature:"
 
 
-class AuthorityInvalid(MisuseError):  # noqa: N818 - named for what happened
+class AuthorityInvalid(MisuseError):
     """A file that is no CA certificate, or one whose time is over."""
 
 
-class AuthorityNotConsortium(PeerError):  # noqa: N818
+class AuthorityNotConsortium(PeerError):
     """A CA that the consortium key did not sign.
 
     Prevents a stranger's CA from being pinned, under which he could play the coordinator.

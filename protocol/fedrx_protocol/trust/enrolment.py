@@ -32,18 +32,18 @@ SOURCE = "The enrolment request"
 _POSSESSION_HASH = ec.ECDSA(hashes.SHA384())
 
 
-class EnrolmentInvalid(MisuseError):  # noqa: N818 - named for what happened
+class EnrolmentInvalid(MisuseError):
     """A request holds a value that no roster may hold: a site id, a key, a validity."""
 
 
-class EnrolmentForged(PeerError):  # noqa: N818
+class EnrolmentForged(PeerError):
     """The sender does not hold a key it names, or the request was changed after signing.
 
     Prevents enrolling somebody else's key under one's own name, and a change on the way.
     """
 
 
-class EnrolmentExpired(PeerError):  # noqa: N818
+class EnrolmentExpired(PeerError):
     """The request is too old, or from the future; an old one may name keys given up since."""
 
 

@@ -35,18 +35,18 @@ T = TypeVar("T")
 MAX_TIME = 2**53  # unix seconds; what every JSON reader holds exactly
 
 
-class RosterInvalid(MisuseError):  # noqa: N818 - named for what happened
+class RosterInvalid(MisuseError):
     """A roster cannot be used: a site, name or key twice, a wrong key length, an empty validity."""
 
 
-class RosterSignatureInvalid(PeerError):  # noqa: N818
+class RosterSignatureInvalid(PeerError):
     """The roster is not signed by the pinned consortium key.
 
     Prevents a coordinator from inventing sites whose secrets it knows.
     """
 
 
-class RosterEntryExpired(PeerError):  # noqa: N818
+class RosterEntryExpired(PeerError):
     """A site's entry is not valid at this time, so its identity key must not be believed."""
 
 

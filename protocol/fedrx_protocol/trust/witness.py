@@ -25,7 +25,7 @@ from fedrx_common.hash_chain import ChainHead, ChainHeadMistyped
 MAX_BYTES = 1000
 
 
-class HeadForged(PeerError):  # noqa: N818 - named for what happened
+class HeadForged(PeerError):
     """A head that the site it names did not sign; it says nothing about that site's log."""
 
 

@@ -28,7 +28,7 @@ _LABEL = r"(?!-)[a-z0-9-]{1,63}(?<!-)"
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
 
 
-class HostInvalid(MisuseError):  # noqa: N818 - named for what happened
+class HostInvalid(MisuseError):
     """No certificate can be made for this name, so no site could connect under it."""
 
 

@@ -14,11 +14,11 @@ from fedrx_protocol.trust.roster import Roster, SiteEntry
 from fedrx_server.consortium.files import ConsortiumDamaged
 
 
-class EnrolmentRefused(MisuseError):  # noqa: N818 - named for what happened
+class EnrolmentRefused(MisuseError):
     """A request that must not enter the roster; the roster stays as it is."""
 
 
-class SiteUnknown(MisuseError):  # noqa: N818
+class SiteUnknown(MisuseError):
     """A site that is not on the roster can be neither revoked nor rotated."""
 
 

@@ -18,7 +18,7 @@ from fedrx_common.key_files import load_ed25519
 from fedrx_common.text import fault_in, quoted
 
 
-class ConsortiumDamaged(MisuseError):  # noqa: N818 - named for what happened
+class ConsortiumDamaged(MisuseError):
     """A file of the consortium folder is not what was written there."""
 
 

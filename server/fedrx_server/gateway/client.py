@@ -31,7 +31,7 @@ from fedrx_server.gateway.control import SuperLinkAddress
 from fedrx_server.gateway.endpoints import FRAMES_MEDIA_TYPE, RUNTIME, WAIT_HEADER, ordered
 
 
-class ReplyUnreadable(PeerError):  # noqa: N818 - named for what happened
+class ReplyUnreadable(PeerError):
     """A reply's objects are no message; its site counts as lost for this request."""
 
 

@@ -36,7 +36,7 @@ _TIMEOUT_S: Final = 30.0
 C = TypeVar("C", bound=ProtobufClient)
 
 
-class SuperLinkRefused(FedRxError):  # noqa: N818 - named for what happened
+class SuperLinkRefused(FedRxError):
     """The SuperLink said no, or is not there; the run so far lies in the run folder."""
 
 

@@ -23,7 +23,7 @@ LOST = "lost"
 FORGOTTEN = frozenset({"RunUnknown", "OutOfOrder", "SessionMismatch"})
 
 
-class VersionDiffers(PeerError):  # noqa: N818 - named for what happened
+class VersionDiffers(PeerError):
     """A site runs another release; its sums might not mean the same, so it takes no part."""
 
 

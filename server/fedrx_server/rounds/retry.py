@@ -19,7 +19,7 @@ _RUNAWAY = ("ValueOutOfRange", "TrainingInvalid")
 _RELEASED = ("ModelAlreadyReleased",)
 
 
-class StudyStopped(FedRxError):  # noqa: N818 - named for what happened
+class StudyStopped(FedRxError):
     """The study could not go on; every finished round is kept and the run can be resumed."""
 
 

@@ -21,7 +21,7 @@ from fedrx_protocol.study.study import Study
 FORMAT = 1
 
 
-class RunInUse(RunError):  # noqa: N818 - named for what happened
+class RunInUse(RunError):
     """Another process drives the run; two at once would use the same numbers twice."""
 
 

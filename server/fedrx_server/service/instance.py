@@ -18,7 +18,7 @@ _LOCK_PATIENCE_S: Final = 1.0
 _SERVING: Final = "serving.json"
 
 
-class CoordinatorRunning(MisuseError):  # noqa: N818 - named for what happened
+class CoordinatorRunning(MisuseError):
     """Two coordinators on one folder would drive every run twice."""
 
 

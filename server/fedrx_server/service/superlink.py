@@ -49,7 +49,7 @@ _QUIET: Final = {
 }
 
 
-class NotStarted(FedRxError):  # noqa: N818 - named for what happened
+class NotStarted(FedRxError):
     """The SuperLink or its proxy did not come up; the message names the log that says why."""
 
 

@@ -17,7 +17,7 @@ MOST_SITES = 100_000
 DrawSite = Callable[[Generator, str, int], Cohort]
 
 
-class ImpossibleCohorts(MisuseError):  # noqa: N818 - named for what happened
+class ImpossibleCohorts(MisuseError):
     """The knobs of a synthetic federation contradict themselves; nothing was generated."""
 
 

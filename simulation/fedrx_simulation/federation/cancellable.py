@@ -11,7 +11,7 @@ from fedrx_common.errors import FedRxError
 from fedrx_simulation.federation.grid import SimulatorGrid
 
 
-class CalledOff(FedRxError):  # noqa: N818 - named for what happened
+class CalledOff(FedRxError):
     """The engine under a study has ended; waiting for its sites would never end."""
 
 

@@ -46,7 +46,7 @@ _NODES_WAIT_S = 120.0
 _LOOK_EVERY_S = 0.02
 
 
-class EngineFailed(FedRxError):  # noqa: N818 - named for what happened
+class EngineFailed(FedRxError):
     """Flower or Ray broke down under a study; finished rounds are kept and it can be resumed."""
 
 
