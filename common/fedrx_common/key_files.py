@@ -18,14 +18,8 @@ from fedrx_common.files import unusable
 from fedrx_common.text import command
 
 PrivateKey = Ed25519PrivateKey | EllipticCurvePrivateKey
-
-
 PASSPHRASE_CHARACTERS = 12
-
-
 _ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
-
-
 _OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 
 

@@ -29,8 +29,6 @@ class ModelFileInvalid(MisuseError):
 
 
 Floats = NDArray[np.float64]
-
-
 UNDER_NOISE = "under_noise"
 """Key of a hyper-parameter's `json_schema_extra`: a better start than the default, with noise."""
 

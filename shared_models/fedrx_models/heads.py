@@ -30,19 +30,12 @@ from fedrx_protocol.study.schema import (
     Target,
 )
 
-LEVEL = 0.8
+FORECAST_LEVEL = 0.8
 """Nominal coverage of the interval: from the 0.1 to the 0.9 quantile."""
 
-
-_LOWER, _UPPER = (1 - LEVEL) / 2, (1 + LEVEL) / 2
-
-
+_LOWER, _UPPER = (1 - FORECAST_LEVEL) / 2, (1 + FORECAST_LEVEL) / 2
 _INTERVAL_WEIGHT = 0.5
-
-
-_SMOOTHING = 0.02  # of the quantile loss's corner, in normalised changes
-
-
+_CHANGE_SMOOTHING = 0.02  # of the quantile loss's corner, in normalised changes
 _START = 1.0  # before softplus: an interval of 1.3 typical changes on either side
 
 
@@ -105,7 +98,7 @@ class ForecastHead(nn.Module):
     def predict(self, outputs: torch.Tensor) -> Forecast:
         """Normalised changes; `visits.restore_forecast` turns them into the markers' units."""
         changes = self.quantiles(outputs).detach().cpu().double().numpy()
-        return Forecast(mean=changes, level=LEVEL)
+        return Forecast(mean=changes, level=FORECAST_LEVEL)
 
 
 def _pinball(excess: torch.Tensor, quantile: float) -> torch.Tensor:
@@ -113,27 +106,15 @@ def _pinball(excess: torch.Tensor, quantile: float) -> torch.Tensor:
 
     Source: Koenker and Bassett, Econometrica 1978;46:33-50.
     """
-    return quantile * excess + _SMOOTHING * functional.softplus(-excess / _SMOOTHING)
+    return quantile * excess + _CHANGE_SMOOTHING * functional.softplus(-excess / _CHANGE_SMOOTHING)
 
 
 LEVEL = 0.9
-
-
 _SPREAD_WEIGHT = 0.25
-
-
 _SMOOTHING = 0.1  # of the quantile loss, in natural-log units: about 10 % of the half-width
-
-
 _SMALLEST_RESIDUAL = 1e-6  # keeps the logarithm finite; far below any dose difference
-
-
 _START_LOG_REACH = 0.5  # 1.65 reference standard deviations: predicting the mean, normal outcomes
-
-
 _LOG_REACH_RANGE = (-5.0, 3.0)
-
-
 _LARGEST_LOGIT = 30.0  # keeps a probability's logarithm finite; beyond it nothing changes
 
 

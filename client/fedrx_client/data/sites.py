@@ -70,7 +70,6 @@ def _passing(reading: Reading, condition: RowFilter) -> list[bool]:
 SitesOf = Callable[[Table], list[str]]
 """From the rows that are kept to the site of each."""
 
-
 _PART = "part-"
 
 

@@ -24,8 +24,6 @@ from fedrx_models.pharmacogenomic.multiomics_vae import MultiomicsVae
 from fedrx_models.registry import build_model
 
 PRIVATE_HEAD = "private-head.safetensors"
-
-
 _SEED = 0  # of start weights and of who steers the early stopping; nothing here needs a secret
 
 

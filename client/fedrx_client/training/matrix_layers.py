@@ -17,12 +17,9 @@ from torch.nn import functional
 LayerRecord = tuple[Tensor, Tensor]
 """(activation, backprop), patients first: the input, and the loss's derivative by the output."""
 
-
 # A norm from inner products loses digits where a patient's steps cancel. Its rounding error is at
 # most about this share of the sum of absolute terms, which is added, so that no norm is too small.
 _GRAM_ERROR = 2e-6
-
-
 _USUAL = 1e9
 
 
@@ -87,7 +84,6 @@ def gram_squared_norm(similarity: Tensor, size: Tensor, backprop: Tensor) -> Ten
 
 HELD_VALUES = 2**24
 """Gradient values a layer may hold for the weighted sum: 64 MiB in float32."""
-
 
 # Above this, time for inner products of steps exceeds what holding the gradients saves (measured
 # on one core, widths 32 to 256, 16 to 64 steps).

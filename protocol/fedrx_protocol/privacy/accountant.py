@@ -71,24 +71,17 @@ class Composition:
 
 
 Counts = tuple[tuple[Kind, int], ...]
-
-
 VALUE_DISCRETIZATION = 1e-3
 """Bucket width of a privacy loss distribution; losses are rounded against us."""
-
 
 MEANINGLESS_EPSILON = 500.0
 """Beyond this the Renyi bound is the answer: no finer one would help anybody."""
 
-
 _SOLVER_ERROR = 1e-11
 """The closed form is found to 1e-12; what we claim is never below the truth."""
 
-
 # Whole orders only: dp_accounting's series for fractional ones are slow and need not converge.
 _ORDERS = (*range(2, 64), 72, 80, 96, 112, 128, 160, 192, 256, 384, 512, 768, 1024, 4096)
-
-
 _MOST_STUDIES_ENUMERATED = 6
 
 

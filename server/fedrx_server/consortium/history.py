@@ -31,8 +31,6 @@ from fedrx_server.consortium.files import (
 )
 
 LOG_LABEL = "coordinator"
-
-
 LogKind = Literal["init", "enrol", "rotate", "revoke", "renew", "recover"]
 
 

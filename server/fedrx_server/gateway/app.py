@@ -52,8 +52,6 @@ from fedrx_server.gateway.ownership import Owners, refuse, require_announcement
 from fedrx_server.gateway.transfer import Transfer, first, parse, read_protobuf
 
 Handler = Callable[..., Message]
-
-
 Check = Callable[..., None]
 
 
@@ -93,12 +91,8 @@ def stock_calls(owners: Owners) -> Mapping[str, FlowerEndpoint]:
 
 
 logger = logging.getLogger(__name__)
-
-
 # A run also waits for sites to be gone, of which no bell tells.
 _LOOK_AGAIN_S: Final = 2.0
-
-
 Fused = Callable[[Request], Awaitable[Response]]
 
 

@@ -67,8 +67,6 @@ def inflate_reply(
 
 
 _TIMEOUT_S: Final = 30.0
-
-
 _KEEP_S: Final = 120.0
 
 

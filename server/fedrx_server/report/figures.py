@@ -27,8 +27,6 @@ from fedrx_server.report.plotting import (
 
 # One for each kind of row but the federated one, which is plain blue.
 _OTHERS = ((GREY, ""), (ORANGE, "."), (GREEN, "x"), (PURPLE, "-"), (AMBER, "/"))
-
-
 MOST_POINTS = 2000  # more single patients than this make the file large, and the plot a blot
 
 
@@ -205,17 +203,9 @@ _CURVE = (
     "{better} is better. Bars show the noise that protects the held-out patients; a round whose "
     "figure its noise hides is left out."
 )
-
-
 _PREDICTIONS = "Each dot is one held-out patient; in the shaded band the dose is within 20 %."
-
-
 _GROUPS = "Lower is better. Patients who need very low or very high doses are the hardest."
-
-
 _EPSILON = "Less is safer. No round may lift the line above the promise."
-
-
 _CAPTION = (
     "{better} is better. Each block of each held-out patient is dropped with the chance given, on "
     "top of what is missing anyway; bars are 95 % intervals over draws of blocks and patients."

@@ -14,11 +14,7 @@ from typing import Final
 from fedrx_server.service import parent_death
 
 _M_MMAP_THRESHOLD: Final = -3
-
-
 _LARGE_BYTES: Final = 2**20
-
-
 # The same for a process that is still to be started.
 SETTING: Final = {"MALLOC_MMAP_THRESHOLD_": str(_LARGE_BYTES)}
 
@@ -32,24 +28,12 @@ def give_back_large_blocks() -> bool:
 
 
 logger = logging.getLogger(__name__)
-
-
 _STOP_WITHIN_S: Final = 10.0
-
-
 _RESTART_WAIT_S: Final = 0.5
-
-
 _RESTART_LONGEST_S: Final = 30.0
-
-
 _STEADY_AFTER_S: Final = 60.0
-
-
 # Each log has at most so much, and as much again in its predecessor.
 _LOG_BYTES: Final = 4 * 2**20
-
-
 # The kernel ends a child with the thread that started it, so one that stays starts them all.
 _STARTER: Final = ThreadPoolExecutor(1, thread_name_prefix="children")
 

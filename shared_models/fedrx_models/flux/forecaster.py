@@ -8,7 +8,7 @@ from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.encoding import columns_by_feature
 from fedrx_models.cohort.visits import forecast_target, restore_forecast
 from fedrx_models.contract import Forecast, PatientModel
-from fedrx_models.heads import LEVEL, ForecastHead
+from fedrx_models.heads import FORECAST_LEVEL, ForecastHead
 from fedrx_protocol.study.schema import FeatureSchema
 
 
@@ -47,7 +47,9 @@ class Forecaster(PatientModel):
         """Forecasts from every visit, in the markers' units."""
         with torch.no_grad():
             changes = self.head.predict(self.outputs(batch)).mean
-        return Forecast(mean=restore_forecast(self.schema, changes, batch.visits), level=LEVEL)
+        return Forecast(
+            mean=restore_forecast(self.schema, changes, batch.visits), level=FORECAST_LEVEL
+        )
 
     @property
     def explainable_inputs(self) -> dict[str, tuple[int, ...]]:

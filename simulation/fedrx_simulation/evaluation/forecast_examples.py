@@ -16,7 +16,7 @@ from fedrx_models.cohort.visits import EPISODE, FIRST_VALUE, TIME, forecast_targ
 from fedrx_models.contract import PatientModel
 from fedrx_models.flux.pathway_gnn import PathwayNetwork
 from fedrx_models.flux.ripple import Ripple, ripple
-from fedrx_models.heads import LEVEL
+from fedrx_models.heads import FORECAST_LEVEL
 from fedrx_models.metrics.forecast import ForecastMetrics, PairSpread, pair_spread, patient_scores
 from fedrx_protocol.study.schema import FeatureSchema, Marker
 from fedrx_server.report.forecast_data import (
@@ -37,7 +37,11 @@ _RANKS = (
 )
 _MOST_TO_COMPARE = 0.75  # patients are chosen among the quarter of whom most was measured later
 _BEFORE, _AFTER = 2.0, 1.2  # how much of a course is shown, in longest horizons
-_NOMINAL = (50.0, 50.0 * (1 - LEVEL), 50.0 * (1 + LEVEL))  # in the order of a forecast's quantiles
+_NOMINAL = (
+    50.0,
+    50.0 * (1 - FORECAST_LEVEL),
+    50.0 * (1 + FORECAST_LEVEL),
+)  # in the order of a forecast's quantiles
 _RIPPLE_PATIENTS = 100  # enough for a mean; a study of twenty markers asks them forty times
 
 
@@ -61,7 +65,7 @@ def forecast_pictures(
     schema = everyone.schema
     return ForecastPictures(
         time_unit=visits_section(schema).time_unit,
-        level=100 * LEVEL,
+        level=100 * FORECAST_LEVEL,
         held_out=len(everyone),
         invented=invented,
         patients=_patients(everyone, predicted),
