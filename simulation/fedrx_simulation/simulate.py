@@ -194,9 +194,11 @@ def _continue(
         StudyRun(parties, exchange, run, get_vector(model), notify, trained=trained).run()
 
     ENGINES[options.engine](setup).run(make_server_app(drive))
-    stage = "comparing with pooled data" if options.baselines else "judging the model"
-    observer(Progress(stage, None, study.final_round))
-    result = evaluate(run, setup, baselines=options.baselines, began=began)
+
+    def tell(stage: str) -> None:
+        observer(Progress(stage, None, study.final_round))
+
+    result = evaluate(run, setup, baselines=options.baselines, began=began, tell=tell)
     save_model(run.path / "model.safetensors", result.model, study.digest)
     run.write_result(result.to_json())
     write_report(run.report_path, result.report)

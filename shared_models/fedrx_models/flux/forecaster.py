@@ -48,6 +48,11 @@ class Forecaster(PatientModel):
             changes = self.head.predict(self.outputs(batch)).mean
         return Forecast(mean=restore_forecast(self.schema, changes, batch.visits), level=LEVEL)
 
+    def prepared(self, batch: PatientBatch) -> PatientBatch:
+        """With the summaries of all visits, which nothing trains, where the network reads any."""
+        summaries = getattr(self.network, "summaries", None)
+        return batch if summaries is None else summaries.prepared(batch)
+
     @property
     def explainable_inputs(self) -> dict[str, tuple[int, ...]]:
         """Every feature of the schema."""
