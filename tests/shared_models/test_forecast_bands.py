@@ -63,7 +63,7 @@ def trained(schema, cohort, rounds=150):
 
 
 def test_a_band_stays_wide_enough_for_new_patients_though_few_were_trained_on_for_long():
-    """A band trained on the median's own patients holds 71 % here, this one 75 %: twenty patients set a stretch."""
+    """A band of the median's own patients holds 71 % here; with twenty set apart, 75 %."""
     schema = flux_schema()
     covered = []
     for seed in range(5):
