@@ -151,6 +151,14 @@ class PatientModel(nn.Module, ABC):
 
         return made_up(self.schema, patients)
 
+    def prepared(self, batch: PatientBatch) -> PatientBatch:
+        """The same patients, with all that no training changes computed once.
+
+        For whoever passes the same patients through a model many times. Losses and predictions
+        are those of `batch`, up to rounding. Most models compute nothing of the kind.
+        """
+        return batch
+
     @property
     def bounded_layers(self) -> dict[str, float]:
         """Layers in which no patient's gradient is longer than this, whatever the weights."""

@@ -16,10 +16,13 @@ from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.cohort import Cohort
 from fedrx_models.cohort.encoding import encode
 from fedrx_models.contract import PatientModel
+from fedrx_models.heads import ForecastHead
 
 Vector = NDArray[np.float64]
 
 _ITERATIONS = 100
+_FEWEST_ITERATIONS = 40
+_WORK = 5e9  # weights x rows x iterations: about ten seconds of one core
 _VALIDATION = 0.1
 _PATIENCE = 30  # with 12 the pooled fit of one IWPC split in five stopped far too early
 
@@ -32,18 +35,21 @@ def predict(model: PatientModel, cohort: Cohort) -> NDArray[np.float64]:
 def fit(model: PatientModel, cohort: Cohort, seed: int) -> PatientModel:
     """A copy of `model`, trained on `cohort` without privacy as well as we know how.
 
-    Full-batch L-BFGS. How many iterations is decided on a tenth of the patients, set aside; then
-    the model is trained anew on all of them for as many. A single patient cannot be both learned
-    from and set aside: the model then stays as it is.
+    Full-batch L-BFGS, in double precision. How many iterations is decided on a tenth of the
+    patients, set aside; then the model is trained again on all of them for as many. There are at
+    most 100, and fewer the more a pass costs (see `_iterations`): a large network over long
+    courses stops before L-BFGS has converged, so that it is a strong baseline there, not the best
+    fit possible. A single patient cannot be both learned from and set aside: the model then stays
+    as it is.
     """
     if len(cohort) < 2:
         return copy.deepcopy(model)
-    batch = encode(cohort, model.schema).to(torch.float64)
+    trial = searchable(model).double()
+    batch = trial.prepared(encode(cohort, model.schema).to(torch.float64))
     aside = np.random.default_rng(seed).random(len(cohort)) < _VALIDATION
     if not aside.any() or aside.all():
         aside = np.arange(len(cohort)) < max(1, len(cohort) // 10)
-    watched = batch.select(torch.from_numpy(aside))
-    trial = searchable(model).double()
+    watched = batch.select(torch.from_numpy(aside)).by_length()
     losses: list[float] = []
 
     def watch(weights: Vector) -> None:
@@ -51,29 +57,61 @@ def fit(model: PatientModel, cohort: Cohort, seed: int) -> PatientModel:
         if len(losses) - int(np.argmin(losses)) > _PATIENCE:
             raise StopIteration  # which ends the search; the best number of iterations is known
 
-    _minimise(trial, batch.select(torch.from_numpy(~aside)), _ITERATIONS, watch)
+    rest = batch.select(torch.from_numpy(~aside)).by_length()
+    _minimise(trial, rest, _iterations(model, batch), watch)
     final = searchable(model).double()
-    _minimise(final, batch, int(np.argmin(losses)) + 1 if losses else 1)
+    _minimise(final, batch.by_length(), int(np.argmin(losses)) + 1 if losses else 1)
+    _stretch(final, model, batch.by_length())
     return final.float()
 
 
+def _iterations(model: PatientModel, batch: PatientBatch) -> int:
+    """Most iterations of a search: a rule of the sizes alone, never of the clock.
+
+    A pass costs about weights x rows, a row being a patient or a visit. L-BFGS needs some
+    iterations to move at all, and a model without a network converges within the most.
+    """
+    rows = sum(part.visits.shape[1] * len(part) for part in batch.by_length()) or len(batch)
+    cost = sum(weight.numel() for weight in _trained(model)) * rows
+    return int(min(max(_WORK / cost, _FEWEST_ITERATIONS), _ITERATIONS))
+
+
 def searchable(model: PatientModel) -> PatientModel:
-    """A copy for L-BFGS, the one place that says so: its slopes belong to its loss's value."""
+    """A copy for L-BFGS, the one place that says so: its slopes belong to its loss's value.
+
+    The stretch of a forecast's band stays as it is: it has a loss of its own.
+    """
     found = copy.deepcopy(model)
     found.head.joint = True
+    if isinstance(found.head, ForecastHead):
+        found.head.log_stretch.requires_grad_(requires_grad=False)
     return found
+
+
+def _stretch(fitted: PatientModel, model: PatientModel, parts: list[PatientBatch]) -> None:
+    """Fit the stretch of a forecast's band, in place, all else as it is; then train as `model`."""
+    fitted.head.joint = model.head.joint
+    free = [parameter.requires_grad for parameter in model.parameters()]
+    if isinstance(fitted.head, ForecastHead) and isinstance(model.head, ForecastHead):
+        wanted = model.head.log_stretch.weight.requires_grad
+        fitted.requires_grad_(requires_grad=False)
+        fitted.head.log_stretch.requires_grad_(wanted)
+        if wanted:
+            _minimise(fitted, parts, _ITERATIONS)
+    for parameter, was in zip(fitted.parameters(), free, strict=True):
+        parameter.requires_grad_(was)
 
 
 def _minimise(
     model: PatientModel,
-    batch: PatientBatch,
+    parts: list[PatientBatch],
     iterations: int,
     watch: Callable[[Vector], None] = lambda _: None,
 ) -> None:
     """L-BFGS on the mean loss, in place, in double precision."""
     start = parameters_to_vector(_trained(model)).detach().numpy()
     found = minimize(
-        lambda weights: _loss(model, weights, batch),
+        lambda weights: _loss(model, weights, parts),
         start,
         jac=True,
         method="L-BFGS-B",
@@ -88,11 +126,15 @@ def _trained(model: PatientModel) -> list[torch.nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def _loss(model: PatientModel, weights: Vector, batch: PatientBatch) -> tuple[float, Vector]:
-    """Mean loss and its gradient, `(d,)`, at `weights`: those that are trained."""
+def _loss(model: PatientModel, weights: Vector, parts: list[PatientBatch]) -> tuple[float, Vector]:
+    """Mean loss over all patients and its gradient, `(d,)`, at `weights`: those trained."""
     trained = _trained(model)
     # A copy: the parameters become views of what they are set from.
     vector_to_parameters(torch.from_numpy(weights.copy()), trained)
-    value = model(batch).mean()
-    gradient = torch.autograd.grad(value, trained)
-    return float(value.detach()), torch.cat([part.reshape(-1) for part in gradient]).numpy()
+    patients, value, slope = sum(map(len, parts)), 0.0, np.zeros(len(weights))
+    for part in parts:
+        share = model(part).sum() / patients
+        gradient = torch.autograd.grad(share, trained)
+        value += float(share.detach())
+        slope += torch.cat([piece.reshape(-1) for piece in gradient]).numpy()
+    return value, slope

@@ -32,10 +32,11 @@ from fedrx_protocol.study.schema import (
 
 FORECAST_LEVEL = 0.8
 """Nominal coverage of the interval: from the 0.1 to the 0.9 quantile."""
-
 _LOWER, _UPPER = (1 - FORECAST_LEVEL) / 2, (1 + FORECAST_LEVEL) / 2
 _INTERVAL_WEIGHT = 0.5
+_MOST = 3.0  # of a stretch's logarithm
 _CHANGE_SMOOTHING = 0.02  # of the quantile loss's corner, in normalised changes
+_SHAPE = 0.3  # how much slower a width learns from inputs than a median: it has less to go by
 _START = 1.0  # before softplus: an interval of 1.3 typical changes on either side
 
 
@@ -43,8 +44,12 @@ class ForecastHead(nn.Module):
     """Loss and quantiles of normalised changes, from a network's outputs `(B, T, 3 * H * M)`.
 
     A visit's outputs are, horizon by horizon and marker by marker, the median change, and two
-    numbers whose softplus are the half-widths below and above it. Outputs of 0 mean "as last
-    measured, give or take a typical change".
+    numbers whose softplus are the half-widths below and above it, before they are stretched.
+    Outputs of 0 mean "as last measured, give or take a typical change".
+
+    The stretch of each width is trained on the patients set apart, the rest on the others; neither
+    moves the other. No patient's slope by the stretches' logarithms is longer than 0.91, so that
+    a clipping norm of 1 never cuts it.
 
     Args:
         target: the study's forecast.
@@ -54,30 +59,50 @@ class ForecastHead(nn.Module):
         super().__init__()
         self.horizons, self.markers = len(target.horizons), len(target.markers)
         self.joint = False  # see `Head`
+        # A linear layer on a constant: every per-patient-gradient method understands those.
+        self.log_stretch = nn.Linear(1, 2 * self.horizons * self.markers, bias=False)
+        nn.init.zeros_(self.log_stretch.weight)
 
     def forward(self, outputs: torch.Tensor, batch: PatientBatch) -> torch.Tensor:
-        """Loss per patient, `(B,)`: the mean over horizons and markers.
+        """Loss per patient, `(B,)`: of the median and the widths, or of the stretch if set apart.
 
-        Within each the sum over visits is divided by the square root of their number: a patient
-        seen often says more, but not so much more as the number of visits, which are alike.
+        The mean over horizons and markers. Within each the sum over visits is divided by the
+        square root of their number: a patient seen often says more, but not so much more as the
+        number of visits, which are alike.
         A patient of whom nothing can be judged has loss 0 and no gradient.
         """
-        quantiles = self.quantiles(outputs)
-        patients, visits = outputs.shape[:2]
-        shape = (patients, visits, self.horizons, self.markers)
-        y, observed = batch.y.reshape(shape), batch.y_observed.reshape(shape)
-        median = quantiles[..., 0]
+        median, reach = self._parts(outputs)
+        y, observed = (part.reshape(median.shape) for part in (batch.y, batch.y_observed))
         losses = 2.0 * _pinball(y - median, 0.5)
         around = y - (median if self.joint else median.detach())
-        below, above = (quantiles[..., i] - median for i in (1, 2))
-        ends = _pinball(around - below, _LOWER) + _pinball(around - above, _UPPER)
+        ends = _pinball(around + reach[..., 0], _LOWER) + _pinball(around - reach[..., 1], _UPPER)
         losses = (losses + _INTERVAL_WEIGHT * ends) * observed
         cells = losses.sum(dim=1) / observed.sum(dim=1).clamp(min=1.0).sqrt()
-        return cells.mean(dim=(1, 2))
+        found: torch.Tensor = cells.mean(dim=(1, 2)) * (1.0 - batch.apart[:, 0])
+        if not self.joint:
+            found = found + self._stretch_loss(y - median, reach, batch)
+        return found
+
+    def _stretch_loss(
+        self, residual: torch.Tensor, reach: torch.Tensor, batch: PatientBatch
+    ) -> torch.Tensor:
+        """Quantile loss of residuals over widths, `(B,)`; 0 for a patient not set apart.
+
+        Relative to the widths, so that each visit counts alike; a patient's visits are averaged,
+        as they are where coverage is measured.
+        """
+        sides = torch.stack([-residual, residual], dim=-1).detach() / reach.detach()
+        stretch = self._stretch(batch.x)
+        excess = _pinball((sides - stretch) / stretch.detach(), _UPPER).sum(dim=-1)
+        observed = batch.y_observed.reshape(residual.shape)
+        cells: torch.Tensor = (excess * observed).sum(dim=1) / observed.sum(dim=1).clamp(min=1.0)
+        pairs = self.horizons * self.markers
+        found: torch.Tensor = cells.sum(dim=(1, 2)) * batch.apart[:, 0] / pairs**0.5
+        return found
 
     @property
     def bounded_layers(self) -> dict[str, float]:
-        """None: the interval is an output like the median."""
+        """None: a patient trains either the stretches or all else, each of them in full."""
         return {}
 
     def output_gradient_norms(
@@ -90,10 +115,23 @@ class ForecastHead(nn.Module):
 
     def quantiles(self, outputs: torch.Tensor) -> torch.Tensor:
         """Median, lower and upper end of the change, normalised, `(B, T, H, M, 3)`."""
+        median, reach = self._parts(outputs)
+        reach = reach * self._stretch(outputs[:, 0])
+        ends = [median, median - reach[..., 0], median + reach[..., 1]]
+        return torch.stack(ends, dim=-1)
+
+    def _parts(self, outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Median `(B, T, H, M)`, and widths below and above, not stretched, `(B, T, H, M, 2)`."""
         patients, visits = outputs.shape[:2]
         parts = outputs.reshape(patients, visits, self.horizons, self.markers, QUANTILES)
-        median, reach = parts[..., :1], functional.softplus(parts[..., 1:] + _START)
-        return torch.cat([median, median - reach[..., :1], median + reach[..., 1:]], dim=-1)
+        return parts[..., 0], functional.softplus(_SHAPE * parts[..., 1:] + _START)
+
+    def _stretch(self, like: torch.Tensor) -> torch.Tensor:
+        """What multiplies the widths, `(B, 1, H, M, 2)`, in the type of `like`, `(B, any)`."""
+        ones = like.new_ones(len(like), 1)
+        shape = (len(like), 1, self.horizons, self.markers, 2)
+        stretch: torch.Tensor = self.log_stretch(ones).reshape(shape).clamp(-_MOST, _MOST).exp()
+        return stretch
 
     def predict(self, outputs: torch.Tensor) -> Forecast:
         """Normalised changes; `visits.restore_forecast` turns them into the markers' units."""

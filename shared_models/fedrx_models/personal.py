@@ -80,6 +80,7 @@ def personalise(model: PatientModel, batch: PatientBatch) -> PatientModel:
     personal.head = private
     if not len(batch):
         return personal
+    batch = personal.prepared(batch)
     own = [private.shift, private.log_stretch]
     optimizer = torch.optim.LBFGS(own, max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
 

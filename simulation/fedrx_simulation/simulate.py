@@ -207,9 +207,11 @@ def _continue(
         StudyRun(parties, exchange, run, get_vector(model), notify, trained=trained).run()
 
     ENGINES[options.engine](setup).run(make_server_app(drive))
-    stage = "comparing with pooled data" if options.baselines else "judging the model"
-    observer(Progress(stage, None, study.final_round))
-    found = evaluate(run, setup, baselines=options.baselines, began=began)
+
+    def tell(stage: str) -> None:
+        observer(Progress(stage, None, study.final_round))
+
+    found = evaluate(run, setup, baselines=options.baselines, began=began, tell=tell)
     result = replace(found, notes=notes)
     save_model(run.path / "model.safetensors", result.model, study.digest)
     run.write_result(result.to_json())

@@ -144,8 +144,10 @@ class Site:
         with named_failures(parts.device):
             parts.model.to(parts.device)
             self._rows = self._rows_of_a_pass()  # before any patient takes room there
-            self._training = encode(training, study.feature_schema).to(parts.device)
-            self._held_out = encode(held_out, study.feature_schema).to(parts.device)
+            self._training, self._held_out = (
+                parts.model.prepared(encode(some, study.feature_schema).to(parts.device))
+                for some in (training, held_out)
+            )
         self._held_out_target = held_out.target
         self._promise = PrivacyCap(study.privacy.epsilon, study.privacy.delta)
 

@@ -9,6 +9,7 @@ import torch
 from fedrx_common.errors import DataError
 from fedrx_models.cohort.visits import VisitColumns
 
+_BY_VISIT = ("visits", "summaries")
 _FEWEST = 2  # visits that a study keeps; no model is asked to read fewer
 
 
@@ -31,6 +32,10 @@ class PatientBatch:
         visits: `(B, T, C)` float32, what is known at each visit, in order, columns as in
             `visits.VisitColumns`; rows after a patient's last visit are 0. `(B, 0, 0)`, the
             default, for a study without visits.
+        summaries: `(B, T, S)`, what a model would compute of `visits` alone in every pass, where
+            `PatientModel.prepared` has computed it once; `(B, 0, 0)`, the default, where not.
+        apart: `(B, 1)` float32, 1 for a patient on whom a forecast's band is stretched, and who
+            trains nothing else; 0, the default, for all others.
 
     Raises:
         DataError: if the shapes do not belong together.
@@ -42,16 +47,22 @@ class PatientBatch:
     omics: torch.Tensor
     omics_observed: torch.Tensor
     visits: torch.Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, 0, 0))
+    summaries: torch.Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, 0, 0))
+    apart: torch.Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, 0))
 
     def __post_init__(self) -> None:
-        if self.visits.shape == (0, 0, 0):
-            object.__setattr__(self, "visits", self.x.new_zeros(self.x.shape[0], 0, 0))
+        for name in _BY_VISIT:
+            if getattr(self, name).shape == (0, 0, 0):
+                object.__setattr__(self, name, self.x.new_zeros(self.x.shape[0], 0, 0))
+        if self.apart.shape == (0, 0):
+            object.__setattr__(self, "apart", self.x.new_zeros(self.x.shape[0], 1))
         shapes = {f.name: tuple(getattr(self, f.name).shape) for f in dataclasses.fields(self)}
         patients = self.x.shape[:1]
         alike = all(
-            len(shape) == (3 if name == "visits" else 2) and shape[:1] == patients
+            len(shape) == (3 if name in _BY_VISIT else 2) and shape[:1] == patients
             for name, shape in shapes.items()
         )
+        alike = alike and shapes["summaries"][1] in (0, shapes["visits"][1])
         if not alike or shapes["y"] != shapes["y_observed"]:
             told = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
             raise DataError(
@@ -104,9 +115,21 @@ class PatientBatch:
         return dataclasses.replace(
             self,
             visits=self.visits[:, :visits],
+            summaries=self.summaries[:, :visits],
             y=self.y[:, :outcomes],
             y_observed=self.y_observed[:, :outcomes],
         )
+
+    def by_length(self) -> list["PatientBatch"]:
+        """All patients once: those padded to one length together, cut to it; longest first."""
+        padded = self.padded_lengths()
+        lengths = sorted({int(length) for length in padded.tolist()}, reverse=True)
+        return [self.select(padded == length).cut_to(length) for length in lengths]
+
+    def with_visits(self, visits: torch.Tensor) -> "PatientBatch":
+        """The same patients with other `visits`, `(B, T, C)`; summaries of the old ones go."""
+        none = self.x.new_zeros(len(self), 0, 0)
+        return dataclasses.replace(self, visits=visits, summaries=none)
 
     def to(self, to: torch.device | torch.dtype | str) -> "PatientBatch":
         """The same batch on a device, or in another floating type."""

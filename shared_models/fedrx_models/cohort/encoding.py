@@ -4,6 +4,7 @@ Numbers are centred and scaled by the schema's public reference, never by the pa
 so that normalising costs no privacy.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -29,6 +30,9 @@ from fedrx_protocol.study.schema import (
     SurvivalTarget,
     Target,
 )
+
+APART = 0.2
+"""Share of the patients of a forecast who are set apart; see `set_apart`."""
 
 _FORWARD: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "identity": lambda y: y,
@@ -64,9 +68,11 @@ def encode(cohort: Cohort, schema: FeatureSchema) -> PatientBatch:
     if isinstance(schema.target, ForecastTarget):
         y, observed = encode_changes(schema, cohort.target)
         visits = Courses(schema, cohort.visits).tensor()
+        apart = np.array([set_apart(patient) for patient in cohort.patients], dtype=np.float32)
     else:
         y, observed = encode_outcome(schema.target, cohort.target)
         visits = torch.zeros(patients, 0, 0)
+        apart = np.zeros(patients, dtype=np.float32)
     return PatientBatch(
         x=_tensor(patients, columns),
         y=torch.from_numpy(y.astype(np.float32)),
@@ -74,7 +80,17 @@ def encode(cohort: Cohort, schema: FeatureSchema) -> PatientBatch:
         omics=_tensor(patients, blocks),
         omics_observed=_tensor(patients, [one[:, None] for one in there]),
         visits=visits,
+        apart=torch.from_numpy(apart[:, None]),
     )
+
+
+def set_apart(patient: str) -> bool:
+    """Whether a patient of a forecast is one of those on whom its band is stretched.
+
+    It follows from the id alone, so that no other patient and no outcome has a say in it.
+    """
+    digest = hashlib.sha256(b"fedrx/1 band\x00" + patient.encode()).digest()
+    return int.from_bytes(digest[:8], "big") < APART * 2**64
 
 
 def _tensor(patients: int, parts: list[NDArray[Any]]) -> torch.Tensor:

@@ -31,7 +31,7 @@ def made_up(schema: FeatureSchema, patients: int) -> PatientBatch:
 
     The first, and every second after, has as many visits as the study allows, the others a half of
     that. Outcomes are 0 or 1, which every kind of target reads; some are not known, and some blocks
-    are missing.
+    are missing. Every fourth is set apart, which only a forecast reads.
     """
     rng = np.random.default_rng(0)
     if isinstance(schema.target, ForecastTarget):
@@ -51,6 +51,7 @@ def made_up(schema: FeatureSchema, patients: int) -> PatientBatch:
         omics=_tensor(rng.normal(size=(patients, sum(genes))) * np.repeat(there, genes, axis=1)),
         omics_observed=_tensor(there),
         visits=visits,
+        apart=_tensor(np.arange(patients)[:, None] % 4 == 3),
     )
 
 

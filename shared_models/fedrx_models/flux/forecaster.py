@@ -51,6 +51,11 @@ class Forecaster(PatientModel):
             mean=restore_forecast(self.schema, changes, batch.visits), level=FORECAST_LEVEL
         )
 
+    def prepared(self, batch: PatientBatch) -> PatientBatch:
+        """With the summaries of all visits, which nothing trains, where the network reads any."""
+        summaries = getattr(self.network, "summaries", None)
+        return batch if summaries is None else summaries.prepared(batch)
+
     @property
     def explainable_inputs(self) -> dict[str, tuple[int, ...]]:
         """Every feature of the schema."""

@@ -5,7 +5,6 @@ there at its last value, and with it measured higher by a given amount. It is wh
 to see, not what an intervention would cause: a marker that only announces a change ripples as well.
 """
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -168,7 +167,7 @@ def _forecast(
         (columns.age, torch.zeros_like(value)),
     ):
         visits[rows, newest, block.start + place] = now
-    predicted = model.predict(dataclasses.replace(batch, visits=visits))
+    predicted = model.predict(batch.with_visits(visits))
     if not isinstance(predicted, Forecast):
         raise MisuseError(f"a {model.schema.target.kind} outcome has no ripple.")
     found: Floats = predicted.mean[rows.cpu().numpy(), newest.cpu().numpy()]

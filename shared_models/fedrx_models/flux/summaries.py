@@ -5,6 +5,8 @@ of what can be known of a marker's next value is in how its newest value differs
 means, whatever the gaps between visits; a network that is handed these need not learn to average.
 """
 
+import dataclasses
+
 import torch
 from torch import nn
 
@@ -14,6 +16,7 @@ from fedrx_models.cohort.visits import VisitColumns, forecast_target
 from fedrx_protocol.study.schema import FeatureSchema
 
 MOST_MEMORIES = 4
+_AT_ONCE = 256  # patients whose summaries are computed together
 _LARGEST = 8.0  # normalised; what is further out is a rare value, and would drown all others
 _FOREVER = 1e6  # in units of the longest horizon: a plain mean of the episode so far
 _COUNT_SCALE = 2.0  # brings the logarithm of a count near 1
@@ -52,11 +55,35 @@ class VisitSummaries(nn.Module):
 
     def forward(self, batch: PatientBatch) -> torch.Tensor:
         """All of it side by side: what is shared, then marker by marker."""
-        shared, markers = self.parts(batch)
+        if batch.summaries.shape[2]:
+            return batch.summaries
+        shared, markers = self._computed(batch)
         return torch.cat([shared, markers.flatten(2)], dim=2)
 
     def parts(self, batch: PatientBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Shared `(B, T, shared_width)`, and by marker `(B, T, M, marker_width)`."""
+        if not batch.summaries.shape[2]:
+            return self._computed(batch)
+        shared = batch.summaries[:, :, : self.shared_width]
+        markers = batch.summaries[:, :, self.shared_width :]
+        return shared, markers.reshape(*shared.shape[:2], self.columns.markers, self.marker_width)
+
+    def prepared(self, batch: PatientBatch) -> PatientBatch:
+        """The batch with these summaries in it, computed for a few patients at a time.
+
+        Each patient's follow from that patient's visits alone. A pass has a fixed number of rows,
+        the last one filled up, so that one patient more or less changes no other's last digit.
+        """
+        count = len(batch)
+        if not count:
+            return batch
+        rows = torch.arange(-(-count // _AT_ONCE) * _AT_ONCE, device=batch.x.device)
+        parts = rows.clamp(max=count - 1).split(_AT_ONCE)
+        with torch.no_grad():
+            found = torch.cat([self(batch.select(some)) for some in parts])
+        return dataclasses.replace(batch, summaries=found[:count])
+
+    def _computed(self, batch: PatientBatch) -> tuple[torch.Tensor, torch.Tensor]:
         visits, columns = batch.visits, self.columns
         valid = visits[:, :, columns.valid, None]
         known, last = visits[:, :, columns.known], _held(visits[:, :, columns.last])

@@ -4,7 +4,7 @@ The baselines see what no party of a real study could see, which is what a simul
 of them is private.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +53,7 @@ def compute_baselines(
     training: Mapping[str, Cohort],
     held_out: Mapping[str, Cohort],
     seed: int,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Baselines:
     """Train and judge every baseline.
 
@@ -61,14 +62,19 @@ def compute_baselines(
         training: Training patients by site.
         held_out: Held-out patients by site.
         seed: Fixes which patients steer the early stopping.
+        tell: Called before each model is trained, with which one that is.
     """
     everyone = concatenate(list(held_out.values()))
 
     def judge(predicted: Vector) -> Metrics:
         return exact_metrics(everyone.schema.target, predicted, everyone.target)
 
+    tell("comparing with pooled data")
     pooled = fit(model, concatenate(list(training.values())), seed)
-    alone = [predict(fit(model, training[site], seed), cohort) for site, cohort in held_out.items()]
+    alone = []
+    for i, (site, cohort) in enumerate(held_out.items(), start=1):
+        tell(f"comparing with each site alone, {i} of {len(held_out)}")
+        alone.append(predict(fit(model, training[site], seed), cohort))
     published = is_applicable(everyone.schema)
     return Baselines(
         pooled=judge(predict(pooled, everyone)),

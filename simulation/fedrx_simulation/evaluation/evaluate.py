@@ -5,7 +5,7 @@ what a real coordinator would have seen.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -60,7 +60,12 @@ _LABELS: Mapping[RowKey, tuple[str, str]] = {
 
 
 def evaluate(
-    run: RunFolder, setup: EngineSetup, *, baselines: bool, began: float
+    run: RunFolder,
+    setup: EngineSetup,
+    *,
+    baselines: bool,
+    began: float,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> SimulationResult:
     """Judge a finished run.
 
@@ -69,12 +74,14 @@ def evaluate(
         setup: Sites and their patients.
         baselines: Whether to train the baselines.
         began: `time.monotonic()` when this call to simulate began.
+        tell: Called with what is done now, in words.
 
     Raises:
         RunError: The run has not finished.
     """
     model = _finished(run, setup)
-    judged, ledger = _judge(run, setup, model, baselines=baselines), _ledgers(setup)
+    tell("judging the model")
+    judged, ledger = _judge(run, setup, model, baselines, tell), _ledgers(setup)
     privacy = _privacy(run, setup, ledger)
     report = _report(run, setup, model, judged)
     seconds, quality = time.monotonic() - began, run.meta["source"].get("quality")
@@ -127,7 +134,13 @@ class _Judged:
     metrics: Mapping[str, Metrics]
 
 
-def _judge(run: RunFolder, setup: EngineSetup, model: PatientModel, *, baselines: bool) -> _Judged:
+def _judge(
+    run: RunFolder,
+    setup: EngineSetup,
+    model: PatientModel,
+    baselines: bool,  # noqa: FBT001 - private, and named by every caller's own argument
+    tell: Callable[[str], None],
+) -> _Judged:
     """Exact metrics of the federated model, and of what it is held against if that is wanted."""
     training, held_out = _split(setup)
     everyone, target = concatenate(list(held_out.values())), run.study.target
@@ -138,7 +151,7 @@ def _judge(run: RunFolder, setup: EngineSetup, model: PatientModel, *, baselines
         first = start_model(run.study, seed, run.start_file)
         personal = personalised(model, training, held_out)
         metrics["personalised"] = exact_metrics(target, personal, everyone.target)
-        metrics |= compute_baselines(first, training, held_out, seed).by_name()
+        metrics |= compute_baselines(first, training, held_out, seed, tell).by_name()
     return _Judged(everyone, predicted, metrics)
 
 
