@@ -75,8 +75,8 @@ def read_numbers(
         DataError: for a value that is no number or out of range, unless the mapping says that
             such values count as missing.
     """
-    written = reading.written(source.column)
-    parse = _decade if source.parse == "decade_bin" else written.read
+    written, binned = reading.written(source.column), source.parse == "decade_bin"
+    parse = _decade if binned else written.read
     values = np.full(len(reading.table), np.nan)
     unknown = 0
     for row, cell in enumerate(reading.cells(source.column, source.missing)):
@@ -87,14 +87,19 @@ def read_numbers(
         if converted is not None and limits.allow(converted):
             values[row] = converted
             continue
-        unknown += _unknown(
-            reading.table.where(row, source.column),
-            _complaint(cell, converted, source, limits, written),
-            source.unknown,
-            hint,
-        )
-    bins = source.parse == "decade_bin"
-    notes = () if bins else plausible_codes(reading, source.column, limits, source.missing)
+        if converted is not None:
+            unit = "" if binned else f" {source.unit}"
+            complaint = (
+                f"{cell!r}{unit} is outside the study's range of "
+                f"{limits.minimum:g} to {limits.maximum:g} {limits.unit}"
+            )
+        elif binned:
+            complaint = f"{cell!r} is not an age range such as '60 - 69'"
+        else:
+            complaint = f"{cell!r} is not a number{_otherwise(cell, written)}"
+        where = reading.table.where(row, source.column)
+        unknown += _unknown(where, complaint, source.unknown, hint)
+    notes = () if binned else plausible_codes(reading, source.column, limits, source.missing)
     return Parsed(values, unknown, notes)
 
 
@@ -231,24 +236,6 @@ def _unknown(where: str, complaint: str, policy: Unknown, hint: str = _HINT) -> 
     if policy == "missing":
         return 1
     raise DataError(f"{where}: {complaint}; {hint}.")
-
-
-def _complaint(
-    cell: str,
-    converted: float | None,
-    source: NumberSource,
-    limits: NumberRange,
-    written: NumberFormat,
-) -> str:
-    if converted is None and source.parse == "decade_bin":
-        return f"{cell!r} is not an age range such as '60 - 69'"
-    if converted is None:
-        return f"{cell!r} is not a number{_otherwise(cell, written)}"
-    unit = f" {source.unit}" if source.parse == "number" else ""
-    return (
-        f"{cell!r}{unit} is outside the study's range of "
-        f"{limits.minimum:g} to {limits.maximum:g} {limits.unit}"
-    )
 
 
 def _otherwise(cell: str, written: NumberFormat) -> str:

@@ -1,6 +1,5 @@
 """Omics blocks from files of their own, joined to the main table by patient id."""
 
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +9,11 @@ from numpy.typing import NDArray
 from fedrx_client.data.cells import Reading
 from fedrx_client.data.columns import NumberRange, read_numbers
 from fedrx_client.data.ids import ids_in, rows_beside
-from fedrx_client.data.mapping import NumberSource, TableMapping, TableOptions
+from fedrx_client.data.mapping import NumberSource, TableMapping
 from fedrx_client.data.sources import BlockSource
 from fedrx_client.data.table import Table, read_table
 from fedrx_common.errors import DataError
-from fedrx_protocol.study.schema import Block, FeatureSchema
+from fedrx_protocol.study.schema import FeatureSchema
 
 _HINT = "correct it, or name it in the block's `missing` in the mapping"
 
@@ -52,51 +51,38 @@ def read_blocks(
             table.
     """
     values, strangers, notes = {}, {}, list[str]()
+    ids = ids_in(main, mapping.table.patient, mapping.table)
     for block in schema.blocks:
+        found = np.full((len(patients), len(block.genes)), np.nan)
+        values[block.name] = found
         source = mapping.blocks[block.name]
         if not isinstance(source, BlockSource):
-            values[block.name] = np.full((len(patients), len(block.genes)), np.nan)
             continue
-        wanted = {source.patient, *source.gene_columns(block)}
-        table = read_table(folder / source.file, mapping.table, wanted, may_be_empty=True)
-        table.require((source.patient, *source.gene_columns(block)))
-        ids = ids_in(main, mapping.table.patient, mapping.table)
+        columns = source.gene_columns(block)
+        table = read_table(
+            folder / source.file, mapping.table, {source.patient, *columns}, may_be_empty=True
+        )
+        table.require((source.patient, *columns))
         rows = rows_beside(table, source.patient, mapping.table, main, ids)
-        strangers[table.source] = _strangers(rows, table, source.patient, main, ids)
+        strange = len(rows.keys() - set(ids))
+        if rows and strange == len(rows):
+            raise DataError(
+                f"{table.source}: not one of its {len(rows):,} patients is in {main.source}: check "
+                f"column '{source.patient}', or say measured = false where the site has no such "
+                "block."
+            )
+        strangers[table.source] = strange
         here = [i for i, patient in enumerate(patients) if patient in rows]
-        chosen = table.select([rows[patients[i]] for i in here])
-        values[block.name] = np.full((len(patients), len(block.genes)), np.nan)
-        values[block.name][here], more = _values(chosen, block, source, mapping.table)
-        notes += more
+        reading = Reading(table.select([rows[patients[i]] for i in here]), mapping.table)
+        limits = NumberRange.of(source.unit, block.unit, block.minimum, block.maximum)
+        one_note: tuple[str, ...] = ()
+        for j, column in enumerate(columns):
+            number = NumberSource(
+                kind="number", column=column, unit=source.unit, missing=source.missing
+            )
+            parsed = read_numbers(reading, number, limits, _HINT)
+            found[here, j] = parsed.values
+            # The same code in thousands of genes needs one sentence.
+            one_note = one_note or parsed.notes
+        notes += one_note
     return Blocks(values, strangers, tuple(notes))
-
-
-def _strangers(
-    rows: Mapping[str, int], table: Table, column: str, main: Table, ids: Collection[str]
-) -> int:
-    """How many of a file's patients are not in the main table; not all of them may be so."""
-    strange = len(rows.keys() - set(ids))
-    if rows and strange == len(rows):
-        raise DataError(
-            f"{table.source}: not one of its {len(rows):,} patients is in {main.source}: check "
-            f"column '{column}', or say measured = false where the site has no such block."
-        )
-    return strange
-
-
-def _values(
-    table: Table, block: Block, source: BlockSource, options: TableOptions
-) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """All rows of a block, `(rows, genes)`, NaN where missing; and notes on one gene, if any."""
-    values = np.full((len(table), len(block.genes)), np.nan)
-    limits = NumberRange.of(source.unit, block.unit, block.minimum, block.maximum)
-    reading = Reading(table, options)
-    notes: tuple[str, ...] = ()
-    for j, column in enumerate(source.gene_columns(block)):
-        number = NumberSource(
-            kind="number", column=column, unit=source.unit, missing=source.missing
-        )
-        parsed = read_numbers(reading, number, limits, _HINT)
-        values[:, j] = parsed.values
-        notes = notes or parsed.notes  # the same code in thousands of genes needs one sentence
-    return values, notes

@@ -77,28 +77,13 @@ def outcome_table(
     # All of an outcome's columns must be filled; of a panel's drugs, one is enough.
     enough = any if isinstance(target, PanelTarget) else all
     here = [enough(cell is not None for cell in cells) for cells in filled]
-    return OutcomeTable(
-        table,
-        rows,
-        tuple(row >= 0 and here[row] for row in rows),
-        _notes(reading, mapping, target, columns),
-    )
-
-
-def _notes(
-    reading: Reading, mapping: TableMapping, target: Target, columns: tuple[str, ...]
-) -> tuple[str, ...]:
-    """What of the outcomes may not be what it counts as; rows without one are dropped."""
-    source = mapping.target
-    if isinstance(target, BinaryTarget | ForecastTarget) or source.unit is None:
-        return ()
-    numbers = columns if isinstance(target, PanelTarget) else columns[:1]
-    limits = limits_of(source.unit, target)
-    return tuple(
-        note
-        for column in numbers
-        for note in plausible_codes(reading, column, limits, source.missing)
-    )
+    notes = list[str]()
+    if source.unit is not None and not isinstance(target, BinaryTarget | ForecastTarget):
+        limits = limits_of(source.unit, target)
+        for column in columns if isinstance(target, PanelTarget) else columns[:1]:
+            notes += plausible_codes(reading, column, limits, source.missing)
+    recorded = tuple(row >= 0 and here[row] for row in rows)
+    return OutcomeTable(table, rows, recorded, tuple(notes))
 
 
 def read_outcomes(reading: Reading, mapping: TableMapping, target: Target) -> NDArray[np.float64]:

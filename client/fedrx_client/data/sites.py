@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fedrx_client.data.cells import Reading
 from fedrx_client.data.ids import ids_in, normal_id, refuse_similar
-from fedrx_client.data.mapping import RowFilter, TableMapping, TableOptions
+from fedrx_client.data.mapping import TableMapping, TableOptions
 from fedrx_client.data.table import Table
 from fedrx_common.errors import DataError, counted
 
@@ -43,8 +43,14 @@ def kept_rows(reading: Reading, mapping: TableMapping, has_outcome: Sequence[boo
     Raises:
         DataError: no row is left.
     """
-    passes = [_passing(reading, one) for one in mapping.filters]
-    passes.append(list(has_outcome))
+    passes: list[Sequence[bool]] = []
+    for one in mapping.filters:
+        if one.present:
+            passes.append([c is not None for c in reading.cells(one.column, one.missing)])
+        else:
+            keep = reading.keys(one.keep)
+            passes.append([reading.key(c) in keep for c in reading.table.columns[one.column]])
+    passes.append(has_outcome)
     names = [*(one.reason for one in mapping.filters), NO_TARGET]
     reasons = [
         next((name for name, rows in zip(names, passes, strict=True) if not rows[row]), None)
@@ -57,14 +63,6 @@ def kept_rows(reading: Reading, mapping: TableMapping, has_outcome: Sequence[boo
         told = ", ".join(f"{reason} {count}" for reason, count in dropped.items() if count)
         raise DataError(f"{reading.table.source}: no row is left; dropped: {told}.")
     return Kept(kept, reasons, dropped)
-
-
-def _passing(reading: Reading, condition: RowFilter) -> list[bool]:
-    """Which rows a filter lets pass."""
-    if condition.present:
-        return [c is not None for c in reading.cells(condition.column, condition.missing)]
-    keep = reading.keys(condition.keep)
-    return [reading.key(cell) in keep for cell in reading.table.columns[condition.column]]
 
 
 SitesOf = Callable[[Table], list[str]]

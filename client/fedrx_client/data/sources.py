@@ -119,10 +119,6 @@ class TargetSource(Section):
                 )
         if isinstance(target, ContinuousTarget | SurvivalTarget | PanelTarget):
             check_unit(source, "target", self.unit or "", target.unit)
-        self._check_columns(schema, source)
-
-    def _check_columns(self, schema: FeatureSchema, source: str) -> None:
-        target = schema.target
         drugs = {d.name for d in target.drugs} if isinstance(target, PanelTarget) else set()
         for name in self.columns:
             if name not in drugs:
