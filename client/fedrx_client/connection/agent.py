@@ -151,26 +151,40 @@ class Agent:
             self.wire.close()
 
     def _connect(self) -> None:
-        wait, known = self.pace.retry_s, _read_node(self.node_file)
+        """Come online, under the node id of last time if it is known; try until told to stop."""
+        try:
+            known = int(self.node_file.read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            known = 0  # the coordinator knows it
+        wait = self.pace.retry_s
         while not self.stop.is_set():
             try:
                 self._node = self.wire.connect(known)
             except (Unreachable, NotAdmitted, Undeliverable) as error:
                 logger.warning("not connected: %s", error)
                 wait = self._back_off(wait)
-            else:
-                _write_node(self.node_file, self._node)
-                logger.info("connected as node %d", self._node)
-                self.health.set(serving=True)
-                return
+                continue
+            try:
+                self.node_file.write_text(str(self._node), encoding="ascii")
+            except OSError as error:
+                logger.warning("%s: cannot keep the node id (%s)", self.node_file, error)
+            logger.info("connected as node %d", self._node)
+            self.health.set(serving=True)
+            return
 
     def _serve(self) -> None:
         """Answer requests until the coordinator does not admit the site any more."""
         wait, away, last = self.pace.shortest_s, self.pace.retry_s, self.clock()
         while not self.stop.is_set():
-            asked = self.clock()
+            asked, served = self.clock(), True
             try:
-                served = self._turn()
+                message = self.wire.receive()
+                if message is None:
+                    served = False
+                else:
+                    self.wire.reply(self._answer(message))
+            except Undeliverable as error:
+                logger.warning("dropped: %s", error)
             except Unreachable as error:
                 logger.warning("away: %s", error)
                 self.health.set(serving=False)
@@ -187,41 +201,27 @@ class Agent:
                 wait, last = self.pace.shortest_s, self.clock()
                 continue
             if self.clock() - asked > self.pace.idle_s:
-                continue  # the coordinator has waited for us
+                continue  # the coordinator has kept the request open
             self.stop.wait(wait)
             active = self.clock() - last < self.pace.quiet_s
             wait = min(wait * self.pace.growth, self.pace.active_s if active else self.pace.idle_s)
 
-    def _turn(self) -> bool:
-        """Ask once, answer if asked; whether there was a request."""
-        try:
-            message = self.wire.receive()
-            if message is None:
-                return False
-            self.wire.reply(self._answer(message))
-        except Undeliverable as error:
-            logger.warning("dropped: %s", error)
-        return True
-
     def _answer(self, message: Message) -> Message:
         run = message.metadata.run_id
+        context = self._contexts.pop(run, None)
+        if context is None:
+            context = Context(run, self._node, self.node_config, RecordDict(), {})
+        # The last few runs are remembered, so that memory does not grow.
+        self._contexts[run] = context
+        while len(self._contexts) > _RUNS_REMEMBERED:
+            self._contexts.popitem(last=False)
         try:
-            return self.app(message, self._context(run))
+            return self.app(message, context)
         except Exception as error:
             # An error's text may quote a patient: only its class leaves the site.
             logger.exception("the ClientApp failed on %s", message.metadata.message_type)
             reason = type(error).__name__
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
-
-    def _context(self, run: int) -> Context:
-        """The run's context; the last few runs are remembered, so that memory does not grow."""
-        context = self._contexts.pop(run, None)
-        if context is None:
-            context = Context(run, self._node, self.node_config, RecordDict(), {})
-        self._contexts[run] = context
-        while len(self._contexts) > _RUNS_REMEMBERED:
-            self._contexts.popitem(last=False)
-        return context
 
     def _beat(self) -> None:
         while not self.stop.wait(HEARTBEAT_INTERVAL_S * 0.4):
@@ -261,11 +261,18 @@ def run_agent(
         MisuseError: The health port is taken.
     """
     stop, state = threading.Event(), Health()
+    fleet = Fleet(door, sleep=stop.wait)
+
+    def end() -> None:
+        stop.set()
+        fleet.interrupt()  # also while it waits for a request
+
+    on_ending(end)
     # Each request would be a line of the log otherwise.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     agent = Agent(
-        wire=_fleet_until(stop, door),
+        wire=fleet,
         app=app,
         stop=stop,
         node_file=folder / "node",
@@ -276,29 +283,3 @@ def run_agent(
     with state.served(health_port) as port:
         logger.info("health service on 127.0.0.1:%d", port)
         agent.run()
-
-
-def _fleet_until(stop: threading.Event, door: Endpoint) -> Fleet:
-    """A connection that SIGTERM and SIGINT tell to stop, also while it waits for a request."""
-    fleet = Fleet(door, sleep=stop.wait)
-
-    def end() -> None:
-        stop.set()
-        fleet.interrupt()
-
-    on_ending(end)
-    return fleet
-
-
-def _read_node(path: Path) -> int:
-    try:
-        return int(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return 0  # the coordinator knows it
-
-
-def _write_node(path: Path, node: int) -> None:
-    try:
-        path.write_text(str(node), encoding="ascii")
-    except OSError as error:
-        logger.warning("%s: cannot keep the node id (%s)", path, error)

@@ -83,7 +83,25 @@ def proxy_for(target: Address, environment: Mapping[str, str] | None = None) -> 
     listed = next((given[name] for name in _EXCEPTIONS if given.get(name)), "")
     if any(_excepts(entry, target) for entry in listed.replace(",", " ").split()):
         return None
-    return _parsed(variable, given[variable])
+    text = given[variable]
+    wrong = (
+        f"{variable} in the environment is no proxy that can be used: write it as "
+        "http://user:password@proxy.example.org:3128, special letters of both as %XX."
+    )
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        usual = _PORTS[parts.scheme]
+        if parts.path not in {"", "/"} or parts.query or parts.fragment:
+            raise ProxyInvalid(wrong)
+        return Proxy(
+            Address(bare_host(parts.hostname or ""), usual if parts.port is None else parts.port),
+            secured=parts.scheme == "https",
+            variable=variable,
+            user=unquote(parts.username or "", errors="strict"),
+            password=unquote(parts.password or "", errors="strict"),
+        )
+    except (ValueError, KeyError, AddressInvalid):
+        raise ProxyInvalid(wrong) from None
 
 
 class Route(httpcore.SyncBackend):
@@ -201,23 +219,3 @@ def _excepts(entry: str, target: Address) -> bool:
         return address in ipaddress.ip_network(entry.strip("[]"), strict=False)
     except ValueError:
         return False
-
-
-def _parsed(variable: str, text: str) -> Proxy:
-    wrong = f"{variable} in the environment is no proxy that can be used: write it as "
-    example = "http://user:password@proxy.example.org:3128, special letters of both as %XX."
-    try:
-        parts = urlsplit(text if "://" in text else f"http://{text}")
-        usual = _PORTS[parts.scheme]
-        if parts.path not in {"", "/"} or parts.query or parts.fragment:
-            raise ProxyInvalid(wrong + example)
-        host = parts.hostname or ""
-        return Proxy(
-            Address(bare_host(host), usual if parts.port is None else parts.port),
-            secured=parts.scheme == "https",
-            variable=variable,
-            user=unquote(parts.username or "", errors="strict"),
-            password=unquote(parts.password or "", errors="strict"),
-        )
-    except (ValueError, KeyError, AddressInvalid):
-        raise ProxyInvalid(wrong + example) from None
