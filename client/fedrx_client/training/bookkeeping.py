@@ -11,9 +11,9 @@ so a patient who decided between them would decide the last digits of all others
 """
 
 import copy
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -49,9 +49,16 @@ class _Record:
     versions: list[int] = field(default_factory=list)
     edges: list[GradientEdge] = field(default_factory=list)
 
-    def add(self, name: str, arguments: tuple[Any, ...], output: object) -> None:
-        """Note one use; both sides must hold patients first."""
-        tensors = (*arguments, output)
+    def add(
+        self,
+        name: str,
+        _: nn.Module,
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any],
+        output: object,
+    ) -> None:
+        """Note one use, as a forward hook of a layer; both sides must hold patients first."""
+        tensors = (*arguments, *keywords.values(), output)
         if len(tensors) != 2 or not all(isinstance(t, Tensor) for t in tensors):
             raise NotCovered(name)
         if any(t.ndim < 1 or t.shape[0] != self.patients for t in tensors):
@@ -100,7 +107,13 @@ class PatientGradients:
     ) -> "PatientGradients":
         """Those of one pass, from what its layers saw."""
         with torch.no_grad():
-            layers = {name: _layer(model, name, some) for name, some in uses.items()}
+            layers = {}
+            for name, some in uses.items():
+                layer = model.get_submodule(name)
+                rule = rule_for(layer)
+                if rule is None:
+                    raise NotCovered(name)
+                layers[name] = rule(layer, some)
             squared = {name: layer.squared_norm for name, layer in layers.items()}
             norms = sum(squared.values(), losses.new_zeros(len(losses))).sqrt()
         return cls(model, uses, layers, squared, norms)
@@ -145,42 +158,20 @@ def patient_gradients(model: nn.Module, batch: Batch) -> PatientGradients:
         NotCovered: a layer was used in a way that the closed forms do not describe.
     """
     record = _Record(len(batch))
-    with torch.enable_grad(), _recorded(model, record):
-        losses = patient_losses(model, batch)
-    if not record.edges or not losses.requires_grad:
-        raise NotCovered("no trained layer was used")
-    return PatientGradients.of(model, record.uses(losses), losses.detach())
-
-
-def _layer(model: nn.Module, name: str, uses: list[LayerRecord]) -> LayerGradients:
-    layer = model.get_submodule(name)
-    rule = rule_for(layer)
-    if rule is None:
-        raise NotCovered(name)
-    return rule(layer, uses)
-
-
-@contextmanager
-def _recorded(model: nn.Module, record: _Record) -> Iterator[None]:
-    """Watch every layer that owns trained parameters."""
-    handles = []
-
-    def watch(name: str, layer: nn.Module) -> None:
-        def seen(
-            _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: object
-        ) -> None:
-            record.add(name, (*arguments, *keywords.values()), output)
-
-        handles.append(layer.register_forward_hook(seen, with_kwargs=True))
-
+    handles = [
+        layer.register_forward_hook(partial(record.add, name), with_kwargs=True)
+        for name, layer in model.named_modules()
+        if own_parameters(layer)
+    ]
     try:
-        for name, layer in model.named_modules():
-            if own_parameters(layer):
-                watch(name, layer)
-        yield
+        with torch.enable_grad():
+            losses = patient_losses(model, batch)
     finally:
         for handle in handles:
             handle.remove()
+    if not record.edges or not losses.requires_grad:
+        raise NotCovered("no trained layer was used")
+    return PatientGradients.of(model, record.uses(losses), losses.detach())
 
 
 def has_rules(model: nn.Module) -> bool:
@@ -203,14 +194,24 @@ def is_admitted(model: nn.Module) -> bool:
             names,
             has_rules(model)
             and isinstance(model, MakesUp)
-            and _try(_stand_in(model), model.made_up(TRIAL_PATIENTS)),
+            and _passes_trial(model, model.made_up(TRIAL_PATIENTS)),
         )
         _verdicts[model] = known
     return known[1]
 
 
-def _try(stand_in: nn.Module, batch: Batch) -> bool:
-    """The trial; a model of which too few made-up patients have a gradient fails it."""
+def _passes_trial(model: nn.Module, batch: Batch) -> bool:
+    """Try a copy on the CPU in evaluation mode, its weights replaced by public random ones.
+
+    A model of which too few made-up patients have a gradient fails.
+    """
+    stand_in = copy.deepcopy(model).cpu().eval()
+    generator = torch.Generator().manual_seed(0)  # decides a method, never noise
+    with torch.no_grad():
+        for parameter in stand_in.parameters():
+            inputs = parameter[0].numel() if parameter.ndim > 1 else 1
+            drawn = torch.randn(parameter.shape, generator=generator) / max(1, inputs) ** 0.5
+            parameter.copy_(drawn)
     positions = torch.arange(TRIAL_PATIENTS)
     try:
         alone = torch.stack([plain_gradient(stand_in, batch.select(i[None])) for i in positions])
@@ -226,18 +227,6 @@ def _try(stand_in: nn.Module, batch: Batch) -> bool:
 
 def _close(found: Tensor, expected: Tensor) -> bool:
     return bool((found - expected).norm() <= TRIAL_TOLERANCE * expected.norm())
-
-
-def _stand_in(model: nn.Module) -> nn.Module:
-    """A copy on the CPU in evaluation mode, its weights replaced by public random ones."""
-    copied = copy.deepcopy(model).cpu().eval()
-    generator = torch.Generator().manual_seed(0)  # decides a method, never noise
-    with torch.no_grad():
-        for parameter in copied.parameters():
-            inputs = parameter[0].numel() if parameter.ndim > 1 else 1
-            drawn = torch.randn(parameter.shape, generator=generator) / max(1, inputs) ** 0.5
-            parameter.copy_(drawn)
-    return copied
 
 
 def plain_gradient(model: nn.Module, batch: Batch) -> Tensor:

@@ -173,28 +173,23 @@ def public_rows(model: nn.Module, expected: float) -> int:
         torch.OutOfMemoryError: the device has no room for the smallest pass.
     """
     known = _rows.setdefault(model, {})
-    if expected not in known:
-        known[expected] = _rows_with_room(model, rows_for(model, expected))
-    return known[expected]
-
-
-def _rows_with_room(model: nn.Module, rows: int) -> int:
-    """So many rows or, on an accelerator, a half, a quarter, as its memory holds."""
-    if on_cpu(model) or not isinstance(model, MakesUp):
-        return rows
-    device = next(model.parameters()).device
-    while True:
+    if expected in known:
+        return known[expected]
+    rows = rows_for(model, expected)
+    while not on_cpu(model) and isinstance(model, MakesUp):
         try:
-            batch = model.made_up(2 * rows)
-            clipped_gradient_sum(model, batch.to(device), 1.0, rows=2 * rows)
+            batch = model.made_up(2 * rows).to(next(model.parameters()).device)
+            clipped_gradient_sum(model, batch, 1.0, rows=2 * rows)
         except torch.OutOfMemoryError:
             if rows == ROWS_STEP:
                 raise
         else:
-            return rows
+            break
         # Outside the handler, which would keep the tensors of the failed pass alive.
         rows = ROWS_STEP * max(1, rows // 2 // ROWS_STEP)
         torch.cuda.empty_cache()
+    known[expected] = rows
+    return rows
 
 
 def gradient_sum(model: nn.Module, batch: Batch, *, mixed: bool = False) -> npt.NDArray[np.float64]:

@@ -37,18 +37,14 @@ def rule_for(layer: nn.Module) -> Rule | None:
     Exact types only: a subclass may compute something else with the same parameters.
     """
     if type(layer) in _RULES:
-        rule = _RULES[type(layer)]
+        # Options of an embedding that change its gradient across patients.
+        unusual = ("max_norm", "scale_grad_by_freq", "sparse")
+        usual = not any(getattr(layer, name, None) for name in unusual)
         plain = own_parameters(layer).keys() <= {"weight", "bias"}
-        return rule if plain and _is_usual(layer) else None
+        return _RULES[type(layer)] if plain and usual else None
     values = sum(p.numel() for p in own_parameters(layer).values())
     has_trained_children = any(own_parameters(c) for c in layer.modules() if c is not layer)
     return _held(_small) if values <= SMALL_LAYER and not has_trained_children else None
-
-
-def _is_usual(layer: nn.Module) -> bool:
-    """Whether an embedding has none of the options that change its gradient across patients."""
-    unusual = ("max_norm", "scale_grad_by_freq", "sparse")
-    return not any(getattr(layer, name, None) for name in unusual)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,14 +145,21 @@ def _held(of_use: Callable[[nn.Module, LayerRecord], dict[str, Tensor]]) -> Rule
     return rule
 
 
-def _layer_norm(layer: nn.Module, use: LayerRecord) -> dict[str, Tensor]:
-    if not isinstance(layer, nn.LayerNorm):
-        raise TypeError(f"{type(layer).__name__} is not a LayerNorm.")
+def _norm(layer: nn.Module, use: LayerRecord) -> dict[str, Tensor]:
+    """A layer or group norm: its scale and shift, summed over the axis that holds the steps."""
     activation, backprop = use
-    shape = tuple(layer.normalized_shape)
-    normal = functional.layer_norm(activation, shape, eps=layer.eps)
-    per_step = (len(backprop), -1, math.prod(shape))
-    return _affine(layer, normal.reshape(per_step), backprop.reshape(per_step), 1)
+    if isinstance(layer, nn.LayerNorm):
+        shape = tuple(layer.normalized_shape)
+        normal = functional.layer_norm(activation, shape, eps=layer.eps)
+        stepwise, steps = (len(backprop), -1, math.prod(shape)), 1
+    elif isinstance(layer, nn.GroupNorm):
+        normal = functional.group_norm(activation, layer.num_groups, eps=layer.eps)
+        stepwise, steps = (len(backprop), layer.num_channels, -1), 2
+    else:
+        raise TypeError(f"{type(layer).__name__} is neither a LayerNorm nor a GroupNorm.")
+    normal, backprop = normal.reshape(stepwise), backprop.reshape(stepwise)
+    sums = {"weight": (normal * backprop).sum(steps), "bias": backprop.sum(steps)}
+    return {n: sums[n].reshape(-1, *p.shape) for n, p in own_parameters(layer).items()}
 
 
 def _nodes(layer: nn.Module, use: LayerRecord) -> dict[str, Tensor]:
@@ -164,21 +167,6 @@ def _nodes(layer: nn.Module, use: LayerRecord) -> dict[str, Tensor]:
     activation, backprop = use
     found = {"weight": activation.transpose(2, 3) @ backprop, "bias": backprop.sum(2)}
     return {name: found[name] for name in own_parameters(layer)}
-
-
-def _group_norm(layer: nn.Module, use: LayerRecord) -> dict[str, Tensor]:
-    if not isinstance(layer, nn.GroupNorm):
-        raise TypeError(f"{type(layer).__name__} is not a GroupNorm.")
-    activation, backprop = use
-    normal = functional.group_norm(activation, layer.num_groups, eps=layer.eps)
-    per_channel = (len(backprop), layer.num_channels, -1)
-    return _affine(layer, normal.reshape(per_channel), backprop.reshape(per_channel), 2)
-
-
-def _affine(layer: nn.Module, normal: Tensor, backprop: Tensor, steps: int) -> dict[str, Tensor]:
-    """Gradients of a scale and a shift, summed over the axis that holds the steps."""
-    sums = {"weight": (normal * backprop).sum(steps), "bias": backprop.sum(steps)}
-    return {n: sums[n].reshape(-1, *p.shape) for n, p in own_parameters(layer).items()}
 
 
 def _small(layer: nn.Module, use: LayerRecord) -> dict[str, Tensor]:
@@ -202,8 +190,8 @@ _RULES: dict[type[nn.Module], Rule] = {
     nn.Linear: linear,
     nn.Conv1d: conv1d,
     nn.Embedding: _embedding,
-    nn.LayerNorm: _held(_layer_norm),
-    nn.GroupNorm: _held(_group_norm),
+    nn.LayerNorm: _held(_norm),
+    nn.GroupNorm: _held(_norm),
     SegmentLinear: _SegmentGradients,
     NodeLinear: _held(_nodes),
 }

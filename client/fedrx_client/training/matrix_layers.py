@@ -96,19 +96,35 @@ _FEW_STEPS = 0.4
 
 def linear(layer: nn.Module, uses: Sequence[LayerRecord]) -> LayerGradients:
     """The rule of `nn.Linear` on patients, or on any number of steps of each patient."""
-    parts = [_steps(use) for use in uses]
-    backprop = _longer([backprop for _, backprop in parts])
-    return _gradients(layer, [[_longer([activation for activation, _ in parts])]], backprop)
+    activations, backprops = list[Tensor](), list[Tensor]()
+    for activation, backprop in uses:
+        one_step = activation.ndim == 2
+        activations.append(activation.unsqueeze(1) if one_step else activation.flatten(1, -2))
+        backprops.append(backprop.unsqueeze(1) if one_step else backprop.flatten(1, -2))
+    return _gradients(layer, [[_longer(activations)]], _longer(backprops))
 
 
 def conv1d(layer: nn.Module, uses: Sequence[LayerRecord]) -> LayerGradients:
     """The rule of `nn.Conv1d`, whatever its options: for each tap a linear layer."""
     if not isinstance(layer, nn.Conv1d):
         raise TypeError(f"{type(layer).__name__} is not a Conv1d.")
-    by_tap = zip(*(_taps(layer, use) for use in uses), strict=True)
-    taps = [_longer(list(tap)).chunk(layer.groups, 2) for tap in by_tap]
-    backprop = _longer([backprop.transpose(1, 2) for _, backprop in uses])
-    return _gradients(layer, [list(group) for group in zip(*taps, strict=True)], backprop)
+    stride, dilation, size = layer.stride[0], layer.dilation[0], layer.kernel_size[0]
+    if isinstance(layer.padding, str):
+        total = dilation * (size - 1) if layer.padding == "same" else 0
+        left, right = total // 2, total - total // 2
+    else:
+        left = right = layer.padding[0]
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    # What each weight of the kernel saw, `(B, steps, channels)`; nothing is copied.
+    seen = []
+    for activation, backprop in uses:
+        padded = functional.pad(activation, (left, right), mode=mode)
+        reach = stride * (backprop.shape[2] - 1) + 1
+        starts = [dilation * tap for tap in range(size)]
+        seen.append([padded[:, :, i : i + reach : stride].transpose(1, 2) for i in starts])
+    taps = [_longer(list(tap)).chunk(layer.groups, 2) for tap in zip(*seen, strict=True)]
+    backprops = _longer([backprop.transpose(1, 2) for _, backprop in uses])
+    return _gradients(layer, [list(group) for group in zip(*taps, strict=True)], backprops)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,29 +218,3 @@ def _lengths(matrices: Tensor) -> Tensor:
     """L2 norm of each patient's matrix, `(B,)`."""
     found: Tensor = torch.linalg.vector_norm(matrices, dim=(1, 2))
     return found
-
-
-def _steps(use: LayerRecord) -> LayerRecord:
-    activation, backprop = use
-    if activation.ndim == 2:
-        return activation.unsqueeze(1), backprop.unsqueeze(1)
-    return activation.flatten(1, -2), backprop.flatten(1, -2)
-
-
-def _taps(layer: nn.Conv1d, use: LayerRecord) -> list[Tensor]:
-    """What each weight of the kernel saw, `(B, steps, channels)`; nothing is copied."""
-    activation, backprop = use
-    padded, stride = _padded(layer, activation), layer.stride[0]
-    reach = stride * (backprop.shape[2] - 1) + 1
-    starts = [layer.dilation[0] * tap for tap in range(layer.kernel_size[0])]
-    return [padded[:, :, i : i + reach : stride].transpose(1, 2) for i in starts]
-
-
-def _padded(layer: nn.Conv1d, activation: Tensor) -> Tensor:
-    if isinstance(layer.padding, str):
-        total = layer.dilation[0] * (layer.kernel_size[0] - 1) if layer.padding == "same" else 0
-        left, right = total // 2, total - total // 2
-    else:
-        left = right = layer.padding[0]
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    return functional.pad(activation, (left, right), mode=mode)

@@ -134,10 +134,15 @@ def microbatches(
         torch.OutOfMemoryError: a single patient does not fit.
     """
     order, lengths = _longest_first(batch)
+    everybody = torch.arange(len(batch))
+    usual = CPU_MICROBATCH if on_cpu(model) else FIRST_MICROBATCH
     start = 0
     while start < len(batch):
-        count = _patients_at_once(model, lengths[start:])
-        some = _together(batch, order[start : start + count], int(lengths[start]))
+        count = min(_fits.get(model, usual), _alike(lengths[start:]))
+        positions = order[start : start + count]
+        # Nothing is copied where they are all, in the batch's order.
+        some = batch if torch.equal(positions, everybody) else batch.select(positions)
+        some = some.cut_to(int(lengths[start])) if isinstance(some, PaddedBatch) else some
         try:
             done = work(some)
         except torch.OutOfMemoryError:
@@ -158,19 +163,6 @@ def _longest_first(batch: Batch) -> tuple[Tensor, Tensor]:
         return torch.arange(len(batch)), torch.zeros(len(batch))
     lengths, order = batch.padded_lengths().cpu().sort(descending=True, stable=True)
     return order, lengths
-
-
-def _together(batch: BatchT, positions: Tensor, length: int) -> BatchT:
-    """These patients, cut to that length; nothing is copied where they are all, as they stand."""
-    everybody = torch.equal(positions, torch.arange(len(batch)))
-    some = batch if everybody else batch.select(positions)
-    return some.cut_to(length) if isinstance(some, PaddedBatch) else some
-
-
-def _patients_at_once(model: nn.Module, lengths: Tensor) -> int:
-    """How many of the patients still to come go through next; their padded `lengths` fall."""
-    usual = CPU_MICROBATCH if on_cpu(model) else FIRST_MICROBATCH
-    return min(_fits.get(model, usual), _alike(lengths))
 
 
 def _alike(lengths: Tensor) -> int:

@@ -49,29 +49,26 @@ def discrete_gaussian(sd: float, size: int, generator: np.random.Generator) -> I
         )
     result = np.zeros(size, dtype=np.int64)
     filled = size if sd == 0 else 0
+    block = max(1, round(sd / _BLOCKS))
+    scale = block * _BLOCKS
     while filled < size:
         # About 74 % are accepted, so a second pass over the rest is short.
-        kept = _accepted(sd, int((size - filled) * 1.4) + 16, generator)[: size - filled]
+        candidates = int((size - filled) * 1.4) + 16
+        # Proposals are discrete Laplace.
+        bits = generator.integers(0, 2 * block, candidates)
+        negative, inside = (bits & 1).astype(bool), bits >> 1
+        # floor(16 E) is geometric: the number of whole blocks below a Laplace variable of this
+        # scale.
+        blocks = np.floor(_BLOCKS * _exponential(candidates, generator)).astype(np.int64)
+        magnitude = inside + block * blocks
+        with np.errstate(over="ignore"):  # an infinite exponent is rightly never accepted
+            exponent = inside / scale + (magnitude / sd - sd / scale) ** 2 / 2
+        keep = _exponential(candidates, generator) > exponent  # with probability exp(-exponent)
+        keep &= ~(negative & (magnitude == 0))
+        kept = np.where(negative, -magnitude, magnitude)[keep][: size - filled]
         result[filled : filled + len(kept)] = kept
         filled += len(kept)
     return result
-
-
-def _accepted(sd: float, candidates: int, generator: np.random.Generator) -> IntArray:
-    """Those of some discrete Laplace proposals that rejection turns into the Gaussian."""
-    block = max(1, round(sd / _BLOCKS))
-    scale = block * _BLOCKS
-    bits = generator.integers(0, 2 * block, candidates)
-    negative, inside = (bits & 1).astype(bool), bits >> 1
-    # floor(16 E) is geometric: the number of whole blocks below a Laplace variable of this scale.
-    blocks = np.floor(_BLOCKS * _exponential(candidates, generator)).astype(np.int64)
-    magnitude = inside + block * blocks
-    with np.errstate(over="ignore"):  # an infinite exponent is rightly never accepted
-        exponent = inside / scale + (magnitude / sd - sd / scale) ** 2 / 2
-    keep = _exponential(candidates, generator) > exponent  # with probability exp(-exponent)
-    keep &= ~(negative & (magnitude == 0))
-    signed: IntArray = np.where(negative, -magnitude, magnitude)[keep]
-    return signed
 
 
 def _exponential(size: int, generator: np.random.Generator) -> npt.NDArray[np.float64]:
