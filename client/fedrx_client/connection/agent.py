@@ -1,8 +1,8 @@
-"""A site's agent: asks the coordinator for requests, lets the installed ClientApp answer them.
+"""A site's agent: polls the coordinator for requests, which the installed ClientApp answers.
 
-It asks, and the coordinator lets it wait; it survives a coordinator that is away, and
-stops cleanly on SIGTERM. The ClientApp is the one installed here and stays in memory between
-messages; whatever bundle the coordinator's Flower may offer is never fetched.
+The coordinator keeps a poll open while there is no request. The agent survives a coordinator that
+is away, and stops cleanly on SIGTERM. The ClientApp is the one installed here and stays in memory
+between messages; the agent never fetches a bundle that the coordinator's Flower may offer.
 """
 
 import logging
@@ -36,14 +36,14 @@ _RUNS_REMEMBERED = 4
 
 @dataclass(frozen=True)
 class Pace:
-    """How often an agent asks, in seconds.
+    """How often an agent polls, in seconds.
 
     Args:
         shortest_s: First wait after a message.
         active_s: Longest wait while a run is active.
         idle_s: Longest wait when none is.
-        quiet_s: A run counts as active for so long after its last message.
-        growth: Each wait is so many times the one before.
+        quiet_s: How long a run counts as active after its last message.
+        growth: Factor from each wait to the next.
         retry_s: First wait when the coordinator is away; doubles.
         retry_longest_s: Longest wait when it is away, or does not admit the site.
     """
@@ -79,7 +79,7 @@ class Wire(Protocol):
 
 
 class Health:
-    """The state that a probe sees by `grpc.health.v1`; SERVING means: connected and admitted."""
+    """The state that a probe reads by `grpc.health.v1`; SERVING means connected and admitted."""
 
     def __init__(self) -> None:
         self._servicer = health.HealthServicer()
@@ -112,7 +112,7 @@ class Health:
 
 @dataclass
 class Agent:
-    """One site's loop of ask, answer, give back.
+    """One site's loop: take a request, answer it, give the answer back.
 
     Args:
         wire: The connection to the coordinator.
@@ -120,8 +120,8 @@ class Agent:
         stop: Set from outside to end the loop after the message in hand.
         node_file: Where the node id is kept for the next start.
         node_config: Flower's node config for the app.
-        pace: How often to ask.
-        health: What probes see.
+        pace: How often to poll.
+        health: What probes read.
         clock: Monotonic seconds.
     """
 
@@ -137,7 +137,7 @@ class Agent:
     _node: int = field(default=0, init=False)
 
     def run(self) -> None:
-        """Serve until told to stop; whatever the coordinator does, this does not end by it."""
+        """Serve until `stop` is set; nothing that the coordinator does ends the loop."""
         heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         heart.start()
         try:
@@ -151,11 +151,11 @@ class Agent:
             self.wire.close()
 
     def _connect(self) -> None:
-        """Come online, under the node id of last time if it is known; try until told to stop."""
+        """Come online, under the node id of last time if it is known; try until `stop` is set."""
         try:
             known = int(self.node_file.read_text(encoding="ascii"))
         except (OSError, ValueError):
-            known = 0  # the coordinator knows it
+            known = 0  # the coordinator has it
         wait = self.pace.retry_s
         while not self.stop.is_set():
             try:
@@ -229,10 +229,10 @@ class Agent:
                 try:
                     self.wire.heartbeat()
                 except (Unreachable, NotAdmitted, Undeliverable) as error:
-                    logger.debug("heartbeat: %s", error)  # the loop meets the same and says so
+                    logger.debug("heartbeat: %s", error)  # the loop meets the same and logs it
 
     def _back_off(self, wait: float) -> float:
-        # Sites that lost the same coordinator shall not come back in the same instant.
+        # Sites that lost the same coordinator should not come back in the same instant.
         self.stop.wait(wait * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
         return min(2 * wait, self.pace.retry_longest_s)
 
@@ -254,7 +254,7 @@ def run_agent(
         folder: Where the agent keeps its node id.
         health_port: Port on loopback for probes; 0 takes a free one.
         node_config: Flower's node config for the app.
-        pace: How often to ask.
+        pace: How often to poll.
 
     Raises:
         FlowerVersionDiffers: Another Flower is installed.
@@ -268,7 +268,7 @@ def run_agent(
         fleet.interrupt()  # also while it waits for a request
 
     on_ending(end)
-    # Each request would be a line of the log otherwise.
+    # Otherwise each request would be a line of the log.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     agent = Agent(

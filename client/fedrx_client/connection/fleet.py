@@ -1,7 +1,7 @@
 """The wire between a site and the SuperLink: all that the site's agent needs of Flower's internals.
 
-It only ever opens connections outwards. It never asks for a run's bundle, so no code can come over
-the wire. Flower is pinned to one version, because these names are not a public interface; nothing
+It only opens connections outwards. It never fetches a run's bundle, so no code can come over the
+wire. Flower is pinned to one version, because these names are not a public interface; nothing
 else at a site imports them.
 """
 
@@ -67,10 +67,10 @@ __all__ = [
 
 FLOWER_VERSION: Final = "1.41.0"
 
-# Flower takes no less. A site counts as gone after two of them without a sign of life.
+# Flower's minimum. A site counts as gone after two intervals without a heartbeat.
 HEARTBEAT_INTERVAL_S: Final = 10.0
 
-# The coordinator keeps `take` open for twenty seconds while it has nothing to ask.
+# The coordinator keeps `take` open for twenty seconds while there is no request.
 _TAKE_WITHIN_S: Final = 60.0
 _CALL_WITHIN_S: Final = 60.0
 _KEEP_S: Final = 100.0
@@ -139,7 +139,7 @@ class Fleet:
             interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperNode"), signature],
             verify=door.trust,
         )
-        # Flower's own would choose a way by itself, from the same environment by other rules.
+        # Flower's own client would choose a proxy from the same environment by other rules.
         self._client.close()
         self._client._client = self._http  # noqa: SLF001 - Flower has no other way to it
 
@@ -161,7 +161,7 @@ class Fleet:
             try:
                 self.heartbeat()
             except NotAdmitted:
-                pass  # the coordinator registered the key anew, under another id
+                pass  # the coordinator registered the key again, under another id
             else:
                 return known_node
         request = ActivateNodeRequest(
@@ -172,11 +172,11 @@ class Fleet:
         return int(self._node.node_id)
 
     def heartbeat(self) -> None:
-        """Say that the site is alive.
+        """Send a sign of life.
 
         Raises:
             Unreachable: The coordinator does not answer.
-            NotAdmitted: It does not know the node.
+            NotAdmitted: It has no such node.
         """
         request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_INTERVAL_S)
         with _translated():
@@ -200,10 +200,10 @@ class Fleet:
             return None
 
     def interrupt(self) -> None:
-        """From a signal handler of the thread that receives: end its wait for a request.
+        """End the wait for a request, from a signal handler of the thread that receives.
 
         Raises:
-            Interrupted: It waits; `receive` turns it into None.
+            Interrupted: The thread waits; `receive` turns this into None.
         """
         if self._listening:
             self._listening = False
@@ -236,18 +236,18 @@ class Fleet:
                 if self._clock() + wait > deadline or self._sleep(wait):
                     raise
             except Undeliverable:
-                # Else the coordinator would offer the request again, and again.
+                # Otherwise the coordinator would offer the request again and again.
                 self._aside.append(message.metadata.reply_to_message_id)
                 raise
             wait = min(2 * wait, _RETRY_WAIT_LONGEST_S)
 
     def close(self) -> None:
-        """Say goodbye if anybody listens, and close the connection."""
+        """Deactivate the node if the coordinator answers, and close the connection."""
         try:
             if self._node.node_id:
                 self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
         except httpx.HTTPError:
-            pass  # the coordinator notices by itself
+            pass  # the coordinator finds out by the missing heartbeats
         finally:
             self._client.close()
 
@@ -294,7 +294,7 @@ class Fleet:
 
     @contextmanager
     def _opened(self, call: str, kind: str, body: Iterable[bytes]) -> Iterator[httpx.Response]:
-        """A signed call's answer, of which the body has still to come."""
+        """Make a signed call and yield its answer, whose body is not read yet."""
         request = self._http.build_request(
             "POST", call, content=iter(body), headers={"content-type": kind}
         )
@@ -327,7 +327,7 @@ class _Budget:
 
 
 def _bodies(response: httpx.Response) -> Iterator[bytes]:
-    """The bodies of an answer's frames, read as they come."""
+    """Yield the bodies of an answer's frames as they arrive."""
     reader = frames.FrameReader(_LONGEST_FRAME_BYTES)
     for part in response.iter_raw():
         yield from reader.feed(part)
@@ -343,7 +343,7 @@ def _next(bodies: Iterator[bytes]) -> bytes:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn what HTTP says into what happened."""
+    """Turn an error of HTTP into one that names what happened."""
     try:
         yield
     except frames.FrameInvalid as error:

@@ -1,4 +1,4 @@
-"""From a table with a row for each visit to each patient's course, checked on the way."""
+"""Turns a table with a row for each visit into each patient's course, and checks it."""
 
 from dataclasses import dataclass
 from itertools import compress, pairwise
@@ -23,7 +23,7 @@ from fedrx_protocol.study.schema import FeatureSchema, Treatment
 
 Floats = NDArray[np.float64]
 
-# Neither a time nor a treatment may be missing, so that no key of the mapping says so.
+# Neither a time nor a treatment may be missing, so the mapping has no key for it.
 _OF_TIME = "correct it"
 _OF_TREATMENT = "correct it, or the unit or codes that the mapping says of this treatment"
 _SHORT = "visits of patients with nothing to forecast"
@@ -34,14 +34,14 @@ class CourseTable:
     """Courses of all patients of a table, of one site or several.
 
     Attributes:
-        first_rows: each patient's first row; which says the site and, it may be, the features.
+        first_rows: each patient's first row, which names the site and may hold the features.
         visits: `(patients, T, ...)`, as a `Cohort` holds them.
         outcomes: `(patients, T, H, M, 2)`, as a `Cohort` holds them.
         kept: number of visits kept.
         dropped: by reason, visits that were not.
         missing: by marker, visits kept without a value.
         unknown: by marker, values that were not understood and count as missing.
-        notes: sentences on what may be read otherwise than it was meant.
+        notes: sentences on values whose reading may not be what was meant.
     """
 
     first_rows: list[int]
@@ -72,7 +72,7 @@ def read_courses(
 
     Raises:
         DataError: naming line and column, if a time is missing, out of order or doubled, a value
-            cannot be, or a patient has nothing to forecast and the mapping does not drop those.
+            is impossible, or a patient has nothing to forecast and the mapping does not drop those.
     """
     rows, unknown, notes = _rows(reading, mapping, source, schema, keys)
     rows_of: dict[tuple[str, str], list[int]] = {}
@@ -129,7 +129,7 @@ def _rows(
     schema: FeatureSchema,
     keys: list[tuple[str, str]],
 ) -> tuple[Floats, dict[str, int], tuple[str, ...]]:
-    """All rows as a `Cohort` holds a visit, `(rows, ...)`; values not known by marker; notes."""
+    """Read all rows as a `Cohort` holds a visit, `(rows, ...)`; count unknown values by marker."""
     found = np.full((len(reading.table), visit_width(schema)), np.nan)
     times = NumberSource(kind="number", column=source.time, unit=source.unit)
     limits = NumberRange.of(source.unit, visits_section(schema).time_unit, -1e9, 1e9)
@@ -174,7 +174,7 @@ def _rows(
 
 
 def _treatment(reading: Reading, mapping: TableMapping, treatment: Treatment) -> Floats:
-    """What was given, 0 where nothing is recorded."""
+    """Read what was given, 0 where nothing is recorded."""
     source = mapping.treatments[treatment.name]
     if treatment.kind == "flag":
         column = FlagSource(

@@ -1,4 +1,4 @@
-"""From a file to cohorts: parse once at the edge, so that nothing further in has to check."""
+"""Turns a file into cohorts: parses once at the edge, so that nothing further in has to check."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -145,7 +145,7 @@ def _load_rows(
     schema: FeatureSchema,
     sites_of: SitesOf,
 ) -> _Loaded:
-    """A table with a row for each patient."""
+    """Load a table with a row for each patient."""
     outcomes = outcome_table(whole, mapping, schema, folder)
     kept = kept_rows(Reading(whole, mapping.table), mapping, outcomes.recorded)
     table = whole.select(kept.rows)
@@ -188,7 +188,7 @@ def _load_courses(
     schema: FeatureSchema,
     sites_of: SitesOf,
 ) -> _Loaded:
-    """A table with a row for each visit."""
+    """Load a table with a row for each visit."""
     visits = mapping.visits
     if visits is None:
         raise DataError(f"{mapping.source}: section 'visits' is missing.")
@@ -235,7 +235,7 @@ def _load_courses(
 
 
 def _require_own_ids(patients: list[str], mapping: TableMapping) -> None:
-    """Refuse an id of two sites' patients, where rows of another file are found by it."""
+    """Refuse an id that patients of two sites share, as rows of another file are found by it."""
     if len(set(patients)) != len(patients):
         raise DataError(
             f"{mapping.source}: patients of two sites have the same id, so that a row of another "
@@ -265,7 +265,7 @@ class _Content:
 
 
 def _whose(table: Table, mapping: TableMapping, sites_of: SitesOf) -> tuple[list[str], list[str]]:
-    """Site and patient of each row."""
+    """Return site and patient of each row."""
     sites, column = sites_of(table), mapping.table.patient
     reading = Reading(table, mapping.table)
     for row, patient in enumerate(reading.cells(column)):
@@ -314,7 +314,7 @@ def _read_features(reading: Reading, mapping: TableMapping, schema: FeatureSchem
 
 
 def _parse(reading: Reading, name: str, source: FeatureSource, feature: Feature | None) -> Parsed:
-    """One feature's column; `feature` is `None` for a category that only conditions use."""
+    """Read one feature's column; `feature` is `None` for a category that only conditions use."""
     if isinstance(source, AbsentSource):
         number = isinstance(feature, NumberFeature)
         nothing: Any = np.nan if number else None

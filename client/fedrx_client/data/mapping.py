@@ -1,7 +1,7 @@
 """The mapping file: how a hospital's own table becomes the features of a study.
 
 A mapping is a TOML file that a hospital keeps and edits; `examples/warfarin/iwpc.toml` is one with
-comments. It says which column, unit and code stand for what. It holds no patient data.
+comments. It gives each column, unit and code its meaning. It holds no patient data.
 """
 
 import codecs
@@ -173,7 +173,7 @@ class CategorySource(Section):
 
 
 class FlagSource(Section):
-    """Yes if any of the columns says yes; missing if none says anything."""
+    """Yes if any of the columns has a code of yes; missing if none has a code."""
 
     kind: Literal["flag"]
     any_of: tuple[Column, ...] = Field(min_length=1)
@@ -190,13 +190,13 @@ class FlagSource(Section):
 
 
 def _source_kind(value: object) -> str | None:
-    """Which source a feature's table is: of its kind, or of what the site lacks."""
+    """Return which source a feature's table is: that of its kind, or of what the site lacks."""
     given = value if isinstance(value, dict) else getattr(value, "__dict__", {})
     return ABSENT if given.get("measured") is False else given.get("kind")
 
 
 def _block_kind(value: object) -> str:
-    """Likewise, of a block's table."""
+    """Return the same of a block's table."""
     return _source_kind(value) or "block"
 
 
@@ -361,7 +361,7 @@ class TableMapping(Section):
 
 
 def _sentence(item: dict[str, Any]) -> str:
-    """One sentence: the key, the value given, what is allowed."""
+    """Write one sentence: the key, the value given, what is allowed."""
     place = list(item["loc"])
     if place[:1] and place[0] in _OF_KINDS:
         del place[2:3]

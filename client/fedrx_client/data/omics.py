@@ -1,4 +1,4 @@
-"""Omics blocks from files of their own, joined to the main table by patient id."""
+"""Reads omics blocks from their own files, and joins them to the main table by patient id."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ class Blocks:
     Attributes:
         values: by block, `(patients, genes)`; NaN where missing.
         strangers: by file, rows of patients who are not in the main table.
-        notes: sentences on what may be read otherwise than it was meant.
+        notes: sentences on values whose reading may not be what was meant.
     """
 
     values: dict[str, NDArray[np.float64]]
@@ -36,19 +36,18 @@ class Blocks:
 def read_blocks(
     patients: list[str], main: Table, mapping: TableMapping, schema: FeatureSchema, folder: Path
 ) -> Blocks:
-    """All blocks of the study.
+    """Read all blocks of the study.
 
     Args:
         patients: ids of those who were kept, in the order of the main table, all different.
         main: the main table, with those who were not kept.
         mapping: which file and columns.
         schema: the study's blocks.
-        folder: where the main table lies; the files lie beside it.
+        folder: the main table's; the files are in it too.
 
     Raises:
-        DataError: naming file, line and column, if anything cannot be used; if an id stands
-            twice in a file; or if a file has rows, and none of them is of a patient of the main
-            table.
+        DataError: naming file, line and column, if anything cannot be used; if an id is twice
+            in a file; or if a file has rows, and none of them is of a patient of the main table.
     """
     values, strangers, notes = {}, {}, list[str]()
     ids = ids_in(main, mapping.table.patient, mapping.table)

@@ -1,4 +1,4 @@
-"""From columns to outcomes: numbers, yes or no, survival, or the drugs of a panel."""
+"""Turns columns into outcomes: numbers, yes or no, survival, or the drugs of a panel."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class OutcomeTable:
         table: the table.
         rows: for each row of the main table, its row here; -1 where there is none.
         recorded: for each row of the main table, whether it has an outcome.
-        notes: sentences on what may be read otherwise than it was meant.
+        notes: sentences on values whose reading may not be what was meant.
     """
 
     table: Table
@@ -48,7 +48,7 @@ class OutcomeTable:
     notes: tuple[str, ...]
 
     def select(self, kept: Sequence[int]) -> Table:
-        """The outcomes of some rows of the main table, all of which have one."""
+        """Return the outcomes of some rows of the main table, all of which have one."""
         return self.table.select([self.rows[row] for row in kept])
 
 
@@ -87,7 +87,7 @@ def outcome_table(
 
 
 def read_outcomes(reading: Reading, mapping: TableMapping, target: Target) -> NDArray[np.float64]:
-    """Outcomes as a `Cohort` holds them.
+    """Read outcomes as a `Cohort` holds them.
 
     Args:
         reading: the table of outcomes, one row for each patient kept.
@@ -98,7 +98,7 @@ def read_outcomes(reading: Reading, mapping: TableMapping, target: Target) -> ND
         DataError: naming line and column, if a value cannot be used.
     """
     source = mapping.target
-    # What this kind of outcome needs is there: `TargetSource.check_against` has seen to it.
+    # `TargetSource.check_against` has checked that what this kind of outcome needs is there.
     column, unit = source.column or "", source.unit or ""
     if isinstance(target, BinaryTarget):
         return _yes_or_no(reading, mapping, column)
@@ -119,7 +119,7 @@ def read_outcomes(reading: Reading, mapping: TableMapping, target: Target) -> ND
 def limits_of(
     unit: str, feature: NumberFeature | ContinuousTarget | PanelTarget | SurvivalTarget
 ) -> NumberRange:
-    """Unit and range of a number.
+    """Return unit and range of a number.
 
     Raises:
         DataError: the units do not fit.

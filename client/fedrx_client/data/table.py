@@ -1,7 +1,7 @@
-"""A file as columns of text, with the place of every row, so that errors can name it.
+"""Reads a file as columns of text, with the place of every row, so that errors can name it.
 
-Reads CSV and Parquet, and of both only the columns that are wanted: an omics table may have many
-thousands. Nothing is interpreted here: that is the mapping's part.
+Of CSV and Parquet it keeps only the columns that are wanted: an omics table may have thousands.
+Nothing is interpreted here: the mapping does that.
 """
 
 import codecs
@@ -40,7 +40,7 @@ class Table:
         places: where each row starts in the file.
         columns: by name, one stripped text per row; "" where the file holds nothing.
         header: names of all columns of the file, of which `columns` may hold a part.
-        typed: columns of typed numbers, whose text has a decimal point whatever the mapping says.
+        typed: columns of typed numbers, whose text always has a decimal point.
     """
 
     source: str
@@ -54,11 +54,11 @@ class Table:
         return len(self.places)
 
     def where(self, row: int, column: str) -> str:
-        """A row and column in words, to start an error with."""
+        """Name a row and column in words, to start an error with."""
         return f"{self.source}, {self.unit} {self.places[row]}, column '{column}'"
 
     def select(self, rows: list[int]) -> "Table":
-        """The table with some rows only."""
+        """Return the table with some rows only."""
         return replace(
             self,
             places=tuple(self.places[i] for i in rows),
@@ -91,11 +91,11 @@ def read_table(
         path: the file.
         options: how it is written.
         columns: which columns to keep, of those that are there; all for `None`.
-        may_be_empty: whether a header without rows will do.
+        may_be_empty: whether a header without rows is enough.
 
     Raises:
         DataError: if the file is missing, of another kind, not in the encoding or with the
-            delimiter that the mapping says, has an uneven row, a doubled column, or no rows.
+            delimiter that the mapping names, has an uneven row, a doubled column, or no rows.
     """
     path = Path(path)
     if not path.is_file():
@@ -113,7 +113,7 @@ def read_table(
 
 
 def joined(table: Table, other: Table, by: str) -> Table:
-    """The table with the columns of another one, each row from the row that has the same `by`.
+    """Add the columns of another table, to each row from the row that has the same `by`.
 
     Raises:
         DataError: one of them lacks the column, the other names a value twice, or lacks one.
@@ -139,12 +139,12 @@ def joined(table: Table, other: Table, by: str) -> Table:
 def rows_by_key(
     table: Table, column: str, keys: Sequence[KeyT], what: str = "patient"
 ) -> dict[KeyT, int]:
-    """The row of each patient, where an id alone does not tell them apart.
+    """Find the row of each patient, where an id alone does not distinguish them.
 
     Args:
         table: the table.
         column: the column of ids, for errors.
-        keys: what tells patients apart, row by row.
+        keys: row by row, what distinguishes patients.
         what: what a row is of, for errors.
 
     Raises:
@@ -218,7 +218,7 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _undecodable_line(path: Path, encoding: str) -> int:
-    """The first line that is not in the encoding; text is decoded well ahead of its line."""
+    """Find the first line that is not in the encoding; text is decoded well ahead of its line."""
     decoder, lines = codecs.getincrementaldecoder(encoding)(), 1
     with _opened(path) as file:
         try:
@@ -271,7 +271,7 @@ def _read_parquet(path: Path, wanted: Collection[str] | None) -> Table:
 
 
 def _as_text(cell: object) -> str:
-    """A typed cell as a CSV would hold it: 1.0 as "1", true as "1", nothing as ""."""
+    """Write a typed cell as a CSV would hold it: 1.0 as "1", true as "1", nothing as ""."""
     if cell is None or cell != cell:  # noqa: PLR0124 - NaN is the value that differs from itself
         return ""
     if isinstance(cell, bool):

@@ -1,12 +1,12 @@
 """Clipped gradient sums with one forward and one backward pass, and the trial that admits them.
 
 Book-keeping is right only if every trained parameter acts through a layer with a rule, and every
-such layer sees patients first. Neither can be read off a model's source, so a model is tried once:
+such layer has patients on its first axis. A model's source shows neither, so a model is tried once:
 a few made-up patients together must give what each gives alone. A model that fails, or that cannot
 make up patients, is handled by `vmapped`, which needs no such trust.
 
 The verdict follows from the model alone: its layers, which of them are trained, its schema. A
-site's patients and the coordinator's weights have no say in it. The two methods round differently,
+site's patients and the coordinator's weights do not change it. The two methods round differently,
 so a patient who decided between them would decide the last digits of all others.
 """
 
@@ -70,7 +70,7 @@ class _Record:
         self.edges.append(get_gradient_edge(tensors[1]))
 
     def uses(self, losses: Tensor) -> dict[str, list[LayerRecord]]:
-        """Pairs of activation and backprop, by layer; one backward pass."""
+        """Return pairs of activation and backprop by layer, from one backward pass."""
         now = [a._version for a in self.activations]  # noqa: SLF001 - as above
         if now != self.versions:
             raise NotCovered("an activation was changed in place")
@@ -86,7 +86,7 @@ class _Record:
 
 @dataclass(frozen=True)
 class PatientGradients:
-    """What clipping needs to know of a batch's gradients.
+    """What clipping needs of a batch's gradients.
 
     Attributes:
         uses: pairs of activation and backprop of each layer that was used.
@@ -105,7 +105,7 @@ class PatientGradients:
     def of(
         cls, model: nn.Module, uses: dict[str, list[LayerRecord]], losses: Tensor
     ) -> "PatientGradients":
-        """Those of one pass, from what its layers saw."""
+        """Make those of one pass, from the records of its layers."""
         with torch.no_grad():
             layers = {}
             for name, some in uses.items():
@@ -119,7 +119,7 @@ class PatientGradients:
         return cls(model, uses, layers, squared, norms)
 
     def only(self, rows: Tensor) -> "PatientGradients":
-        """The same, with the gradients of all other rows put at 0; `rows` is bool `(B,)`.
+        """Set the gradients of all other rows to 0; `rows` is bool `(B,)`.
 
         Shapes stay, so that no bit changes in the rows that are kept. A factor of 0 would not do:
         0 * nan is nan.
@@ -132,17 +132,17 @@ class PatientGradients:
         return PatientGradients.of(self.model, uses, self.norms)
 
     def lengths(self, name: str) -> Tensor:
-        """L2 norm of each patient's gradient in one layer, `(B,)`; 0 where it was not used."""
+        """Return the L2 norm of each patient's gradient in one layer, `(B,)`; 0 where unused."""
         squared = self.squared.get(name)
         return torch.zeros_like(self.norms) if squared is None else squared.sqrt()
 
     def lengths_without(self, names: Collection[str]) -> Tensor:
-        """L2 norm of each patient's gradient in all layers but these, `(B,)`."""
+        """Return the L2 norm of each patient's gradient in all layers but these, `(B,)`."""
         others = [squared for name, squared in self.squared.items() if name not in names]
         return sum(others, torch.zeros_like(self.norms)).sqrt()
 
     def weighted_sum(self, factors: Tensor, apart: Mapping[str, Tensor] = {}) -> Tensor:
-        """Sum over patients of factor times gradient, `(d,)`; `apart` has some layers' own."""
+        """Sum factor times gradient over patients, `(d,)`; `apart` has some layers' factors."""
         parts = {}
         for name, layer in self.layers.items():
             sums = layer.weighted_sum(apart.get(name, factors))
@@ -151,7 +151,7 @@ class PatientGradients:
 
 
 def patient_gradients(model: nn.Module, batch: Batch) -> PatientGradients:
-    """One forward and one backward pass over a batch of at least one patient.
+    """Run one forward and one backward pass over a batch of at least one patient.
 
     Raises:
         LossShapeInvalid: the model's loss is not one per patient.
@@ -175,7 +175,7 @@ def patient_gradients(model: nn.Module, batch: Batch) -> PatientGradients:
 
 
 def has_rules(model: nn.Module) -> bool:
-    """Whether every trained parameter belongs to exactly one layer, and that has a rule."""
+    """Return whether every trained parameter belongs to exactly one layer, and that has a rule."""
     owners = [layer for layer in model.modules() if own_parameters(layer)]
     parameters = [id(p) for layer in owners for p in own_parameters(layer).values()]
     unshared = len(parameters) == len(set(parameters))
@@ -183,9 +183,10 @@ def has_rules(model: nn.Module) -> bool:
 
 
 def is_admitted(model: nn.Module) -> bool:
-    """Whether book-keeping is right for this model, by trial on made-up patients.
+    """Return whether book-keeping is right for this model, by trial on made-up patients.
 
-    The same for every model of this kind with the same trained parameters, wherever it is asked.
+    The answer is the same at every site, for every model of this kind with the same trained
+    parameters.
     """
     names = tuple(trained(model))
     known = _verdicts.get(model)
@@ -230,7 +231,7 @@ def _close(found: Tensor, expected: Tensor) -> bool:
 
 
 def plain_gradient(model: nn.Module, batch: Batch) -> Tensor:
-    """Gradient of the summed loss by autograd, `(d,)`.
+    """Compute the gradient of the summed loss by autograd, `(d,)`.
 
     Raises:
         LossShapeInvalid: the model's loss is not one per patient.

@@ -32,7 +32,7 @@ SMALL_LAYER = 4096
 
 
 def rule_for(layer: nn.Module) -> Rule | None:
-    """The rule for a module that owns trained parameters; None if there is none.
+    """Return the rule for a module that owns trained parameters; None if there is none.
 
     Exact types only: a subclass may compute something else with the same parameters.
     """
@@ -57,19 +57,19 @@ class _Rows:
 
     @property
     def squared_norm(self) -> Tensor:
-        """Rows that a patient repeats add up before squaring."""
+        """Rows that a patient repeats are summed before they are squared."""
         same = (self.tokens.unsqueeze(2) == self.tokens.unsqueeze(1)).to(self.backprops.dtype)
         return gram_squared_norm(same, torch.ones_like(self.backprops[..., 0]), self.backprops)
 
     def weighted_sum(self, factors: Tensor) -> dict[str, Tensor]:
-        """One row of the table per token."""
+        """Sum one row of the table per token."""
         table = torch.zeros_like(own_parameters(self.layer)["weight"])
         weighted = (self.backprops * factors[:, None, None]).flatten(0, 1)
         return {"weight": table.index_add(0, self.tokens.flatten(), weighted)}
 
 
 def _embedding(layer: nn.Module, uses: Sequence[LayerRecord]) -> LayerGradients:
-    """The rule of an embedding, whose padding has no gradient."""
+    """Apply the rule of an embedding, whose padding has no gradient."""
     tokens = torch.cat([tokens.reshape(len(tokens), -1) for tokens, _ in uses], 1)
     backprops = torch.cat([g.reshape(len(g), -1, g.shape[-1]) for _, g in uses], 1)
     padding = layer.padding_idx
@@ -104,7 +104,7 @@ class _SegmentGradients:
         return torch.stack(parts).sum(0)
 
     def weighted_sum(self, factors: Tensor) -> dict[str, Tensor]:
-        """By the layer's own parameter names."""
+        """Sum by the layer's own parameter names."""
         own = own_parameters(self.layer)
         sums = {name: torch.zeros_like(p) for name, p in own.items()}
         for activation, backprop in self.uses:
@@ -132,7 +132,7 @@ class _HeldGradients:
 
 
 def _held(of_use: Callable[[nn.Module, LayerRecord], dict[str, Tensor]]) -> Rule:
-    """The rule of a small layer, whose gradients are simply held, patient by patient.
+    """Make the rule of a small layer, whose gradients are simply held, patient by patient.
 
     Args:
         of_use: each own parameter's gradient per patient, `(B, *shape)`, from one use.
@@ -146,7 +146,7 @@ def _held(of_use: Callable[[nn.Module, LayerRecord], dict[str, Tensor]]) -> Rule
 
 
 def _norm(layer: nn.Module, use: LayerRecord) -> dict[str, Tensor]:
-    """A layer or group norm: its scale and shift, summed over the axis that holds the steps."""
+    """Compute a layer or group norm's scale and shift, summed over the axis of the steps."""
     activation, backprop = use
     if isinstance(layer, nn.LayerNorm):
         shape = tuple(layer.normalized_shape)
@@ -163,14 +163,14 @@ def _norm(layer: nn.Module, use: LayerRecord) -> dict[str, Tensor]:
 
 
 def _nodes(layer: nn.Module, use: LayerRecord) -> dict[str, Tensor]:
-    """A linear layer for every node: `(B, N, T, P)` in, `(B, N, T, E)` out."""
+    """Compute a linear layer for every node: `(B, N, T, P)` in, `(B, N, T, E)` out."""
     activation, backprop = use
     found = {"weight": activation.transpose(2, 3) @ backprop, "bias": backprop.sum(2)}
     return {name: found[name] for name in own_parameters(layer)}
 
 
 def _small(layer: nn.Module, use: LayerRecord) -> dict[str, Tensor]:
-    """Plain parameters on any small module that takes and returns one tensor, patients first."""
+    """Compute plain parameters of any small module from one tensor to one, patients first."""
     weights = {name: p.detach() for name, p in own_parameters(layer).items()}
 
     def alone(activation: Tensor, backprop: Tensor) -> dict[str, Tensor]:

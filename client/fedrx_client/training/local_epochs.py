@@ -21,7 +21,7 @@ from fedrx_client.training.sampling import poisson_sample
 
 @dataclass(frozen=True, kw_only=True)
 class LocalSettings:
-    """Steps of a site between two rounds. Everything here is public, and nothing may be measured.
+    """Steps of a site between two rounds. All of it is public; nothing comes from patients.
 
     Attributes:
         sample_rate: Poisson rate of a step, in (0, 1]. Without noise it sets the batch's size.
@@ -70,7 +70,7 @@ def local_settings(
     proximal: float = 0.0,
     mixed: bool = False,
 ) -> LocalSettings:
-    """Settings for epochs over `patients`: the rate is batch_size / patients, at most 1.
+    """Make settings for epochs over `patients`: the rate is batch_size / patients, at most 1.
 
     Args:
         patients: a size that the consortium agreed on. The exact number of patients would make
@@ -125,7 +125,7 @@ def local_epochs(
     site: str,
     round_: int,
 ) -> LocalUpdate:
-    """Train on a site's own patients and say how the weights changed; the model is left as it was.
+    """Train on a site's own patients and return the change of weights; the model stays as it was.
 
     Args:
         model: at the round's first weights.
