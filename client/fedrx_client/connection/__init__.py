@@ -1,4 +1,4 @@
 """The way from a site to its coordinator's SuperLink.
 
-The client's only use of Flower's internals; nothing here sees a patient.
+Only this folder of the client uses Flower's internals; patients' data never reach it.
 """

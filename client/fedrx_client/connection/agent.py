@@ -1,8 +1,8 @@
-"""A site's agent: asks the coordinator for requests, lets the installed ClientApp answer them.
+"""A site's agent: polls the coordinator for requests, which the installed ClientApp answers.
 
-It asks, and the coordinator lets it wait; it survives a coordinator that is away, and
-stops cleanly on SIGTERM. The ClientApp is the one installed here and stays in memory between
-messages; whatever bundle the coordinator's Flower may offer is never fetched.
+The coordinator keeps a poll open while there is no request. The agent survives a coordinator that
+is away, and stops cleanly on SIGTERM. The ClientApp is the one installed here and stays in memory
+between messages; the agent never fetches a bundle that the coordinator's Flower may offer.
 """
 
 import logging
@@ -36,14 +36,14 @@ _RUNS_REMEMBERED = 4
 
 @dataclass(frozen=True)
 class Pace:
-    """How often an agent asks, in seconds.
+    """How often an agent polls, in seconds.
 
     Args:
         shortest_s: First wait after a message.
         active_s: Longest wait while a run is active.
         idle_s: Longest wait when none is.
-        quiet_s: A run counts as active for so long after its last message.
-        growth: Each wait is so many times the one before.
+        quiet_s: How long a run counts as active after its last message.
+        growth: Factor from each wait to the next.
         retry_s: First wait when the coordinator is away; doubles.
         retry_longest_s: Longest wait when it is away, or does not admit the site.
     """
@@ -79,7 +79,7 @@ class Wire(Protocol):
 
 
 class Health:
-    """The state that a probe sees by `grpc.health.v1`; SERVING means: connected and admitted."""
+    """The state that a probe reads by `grpc.health.v1`; SERVING means connected and admitted."""
 
     def __init__(self) -> None:
         self._servicer = health.HealthServicer()
@@ -112,7 +112,7 @@ class Health:
 
 @dataclass
 class Agent:
-    """One site's loop of ask, answer, give back.
+    """One site's loop: take a request, answer it, give the answer back.
 
     Args:
         wire: The connection to the coordinator.
@@ -120,8 +120,8 @@ class Agent:
         stop: Set from outside to end the loop after the message in hand.
         node_file: Where the node id is kept for the next start.
         node_config: Flower's node config for the app.
-        pace: How often to ask.
-        health: What probes see.
+        pace: How often to poll.
+        health: What probes read.
         clock: Monotonic seconds.
     """
 
@@ -137,7 +137,7 @@ class Agent:
     _node: int = field(default=0, init=False)
 
     def run(self) -> None:
-        """Serve until told to stop; whatever the coordinator does, this does not end by it."""
+        """Serve until `stop` is set; nothing that the coordinator does ends the loop."""
         heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         heart.start()
         try:
@@ -151,26 +151,40 @@ class Agent:
             self.wire.close()
 
     def _connect(self) -> None:
-        wait, known = self.pace.retry_s, _read_node(self.node_file)
+        """Come online, under the node id of last time if it is known; try until `stop` is set."""
+        try:
+            known = int(self.node_file.read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            known = 0  # the coordinator has it
+        wait = self.pace.retry_s
         while not self.stop.is_set():
             try:
                 self._node = self.wire.connect(known)
             except (Unreachable, NotAdmitted, Undeliverable) as error:
                 logger.warning("not connected: %s", error)
                 wait = self._back_off(wait)
-            else:
-                _write_node(self.node_file, self._node)
-                logger.info("connected as node %d", self._node)
-                self.health.set(serving=True)
-                return
+                continue
+            try:
+                self.node_file.write_text(str(self._node), encoding="ascii")
+            except OSError as error:
+                logger.warning("%s: cannot keep the node id (%s)", self.node_file, error)
+            logger.info("connected as node %d", self._node)
+            self.health.set(serving=True)
+            return
 
     def _serve(self) -> None:
         """Answer requests until the coordinator does not admit the site any more."""
         wait, away, last = self.pace.shortest_s, self.pace.retry_s, self.clock()
         while not self.stop.is_set():
-            asked = self.clock()
+            asked, served = self.clock(), True
             try:
-                served = self._turn()
+                message = self.wire.receive()
+                if message is None:
+                    served = False
+                else:
+                    self.wire.reply(self._answer(message))
+            except Undeliverable as error:
+                logger.warning("dropped: %s", error)
             except Unreachable as error:
                 logger.warning("away: %s", error)
                 self.health.set(serving=False)
@@ -187,41 +201,27 @@ class Agent:
                 wait, last = self.pace.shortest_s, self.clock()
                 continue
             if self.clock() - asked > self.pace.idle_s:
-                continue  # the coordinator has waited for us
+                continue  # the coordinator has kept the request open
             self.stop.wait(wait)
             active = self.clock() - last < self.pace.quiet_s
             wait = min(wait * self.pace.growth, self.pace.active_s if active else self.pace.idle_s)
 
-    def _turn(self) -> bool:
-        """Ask once, answer if asked; whether there was a request."""
-        try:
-            message = self.wire.receive()
-            if message is None:
-                return False
-            self.wire.reply(self._answer(message))
-        except Undeliverable as error:
-            logger.warning("dropped: %s", error)
-        return True
-
     def _answer(self, message: Message) -> Message:
         run = message.metadata.run_id
+        context = self._contexts.pop(run, None)
+        if context is None:
+            context = Context(run, self._node, self.node_config, RecordDict(), {})
+        # The last few runs are remembered, so that memory does not grow.
+        self._contexts[run] = context
+        while len(self._contexts) > _RUNS_REMEMBERED:
+            self._contexts.popitem(last=False)
         try:
-            return self.app(message, self._context(run))
+            return self.app(message, context)
         except Exception as error:
             # An error's text may quote a patient: only its class leaves the site.
             logger.exception("the ClientApp failed on %s", message.metadata.message_type)
             reason = type(error).__name__
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
-
-    def _context(self, run: int) -> Context:
-        """The run's context; the last few runs are remembered, so that memory does not grow."""
-        context = self._contexts.pop(run, None)
-        if context is None:
-            context = Context(run, self._node, self.node_config, RecordDict(), {})
-        self._contexts[run] = context
-        while len(self._contexts) > _RUNS_REMEMBERED:
-            self._contexts.popitem(last=False)
-        return context
 
     def _beat(self) -> None:
         while not self.stop.wait(HEARTBEAT_INTERVAL_S * 0.4):
@@ -229,10 +229,10 @@ class Agent:
                 try:
                     self.wire.heartbeat()
                 except (Unreachable, NotAdmitted, Undeliverable) as error:
-                    logger.debug("heartbeat: %s", error)  # the loop meets the same and says so
+                    logger.debug("heartbeat: %s", error)  # the loop meets the same and logs it
 
     def _back_off(self, wait: float) -> float:
-        # Sites that lost the same coordinator shall not come back in the same instant.
+        # Sites that lost the same coordinator should not come back in the same instant.
         self.stop.wait(wait * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
         return min(2 * wait, self.pace.retry_longest_s)
 
@@ -254,18 +254,25 @@ def run_agent(
         folder: Where the agent keeps its node id.
         health_port: Port on loopback for probes; 0 takes a free one.
         node_config: Flower's node config for the app.
-        pace: How often to ask.
+        pace: How often to poll.
 
     Raises:
         FlowerVersionDiffers: Another Flower is installed.
         MisuseError: The health port is taken.
     """
     stop, state = threading.Event(), Health()
-    # Each request would be a line of the log otherwise.
+    fleet = Fleet(door, sleep=stop.wait)
+
+    def end() -> None:
+        stop.set()
+        fleet.interrupt()  # also while it waits for a request
+
+    on_ending(end)
+    # Otherwise each request would be a line of the log.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     agent = Agent(
-        wire=_fleet_until(stop, door),
+        wire=fleet,
         app=app,
         stop=stop,
         node_file=folder / "node",
@@ -276,29 +283,3 @@ def run_agent(
     with state.served(health_port) as port:
         logger.info("health service on 127.0.0.1:%d", port)
         agent.run()
-
-
-def _fleet_until(stop: threading.Event, door: Endpoint) -> Fleet:
-    """A connection that SIGTERM and SIGINT tell to stop, also while it waits for a request."""
-    fleet = Fleet(door, sleep=stop.wait)
-
-    def end() -> None:
-        stop.set()
-        fleet.interrupt()
-
-    on_ending(end)
-    return fleet
-
-
-def _read_node(path: Path) -> int:
-    try:
-        return int(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return 0  # the coordinator knows it
-
-
-def _write_node(path: Path, node: int) -> None:
-    try:
-        path.write_text(str(node), encoding="ascii")
-    except OSError as error:
-        logger.warning("%s: cannot keep the node id (%s)", path, error)

@@ -1,4 +1,4 @@
-"""Where a site finds its coordinator, how it shows who it is, and what can go wrong there."""
+"""Where a site finds its coordinator, how it authenticates, and what can go wrong."""
 
 import ssl
 from dataclasses import dataclass
@@ -25,16 +25,16 @@ class NotAdmitted(PeerError):
 
 
 class Interrupted(BaseException):
-    """Breaks off the wait for a request when the agent is to stop; no message is lost by it."""
+    """Ends the wait for a request when the agent is to stop; no message is lost."""
 
 
 class Undeliverable(PeerError):
-    """A message could not be had or given: its run is over, or its parts do not fit."""
+    """A message could not be taken or given: its run is over, or its parts do not fit."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a site finds its coordinator, and how it shows who it is.
+    """Where a site finds its coordinator, and how it authenticates.
 
     Args:
         address: Host and port of the coordinator's proxy, e.g. `fedrx.example.org:8443`.
@@ -59,7 +59,7 @@ class Endpoint:
 
     @property
     def place(self) -> Address:
-        """Host and port, apart."""
+        """Host and port, separately."""
         return Address.parse(self.address)
 
     @property

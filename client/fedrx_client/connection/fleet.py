@@ -1,16 +1,15 @@
 """The wire between a site and the SuperLink: all that the site's agent needs of Flower's internals.
 
-It only ever opens connections outwards. It never asks for a run's bundle, so no code can come over
-the wire. Flower is pinned to one version, because these names are not a public interface; nothing
+It only opens connections outwards. It never fetches a run's bundle, so no code can come over the
+wire. Flower is pinned to one version, because these names are not a public interface; nothing
 else at a site imports them.
 """
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from functools import partial
 from itertools import chain
-from typing import Final, TypeVar, cast
+from typing import Final
 
 import httpx
 from flwr.app import Array, Message
@@ -41,7 +40,6 @@ from flwr.supercore.version import package_version
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
-from google.protobuf.message import Message as ProtobufMessage
 
 from fedrx_client.connection.endpoint import (
     Endpoint,
@@ -52,7 +50,7 @@ from fedrx_client.connection.endpoint import (
     load_transport_key,
 )
 from fedrx_client.connection.route import Route, proxy_for
-from fedrx_common.errors import FedRxError, MisuseError, PeerError
+from fedrx_common.errors import MisuseError, PeerError
 from fedrx_protocol.messages import frames
 from fedrx_protocol.messages.array_chunks import assemble, is_array
 
@@ -69,10 +67,10 @@ __all__ = [
 
 FLOWER_VERSION: Final = "1.41.0"
 
-# Flower takes no less. A site counts as gone after two of them without a sign of life.
+# Flower's minimum. A site counts as gone after two intervals without a heartbeat.
 HEARTBEAT_INTERVAL_S: Final = 10.0
 
-# The coordinator keeps `take` open for twenty seconds while it has nothing to ask.
+# The coordinator keeps `take` open for twenty seconds while there is no request.
 _TAKE_WITHIN_S: Final = 60.0
 _CALL_WITHIN_S: Final = 60.0
 _KEEP_S: Final = 100.0
@@ -82,9 +80,6 @@ _FRAMES: Final = "application/vnd.fedrx.frames"
 _RETRY_WAIT_S: Final = 0.1
 _RETRY_WAIT_LONGEST_S: Final = 2.0
 _GATEWAY_CODES: Final = frozenset({500, 502, 503, 504})
-
-T = TypeVar("T")
-P = TypeVar("P", bound=ProtobufMessage)
 
 
 class FlowerVersionDiffers(MisuseError):
@@ -144,7 +139,7 @@ class Fleet:
             interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperNode"), signature],
             verify=door.trust,
         )
-        # Flower's own would choose a way by itself, from the same environment by other rules.
+        # Flower's own client would choose a proxy from the same environment by other rules.
         self._client.close()
         self._client._client = self._http  # noqa: SLF001 - Flower has no other way to it
 
@@ -166,7 +161,7 @@ class Fleet:
             try:
                 self.heartbeat()
             except NotAdmitted:
-                pass  # the coordinator registered the key anew, under another id
+                pass  # the coordinator registered the key again, under another id
             else:
                 return known_node
         request = ActivateNodeRequest(
@@ -177,11 +172,11 @@ class Fleet:
         return int(self._node.node_id)
 
     def heartbeat(self) -> None:
-        """Say that the site is alive.
+        """Send a sign of life.
 
         Raises:
             Unreachable: The coordinator does not answer.
-            NotAdmitted: It does not know the node.
+            NotAdmitted: It has no such node.
         """
         request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_INTERVAL_S)
         with _translated():
@@ -205,10 +200,10 @@ class Fleet:
             return None
 
     def interrupt(self) -> None:
-        """From a signal handler of the thread that receives: end its wait for a request.
+        """End the wait for a request, from a signal handler of the thread that receives.
 
         Raises:
-            Interrupted: It waits; `receive` turns it into None.
+            Interrupted: The thread waits; `receive` turns this into None.
         """
         if self._listening:
             self._listening = False
@@ -231,20 +226,28 @@ class Fleet:
                 clientapp_runtime_list=[0.0],  # how long a hospital computes is its own affair
             )
             objects = get_all_nested_objects(message)
-        try:
-            self._persist(partial(self._give, request, objects), _deadline(message))
-        except Undeliverable:
-            # Else the coordinator would offer the request again, and again.
-            self._aside.append(message.metadata.reply_to_message_id)
-            raise
+        wait, deadline = _RETRY_WAIT_S, message.metadata.created_at + message.metadata.ttl
+        while True:
+            try:
+                with _translated():
+                    self._give(request, objects)
+                    return
+            except Unreachable:
+                if self._clock() + wait > deadline or self._sleep(wait):
+                    raise
+            except Undeliverable:
+                # Otherwise the coordinator would offer the request again and again.
+                self._aside.append(message.metadata.reply_to_message_id)
+                raise
+            wait = min(2 * wait, _RETRY_WAIT_LONGEST_S)
 
     def close(self) -> None:
-        """Say goodbye if anybody listens, and close the connection."""
+        """Deactivate the node if the coordinator answers, and close the connection."""
         try:
             if self._node.node_id:
                 self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
         except httpx.HTTPError:
-            pass  # the coordinator notices by itself
+            pass  # the coordinator finds out by the missing heartbeats
         finally:
             self._client.close()
 
@@ -252,8 +255,11 @@ class Fleet:
         request = PullMessagesRequest(node=self._node, message_ids=self._aside)
         with self._opened("take", PROTOBUF_MEDIA_TYPE, [request.SerializeToString()]) as response:
             self._aside = []
-            bodies = self._bodies(response)
-            head = _parsed(PullMessagesResponse, _next(bodies))
+            bodies = _bodies(response)
+            try:
+                head = PullMessagesResponse.FromString(_next(bodies))
+            except DecodeError:
+                raise Undeliverable("the coordinator sent something that is no message.") from None
             if not head.messages_list:
                 return None
             try:
@@ -288,14 +294,16 @@ class Fleet:
 
     @contextmanager
     def _opened(self, call: str, kind: str, body: Iterable[bytes]) -> Iterator[httpx.Response]:
-        """A signed call's answer, of which the body has still to come."""
+        """Make a signed call and yield its answer, whose body is not read yet."""
         request = self._http.build_request(
             "POST", call, content=iter(body), headers={"content-type": kind}
         )
         context = ProtobufRequestContext(call, Node(), request)
         self._listening = call == "take"
         try:
-            response = self._sign(context, lambda signed: self._sent(signed.request))
+            response = self._sign(
+                context, lambda signed: self._http.send(signed.request, stream=True)
+            )
         finally:
             self._listening = False
         with closing(response):
@@ -303,27 +311,6 @@ class Fleet:
                 response.read()
                 response.raise_for_status()
             yield response
-
-    def _sent(self, request: httpx.Request) -> httpx.Response:
-        return self._http.send(request, stream=True)
-
-    def _bodies(self, response: httpx.Response) -> Iterator[bytes]:
-        reader = frames.FrameReader(_LONGEST_FRAME_BYTES)
-        for part in response.iter_raw():
-            yield from reader.feed(part)
-        reader.close()
-
-    def _persist(self, call: Callable[[], T], deadline: float) -> T:
-        """Call, and again while the coordinator is away, until the deadline (epoch seconds)."""
-        wait = _RETRY_WAIT_S
-        while True:
-            try:
-                with _translated():
-                    return call()
-            except Unreachable:
-                if self._clock() + wait > deadline or self._sleep(wait):
-                    raise
-            wait = min(2 * wait, _RETRY_WAIT_LONGEST_S)
 
 
 class _Budget:
@@ -339,11 +326,12 @@ class _Budget:
         return content
 
 
-def _parsed(kind: type[P], data: bytes) -> P:
-    try:
-        return cast("P", kind.FromString(data))
-    except DecodeError:
-        raise Undeliverable("the coordinator sent something that is no message.") from None
+def _bodies(response: httpx.Response) -> Iterator[bytes]:
+    """Yield the bodies of an answer's frames as they arrive."""
+    reader = frames.FrameReader(_LONGEST_FRAME_BYTES)
+    for part in response.iter_raw():
+        yield from reader.feed(part)
+    reader.close()
 
 
 def _next(bodies: Iterator[bytes]) -> bytes:
@@ -353,13 +341,9 @@ def _next(bodies: Iterator[bytes]) -> bytes:
         raise Undeliverable("a request has objects missing.") from None
 
 
-def _deadline(message: Message) -> float:
-    return message.metadata.created_at + message.metadata.ttl
-
-
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn what HTTP says into what happened."""
+    """Turn an error of HTTP into one that names what happened."""
     try:
         yield
     except frames.FrameInvalid as error:
@@ -367,15 +351,14 @@ def _translated() -> Iterator[None]:
     except httpx.TransportError as error:
         raise Unreachable(f"no connection to the coordinator ({error}).") from None
     except httpx.HTTPStatusError as error:
-        raise _meaning(error.response.status_code) from None
-
-
-def _meaning(code: int) -> FedRxError:
-    if code in _GATEWAY_CODES:
-        return Unreachable(f"the coordinator is not ready (HTTP {code}).")
-    if code in {401, 412}:
-        return NotAdmitted(
-            "the coordinator does not admit this key: it is not enrolled or was revoked, the "
-            "clocks differ by more than five seconds, or another agent of this site is online."
-        )
-    return Undeliverable(f"the coordinator refused (HTTP {code}); the run may be over.")
+        code = error.response.status_code
+        if code in _GATEWAY_CODES:
+            raise Unreachable(f"the coordinator is not ready (HTTP {code}).") from None
+        if code in {401, 412}:
+            raise NotAdmitted(
+                "the coordinator does not admit this key: it is not enrolled or was revoked, the "
+                "clocks differ by more than five seconds, or another agent of this site is online."
+            ) from None
+        raise Undeliverable(
+            f"the coordinator refused (HTTP {code}); the run may be over."
+        ) from None

@@ -1,8 +1,8 @@
-"""The way from a site to its coordinator: straight, or through the hospital's proxy.
+"""The route from a site to its coordinator: direct, or through the hospital's proxy.
 
-This is the one place at a site that asks the environment for a proxy; the agent and every line of
-`fedrx site check` open their connections here. The proxy is asked for a tunnel (CONNECT) and so
-sees the coordinator's name, never what is said: TLS begins behind it.
+Only this module reads the environment for a proxy; the agent and every line of `fedrx site check`
+open their connections here. The proxy only opens a tunnel (CONNECT). It learns the coordinator's
+name and never the content, because TLS passes through it.
 """
 
 import ipaddress
@@ -22,7 +22,7 @@ import httpx
 from fedrx_common.address import Address, AddressInvalid, bare_host
 from fedrx_common.errors import MisuseError
 
-# As curl and most programs have it: the small one counts, and what is not HTTP's own comes last.
+# As in curl and most programs: lower case comes first, and the variable for all protocols last.
 _VARIABLES: Final = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 _EXCEPTIONS: Final = ("no_proxy", "NO_PROXY")
 _PORTS: Final = {"http": 80, "https": 443}
@@ -32,7 +32,7 @@ _WITHIN_S: Final = 30.0
 
 
 class ProxyInvalid(MisuseError):
-    """A proxy is named in the environment in a way that cannot be used; without it nobody knows."""
+    """The environment names a proxy in a form that cannot be used; ignoring it would hide that."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Proxy:
 
     Attributes:
         address: of the proxy.
-        secured: whether it is spoken to over TLS, which the system's own CAs vouch for.
+        secured: whether its connection uses TLS, checked with the system's own CAs.
         variable: the environment's variable that names it.
         user: percent-decoded; empty for none.
         password: never shown.
@@ -60,7 +60,7 @@ class Proxy:
 
     @property
     def credentials(self) -> bytes:
-        """The header line that shows user and password; nothing where there are none."""
+        """The header line with user and password; empty where there are none."""
         if not self.user and not self.password:
             return b""
         shown = b64encode(f"{self.user}:{self.password}".encode())
@@ -68,7 +68,7 @@ class Proxy:
 
 
 def proxy_for(target: Address, environment: Mapping[str, str] | None = None) -> Proxy | None:
-    """The proxy that the environment names for this address, None for the straight way.
+    """Return the proxy that the environment names for this address, None for a direct route.
 
     Loopback never has one. `NO_PROXY` lists hosts, whose names below them count too, `HOST:PORT`,
     addresses, networks as `10.0.0.0/8`, or `*` for all.
@@ -83,14 +83,32 @@ def proxy_for(target: Address, environment: Mapping[str, str] | None = None) -> 
     listed = next((given[name] for name in _EXCEPTIONS if given.get(name)), "")
     if any(_excepts(entry, target) for entry in listed.replace(",", " ").split()):
         return None
-    return _parsed(variable, given[variable])
+    text = given[variable]
+    wrong = (
+        f"{variable} in the environment is no proxy that can be used: write it as "
+        "http://user:password@proxy.example.org:3128, special letters of both as %XX."
+    )
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        usual = _PORTS[parts.scheme]
+        if parts.path not in {"", "/"} or parts.query or parts.fragment:
+            raise ProxyInvalid(wrong)
+        return Proxy(
+            Address(bare_host(parts.hostname or ""), usual if parts.port is None else parts.port),
+            secured=parts.scheme == "https",
+            variable=variable,
+            user=unquote(parts.username or "", errors="strict"),
+            password=unquote(parts.password or "", errors="strict"),
+        )
+    except (ValueError, KeyError, AddressInvalid):
+        raise ProxyInvalid(wrong) from None
 
 
 class Route(httpcore.SyncBackend):
     """Opens connections to one coordinator.
 
     Args:
-        proxy: Through this, or straight.
+        proxy: The proxy, or None for direct connections.
     """
 
     def __init__(self, proxy: Proxy | None) -> None:
@@ -104,12 +122,12 @@ class Route(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        """Open a connection on which the coordinator is the next to answer.
+        """Open a connection to the coordinator, through the proxy if there is one.
 
         Raises:
             httpcore.ConnectError: there is no connection, to the proxy if there is one.
             httpcore.ConnectTimeout: it takes too long.
-            httpcore.ProxyError: the proxy does not open the tunnel; says what it answered.
+            httpcore.ProxyError: the proxy does not open the tunnel; quotes its answer.
         """
         if self.proxy is None:
             return super().connect_tcp(host, port, timeout, local_address, socket_options)
@@ -138,7 +156,7 @@ class Route(httpcore.SyncBackend):
         timeout: httpx.Timeout | float,
         keep_s: float = 5.0,
     ) -> httpx.Client:
-        """An HTTP client on this way, which asks the environment nothing more.
+        """Make an HTTP client on this route, which ignores the environment.
 
         Args:
             trust: For the coordinator's certificate.
@@ -183,7 +201,7 @@ def _ask_for_tunnel(
 
 
 def _excepts(entry: str, target: Address) -> bool:
-    """Whether an entry of `NO_PROXY` means this address."""
+    """Return whether an entry of `NO_PROXY` means this address."""
     if entry == "*":
         return True
     host = target.host.lower().removesuffix(".")
@@ -201,23 +219,3 @@ def _excepts(entry: str, target: Address) -> bool:
         return address in ipaddress.ip_network(entry.strip("[]"), strict=False)
     except ValueError:
         return False
-
-
-def _parsed(variable: str, text: str) -> Proxy:
-    wrong = f"{variable} in the environment is no proxy that can be used: write it as "
-    example = "http://user:password@proxy.example.org:3128, special letters of both as %XX."
-    try:
-        parts = urlsplit(text if "://" in text else f"http://{text}")
-        usual = _PORTS[parts.scheme]
-        if parts.path not in {"", "/"} or parts.query or parts.fragment:
-            raise ProxyInvalid(wrong + example)
-        host = parts.hostname or ""
-        return Proxy(
-            Address(bare_host(host), usual if parts.port is None else parts.port),
-            secured=parts.scheme == "https",
-            variable=variable,
-            user=unquote(parts.username or "", errors="strict"),
-            password=unquote(parts.password or "", errors="strict"),
-        )
-    except (ValueError, KeyError, AddressInvalid):
-        raise ProxyInvalid(wrong + example) from None

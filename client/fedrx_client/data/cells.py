@@ -1,8 +1,8 @@
-"""From a cell's text to what it says: nothing, a number, or a code.
+"""Reads a cell's text as nothing, a number, or a code.
 
-Every column of every kind goes the same way: text, codes for "not recorded" of the table and of the
-column, then a number by the file's separators or a code by its normal form, then unit and range.
-A reader of another format gives a `Table`, and the rest of the way is shared.
+Every column takes the same steps: text; codes for "not recorded" of the table and of the column;
+then a number by the file's separators, or a code by its normal form; then unit and range. A reader
+of another format only has to give a `Table`.
 """
 
 import math
@@ -32,10 +32,10 @@ class NumberFormat:
     thousands: str | None = None
 
     def read(self, text: str) -> float | None:
-        """The number, or `None` for text that is none, or beyond all floats.
+        """Return the number, or `None` for text that is not a number, or beyond all floats.
 
         A separator that is not the decimal one can only group thousands, and only where the format
-        says so: a number is never read with another size than it may have.
+        has them: a number is never read with a size that it may not have.
         """
         grouping = self.thousands or ""
         text = text.translate(_LIKE) if self.thousands in (" ", "'") else text
@@ -64,15 +64,15 @@ class Reading:
     options: TableOptions
 
     def key(self, code: str, feature: str = "") -> str:
-        """The normal form of a code of this file, by which codes are compared."""
+        """Return the normal form of a code of this file, by which codes are compared."""
         return code_key(code, feature, decimal=self.options.decimal)
 
     def keys(self, codes: Collection[str], feature: str = "") -> frozenset[str]:
-        """The normal forms of several."""
+        """Return the normal forms of several codes."""
         return frozenset(self.key(code, feature) for code in codes)
 
     def cells(self, column: str, missing: Collection[str] = ()) -> list[str | None]:
-        """The column's text, `None` where nothing was recorded.
+        """Return the column's text, `None` where nothing was recorded.
 
         Args:
             column: its name.
@@ -85,13 +85,13 @@ class Reading:
         ]
 
     def written(self, column: str) -> NumberFormat:
-        """How the column writes numbers; typed ones stay what they are."""
+        """Return how the column writes numbers; typed numbers have a decimal point."""
         if column in self.table.typed:
             return _POINT
         return NumberFormat(self.options.decimal, self.options.thousands)
 
     def absence(self, row: int, column: str) -> str:
-        """Words that explain why a filled cell counts as not recorded; none for an empty one."""
+        """Explain in words why a filled cell counts as not recorded; no words for an empty one."""
         cell = self.table.columns[column][row]
         if not cell:
             return ""

@@ -1,4 +1,4 @@
-"""One column of text to one typed array: numbers, categories, flags, and rules for the missing."""
+"""Turns one column of text into one typed array, and fills in missing categories by rules."""
 
 import re
 from collections import Counter
@@ -21,12 +21,12 @@ _DECADE_BIN = re.compile(r"(\d{1,3})\s*[-–]\s*(\d{1,3})|(\d{1,3})\s*\+")
 
 @dataclass(frozen=True, eq=False)
 class Parsed:
-    """A typed column, and what a person should know of it.
+    """A typed column, and what a person should know about it.
 
     Attributes:
         values: the column.
         unknown: values that were not understood and count as missing.
-        notes: sentences on what may be read otherwise than it was meant.
+        notes: sentences on values whose reading may not be what was meant.
     """
 
     values: NDArray[Any]
@@ -44,12 +44,12 @@ class NumberRange:
     convert: Conversion
 
     def allow(self, value: float) -> bool:
-        """Whether a converted value is plausible."""
+        """Return whether a converted value is plausible."""
         return self.minimum <= value <= self.maximum
 
     @classmethod
     def of(cls, unit: str, to: str, minimum: float, maximum: float) -> "NumberRange":
-        """The limits, in the study's unit `to`, of a column in `unit`.
+        """Make the limits, in the study's unit `to`, of a column in `unit`.
 
         Raises:
             DataError: the units do not fit.
@@ -63,7 +63,7 @@ class NumberRange:
 def read_numbers(
     reading: Reading, source: NumberSource, limits: NumberRange, hint: str = _HINT
 ) -> Parsed:
-    """Numbers in the study's unit, NaN where missing, `(rows,)` float64.
+    """Read numbers in the study's unit, NaN where missing, `(rows,)` float64.
 
     Args:
         reading: the table.
@@ -72,11 +72,11 @@ def read_numbers(
         hint: what a person can do about a value that is refused.
 
     Raises:
-        DataError: for a value that is no number or out of range, unless the mapping says that
+        DataError: for a value that is not a number or out of range, unless the mapping says that
             such values count as missing.
     """
-    written = reading.written(source.column)
-    parse = _decade if source.parse == "decade_bin" else written.read
+    written, binned = reading.written(source.column), source.parse == "decade_bin"
+    parse = _decade if binned else written.read
     values = np.full(len(reading.table), np.nan)
     unknown = 0
     for row, cell in enumerate(reading.cells(source.column, source.missing)):
@@ -87,21 +87,26 @@ def read_numbers(
         if converted is not None and limits.allow(converted):
             values[row] = converted
             continue
-        unknown += _unknown(
-            reading.table.where(row, source.column),
-            _complaint(cell, converted, source, limits, written),
-            source.unknown,
-            hint,
-        )
-    bins = source.parse == "decade_bin"
-    notes = () if bins else plausible_codes(reading, source.column, limits, source.missing)
+        if converted is not None:
+            unit = "" if binned else f" {source.unit}"
+            complaint = (
+                f"{cell!r}{unit} is outside the study's range of "
+                f"{limits.minimum:g} to {limits.maximum:g} {limits.unit}"
+            )
+        elif binned:
+            complaint = f"{cell!r} is not an age range such as '60 - 69'"
+        else:
+            complaint = f"{cell!r} is not a number{_otherwise(cell, written)}"
+        where = reading.table.where(row, source.column)
+        unknown += _unknown(where, complaint, source.unknown, hint)
+    notes = () if binned else plausible_codes(reading, source.column, limits, source.missing)
     return Parsed(values, unknown, notes)
 
 
 def plausible_codes(
     reading: Reading, column: str, limits: NumberRange, missing: Codes
 ) -> tuple[str, ...]:
-    """Sentences on the table's codes for "not recorded" that may be values of this column.
+    """Point out the table's codes for "not recorded" that may be values of this column.
 
     Args:
         reading: the table.
@@ -130,7 +135,7 @@ def plausible_codes(
 def read_categories(
     reading: Reading, source: CategorySource, allowed: tuple[str, ...] | None, name: str = ""
 ) -> Parsed:
-    """The study's values as text, `None` where missing, `(rows,)` of objects.
+    """Read the study's values as text, `None` where missing, `(rows,)` of objects.
 
     Args:
         reading: the table.
@@ -165,7 +170,7 @@ def read_categories(
 
 
 def read_flags(reading: Reading, source: FlagSource, hint: str = _HINT) -> Parsed:
-    """True, False, or `None` where no column says anything, `(rows,)` of objects.
+    """Read True, False, or `None` where no column has a code, `(rows,)` of objects.
 
     Args:
         reading: the table.
@@ -227,32 +232,14 @@ def impute(
 
 
 def _unknown(where: str, complaint: str, policy: Unknown, hint: str = _HINT) -> int:
-    """Count a value as missing, or refuse it, as the mapping says."""
+    """Count a value as missing, or refuse it, as the mapping decides."""
     if policy == "missing":
         return 1
     raise DataError(f"{where}: {complaint}; {hint}.")
 
 
-def _complaint(
-    cell: str,
-    converted: float | None,
-    source: NumberSource,
-    limits: NumberRange,
-    written: NumberFormat,
-) -> str:
-    if converted is None and source.parse == "decade_bin":
-        return f"{cell!r} is not an age range such as '60 - 69'"
-    if converted is None:
-        return f"{cell!r} is not a number{_otherwise(cell, written)}"
-    unit = f" {source.unit}" if source.parse == "number" else ""
-    return (
-        f"{cell!r}{unit} is outside the study's range of "
-        f"{limits.minimum:g} to {limits.maximum:g} {limits.unit}"
-    )
-
-
 def _otherwise(cell: str, written: NumberFormat) -> str:
-    """What the mapping would have to say for a cell to be a number; nothing where it cannot be."""
+    """Name the settings of a mapping by which a cell would be a number; empty if there are none."""
     swapped = "." if written.decimal == "," else ","
     found = []
     if NumberFormat(written.decimal, swapped).read(cell) is not None:
@@ -265,7 +252,7 @@ def _otherwise(cell: str, written: NumberFormat) -> str:
 
 
 def _decade(cell: str) -> float | None:
-    """Read '60 - 69' as 6 and '90+' as 9; a range that is no whole decade is not understood."""
+    """Read '60 - 69' as 6 and '90+' as 9; another range gives `None`."""
     match = _DECADE_BIN.fullmatch(cell)
     if match is None:
         return None

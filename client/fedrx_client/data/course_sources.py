@@ -1,4 +1,4 @@
-"""How a mapping says where visits, markers and treatments stand: a row for each visit."""
+"""Which columns hold visits, markers and treatments, in a table with a row for each visit."""
 
 from collections.abc import Iterable, Mapping
 from typing import Literal, Self
@@ -11,9 +11,9 @@ from fedrx_protocol.study.schema import FeatureSchema
 
 
 class VisitsSource(Section):
-    """Which columns tell visits apart, and where the features of a patient stand.
+    """Columns that distinguish visits, and the place of a patient's features.
 
-    Without `features`, those are read from each patient's first row.
+    Without `features`, each patient's first row holds them.
     """
 
     time: Column
@@ -35,7 +35,7 @@ class VisitsSource(Section):
 
 
 class MarkerSource(Section):
-    """One marker's column; a site that does not measure it says `measured = false` instead."""
+    """One marker's column; a site that does not measure it writes `measured = false`."""
 
     column: Column | None = None
     unit: str = ""
@@ -53,7 +53,7 @@ class MarkerSource(Section):
 
 
 class TreatmentSource(Section):
-    """One treatment's column: an amount, or codes of yes and no; nothing recorded is none given."""
+    """One treatment's column: an amount, or codes of yes and no; an empty cell means none."""
 
     column: Column
     unit: str = ""
@@ -69,7 +69,7 @@ Treatments = Mapping[str, TreatmentSource]
 def course_columns(
     visits: VisitsSource | None, markers: Markers, treatments: Treatments
 ) -> tuple[str, ...]:
-    """Every column of the table of visits."""
+    """Return every column of the table of visits."""
     found = [] if visits is None else [visits.time, visits.episode]
     found += [source.column for source in markers.values()]
     found += [source.column for source in treatments.values()]
@@ -83,7 +83,7 @@ def check_course(
     schema: FeatureSchema,
     source: str,
 ) -> None:
-    """Raise `DataError` unless a mapping says all that the study's visits need, and no more."""
+    """Raise `DataError` unless a mapping names all that the study's visits need, and no more."""
     _check_names(source, "markers", markers, (m.name for m in schema.markers))
     _check_names(source, "treatments", treatments, (t.name for t in schema.treatments))
     if (visits is None) != (schema.visits is None):

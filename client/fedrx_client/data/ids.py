@@ -1,8 +1,8 @@
-"""Ids of patients and sites: which spellings are one id is for the hospital to say, not to guess.
+"""Ids of patients and sites: the hospital decides which spellings are one id.
 
 Two patients taken for one share one promise of privacy; one patient taken for two gets half of it.
-So ids that differ only in case, width, Unicode form, zeros in front or ".0" behind are refused,
-until the mapping says `similar_ids = "same"` or `"different"`.
+Therefore ids that differ only in case, width, Unicode form, zeros in front or ".0" behind are
+refused, until the mapping has `similar_ids = "same"` or `"different"`.
 """
 
 import re
@@ -19,7 +19,7 @@ _CURE = 'set table.similar_ids of the mapping to "same" or "different"'
 
 
 def normal_id(text: str) -> str:
-    """The form in which ids that people and programs write differently are equal."""
+    """Return the form in which ids that people and programs write differently are equal."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     folded = unicodedata.normalize("NFKC", folded).strip()
     number = _FLOAT.fullmatch(folded)
@@ -27,7 +27,7 @@ def normal_id(text: str) -> str:
 
 
 def ids_in(table: Table, column: str, options: TableOptions) -> tuple[str, ...]:
-    """A column's ids, row by row, in their normal form where similar ones are the same."""
+    """Return a column's ids, row by row; in their normal form where similar ones are the same."""
     ids = table.columns[column]
     return tuple(map(normal_id, ids)) if options.similar_ids == "same" else ids
 
@@ -67,7 +67,7 @@ def refuse_similar(
 def rows_beside(
     other: Table, column: str, options: TableOptions, main: Table, ids: Collection[str]
 ) -> dict[str, int]:
-    """The row of each patient in a file beside the main table.
+    """Find the row of each patient in a file beside the main table.
 
     Args:
         other: that file.

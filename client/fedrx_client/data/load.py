@@ -1,4 +1,4 @@
-"""From a file to cohorts: parse once at the edge, so that nothing further in has to check."""
+"""Turns a file into cohorts: parses once at the edge, so that nothing further in has to check."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,20 +112,8 @@ def _load(
     split_by: str | None = None,
 ) -> LoadResult:
     mapping.check_against(schema)
-    whole, folder = _main_table(Path(path), mapping, schema, split_by), Path(path).parent
-    load = _load_rows if mapping.visits is None else _load_courses
-    cohorts, quality, reasons = load(whole, folder, mapping, schema, sites_of)
-    lost: tuple[str, ...] = ()
-    if split_by is not None:
-        lost = left_out(Reading(whole, mapping.table), split_by, reasons, cohorts)
-    notes = (*quality.notes, *lost)
-    return LoadResult(cohorts, replace(quality, absent=mapping.absent, notes=notes))
-
-
-def _main_table(
-    path: Path, mapping: TableMapping, schema: FeatureSchema, split_by: str | None
-) -> Table:
-    """The table with all columns that are read from it, and no others."""
+    path = Path(path)
+    # All columns that are read from the table, and no others.
     needed = [*mapping.columns, *([] if split_by is None else [split_by])]
     wanted = set(needed)
     if isinstance(schema.target, PanelTarget) and mapping.target.file is None:
@@ -137,7 +125,13 @@ def _main_table(
         one, other = (read_table(p, mapping.table, wanted | {by}) for p in (path, file))
         whole = joined(one, other, by)
     whole.require(tuple(needed))
-    return whole
+    load = _load_rows if mapping.visits is None else _load_courses
+    cohorts, quality, reasons = load(whole, path.parent, mapping, schema, sites_of)
+    lost: tuple[str, ...] = ()
+    if split_by is not None:
+        lost = left_out(Reading(whole, mapping.table), split_by, reasons, cohorts)
+    notes = (*quality.notes, *lost)
+    return LoadResult(cohorts, replace(quality, absent=mapping.absent, notes=notes))
 
 
 _Loaded = tuple[dict[str, Cohort], DataQuality, list[str | None]]
@@ -151,7 +145,7 @@ def _load_rows(
     schema: FeatureSchema,
     sites_of: SitesOf,
 ) -> _Loaded:
-    """A table with a row for each patient."""
+    """Load a table with a row for each patient."""
     outcomes = outcome_table(whole, mapping, schema, folder)
     kept = kept_rows(Reading(whole, mapping.table), mapping, outcomes.recorded)
     table = whole.select(kept.rows)
@@ -168,12 +162,17 @@ def _load_rows(
         blocks=blocks.values,
         target=read_outcomes(recorded, mapping, schema.target),
     )
+    lacking = {
+        f"block {name}": int(np.isnan(values).all(axis=1).sum())
+        for name, values in blocks.values.items()
+        if mapping.blocks[name].measured
+    }
     quality = DataQuality(
         source=whole.source,
         rows_read=len(whole),
         rows_kept=len(table),
         dropped=kept.dropped,
-        missing={**features.missing, **_without(content.blocks, mapping)},
+        missing={**features.missing, **lacking},
         imputed=features.imputed,
         unknown=features.unknown,
         strangers=blocks.strangers,
@@ -189,17 +188,32 @@ def _load_courses(
     schema: FeatureSchema,
     sites_of: SitesOf,
 ) -> _Loaded:
-    """A table with a row for each visit."""
-    if mapping.visits is None:
+    """Load a table with a row for each visit."""
+    visits = mapping.visits
+    if visits is None:
         raise DataError(f"{mapping.source}: section 'visits' is missing.")
     has_outcome = [True] * len(whole)  # outcomes follow from the visits
     kept = kept_rows(Reading(whole, mapping.table), mapping, has_outcome)
     table = whole.select(kept.rows)
     keys = list(zip(*_whose(table, mapping, sites_of), strict=True))
     reading = Reading(table, mapping.table)
-    courses = read_courses(reading, mapping, mapping.visits, schema, keys)
-    sites, patients = zip(*(keys[row] for row in courses.first_rows), strict=True)
-    once = _once_a_patient(table.select(courses.first_rows), list(patients), mapping, folder)
+    courses = read_courses(reading, mapping, visits, schema, keys)
+    sites = [keys[row][0] for row in courses.first_rows]
+    patients = [keys[row][1] for row in courses.first_rows]
+    once = table.select(courses.first_rows)
+    if visits.features is not None and visits.patient is not None:
+        _require_own_ids(patients, mapping)
+        columns = (visits.patient, *mapping.feature_columns)
+        beside = read_table(folder / visits.features, mapping.table, columns)
+        beside.require(columns)
+        rows = rows_beside(beside, visits.patient, mapping.table, once, patients)
+        for row, patient in enumerate(patients):
+            if patient not in rows:
+                raise DataError(
+                    f"{once.where(row, mapping.table.patient)}: patient {patient!r} has no row in "
+                    f"{beside.source}; add one."
+                )
+        once = beside.select([rows[patient] for patient in patients])
     features = _read_features(Reading(once, mapping.table), mapping, schema)
     content = _Content(
         values=features.values,
@@ -217,32 +231,11 @@ def _load_courses(
         unknown={**features.unknown, **courses.unknown},
         notes=(*features.notes, *courses.notes),
     )
-    return _cohorts(schema, list(sites), list(patients), content), quality, kept.reasons
-
-
-def _once_a_patient(
-    first: Table, patients: list[str], mapping: TableMapping, folder: Path
-) -> Table:
-    """The table of features: a file of its own, or the first rows of the visits."""
-    visits = mapping.visits
-    if visits is None or visits.features is None or visits.patient is None:
-        return first
-    _require_own_ids(patients, mapping)
-    columns = (visits.patient, *mapping.feature_columns)
-    table = read_table(folder / visits.features, mapping.table, columns)
-    table.require(columns)
-    rows = rows_beside(table, visits.patient, mapping.table, first, patients)
-    for row, patient in enumerate(patients):
-        if patient not in rows:
-            raise DataError(
-                f"{first.where(row, mapping.table.patient)}: patient {patient!r} has no row in "
-                f"{table.source}; add one."
-            )
-    return table.select([rows[patient] for patient in patients])
+    return _cohorts(schema, sites, patients, content), quality, kept.reasons
 
 
 def _require_own_ids(patients: list[str], mapping: TableMapping) -> None:
-    """Refuse an id of two sites' patients, where rows of another file are found by it."""
+    """Refuse an id that patients of two sites share, as rows of another file are found by it."""
     if len(set(patients)) != len(patients):
         raise DataError(
             f"{mapping.source}: patients of two sites have the same id, so that a row of another "
@@ -271,17 +264,8 @@ class _Content:
     visits: NDArray[np.float64] | None = None
 
 
-def _without(blocks: dict[str, NDArray[np.float64]], mapping: TableMapping) -> dict[str, int]:
-    """By block that the site has, how many patients lack it."""
-    return {
-        f"block {name}": int((np.isnan(values).sum(axis=1) == values.shape[1]).sum())
-        for name, values in blocks.items()
-        if mapping.blocks[name].measured
-    }
-
-
 def _whose(table: Table, mapping: TableMapping, sites_of: SitesOf) -> tuple[list[str], list[str]]:
-    """Site and patient of each row."""
+    """Return site and patient of each row."""
     sites, column = sites_of(table), mapping.table.patient
     reading = Reading(table, mapping.table)
     for row, patient in enumerate(reading.cells(column)):
@@ -293,29 +277,44 @@ def _whose(table: Table, mapping: TableMapping, sites_of: SitesOf) -> tuple[list
 
 
 def _read_features(reading: Reading, mapping: TableMapping, schema: FeatureSchema) -> _Features:
+    """Read all features of the study, fill in what a rule can, and count what happened."""
     features = {feature.name: feature for feature in schema.features}
     parsed = {
         name: _parse(reading, name, source, features.get(name))
         for name, source in mapping.features.items()
         if name in features or isinstance(source, CategorySource)
     }
-    imputed = _impute(reading, mapping, parsed)
-    here = [name for name in features if mapping.features[name].measured]
-    values = {
-        name: _typed(feature, parsed[name].values, measured=name in here)
-        for name, feature in features.items()
+    # Conditions look at what was recorded; the first rule that fits fills a value in.
+    recorded = {
+        name: parsed[name].values.copy()
+        for name, source in mapping.features.items()
+        if isinstance(source, CategorySource)
     }
-    return _Features(
-        values=values,
-        missing={name: int(_is_missing(parsed[name].values).sum()) for name in here},
-        imputed=imputed,
-        unknown={name: parsed[name].unknown for name in here},
-        notes=tuple(note for name in features for note in parsed[name].notes),
-    )
+    imputed = {
+        f"{name} by {rule.name}": int(impute(reading, rule, parsed[name].values, recorded).sum())
+        for name, rule in mapping.imputations
+    }
+    values, missing, unknown = {}, dict[str, int](), dict[str, int]()
+    for name, feature in features.items():
+        column, measured = parsed[name].values, mapping.features[name].measured
+        if measured:
+            none = [v is None for v in column] if column.dtype == object else np.isnan(column)
+            missing[name], unknown[name] = int(np.sum(none)), parsed[name].unknown
+        if isinstance(feature, CategoryFeature):
+            codes = {value: code for code, value in enumerate(feature.values)}
+            column = np.array([codes.get(v, MISSING_CATEGORY) for v in column], dtype=np.int16)
+        elif isinstance(feature, FlagFeature) and measured:
+            resolved = [feature.missing_is if value is None else value for value in column]
+            column = np.array(resolved, dtype=np.bool_)
+        elif isinstance(feature, FlagFeature):
+            column = np.full(len(column), MISSING_CATEGORY, dtype=np.int16)
+        values[name] = column
+    notes = tuple(note for name in features for note in parsed[name].notes)
+    return _Features(values, missing, imputed, unknown, notes)
 
 
 def _parse(reading: Reading, name: str, source: FeatureSource, feature: Feature | None) -> Parsed:
-    """One feature's column; `feature` is `None` for a category that only conditions use."""
+    """Read one feature's column; `feature` is `None` for a category that only conditions use."""
     if isinstance(source, AbsentSource):
         number = isinstance(feature, NumberFeature)
         nothing: Any = np.nan if number else None
@@ -328,39 +327,6 @@ def _parse(reading: Reading, name: str, source: FeatureSource, feature: Feature 
     if isinstance(source, FlagSource):
         return read_flags(reading, source)
     raise DataError(f"a {source.kind} column cannot be read without its feature.")
-
-
-def _impute(reading: Reading, mapping: TableMapping, parsed: dict[str, Parsed]) -> dict[str, int]:
-    """Apply all rules in the mapping's order, the first that fits wins; counts by rule."""
-    before = {
-        name: parsed[name].values.copy()
-        for name, source in mapping.features.items()
-        if isinstance(source, CategorySource)
-    }
-    return {
-        f"{name} by {rule.name}": int(impute(reading, rule, parsed[name].values, before).sum())
-        for name, rule in mapping.imputations
-    }
-
-
-def _is_missing(values: NDArray[Any]) -> NDArray[np.bool_]:
-    if values.dtype == object:
-        return np.array([value is None for value in values], dtype=np.bool_)
-    missing: NDArray[np.bool_] = np.isnan(values)
-    return missing
-
-
-def _typed(feature: Feature, values: NDArray[Any], *, measured: bool) -> NDArray[Any]:
-    """The column as a `Cohort` holds it."""
-    if isinstance(feature, CategoryFeature):
-        codes = {value: code for code, value in enumerate(feature.values)}
-        return np.array([codes.get(v, MISSING_CATEGORY) for v in values], dtype=np.int16)
-    if isinstance(feature, FlagFeature) and not measured:
-        return np.full(len(values), MISSING_CATEGORY, dtype=np.int16)
-    if isinstance(feature, FlagFeature):
-        resolved = [feature.missing_is if value is None else value for value in values]
-        return np.array(resolved, dtype=np.bool_)
-    return values
 
 
 def _cohorts(

@@ -1,7 +1,7 @@
 """The mapping file: how a hospital's own table becomes the features of a study.
 
 A mapping is a TOML file that a hospital keeps and edits; `examples/warfarin/iwpc.toml` is one with
-comments. It says which column, unit and code stand for what. It holds no patient data.
+comments. It gives each column, unit and code its meaning. It holds no patient data.
 """
 
 import codecs
@@ -43,7 +43,7 @@ from fedrx_common.documents import DocumentInvalid, read_toml
 from fedrx_common.errors import DataError
 from fedrx_common.text import escaped, quoted
 from fedrx_protocol.study.codes import first_alike
-from fedrx_protocol.study.schema import CategoryFeature, Feature, FeatureSchema, Name, NumberFeature
+from fedrx_protocol.study.schema import CategoryFeature, FeatureSchema, Name, NumberFeature
 
 _SAMPLE = "id;crp\np1;2,5\n"
 # Codecs of text that no table is written in: of host names, and of Python's own source.
@@ -173,7 +173,7 @@ class CategorySource(Section):
 
 
 class FlagSource(Section):
-    """Yes if any of the columns says yes; missing if none says anything."""
+    """Yes if any of the columns has a code of yes; missing if none has a code."""
 
     kind: Literal["flag"]
     any_of: tuple[Column, ...] = Field(min_length=1)
@@ -190,13 +190,13 @@ class FlagSource(Section):
 
 
 def _source_kind(value: object) -> str | None:
-    """Which source a feature's table is: of its kind, or of what the site lacks."""
+    """Return which source a feature's table is: that of its kind, or of what the site lacks."""
     given = value if isinstance(value, dict) else getattr(value, "__dict__", {})
     return ABSENT if given.get("measured") is False else given.get("kind")
 
 
 def _block_kind(value: object) -> str:
-    """Likewise, of a block's table."""
+    """Return the same of a block's table."""
     return _source_kind(value) or "block"
 
 
@@ -289,8 +289,43 @@ class TableMapping(Section):
     def check_against(self, schema: FeatureSchema) -> None:
         """Raise `DataError` unless the mapping gives the study what it needs, and no more."""
         for feature in schema.features:
-            self._check_feature(feature)
-        self._check_no_others(schema)
+            key, source = f"features.{feature.name}", self.features.get(feature.name)
+            if source is None:
+                cure = "; a site without it says measured = false" if feature.optional else ""
+                raise DataError(f"{self.source}: '{key}' is missing{cure}.")
+            if isinstance(source, AbsentSource):
+                if not feature.optional:
+                    raise DataError(
+                        f"{self.source}: '{key}.measured' is false, but the study does not say "
+                        "that a hospital may lack it (optional = true): name its column, or ask "
+                        "the consortium to change the study."
+                    )
+                continue
+            if source.kind != feature.kind:
+                raise DataError(
+                    f"{self.source}: '{key}.kind' is '{source.kind}', but in the study it is "
+                    f"'{feature.kind}'."
+                )
+            if isinstance(source, NumberSource) and isinstance(feature, NumberFeature):
+                check_unit(self.source, key, source.unit, feature.unit)
+            if isinstance(source, CategorySource) and isinstance(feature, CategoryFeature):
+                maps = [source.values or {}, *(rule.values for rule in source.impute)]
+                pairs = [pair for values in maps for pair in values.items()]
+                strange = [(code, value) for code, value in pairs if value not in feature.values]
+                if strange:
+                    raise DataError(
+                        f"{self.source}: '{key}' maps '{strange[0][0]}' to '{strange[0][1]}', "
+                        f"which is not in the study; allowed: {', '.join(feature.values)}."
+                    )
+        # A feature outside the study may only be a category that a rule's condition names.
+        known = {feature.name for feature in schema.features}
+        conditions = {name for _, rule in self.imputations for name in rule.only_if}
+        others = [name for name in self.features if name not in known | conditions]
+        if others:
+            raise DataError(
+                f"{self.source}: 'features.{others[0]}' is not in the study; its features are: "
+                f"{', '.join(sorted(known)) or 'none'}."
+            )
         check_blocks(self.blocks, schema, self.source)
         check_course(self.visits, self.markers, self.treatments, schema, self.source)
         self.target.check_against(schema, self.source)
@@ -324,52 +359,9 @@ class TableMapping(Section):
             raise DataError(f"{path}: cannot be read as UTF-8 text: {error}.") from None
         return cls.parse(text, source=str(path))
 
-    def _check_feature(self, feature: Feature) -> None:
-        source = self.features.get(feature.name)
-        if source is None:
-            cure = "; a site without it says measured = false" if feature.optional else ""
-            raise DataError(f"{self.source}: 'features.{feature.name}' is missing{cure}.")
-        if isinstance(source, AbsentSource):
-            if not feature.optional:
-                raise DataError(
-                    f"{self.source}: 'features.{feature.name}.measured' is false, but the study "
-                    "does not say that a hospital may lack it (optional = true): name its column, "
-                    "or ask the consortium to change the study."
-                )
-            return
-        if source.kind != feature.kind:
-            raise DataError(
-                f"{self.source}: 'features.{feature.name}.kind' is '{source.kind}', "
-                f"but in the study it is '{feature.kind}'."
-            )
-        if isinstance(source, NumberSource) and isinstance(feature, NumberFeature):
-            check_unit(self.source, f"features.{feature.name}", source.unit, feature.unit)
-        if isinstance(source, CategorySource) and isinstance(feature, CategoryFeature):
-            self._check_values(source, feature)
-
-    def _check_no_others(self, schema: FeatureSchema) -> None:
-        """A feature outside the study may only be a category that a rule's condition names."""
-        known = {feature.name for feature in schema.features}
-        conditions = {name for _, rule in self.imputations for name in rule.only_if}
-        for name in self.features:
-            if name not in known | conditions:
-                raise DataError(
-                    f"{self.source}: 'features.{name}' is not in the study; its features are: "
-                    f"{', '.join(sorted(known)) or 'none'}."
-                )
-
-    def _check_values(self, source: CategorySource, feature: CategoryFeature) -> None:
-        maps = [source.values or {}, *(rule.values for rule in source.impute)]
-        for code, value in ((c, v) for values in maps for c, v in values.items()):
-            if value not in feature.values:
-                raise DataError(
-                    f"{self.source}: 'features.{feature.name}' maps '{code}' to '{value}', which "
-                    f"is not in the study; allowed: {', '.join(feature.values)}."
-                )
-
 
 def _sentence(item: dict[str, Any]) -> str:
-    """One sentence: the key, the value given, what is allowed."""
+    """Write one sentence: the key, the value given, what is allowed."""
     place = list(item["loc"])
     if place[:1] and place[0] in _OF_KINDS:
         del place[2:3]

@@ -1,6 +1,5 @@
-"""Omics blocks from files of their own, joined to the main table by patient id."""
+"""Reads omics blocks from their own files, and joins them to the main table by patient id."""
 
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +9,11 @@ from numpy.typing import NDArray
 from fedrx_client.data.cells import Reading
 from fedrx_client.data.columns import NumberRange, read_numbers
 from fedrx_client.data.ids import ids_in, rows_beside
-from fedrx_client.data.mapping import NumberSource, TableMapping, TableOptions
+from fedrx_client.data.mapping import NumberSource, TableMapping
 from fedrx_client.data.sources import BlockSource
 from fedrx_client.data.table import Table, read_table
 from fedrx_common.errors import DataError
-from fedrx_protocol.study.schema import Block, FeatureSchema
+from fedrx_protocol.study.schema import FeatureSchema
 
 _HINT = "correct it, or name it in the block's `missing` in the mapping"
 
@@ -26,7 +25,7 @@ class Blocks:
     Attributes:
         values: by block, `(patients, genes)`; NaN where missing.
         strangers: by file, rows of patients who are not in the main table.
-        notes: sentences on what may be read otherwise than it was meant.
+        notes: sentences on values whose reading may not be what was meant.
     """
 
     values: dict[str, NDArray[np.float64]]
@@ -37,66 +36,52 @@ class Blocks:
 def read_blocks(
     patients: list[str], main: Table, mapping: TableMapping, schema: FeatureSchema, folder: Path
 ) -> Blocks:
-    """All blocks of the study.
+    """Read all blocks of the study.
 
     Args:
         patients: ids of those who were kept, in the order of the main table, all different.
         main: the main table, with those who were not kept.
         mapping: which file and columns.
         schema: the study's blocks.
-        folder: where the main table lies; the files lie beside it.
+        folder: the main table's; the files are in it too.
 
     Raises:
-        DataError: naming file, line and column, if anything cannot be used; if an id stands
-            twice in a file; or if a file has rows, and none of them is of a patient of the main
-            table.
+        DataError: naming file, line and column, if anything cannot be used; if an id is twice
+            in a file; or if a file has rows, and none of them is of a patient of the main table.
     """
     values, strangers, notes = {}, {}, list[str]()
+    ids = ids_in(main, mapping.table.patient, mapping.table)
     for block in schema.blocks:
+        found = np.full((len(patients), len(block.genes)), np.nan)
+        values[block.name] = found
         source = mapping.blocks[block.name]
         if not isinstance(source, BlockSource):
-            values[block.name] = np.full((len(patients), len(block.genes)), np.nan)
             continue
-        wanted = {source.patient, *source.gene_columns(block)}
-        table = read_table(folder / source.file, mapping.table, wanted, may_be_empty=True)
-        table.require((source.patient, *source.gene_columns(block)))
-        ids = ids_in(main, mapping.table.patient, mapping.table)
+        columns = source.gene_columns(block)
+        table = read_table(
+            folder / source.file, mapping.table, {source.patient, *columns}, may_be_empty=True
+        )
+        table.require((source.patient, *columns))
         rows = rows_beside(table, source.patient, mapping.table, main, ids)
-        strangers[table.source] = _strangers(rows, table, source.patient, main, ids)
+        strange = len(rows.keys() - set(ids))
+        if rows and strange == len(rows):
+            raise DataError(
+                f"{table.source}: not one of its {len(rows):,} patients is in {main.source}: check "
+                f"column '{source.patient}', or say measured = false where the site has no such "
+                "block."
+            )
+        strangers[table.source] = strange
         here = [i for i, patient in enumerate(patients) if patient in rows]
-        chosen = table.select([rows[patients[i]] for i in here])
-        values[block.name] = np.full((len(patients), len(block.genes)), np.nan)
-        values[block.name][here], more = _values(chosen, block, source, mapping.table)
-        notes += more
+        reading = Reading(table.select([rows[patients[i]] for i in here]), mapping.table)
+        limits = NumberRange.of(source.unit, block.unit, block.minimum, block.maximum)
+        one_note: tuple[str, ...] = ()
+        for j, column in enumerate(columns):
+            number = NumberSource(
+                kind="number", column=column, unit=source.unit, missing=source.missing
+            )
+            parsed = read_numbers(reading, number, limits, _HINT)
+            found[here, j] = parsed.values
+            # The same code in thousands of genes needs one sentence.
+            one_note = one_note or parsed.notes
+        notes += one_note
     return Blocks(values, strangers, tuple(notes))
-
-
-def _strangers(
-    rows: Mapping[str, int], table: Table, column: str, main: Table, ids: Collection[str]
-) -> int:
-    """How many of a file's patients are not in the main table; not all of them may be so."""
-    strange = len(rows.keys() - set(ids))
-    if rows and strange == len(rows):
-        raise DataError(
-            f"{table.source}: not one of its {len(rows):,} patients is in {main.source}: check "
-            f"column '{column}', or say measured = false where the site has no such block."
-        )
-    return strange
-
-
-def _values(
-    table: Table, block: Block, source: BlockSource, options: TableOptions
-) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """All rows of a block, `(rows, genes)`, NaN where missing; and notes on one gene, if any."""
-    values = np.full((len(table), len(block.genes)), np.nan)
-    limits = NumberRange.of(source.unit, block.unit, block.minimum, block.maximum)
-    reading = Reading(table, options)
-    notes: tuple[str, ...] = ()
-    for j, column in enumerate(source.gene_columns(block)):
-        number = NumberSource(
-            kind="number", column=column, unit=source.unit, missing=source.missing
-        )
-        parsed = read_numbers(reading, number, limits, _HINT)
-        values[:, j] = parsed.values
-        notes = notes or parsed.notes  # the same code in thousands of genes needs one sentence
-    return values, notes

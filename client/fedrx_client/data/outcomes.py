@@ -1,4 +1,4 @@
-"""From columns to outcomes: numbers, yes or no, survival, or the drugs of a panel."""
+"""Turns columns into outcomes: numbers, yes or no, survival, or the drugs of a panel."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class OutcomeTable:
         table: the table.
         rows: for each row of the main table, its row here; -1 where there is none.
         recorded: for each row of the main table, whether it has an outcome.
-        notes: sentences on what may be read otherwise than it was meant.
+        notes: sentences on values whose reading may not be what was meant.
     """
 
     table: Table
@@ -48,7 +48,7 @@ class OutcomeTable:
     notes: tuple[str, ...]
 
     def select(self, kept: Sequence[int]) -> Table:
-        """The outcomes of some rows of the main table, all of which have one."""
+        """Return the outcomes of some rows of the main table, all of which have one."""
         return self.table.select([self.rows[row] for row in kept])
 
 
@@ -77,32 +77,17 @@ def outcome_table(
     # All of an outcome's columns must be filled; of a panel's drugs, one is enough.
     enough = any if isinstance(target, PanelTarget) else all
     here = [enough(cell is not None for cell in cells) for cells in filled]
-    return OutcomeTable(
-        table,
-        rows,
-        tuple(row >= 0 and here[row] for row in rows),
-        _notes(reading, mapping, target, columns),
-    )
-
-
-def _notes(
-    reading: Reading, mapping: TableMapping, target: Target, columns: tuple[str, ...]
-) -> tuple[str, ...]:
-    """What of the outcomes may not be what it counts as; rows without one are dropped."""
-    source = mapping.target
-    if isinstance(target, BinaryTarget | ForecastTarget) or source.unit is None:
-        return ()
-    numbers = columns if isinstance(target, PanelTarget) else columns[:1]
-    limits = limits_of(source.unit, target)
-    return tuple(
-        note
-        for column in numbers
-        for note in plausible_codes(reading, column, limits, source.missing)
-    )
+    notes = list[str]()
+    if source.unit is not None and not isinstance(target, BinaryTarget | ForecastTarget):
+        limits = limits_of(source.unit, target)
+        for column in columns if isinstance(target, PanelTarget) else columns[:1]:
+            notes += plausible_codes(reading, column, limits, source.missing)
+    recorded = tuple(row >= 0 and here[row] for row in rows)
+    return OutcomeTable(table, rows, recorded, tuple(notes))
 
 
 def read_outcomes(reading: Reading, mapping: TableMapping, target: Target) -> NDArray[np.float64]:
-    """Outcomes as a `Cohort` holds them.
+    """Read outcomes as a `Cohort` holds them.
 
     Args:
         reading: the table of outcomes, one row for each patient kept.
@@ -113,7 +98,7 @@ def read_outcomes(reading: Reading, mapping: TableMapping, target: Target) -> ND
         DataError: naming line and column, if a value cannot be used.
     """
     source = mapping.target
-    # What this kind of outcome needs is there: `TargetSource.check_against` has seen to it.
+    # `TargetSource.check_against` has checked that what this kind of outcome needs is there.
     column, unit = source.column or "", source.unit or ""
     if isinstance(target, BinaryTarget):
         return _yes_or_no(reading, mapping, column)
@@ -134,7 +119,7 @@ def read_outcomes(reading: Reading, mapping: TableMapping, target: Target) -> ND
 def limits_of(
     unit: str, feature: NumberFeature | ContinuousTarget | PanelTarget | SurvivalTarget
 ) -> NumberRange:
-    """Unit and range of a number.
+    """Return unit and range of a number.
 
     Raises:
         DataError: the units do not fit.

@@ -1,4 +1,4 @@
-"""What happened to a table on its way in: the account that a site reads before it takes part."""
+"""The account of what reading did to a table; a site reads it before it takes part."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DataQuality:
-    """Counts only; it stays at the site all the same, as small counts can point at patients.
+    """Counts only; they still stay at the site, as small counts can point at patients.
 
     Attributes:
         source: the file's name.
@@ -16,8 +16,8 @@ class DataQuality:
         dropped: by reason, rows that did not; each row counts for the first reason that applies.
         missing: by feature, kept patients without a value, after imputation.
         imputed: by "feature by rule", values that a rule filled in.
-        unknown: by feature, values that were not understood and, as the mapping says, count as
-            missing.
+        unknown: by feature, values that were not understood and count as missing, because the
+            mapping says so.
         strangers: by a block's file, rows of patients who are not in the table.
         absent: features, blocks and markers that the site does not have, as the mapping says.
         notes: sentences on what a person should look at.
@@ -35,11 +35,11 @@ class DataQuality:
     notes: Sequence[str] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as for JSON."""
+        """Return plain values, as for JSON."""
         return asdict(self)
 
     def text(self) -> str:
-        """A few lines for a person."""
+        """Write a few lines for a person."""
         lines = [f"{self.source}: {self.rows_read:,} rows read, {self.rows_kept:,} kept."]
         lines += _line("Dropped", self.dropped)
         lines += _line("Missing", self.missing, self.rows_kept)
@@ -52,7 +52,7 @@ class DataQuality:
 
 
 def _line(title: str, counts: Mapping[str, int], total: int | None = None) -> list[str]:
-    """One line, or none where there is nothing to say."""
+    """Write one line, or none where all counts are 0."""
     parts = [
         f"{name} {count:,}" + (f" ({100 * count / total:.1f} %)" if total else "")
         for name, count in counts.items()

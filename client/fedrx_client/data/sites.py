@@ -1,4 +1,4 @@
-"""Which site each row of a table belongs to: one for all, what a column says, or dealt out.
+"""Which site each row of a table belongs to: one for all, a column's, or dealt out.
 
 A live site has one. The others are for a simulation, which owns the patients of all its sites.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fedrx_client.data.cells import Reading
 from fedrx_client.data.ids import ids_in, normal_id, refuse_similar
-from fedrx_client.data.mapping import RowFilter, TableMapping, TableOptions
+from fedrx_client.data.mapping import TableMapping, TableOptions
 from fedrx_client.data.table import Table
 from fedrx_common.errors import DataError, counted
 
@@ -23,7 +23,7 @@ class Kept:
 
     Attributes:
         rows: those that do.
-        reasons: why a row does not, row by row; `None` for one that does.
+        reasons: row by row, why it does not; `None` for one that does.
         dropped: by reason, rows that do not.
     """
 
@@ -33,18 +33,24 @@ class Kept:
 
 
 def kept_rows(reading: Reading, mapping: TableMapping, has_outcome: Sequence[bool]) -> Kept:
-    """The rows to keep, and why the others are dropped.
+    """Find the rows to keep, and why the others are dropped.
 
     Args:
         reading: the whole table.
         mapping: its filters.
-        has_outcome: whether a row has one; without, nothing can be learned from it.
+        has_outcome: whether a row has an outcome; without one, nothing can be learned from it.
 
     Raises:
         DataError: no row is left.
     """
-    passes = [_passing(reading, one) for one in mapping.filters]
-    passes.append(list(has_outcome))
+    passes: list[Sequence[bool]] = []
+    for one in mapping.filters:
+        if one.present:
+            passes.append([c is not None for c in reading.cells(one.column, one.missing)])
+        else:
+            keep = reading.keys(one.keep)
+            passes.append([reading.key(c) in keep for c in reading.table.columns[one.column]])
+    passes.append(has_outcome)
     names = [*(one.reason for one in mapping.filters), NO_TARGET]
     reasons = [
         next((name for name, rows in zip(names, passes, strict=True) if not rows[row]), None)
@@ -59,14 +65,6 @@ def kept_rows(reading: Reading, mapping: TableMapping, has_outcome: Sequence[boo
     return Kept(kept, reasons, dropped)
 
 
-def _passing(reading: Reading, condition: RowFilter) -> list[bool]:
-    """Which rows a filter lets pass."""
-    if condition.present:
-        return [c is not None for c in reading.cells(condition.column, condition.missing)]
-    keep = reading.keys(condition.keep)
-    return [reading.key(cell) in keep for cell in reading.table.columns[condition.column]]
-
-
 SitesOf = Callable[[Table], list[str]]
 """From the rows that are kept to the site of each."""
 
@@ -74,12 +72,12 @@ _PART = "part-"
 
 
 def the_one(site: str) -> SitesOf:
-    """All rows belong to one site."""
+    """Give all rows to one site."""
     return lambda table: [site] * len(table)
 
 
 def column_partition(column: str, mapping: TableMapping) -> SitesOf:
-    """A column names the site; raises `DataError` for a row without one."""
+    """Read the site from a column; raises `DataError` for a row without one."""
 
     def sites_of(table: Table) -> list[str]:
         reading = Reading(table, mapping.table)
@@ -100,7 +98,7 @@ def column_partition(column: str, mapping: TableMapping) -> SitesOf:
 def left_out(
     reading: Reading, column: str, reasons: Sequence[str | None], there: Collection[str]
 ) -> tuple[str, ...]:
-    """A sentence on each site that a table names, and of which no patient is kept.
+    """Write a sentence on each site of a table of which no patient is kept.
 
     Args:
         reading: the whole table.
@@ -125,7 +123,7 @@ def _site_key(site: str, options: TableOptions) -> str:
 
 
 def iid_partition(sites: int, mapping: TableMapping) -> SitesOf:
-    """Patients of a table without sites are dealt out to `part-1`, `part-2`, ... in turns.
+    """Deal the patients of a table without sites out to `part-1`, `part-2`, ... in turns.
 
     The order is that of a hash of their ids: the same in every run, whatever the order of the
     rows, and parts differ by one patient at most. Raises `DataError` for fewer patients than sites.
@@ -148,5 +146,5 @@ def iid_partition(sites: int, mapping: TableMapping) -> SitesOf:
 
 
 def natural(site: str) -> tuple[int, int, str]:
-    """Sort key that puts "2" before "10", and numbers before names."""
+    """Return a sort key that puts "2" before "10", and numbers before names."""
     return (0, int(site), site) if site.isascii() and site.isdigit() else (1, 0, site)

@@ -1,4 +1,4 @@
-"""Where a mapping finds outcomes and omics blocks; the parts of it that a study's kind decides."""
+"""Parts of a mapping that name outcomes and omics blocks; the study's kind decides them."""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
@@ -32,15 +32,15 @@ MISSING: Codes = ()
 """Codes for "not recorded" of one column, beside those of the table, which hold everywhere."""
 
 ABSENT = "absent"
-"""What tells `AbsentSource` from the sources of each kind."""
+"""The tag of `AbsentSource` among the sources of each kind."""
 
 
 class Section(BaseModel):
-    """A part of a mapping; every text in it may be shown, as it stands in the hospital's table."""
+    """A part of a mapping; every text in it may be shown, as it is in the hospital's table."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    # Keys whose text is no text to read, such as a tab between two cells.
+    # Keys whose text is not for reading, such as a tab between two cells.
     any_text: ClassVar[frozenset[str]] = frozenset()
 
     @field_validator("*")
@@ -59,10 +59,10 @@ class AbsentSource(Section):
 
 
 class JoinSource(Section):
-    """Columns that stand in another file, beside the table: whose stay a row is of, and where.
+    """Columns of another file beside the table: for instance whose stay a row is of, and where.
 
-    Each row of the table gets the columns of that file's row with the same value in `by`; of a
-    column that both have, the table's counts.
+    Each row of the table gets the columns of that file's row with the same value in `by`. Where
+    both have a column, the table's counts.
     """
 
     file: str = Field(min_length=1)
@@ -99,11 +99,11 @@ class TargetSource(Section):
         return tuple(column for column in (self.column, self.event) if column is not None)
 
     def panel_columns(self, target: PanelTarget) -> tuple[str, ...]:
-        """Each drug's column, in the panel's order."""
+        """Return each drug's column, in the panel's order."""
         return tuple(self.columns.get(drug.name, drug.name) for drug in target.drugs)
 
     def check_against(self, schema: FeatureSchema, source: str) -> None:
-        """Raise `DataError` unless it says what the study's kind of outcome needs."""
+        """Raise `DataError` unless it names what the study's kind of outcome needs."""
         target = schema.target
         needed = {
             "continuous": ("column", "unit"),
@@ -119,10 +119,6 @@ class TargetSource(Section):
                 )
         if isinstance(target, ContinuousTarget | SurvivalTarget | PanelTarget):
             check_unit(source, "target", self.unit or "", target.unit)
-        self._check_columns(schema, source)
-
-    def _check_columns(self, schema: FeatureSchema, source: str) -> None:
-        target = schema.target
         drugs = {d.name for d in target.drugs} if isinstance(target, PanelTarget) else set()
         for name in self.columns:
             if name not in drugs:
@@ -145,7 +141,7 @@ class BlockSource(Section):
     measured: Literal[True] = True
 
     def gene_columns(self, block: Block) -> tuple[str, ...]:
-        """Each gene's column, in the block's order."""
+        """Return each gene's column, in the block's order."""
         return tuple(self.columns.get(gene, gene) for gene in block.genes)
 
     def check_against(self, block: Block, source: str) -> None:

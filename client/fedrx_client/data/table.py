@@ -1,7 +1,7 @@
-"""A file as columns of text, with the place of every row, so that errors can name it.
+"""Reads a file as columns of text, with the place of every row, so that errors can name it.
 
-Reads CSV and Parquet, and of both only the columns that are wanted: an omics table may have many
-thousands. Nothing is interpreted here: that is the mapping's part.
+Of CSV and Parquet it keeps only the columns that are wanted: an omics table may have thousands.
+Nothing is interpreted here: the mapping does that.
 """
 
 import codecs
@@ -9,9 +9,9 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Collection, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
@@ -40,7 +40,7 @@ class Table:
         places: where each row starts in the file.
         columns: by name, one stripped text per row; "" where the file holds nothing.
         header: names of all columns of the file, of which `columns` may hold a part.
-        typed: columns of typed numbers, whose text has a decimal point whatever the mapping says.
+        typed: columns of typed numbers, whose text always has a decimal point.
     """
 
     source: str
@@ -54,11 +54,11 @@ class Table:
         return len(self.places)
 
     def where(self, row: int, column: str) -> str:
-        """A row and column in words, to start an error with."""
+        """Name a row and column in words, to start an error with."""
         return f"{self.source}, {self.unit} {self.places[row]}, column '{column}'"
 
     def select(self, rows: list[int]) -> "Table":
-        """The table with some rows only."""
+        """Return the table with some rows only."""
         return replace(
             self,
             places=tuple(self.places[i] for i in rows),
@@ -91,11 +91,11 @@ def read_table(
         path: the file.
         options: how it is written.
         columns: which columns to keep, of those that are there; all for `None`.
-        may_be_empty: whether a header without rows will do.
+        may_be_empty: whether a header without rows is enough.
 
     Raises:
         DataError: if the file is missing, of another kind, not in the encoding or with the
-            delimiter that the mapping says, has an uneven row, a doubled column, or no rows.
+            delimiter that the mapping names, has an uneven row, a doubled column, or no rows.
     """
     path = Path(path)
     if not path.is_file():
@@ -113,7 +113,7 @@ def read_table(
 
 
 def joined(table: Table, other: Table, by: str) -> Table:
-    """The table with the columns of another one, each row from the row that has the same `by`.
+    """Add the columns of another table, to each row from the row that has the same `by`.
 
     Raises:
         DataError: one of them lacks the column, the other names a value twice, or lacks one.
@@ -139,12 +139,12 @@ def joined(table: Table, other: Table, by: str) -> Table:
 def rows_by_key(
     table: Table, column: str, keys: Sequence[KeyT], what: str = "patient"
 ) -> dict[KeyT, int]:
-    """The row of each patient, where an id alone does not tell them apart.
+    """Find the row of each patient, where an id alone does not distinguish them.
 
     Args:
         table: the table.
         column: the column of ids, for errors.
-        keys: what tells patients apart, row by row.
+        keys: row by row, what distinguishes patients.
         what: what a row is of, for errors.
 
     Raises:
@@ -162,55 +162,36 @@ def rows_by_key(
 
 
 def _read_csv(path: Path, options: TableOptions, wanted: Collection[str] | None) -> Table:
+    header: tuple[str, ...] = ()
+    kept: list[int] = []
+    columns: list[list[str]] = []
     places: list[int] = []
-    with _records(path, options) as records:
-        _, first = next(records, (0, None))
-        if first is None:
-            raise DataError(f"{path.name}: the file is empty.")
-        header = _header(path.name, first, options.delimiter)
-        kept = [i for i, name in enumerate(header) if wanted is None or name in wanted]
-        columns: list[list[str]] = [[] for _ in kept]
-        for place, record in records:
-            if len(record) != len(header):
-                raise DataError(
-                    f"{path.name}, line {place}: there are {len(record)} values, but the header "
-                    f"names {len(header)} columns; a value that holds the delimiter must be quoted."
-                )
-            places.append(place)
-            for column, i in zip(columns, kept, strict=True):
-                column.append(record[i].strip())
-    return Table(
-        source=path.name,
-        unit="line",
-        places=tuple(places),
-        columns={header[i]: tuple(cells) for i, cells in zip(kept, columns, strict=True)},
-        header=header,
-    )
-
-
-@contextmanager
-def _records(path: Path, options: TableOptions) -> Iterator[Iterator[tuple[int, list[str]]]]:
-    """Non-empty records, one after the other, and the line on which each starts.
-
-    A quoted value may span lines. Raises `DataError` for a file that cannot be read, is not in its
-    encoding, or is not CSV.
-    """
     line = 0
-
-    def records(file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
-        nonlocal line
-        text = io.TextIOWrapper(file, options.encoding, newline="")
-        reader = csv.reader(_unmarked(text), delimiter=options.delimiter, strict=True)
-        start = 1
-        for record in reader:
-            line = reader.line_num
-            if any(cell.strip() for cell in record):
-                yield start, record
-            start = line + 1
-
     try:
         with _opened(path) as file:
-            yield records(file)
+            text = io.TextIOWrapper(file, options.encoding, newline="")
+            # A byte order mark is not part of the first column's name.
+            lines = chain([next(text, "").removeprefix("\ufeff")], text)
+            reader = csv.reader(lines, delimiter=options.delimiter, strict=True)
+            for record in reader:
+                place, line = line + 1, reader.line_num  # a quoted value may span lines
+                if not any(cell.strip() for cell in record):
+                    continue
+                if not header:
+                    header = tuple(name.strip() for name in record)
+                    _check_header(path.name, header, options.delimiter)
+                    kept = [i for i, name in enumerate(header) if wanted is None or name in wanted]
+                    columns = [[] for _ in kept]
+                    continue
+                if len(record) != len(header):
+                    raise DataError(
+                        f"{path.name}, line {place}: there are {len(record)} values, but the "
+                        f"header names {len(header)} columns; a value that holds the delimiter "
+                        "must be quoted."
+                    )
+                places.append(place)
+                for column, i in zip(columns, kept, strict=True):
+                    column.append(record[i].strip())
     except (OSError, EOFError, zlib.error) as error:  # a damaged archive is any of them
         raise DataError(f"{path}: cannot be read: {error}.") from None
     except UnicodeError:
@@ -221,20 +202,23 @@ def _records(path: Path, options: TableOptions) -> Iterator[Iterator[tuple[int, 
         ) from None
     except csv.Error as error:
         raise DataError(f"{path.name}, line {line + 1}: is not valid CSV: {error}.") from None
+    if not header:
+        raise DataError(f"{path.name}: the file is empty.")
+    return Table(
+        source=path.name,
+        unit="line",
+        places=tuple(places),
+        columns={header[i]: tuple(cells) for i, cells in zip(kept, columns, strict=True)},
+        header=header,
+    )
 
 
 def _opened(path: Path) -> BinaryIO:
     return cast("BinaryIO", gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb"))
 
 
-def _unmarked(lines: Iterator[str]) -> Iterator[str]:
-    """The lines without a byte order mark, which is no part of the first column's name."""
-    yield next(lines, "").removeprefix("\ufeff")
-    yield from lines
-
-
 def _undecodable_line(path: Path, encoding: str) -> int:
-    """The first line that is not in the encoding; text is decoded well ahead of its line."""
+    """Find the first line that is not in the encoding; text is decoded well ahead of its line."""
     decoder, lines = codecs.getincrementaldecoder(encoding)(), 1
     with _opened(path) as file:
         try:
@@ -248,20 +232,15 @@ def _undecodable_line(path: Path, encoding: str) -> int:
     return lines
 
 
-def _header(source: str, record: list[str], delimiter: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in record)
-    if len(names) == 1:
+def _check_header(source: str, names: tuple[str, ...], delimiter: str | None = None) -> None:
+    """Refuse a column that appears twice, and a text file that seems to have another delimiter."""
+    if delimiter is not None and len(names) == 1:
         other = next((d for d in _DELIMITERS if d != delimiter and d in names[0]), None)
         if other:
             raise DataError(
                 f"{source}, line 1: there is one column only; the delimiter seems to be "
                 f"{_DELIMITERS[other]}, say so in `table.delimiter` of the mapping."
             )
-    _check_distinct(source, names)
-    return names
-
-
-def _check_distinct(source: str, names: tuple[str, ...]) -> None:
     doubled = first_repeated(names)
     if doubled is not None:
         raise DataError(f"{source}, line 1: column '{doubled}' appears more than once.")
@@ -270,13 +249,14 @@ def _check_distinct(source: str, names: tuple[str, ...]) -> None:
 def _read_parquet(path: Path, wanted: Collection[str] | None) -> Table:
     try:
         header = tuple(parquet.read_schema(path).names)
-        _check_distinct(path.name, header)
+        _check_header(path.name, header)
         names = [name for name in header if wanted is None or name in wanted]
         content = parquet.read_table(path, columns=names)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise DataError(f"{path.name}: cannot be read as Parquet: {reason}.") from None
     columns = {name: content.column(name) for name in names}
+    numeric = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
     return Table(
         source=path.name,
         unit="row",
@@ -286,18 +266,12 @@ def _read_parquet(path: Path, wanted: Collection[str] | None) -> Table:
             for name, column in columns.items()
         },
         header=header,
-        typed=frozenset(name for name, column in columns.items() if _is_number(column.type)),
-    )
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+        typed=frozenset(n for n, c in columns.items() if any(kind(c.type) for kind in numeric)),
     )
 
 
 def _as_text(cell: object) -> str:
-    """A typed cell as a CSV would hold it: 1.0 as "1", true as "1", nothing as ""."""
+    """Write a typed cell as a CSV would hold it: 1.0 as "1", true as "1", nothing as ""."""
     if cell is None or cell != cell:  # noqa: PLR0124 - NaN is the value that differs from itself
         return ""
     if isinstance(cell, bool):

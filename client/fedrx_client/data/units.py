@@ -11,10 +11,6 @@ def _times(factor: float) -> Conversion:
     return lambda value: value * factor
 
 
-def _same(value: float) -> float:
-    return value
-
-
 # (from, to); factors are exact by definition (international yard and pound, 1959).
 _CONVERSIONS: Mapping[tuple[str, str], Conversion] = MappingProxyType(
     {
@@ -38,10 +34,10 @@ _CONVERSIONS: Mapping[tuple[str, str], Conversion] = MappingProxyType(
 
 
 def conversion(source: str, to: str) -> Conversion | None:
-    """How a number in unit `source` becomes one in unit `to`; `None` if it cannot."""
-    return _same if source == to else _CONVERSIONS.get((source, to))
+    """Return the conversion from unit `source` to unit `to`; `None` if there is none."""
+    return _times(1.0) if source == to else _CONVERSIONS.get((source, to))
 
 
 def convertible_to(unit: str) -> tuple[str, ...]:
-    """Units that can be turned into `unit`, itself first."""
+    """List the units that can be turned into `unit`, itself first."""
     return (unit, *(source for source, to in _CONVERSIONS if to == unit))

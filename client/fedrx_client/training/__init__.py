@@ -1,4 +1,4 @@
 """Private training: functions of weights, resident tensors and a round's randomness.
 
-Nothing here reads a file, keeps an account or knows the coordinator.
+Nothing here reads a file, keeps an account or contacts the coordinator.
 """

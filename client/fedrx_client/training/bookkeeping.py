@@ -1,19 +1,19 @@
 """Clipped gradient sums with one forward and one backward pass, and the trial that admits them.
 
 Book-keeping is right only if every trained parameter acts through a layer with a rule, and every
-such layer sees patients first. Neither can be read off a model's source, so a model is tried once:
+such layer has patients on its first axis. A model's source shows neither, so a model is tried once:
 a few made-up patients together must give what each gives alone. A model that fails, or that cannot
 make up patients, is handled by `vmapped`, which needs no such trust.
 
 The verdict follows from the model alone: its layers, which of them are trained, its schema. A
-site's patients and the coordinator's weights have no say in it. The two methods round differently,
+site's patients and the coordinator's weights do not change it. The two methods round differently,
 so a patient who decided between them would decide the last digits of all others.
 """
 
 import copy
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -49,9 +49,16 @@ class _Record:
     versions: list[int] = field(default_factory=list)
     edges: list[GradientEdge] = field(default_factory=list)
 
-    def add(self, name: str, arguments: tuple[Any, ...], output: object) -> None:
-        """Note one use; both sides must hold patients first."""
-        tensors = (*arguments, output)
+    def add(
+        self,
+        name: str,
+        _: nn.Module,
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any],
+        output: object,
+    ) -> None:
+        """Note one use, as a forward hook of a layer; both sides must hold patients first."""
+        tensors = (*arguments, *keywords.values(), output)
         if len(tensors) != 2 or not all(isinstance(t, Tensor) for t in tensors):
             raise NotCovered(name)
         if any(t.ndim < 1 or t.shape[0] != self.patients for t in tensors):
@@ -63,7 +70,7 @@ class _Record:
         self.edges.append(get_gradient_edge(tensors[1]))
 
     def uses(self, losses: Tensor) -> dict[str, list[LayerRecord]]:
-        """Pairs of activation and backprop, by layer; one backward pass."""
+        """Return pairs of activation and backprop by layer, from one backward pass."""
         now = [a._version for a in self.activations]  # noqa: SLF001 - as above
         if now != self.versions:
             raise NotCovered("an activation was changed in place")
@@ -79,7 +86,7 @@ class _Record:
 
 @dataclass(frozen=True)
 class PatientGradients:
-    """What clipping needs to know of a batch's gradients.
+    """What clipping needs of a batch's gradients.
 
     Attributes:
         uses: pairs of activation and backprop of each layer that was used.
@@ -98,15 +105,21 @@ class PatientGradients:
     def of(
         cls, model: nn.Module, uses: dict[str, list[LayerRecord]], losses: Tensor
     ) -> "PatientGradients":
-        """Those of one pass, from what its layers saw."""
+        """Make those of one pass, from the records of its layers."""
         with torch.no_grad():
-            layers = {name: _layer(model, name, some) for name, some in uses.items()}
+            layers = {}
+            for name, some in uses.items():
+                layer = model.get_submodule(name)
+                rule = rule_for(layer)
+                if rule is None:
+                    raise NotCovered(name)
+                layers[name] = rule(layer, some)
             squared = {name: layer.squared_norm for name, layer in layers.items()}
             norms = sum(squared.values(), losses.new_zeros(len(losses))).sqrt()
         return cls(model, uses, layers, squared, norms)
 
     def only(self, rows: Tensor) -> "PatientGradients":
-        """The same, with the gradients of all other rows put at 0; `rows` is bool `(B,)`.
+        """Set the gradients of all other rows to 0; `rows` is bool `(B,)`.
 
         Shapes stay, so that no bit changes in the rows that are kept. A factor of 0 would not do:
         0 * nan is nan.
@@ -119,17 +132,17 @@ class PatientGradients:
         return PatientGradients.of(self.model, uses, self.norms)
 
     def lengths(self, name: str) -> Tensor:
-        """L2 norm of each patient's gradient in one layer, `(B,)`; 0 where it was not used."""
+        """Return the L2 norm of each patient's gradient in one layer, `(B,)`; 0 where unused."""
         squared = self.squared.get(name)
         return torch.zeros_like(self.norms) if squared is None else squared.sqrt()
 
     def lengths_without(self, names: Collection[str]) -> Tensor:
-        """L2 norm of each patient's gradient in all layers but these, `(B,)`."""
+        """Return the L2 norm of each patient's gradient in all layers but these, `(B,)`."""
         others = [squared for name, squared in self.squared.items() if name not in names]
         return sum(others, torch.zeros_like(self.norms)).sqrt()
 
     def weighted_sum(self, factors: Tensor, apart: Mapping[str, Tensor] = {}) -> Tensor:
-        """Sum over patients of factor times gradient, `(d,)`; `apart` has some layers' own."""
+        """Sum factor times gradient over patients, `(d,)`; `apart` has some layers' factors."""
         parts = {}
         for name, layer in self.layers.items():
             sums = layer.weighted_sum(apart.get(name, factors))
@@ -138,53 +151,31 @@ class PatientGradients:
 
 
 def patient_gradients(model: nn.Module, batch: Batch) -> PatientGradients:
-    """One forward and one backward pass over a batch of at least one patient.
+    """Run one forward and one backward pass over a batch of at least one patient.
 
     Raises:
         LossShapeInvalid: the model's loss is not one per patient.
         NotCovered: a layer was used in a way that the closed forms do not describe.
     """
     record = _Record(len(batch))
-    with torch.enable_grad(), _recorded(model, record):
-        losses = patient_losses(model, batch)
+    handles = [
+        layer.register_forward_hook(partial(record.add, name), with_kwargs=True)
+        for name, layer in model.named_modules()
+        if own_parameters(layer)
+    ]
+    try:
+        with torch.enable_grad():
+            losses = patient_losses(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
     if not record.edges or not losses.requires_grad:
         raise NotCovered("no trained layer was used")
     return PatientGradients.of(model, record.uses(losses), losses.detach())
 
 
-def _layer(model: nn.Module, name: str, uses: list[LayerRecord]) -> LayerGradients:
-    layer = model.get_submodule(name)
-    rule = rule_for(layer)
-    if rule is None:
-        raise NotCovered(name)
-    return rule(layer, uses)
-
-
-@contextmanager
-def _recorded(model: nn.Module, record: _Record) -> Iterator[None]:
-    """Watch every layer that owns trained parameters."""
-    handles = []
-
-    def watch(name: str, layer: nn.Module) -> None:
-        def seen(
-            _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: object
-        ) -> None:
-            record.add(name, (*arguments, *keywords.values()), output)
-
-        handles.append(layer.register_forward_hook(seen, with_kwargs=True))
-
-    try:
-        for name, layer in model.named_modules():
-            if own_parameters(layer):
-                watch(name, layer)
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def has_rules(model: nn.Module) -> bool:
-    """Whether every trained parameter belongs to exactly one layer, and that has a rule."""
+    """Return whether every trained parameter belongs to exactly one layer, and that has a rule."""
     owners = [layer for layer in model.modules() if own_parameters(layer)]
     parameters = [id(p) for layer in owners for p in own_parameters(layer).values()]
     unshared = len(parameters) == len(set(parameters))
@@ -192,9 +183,10 @@ def has_rules(model: nn.Module) -> bool:
 
 
 def is_admitted(model: nn.Module) -> bool:
-    """Whether book-keeping is right for this model, by trial on made-up patients.
+    """Return whether book-keeping is right for this model, by trial on made-up patients.
 
-    The same for every model of this kind with the same trained parameters, wherever it is asked.
+    The answer is the same at every site, for every model of this kind with the same trained
+    parameters.
     """
     names = tuple(trained(model))
     known = _verdicts.get(model)
@@ -203,14 +195,24 @@ def is_admitted(model: nn.Module) -> bool:
             names,
             has_rules(model)
             and isinstance(model, MakesUp)
-            and _try(_stand_in(model), model.made_up(TRIAL_PATIENTS)),
+            and _passes_trial(model, model.made_up(TRIAL_PATIENTS)),
         )
         _verdicts[model] = known
     return known[1]
 
 
-def _try(stand_in: nn.Module, batch: Batch) -> bool:
-    """The trial; a model of which too few made-up patients have a gradient fails it."""
+def _passes_trial(model: nn.Module, batch: Batch) -> bool:
+    """Try a copy on the CPU in evaluation mode, its weights replaced by public random ones.
+
+    A model of which too few made-up patients have a gradient fails.
+    """
+    stand_in = copy.deepcopy(model).cpu().eval()
+    generator = torch.Generator().manual_seed(0)  # decides a method, never noise
+    with torch.no_grad():
+        for parameter in stand_in.parameters():
+            inputs = parameter[0].numel() if parameter.ndim > 1 else 1
+            drawn = torch.randn(parameter.shape, generator=generator) / max(1, inputs) ** 0.5
+            parameter.copy_(drawn)
     positions = torch.arange(TRIAL_PATIENTS)
     try:
         alone = torch.stack([plain_gradient(stand_in, batch.select(i[None])) for i in positions])
@@ -228,20 +230,8 @@ def _close(found: Tensor, expected: Tensor) -> bool:
     return bool((found - expected).norm() <= TRIAL_TOLERANCE * expected.norm())
 
 
-def _stand_in(model: nn.Module) -> nn.Module:
-    """A copy on the CPU in evaluation mode, its weights replaced by public random ones."""
-    copied = copy.deepcopy(model).cpu().eval()
-    generator = torch.Generator().manual_seed(0)  # decides a method, never noise
-    with torch.no_grad():
-        for parameter in copied.parameters():
-            inputs = parameter[0].numel() if parameter.ndim > 1 else 1
-            drawn = torch.randn(parameter.shape, generator=generator) / max(1, inputs) ** 0.5
-            parameter.copy_(drawn)
-    return copied
-
-
 def plain_gradient(model: nn.Module, batch: Batch) -> Tensor:
-    """Gradient of the summed loss by autograd, `(d,)`.
+    """Compute the gradient of the summed loss by autograd, `(d,)`.
 
     Raises:
         LossShapeInvalid: the model's loss is not one per patient.

@@ -1,10 +1,10 @@
-"""What a model can say of its patients' gradients before anyone looks at them.
+"""Bounds of patients' gradients that a model knows without looking at them.
 
-Cutting a gradient by its length alone cuts those most whom the model gets most wrong, and so bends
-what is learned: rare events come out rarer still, and an interval too narrow. Two things that a
-model knows prevent it. How hard an outcome pulls at the outputs, at most 1: divided by it, a
-gradient's length depends on the inputs alone, and so does the factor. And parts whose gradient is
-bounded anyway, which are clipped on their own.
+Clipping by length alone scales those gradients down most whose patients the model predicts worst,
+and so biases what is learned: rare events come out rarer still, and an interval too narrow. Two
+things that a model knows prevent it. The first is the length of the loss's gradient by the outputs,
+at most 1: divided by it, a gradient's length depends on the inputs alone, and so does the factor.
+The second are layers whose gradient is bounded anyway, which are clipped separately.
 """
 
 import math
@@ -35,7 +35,7 @@ class HasOutputGradient(Protocol):
         """Layers in which no patient's gradient is longer than this, whatever the weights."""
 
     def output_gradient_norms(self, outputs: Tensor, batch: Any, /) -> Tensor | None:  # noqa: ANN401 - its own kind
-        """Length of each loss's gradient by the outputs, `(B,)`, at most 1; None if unknown."""
+        """Return the length of each loss's gradient by the outputs, `(B,)`, at most 1, if known."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ClipBounds:
 
     @classmethod
     def of(cls, model: nn.Module, bound: float) -> "ClipBounds":
-        """Those of a model, for a bound above 0 on the whole."""
+        """Make those of a model, for a bound above 0 on the whole gradient."""
         known = dict(model.bounded_layers) if isinstance(model, HasOutputGradient) else {}
         used = sum(length**2 for length in known.values())
         if used >= 1:
@@ -64,26 +64,26 @@ class ClipBounds:
         return cls(math.sqrt(bound**2 - scale**2 * used), apart, scale)
 
     def factors(self, lengths: Tensor, output_norms: Tensor | None) -> Tensor:
-        """Each patient's factor outside the layers apart, `(B,)` in 0..1, from those lengths.
+        """Return each patient's factor outside the layers apart, `(B,)` in 0..1.
 
-        A pull that is no number, or below 0, counts as 0: that patient contributes nothing here.
+        An output norm that is NaN or below 0 counts as 0: that patient contributes nothing here.
         """
         reach = lengths
         if output_norms is not None:
             pull = torch.where(output_norms > 0, output_norms, 0.0).clamp(max=1.0)
             reach = lengths / pull.to(lengths)
-        reach = torch.where(lengths > 0, reach, 0.0)  # nothing pulls: nothing to cut
+        reach = torch.where(lengths > 0, reach, 0.0)  # no gradient: nothing to clip
         return (self.rest / reach.clamp(min=torch.finfo(lengths.dtype).tiny)).clamp(max=1.0)
 
     def factors_apart(self, name: str, lengths: Tensor) -> Tensor:
-        """Each patient's factor in a layer apart, `(B,)`: all alike, as long as its bound holds."""
+        """Return each patient's factor in a layer apart, `(B,)`: equal while its bound holds."""
         within = self.apart[name] / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)
         return within.clamp(max=self.scale)
 
 
 @contextmanager
 def watched(model: nn.Module) -> Iterator[Callable[[Batch], Tensor | None]]:
-    """Watch one forward pass; what is given then tells its patients' pulls, if the model can."""
+    """Watch one forward pass; yields a function that gives its output norms, if the model can."""
     if not isinstance(model, HasOutputGradient):
         yield lambda _: None
         return
@@ -91,7 +91,7 @@ def watched(model: nn.Module) -> Iterator[Callable[[Batch], Tensor | None]]:
     handle = model.head.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
 
     def output_gradient_norms(batch: Batch) -> Tensor | None:
-        if len(seen) != 1:  # a loss of several readings has no one output
+        if len(seen) != 1:  # a loss of several outputs has no single one
             return None
         with torch.no_grad():
             found: Tensor | None = model.output_gradient_norms(seen[0], batch)

@@ -1,7 +1,7 @@
 """What a site sends in a training step: the sum of its patients' clipped gradients.
 
-One patient, with all their records, moves the sum by at most the clipping norm. That is the whole
-of the sensitivity argument, so nothing here may depend on how many patients there are, or on which.
+One patient, with all their records, moves the sum by at most the clipping norm. The sensitivity
+argument rests on this alone, so nothing here may depend on how many patients there are, or which.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ CLIPPING_MARGIN = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class ClippedSum:
-    """A clipped gradient sum, and what a site may look at but never send in clear.
+    """A clipped gradient sum, and counts that a site may read but never sends in clear.
 
     Attributes:
         vector: the sum, `(d,)` float64, in the order of the model's trained parameters.
@@ -58,7 +58,7 @@ class ClippedSum:
 
 
 def supports_bookkeeping(model: nn.Module) -> bool:
-    """Whether the fast closed forms prove right on patients that the model makes up."""
+    """Return whether the fast closed forms prove right on patients that the model makes up."""
     return bookkeeping.is_admitted(model)
 
 
@@ -70,11 +70,11 @@ def clipped_gradient_sum(
     method: Method = "auto",
     rows: int = USUAL_ROWS,
 ) -> ClippedSum:
-    """Sum over patients of each one's gradient, scaled down to L2 norm `clipping_norm` at most.
+    """Sum the patients' gradients, each scaled down to L2 norm `clipping_norm` at most.
 
     A patient whose gradient is not finite, or too long for float32, contributes nothing: any other
     choice would let one patient decide the sum. An empty batch gives zeros. Where the model knows
-    how hard an outcome pulls, the factor depends on a patient's inputs alone; see
+    the length of the gradient by its outputs, the factor depends on a patient's inputs alone; see
     `output_gradient_norms`.
 
     Args:
@@ -122,9 +122,9 @@ class _Clipped:
 
 
 def _by_bookkeeping(model: nn.Module, batch: Batch, there: Tensor, limits: ClipBounds) -> _Clipped:
-    """One pass; of its rows those `there`, bool `(rows,)`, are patients."""
+    """Compute one pass; of its rows those `there`, bool `(rows,)`, are patients."""
     try:
-        with watched(model) as pulls_of:
+        with watched(model) as output_norms_of:
             gradients = bookkeeping.patient_gradients(model, batch)
     except bookkeeping.NotCovered as use:
         raise TrainingInvalid(f"Book-keeping does not cover this model: {use}.") from use
@@ -134,14 +134,14 @@ def _by_bookkeeping(model: nn.Module, batch: Batch, there: Tensor, limits: ClipB
     with torch.no_grad():
         here = there.to(gradients.norms)
         apart = {n: here * limits.factors_apart(n, gradients.lengths(n)) for n in limits.apart}
-        factors = here * limits.factors(gradients.lengths_without(apart), pulls_of(batch))
+        factors = here * limits.factors(gradients.lengths_without(apart), output_norms_of(batch))
         return _Clipped(gradients.weighted_sum(factors, apart), factors, finite)
 
 
 def _by_vmap(model: nn.Module, batch: Batch, there: Tensor, limits: ClipBounds) -> _Clipped:
-    """One pass; of its rows those `there`, bool `(rows,)`, are patients."""
+    """Compute one pass; of its rows those `there`, bool `(rows,)`, are patients."""
     total = flat({}, model)
-    gradients, pulls = vmap_gradients.patient_gradients(model, batch)
+    gradients, output_norms = vmap_gradients.patient_gradients(model, batch)
     finite = gradients.norm(dim=1) <= bookkeeping.LONGEST
     here = there.to(gradients)
     others = torch.where(finite[:, None], gradients, 0.0)
@@ -150,7 +150,7 @@ def _by_vmap(model: nn.Module, batch: Batch, there: Tensor, limits: ClipBounds) 
         own = others[:, place]
         total[place] += (here * limits.factors_apart(name, own.norm(dim=1))) @ own
         others[:, place] = 0.0
-    factors = here * limits.factors(others.norm(dim=1), pulls)
+    factors = here * limits.factors(others.norm(dim=1), output_norms)
     return _Clipped(total + factors @ others, factors, finite)
 
 
@@ -158,7 +158,7 @@ _rows: WeakKeyDictionary[nn.Module, dict[float, int]] = WeakKeyDictionary()
 
 
 def public_rows(model: nn.Module, expected: float) -> int:
-    """Rows of a pass over clipped gradients, the same for the model's life.
+    """Return the rows of a pass over clipped gradients, the same for the model's life.
 
     On an accelerator they must fit its memory. That is tried once, on made-up patients with as many
     visits as a study allows, and with room for twice as many: a patient who let a pass fail, and
@@ -173,32 +173,27 @@ def public_rows(model: nn.Module, expected: float) -> int:
         torch.OutOfMemoryError: the device has no room for the smallest pass.
     """
     known = _rows.setdefault(model, {})
-    if expected not in known:
-        known[expected] = _rows_with_room(model, rows_for(model, expected))
-    return known[expected]
-
-
-def _rows_with_room(model: nn.Module, rows: int) -> int:
-    """So many rows or, on an accelerator, a half, a quarter, as its memory holds."""
-    if on_cpu(model) or not isinstance(model, MakesUp):
-        return rows
-    device = next(model.parameters()).device
-    while True:
+    if expected in known:
+        return known[expected]
+    rows = rows_for(model, expected)
+    while not on_cpu(model) and isinstance(model, MakesUp):
         try:
-            batch = model.made_up(2 * rows)
-            clipped_gradient_sum(model, batch.to(device), 1.0, rows=2 * rows)
+            batch = model.made_up(2 * rows).to(next(model.parameters()).device)
+            clipped_gradient_sum(model, batch, 1.0, rows=2 * rows)
         except torch.OutOfMemoryError:
             if rows == ROWS_STEP:
                 raise
         else:
-            return rows
+            break
         # Outside the handler, which would keep the tensors of the failed pass alive.
         rows = ROWS_STEP * max(1, rows // 2 // ROWS_STEP)
         torch.cuda.empty_cache()
+    known[expected] = rows
+    return rows
 
 
 def gradient_sum(model: nn.Module, batch: Batch, *, mixed: bool = False) -> npt.NDArray[np.float64]:
-    """Sum of the patients' gradients without clipping, `(d,)`: no privacy, for mode `none`.
+    """Sum the patients' gradients without clipping, `(d,)`: no privacy, for mode `none`.
 
     Args:
         model: see `clipped_gradient_sum`.
@@ -225,7 +220,7 @@ def leave_one_out_sensitivity(
     method: Method = "auto",
     rows: int = USUAL_ROWS,
 ) -> float:
-    """How far the clipped sum moves, in L2, when the patient who moves it most is left out.
+    """Measure how far the clipped sum moves, in L2, without the patient who moves it most.
 
     A model keeps its promise where this is at most `clipping_norm`; every registered model is
     held to it in the tests, and a site's audit measures it on real patients.

@@ -1,7 +1,7 @@
-"""Which processor a site trains on, and what becomes of a failure there.
+"""The processor that a site trains on, and the handling of its failures.
 
-Whatever the device, weights come in and sums go out as arrays on the CPU; on the CPU itself not a
-bit differs from a site that knows of no devices.
+Whatever the device, weights come in and sums go out as arrays on the CPU; on the CPU itself
+not a bit differs from a site without a choice of devices.
 """
 
 import gc
@@ -22,7 +22,7 @@ _FAILURES: tuple[type[BaseException], ...] = tuple(
 
 
 class DeviceMissing(MisuseError):
-    """The device asked for by name is not one of this machine."""
+    """The device that the settings name is not in this machine."""
 
 
 class DeviceFailed(MisuseError):
@@ -30,7 +30,7 @@ class DeviceFailed(MisuseError):
 
 
 def devices() -> tuple[torch.device, ...]:
-    """The devices of this machine, the fastest first."""
+    """List the devices of this machine, the fastest first."""
     found = []
     if torch.cuda.is_available():
         found.append(torch.device("cuda"))
@@ -40,7 +40,7 @@ def devices() -> tuple[torch.device, ...]:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device that a site's settings name; 'auto' is the fastest there is.
+    """Return the device that a site's settings name; 'auto' is the fastest there is.
 
     Raises:
         DeviceMissing: there is no such device here.
@@ -58,7 +58,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 @contextmanager
 def named_failures(device: torch.device) -> Iterator[None]:
-    """Give a failure of the device its name, and its memory back.
+    """Turn a failure of the device into `DeviceFailed`, and free the device's memory.
 
     Raises:
         DeviceFailed: it failed.

@@ -12,8 +12,8 @@ class MixesPatients(MisuseError):
 
 
 class UnsupportedModel(MisuseError):
-    """The gradient of a single patient cannot be had from this model."""
+    """This model does not give the gradient of a single patient."""
 
 
 class TrainingInvalid(MisuseError):
-    """A training step was asked for with impossible settings, such as a rate of 2."""
+    """The settings of a training step are impossible, such as a rate of 2."""

@@ -32,23 +32,19 @@ SMALL_LAYER = 4096
 
 
 def rule_for(layer: nn.Module) -> Rule | None:
-    """The rule for a module that owns trained parameters; None if there is none.
+    """Return the rule for a module that owns trained parameters; None if there is none.
 
     Exact types only: a subclass may compute something else with the same parameters.
     """
     if type(layer) in _RULES:
-        rule = _RULES[type(layer)]
+        # Options of an embedding that change its gradient across patients.
+        unusual = ("max_norm", "scale_grad_by_freq", "sparse")
+        usual = not any(getattr(layer, name, None) for name in unusual)
         plain = own_parameters(layer).keys() <= {"weight", "bias"}
-        return rule if plain and _is_usual(layer) else None
+        return _RULES[type(layer)] if plain and usual else None
     values = sum(p.numel() for p in own_parameters(layer).values())
     has_trained_children = any(own_parameters(c) for c in layer.modules() if c is not layer)
     return _held(_small) if values <= SMALL_LAYER and not has_trained_children else None
-
-
-def _is_usual(layer: nn.Module) -> bool:
-    """Whether an embedding has none of the options that change its gradient across patients."""
-    unusual = ("max_norm", "scale_grad_by_freq", "sparse")
-    return not any(getattr(layer, name, None) for name in unusual)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,19 +57,19 @@ class _Rows:
 
     @property
     def squared_norm(self) -> Tensor:
-        """Rows that a patient repeats add up before squaring."""
+        """Rows that a patient repeats are summed before they are squared."""
         same = (self.tokens.unsqueeze(2) == self.tokens.unsqueeze(1)).to(self.backprops.dtype)
         return gram_squared_norm(same, torch.ones_like(self.backprops[..., 0]), self.backprops)
 
     def weighted_sum(self, factors: Tensor) -> dict[str, Tensor]:
-        """One row of the table per token."""
+        """Sum one row of the table per token."""
         table = torch.zeros_like(own_parameters(self.layer)["weight"])
         weighted = (self.backprops * factors[:, None, None]).flatten(0, 1)
         return {"weight": table.index_add(0, self.tokens.flatten(), weighted)}
 
 
 def _embedding(layer: nn.Module, uses: Sequence[LayerRecord]) -> LayerGradients:
-    """The rule of an embedding, whose padding has no gradient."""
+    """Apply the rule of an embedding, whose padding has no gradient."""
     tokens = torch.cat([tokens.reshape(len(tokens), -1) for tokens, _ in uses], 1)
     backprops = torch.cat([g.reshape(len(g), -1, g.shape[-1]) for _, g in uses], 1)
     padding = layer.padding_idx
@@ -108,7 +104,7 @@ class _SegmentGradients:
         return torch.stack(parts).sum(0)
 
     def weighted_sum(self, factors: Tensor) -> dict[str, Tensor]:
-        """By the layer's own parameter names."""
+        """Sum by the layer's own parameter names."""
         own = own_parameters(self.layer)
         sums = {name: torch.zeros_like(p) for name, p in own.items()}
         for activation, backprop in self.uses:
@@ -136,7 +132,7 @@ class _HeldGradients:
 
 
 def _held(of_use: Callable[[nn.Module, LayerRecord], dict[str, Tensor]]) -> Rule:
-    """The rule of a small layer, whose gradients are simply held, patient by patient.
+    """Make the rule of a small layer, whose gradients are simply held, patient by patient.
 
     Args:
         of_use: each own parameter's gradient per patient, `(B, *shape)`, from one use.
@@ -149,40 +145,32 @@ def _held(of_use: Callable[[nn.Module, LayerRecord], dict[str, Tensor]]) -> Rule
     return rule
 
 
-def _layer_norm(layer: nn.Module, use: LayerRecord) -> dict[str, Tensor]:
-    if not isinstance(layer, nn.LayerNorm):
-        raise TypeError(f"{type(layer).__name__} is not a LayerNorm.")
+def _norm(layer: nn.Module, use: LayerRecord) -> dict[str, Tensor]:
+    """Compute a layer or group norm's scale and shift, summed over the axis of the steps."""
     activation, backprop = use
-    shape = tuple(layer.normalized_shape)
-    normal = functional.layer_norm(activation, shape, eps=layer.eps)
-    per_step = (len(backprop), -1, math.prod(shape))
-    return _affine(layer, normal.reshape(per_step), backprop.reshape(per_step), 1)
+    if isinstance(layer, nn.LayerNorm):
+        shape = tuple(layer.normalized_shape)
+        normal = functional.layer_norm(activation, shape, eps=layer.eps)
+        stepwise, steps = (len(backprop), -1, math.prod(shape)), 1
+    elif isinstance(layer, nn.GroupNorm):
+        normal = functional.group_norm(activation, layer.num_groups, eps=layer.eps)
+        stepwise, steps = (len(backprop), layer.num_channels, -1), 2
+    else:
+        raise TypeError(f"{type(layer).__name__} is neither a LayerNorm nor a GroupNorm.")
+    normal, backprop = normal.reshape(stepwise), backprop.reshape(stepwise)
+    sums = {"weight": (normal * backprop).sum(steps), "bias": backprop.sum(steps)}
+    return {n: sums[n].reshape(-1, *p.shape) for n, p in own_parameters(layer).items()}
 
 
 def _nodes(layer: nn.Module, use: LayerRecord) -> dict[str, Tensor]:
-    """A linear layer for every node: `(B, N, T, P)` in, `(B, N, T, E)` out."""
+    """Compute a linear layer for every node: `(B, N, T, P)` in, `(B, N, T, E)` out."""
     activation, backprop = use
     found = {"weight": activation.transpose(2, 3) @ backprop, "bias": backprop.sum(2)}
     return {name: found[name] for name in own_parameters(layer)}
 
 
-def _group_norm(layer: nn.Module, use: LayerRecord) -> dict[str, Tensor]:
-    if not isinstance(layer, nn.GroupNorm):
-        raise TypeError(f"{type(layer).__name__} is not a GroupNorm.")
-    activation, backprop = use
-    normal = functional.group_norm(activation, layer.num_groups, eps=layer.eps)
-    per_channel = (len(backprop), layer.num_channels, -1)
-    return _affine(layer, normal.reshape(per_channel), backprop.reshape(per_channel), 2)
-
-
-def _affine(layer: nn.Module, normal: Tensor, backprop: Tensor, steps: int) -> dict[str, Tensor]:
-    """Gradients of a scale and a shift, summed over the axis that holds the steps."""
-    sums = {"weight": (normal * backprop).sum(steps), "bias": backprop.sum(steps)}
-    return {n: sums[n].reshape(-1, *p.shape) for n, p in own_parameters(layer).items()}
-
-
 def _small(layer: nn.Module, use: LayerRecord) -> dict[str, Tensor]:
-    """Plain parameters on any small module that takes and returns one tensor, patients first."""
+    """Compute plain parameters of any small module from one tensor to one, patients first."""
     weights = {name: p.detach() for name, p in own_parameters(layer).items()}
 
     def alone(activation: Tensor, backprop: Tensor) -> dict[str, Tensor]:
@@ -202,8 +190,8 @@ _RULES: dict[type[nn.Module], Rule] = {
     nn.Linear: linear,
     nn.Conv1d: conv1d,
     nn.Embedding: _embedding,
-    nn.LayerNorm: _held(_layer_norm),
-    nn.GroupNorm: _held(_group_norm),
+    nn.LayerNorm: _held(_norm),
+    nn.GroupNorm: _held(_norm),
     SegmentLinear: _SegmentGradients,
     NodeLinear: _held(_nodes),
 }

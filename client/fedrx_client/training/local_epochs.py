@@ -5,13 +5,12 @@ that the `distributed` mode uses, and noise, which torch would draw from 32 bits
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum, public_rows
 from fedrx_client.training.errors import TrainingInvalid
@@ -22,12 +21,12 @@ from fedrx_client.training.sampling import poisson_sample
 
 @dataclass(frozen=True, kw_only=True)
 class LocalSettings:
-    """Steps of a site between two rounds. Everything here is public, and nothing may be measured.
+    """Steps of a site between two rounds. All of it is public; nothing comes from patients.
 
     Attributes:
         sample_rate: Poisson rate of a step, in (0, 1]. Without noise it sets the batch's size.
         steps: gradient steps in the round.
-        divisor: public expected sample size that a private sum is divided by.
+        expected_batch_size: public expected sample size that a private sum is divided by.
         learning_rate: step size.
         clipping_norm: L2 bound C of a patient's gradient.
         noise_multiplier: standard deviation of a step's noise over C; 0 is plain SGD, unclipped.
@@ -71,7 +70,7 @@ def local_settings(
     proximal: float = 0.0,
     mixed: bool = False,
 ) -> LocalSettings:
-    """Settings for epochs over `patients`: the rate is batch_size / patients, at most 1.
+    """Make settings for epochs over `patients`: the rate is batch_size / patients, at most 1.
 
     Args:
         patients: a size that the consortium agreed on. The exact number of patients would make
@@ -126,7 +125,7 @@ def local_epochs(
     site: str,
     round_: int,
 ) -> LocalUpdate:
-    """Train on a site's own patients and say how the weights changed; the model is left as it was.
+    """Train on a site's own patients and return the change of weights; the model stays as it was.
 
     Args:
         model: at the round's first weights.
@@ -142,85 +141,44 @@ def local_epochs(
     """
     weights = list(trained(model).values())
     before = [p.detach().clone() for p in weights]
+    optimizer = torch.optim.SGD(weights, lr=settings.learning_rate)
     sampling = randomness.generator(site, round_, "local sampling")
     noise = randomness.generator(site, round_, "local noise")
     try:
         if settings.noise_multiplier > 0:
-            _private_steps(model, batch, settings, sampling, noise)
-        else:
-            _plain_steps(model, batch, settings, sampling)
-        change = _joined([p.detach() - b for p, b in zip(weights, before, strict=True)])
+            # Opacus takes seconds to import, and only this mode needs it.
+            from fedrx_client.training.site_optimizer import SiteOptimizer  # noqa: PLC0415
+
+            private = SiteOptimizer(optimizer, settings, noise)
+            norm, rows = settings.clipping_norm, public_rows(model, settings.expected_batch_size)
+            for _ in range(settings.steps):
+                sample = poisson_sample(len(batch), settings.sample_rate, sampling)
+                patients = batch.select(torch.from_numpy(sample))
+                private.receive(clipped_gradient_sum(model, patients, norm, rows=rows).vector)
+                private.step()
+                private.zero_grad()
+        elif len(batch):
+            # Mini-batches are parts of shuffled passes, as equal in size as the rate asks.
+            a_pass = math.ceil(1 / settings.sample_rate)
+            for step in range(settings.steps):
+                if step % a_pass == 0:
+                    shuffled = np.array_split(sampling.permutation(len(batch)), a_pass)
+                sample = shuffled[step % a_pass]
+                if not len(sample):
+                    continue
+                patients = batch.select(torch.from_numpy(sample))
+                mean = gradient_sum(model, patients, mixed=settings.mixed) / len(sample)
+                for p, piece in zip(weights, split(mean, weights), strict=True):
+                    p.grad = piece.to(p)
+                pull(weights, before, settings.proximal)
+                optimizer.step()
+        parts = [(p.detach() - old).reshape(-1) for p, old in zip(weights, before, strict=True)]
+        change: npt.NDArray[np.float64] = torch.cat(parts).cpu().double().numpy()
     finally:
-        _restore(weights, before)
+        with torch.no_grad():
+            for p, old in zip(weights, before, strict=True):
+                p.copy_(old)
+                p.grad = None
     if not np.isfinite(change).all():
         raise TrainingInvalid("Local training diverged: use a smaller learning rate.")
     return LocalUpdate(change, settings.steps, settings.sample_rate)
-
-
-def _private_steps(
-    model: nn.Module,
-    batch: Batch,
-    settings: LocalSettings,
-    sampling: np.random.Generator,
-    noise: np.random.Generator,
-) -> None:
-    # Opacus takes seconds to import, and only this mode needs it.
-    from fedrx_client.training.site_optimizer import SiteOptimizer  # noqa: PLC0415
-
-    optimizer = SiteOptimizer(_sgd(model, settings), settings, noise)
-    norm, rows = settings.clipping_norm, public_rows(model, settings.expected_batch_size)
-    for _ in range(settings.steps):
-        sample = poisson_sample(len(batch), settings.sample_rate, sampling)
-        patients = batch.select(torch.from_numpy(sample))
-        optimizer.receive(clipped_gradient_sum(model, patients, norm, rows=rows).vector)
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-def _plain_steps(
-    model: nn.Module, batch: Batch, settings: LocalSettings, shuffling: np.random.Generator
-) -> None:
-    """Shuffled mini-batches, each averaged over the patients in it."""
-    if len(batch) == 0:
-        return
-    optimizer = _sgd(model, settings)
-    weights = list(trained(model).values())
-    anchors = [p.detach().clone() for p in weights]
-    for sample in _minibatches(len(batch), settings, shuffling):
-        patients = batch.select(torch.from_numpy(sample))
-        mean = gradient_sum(model, patients, mixed=settings.mixed) / len(sample)
-        for p, piece in zip(weights, split(mean, weights), strict=True):
-            p.grad = piece.to(p)
-        pull(weights, anchors, settings.proximal)
-        optimizer.step()
-    optimizer.zero_grad()
-
-
-def _minibatches(
-    patients: int, settings: LocalSettings, shuffling: np.random.Generator
-) -> Iterator[npt.NDArray[np.int64]]:
-    """`settings.steps` parts of shuffled passes, as equal in size as the rate asks."""
-    a_pass = math.ceil(1 / settings.sample_rate)
-    for step in range(settings.steps):
-        if step % a_pass == 0:
-            parts = np.array_split(shuffling.permutation(patients), a_pass)
-        if len(parts[step % a_pass]):
-            yield parts[step % a_pass]
-
-
-def _sgd(model: nn.Module, settings: LocalSettings) -> torch.optim.Optimizer:
-    return torch.optim.SGD(list(trained(model).values()), lr=settings.learning_rate)
-
-
-def _joined(parts: list[Tensor]) -> npt.NDArray[np.float64]:
-    vector: npt.NDArray[np.float64] = (
-        torch.cat([p.reshape(-1) for p in parts]).cpu().double().numpy()
-    )
-    return vector
-
-
-def _restore(weights: list[nn.Parameter], before: list[Tensor]) -> None:
-    with torch.no_grad():
-        for p, old in zip(weights, before, strict=True):
-            p.copy_(old)
-            p.grad = None

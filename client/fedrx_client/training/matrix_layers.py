@@ -31,7 +31,7 @@ class LayerGradients(Protocol):
         """Squared L2 norm of each patient's gradient by this layer's parameters, `(B,)`."""
 
     def weighted_sum(self, factors: Tensor) -> dict[str, Tensor]:
-        """Sum over patients of factor times gradient, by the layer's own parameter names."""
+        """Sum factor times gradient over patients, by the layer's own parameter names."""
 
 
 Rule = Callable[[nn.Module, Sequence[LayerRecord]], LayerGradients]
@@ -39,12 +39,12 @@ Rule = Callable[[nn.Module, Sequence[LayerRecord]], LayerGradients]
 
 
 def own_parameters(layer: nn.Module) -> dict[str, nn.Parameter]:
-    """Trained parameters that sit directly on this module."""
+    """Return the trained parameters that belong directly to this module."""
     return {n: p for n, p in layer.named_parameters(recurse=False) if p.requires_grad}
 
 
 def lengths(tensor: Tensor, dim: int | tuple[int, ...]) -> Tensor:
-    """L2 norms over some axes; the square of a very small or large value does not spoil them.
+    """Compute L2 norms over some axes, safe against squares of very small or large values.
 
     Weights chosen badly pair activations of 1e-23 with backprops of 1e20: their product counts.
     """
@@ -55,7 +55,7 @@ def lengths(tensor: Tensor, dim: int | tuple[int, ...]) -> Tensor:
 
 
 def kept_from_below(squared: Tensor, size: Tensor, length: Tensor) -> Tensor:
-    """A squared norm of a sum over steps, `(B,)`, raised by what rounding may have taken off.
+    """Raise a squared norm of a sum over steps, `(B,)`, by what rounding may have taken off.
 
     Where a step's product of squares could leave float32, the norm is taken to be the sum of the
     steps' norms, which it never exceeds.
@@ -71,7 +71,7 @@ def kept_from_below(squared: Tensor, size: Tensor, length: Tensor) -> Tensor:
 
 
 def gram_squared_norm(similarity: Tensor, size: Tensor, backprop: Tensor) -> Tensor:
-    """Sum over pairs of steps of similarity times the backprops' inner product, kept from below.
+    """Sum similarity times the backprops' inner product over pairs of steps, kept from below.
 
     Args:
         similarity: inner products of the activations, `(B, steps, steps)`.
@@ -91,20 +91,36 @@ _FEW_STEPS = 0.4
 
 
 def linear(layer: nn.Module, uses: Sequence[LayerRecord]) -> LayerGradients:
-    """The rule of `nn.Linear` on patients, or on any number of steps of each patient."""
-    parts = [_steps(use) for use in uses]
-    backprop = _longer([backprop for _, backprop in parts])
-    return _gradients(layer, [[_longer([activation for activation, _ in parts])]], backprop)
+    """Apply the rule of `nn.Linear` to patients, or to any number of steps of each patient."""
+    activations, backprops = list[Tensor](), list[Tensor]()
+    for activation, backprop in uses:
+        one_step = activation.ndim == 2
+        activations.append(activation.unsqueeze(1) if one_step else activation.flatten(1, -2))
+        backprops.append(backprop.unsqueeze(1) if one_step else backprop.flatten(1, -2))
+    return _gradients(layer, [[_longer(activations)]], _longer(backprops))
 
 
 def conv1d(layer: nn.Module, uses: Sequence[LayerRecord]) -> LayerGradients:
-    """The rule of `nn.Conv1d`, whatever its options: for each tap a linear layer."""
+    """Apply the rule of `nn.Conv1d` with any options: for each tap a linear layer."""
     if not isinstance(layer, nn.Conv1d):
         raise TypeError(f"{type(layer).__name__} is not a Conv1d.")
-    by_tap = zip(*(_taps(layer, use) for use in uses), strict=True)
-    taps = [_longer(list(tap)).chunk(layer.groups, 2) for tap in by_tap]
-    backprop = _longer([backprop.transpose(1, 2) for _, backprop in uses])
-    return _gradients(layer, [list(group) for group in zip(*taps, strict=True)], backprop)
+    stride, dilation, size = layer.stride[0], layer.dilation[0], layer.kernel_size[0]
+    if isinstance(layer.padding, str):
+        total = dilation * (size - 1) if layer.padding == "same" else 0
+        left, right = total // 2, total - total // 2
+    else:
+        left = right = layer.padding[0]
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    # The inputs of each weight of the kernel, `(B, steps, channels)`; nothing is copied.
+    inputs = []
+    for activation, backprop in uses:
+        padded = functional.pad(activation, (left, right), mode=mode)
+        reach = stride * (backprop.shape[2] - 1) + 1
+        starts = [dilation * tap for tap in range(size)]
+        inputs.append([padded[:, :, i : i + reach : stride].transpose(1, 2) for i in starts])
+    taps = [_longer(list(tap)).chunk(layer.groups, 2) for tap in zip(*inputs, strict=True)]
+    backprops = _longer([backprop.transpose(1, 2) for _, backprop in uses])
+    return _gradients(layer, [list(group) for group in zip(*taps, strict=True)], backprops)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +133,7 @@ class _Product:
     squared_norm: Tensor
 
     def weighted_sum(self, factors: Tensor) -> Tensor:
-        """`(out, in)`."""
+        """Sum to `(out, in)`."""
         if self.held is not None:
             summed: Tensor = torch.tensordot(factors, self.held, dims=1)
             return summed
@@ -145,7 +161,7 @@ class _MatrixGradients:
         return total
 
     def weighted_sum(self, factors: Tensor) -> dict[str, Tensor]:
-        """By the layer's own parameter names."""
+        """Sum by the layer's own parameter names."""
         own, sums = own_parameters(self.layer), {}
         if "weight" in own:
             by_group = [[tap.weighted_sum(factors) for tap in taps] for taps in self.products]
@@ -158,7 +174,7 @@ class _MatrixGradients:
 
 
 def _gradients(layer: nn.Module, groups: list[list[Tensor]], backprop: Tensor) -> LayerGradients:
-    """From activations by group and tap, `(B, steps, in)`, and the backprop `(B, steps, out)`."""
+    """Combine activations by group and tap, `(B, steps, in)`, and backprops `(B, steps, out)`."""
     biases = backprop.sum(1)
     if "weight" not in own_parameters(layer):
         return _MatrixGradients(layer, [], biases)
@@ -169,7 +185,7 @@ def _gradients(layer: nn.Module, groups: list[list[Tensor]], backprop: Tensor) -
 
 
 def _longer(parts: list[Tensor]) -> Tensor:
-    """Several uses count as one longer sequence."""
+    """Join several uses, which count as one longer sequence."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
@@ -189,38 +205,12 @@ def _product(activation: Tensor, backprop: Tensor) -> _Product:
     at_once = max(1, HELD_VALUES // (inputs * outputs))
     parts = zip(torch.split(activation, at_once), torch.split(backprop, at_once), strict=True)
     squared = torch.cat([_lengths(torch.bmm(g.transpose(1, 2), a)) for a, g in parts]).square()
-    # Made again for the sum, in another order: where steps cancel, that leaves other digits.
+    # The sum computes them again in another order: where steps cancel, other digits remain.
     squared = kept_from_below(squared, lengths(activation, 2), lengths(backprop, 2))
     return _Product(activation, backprop, None, squared)
 
 
 def _lengths(matrices: Tensor) -> Tensor:
-    """L2 norm of each patient's matrix, `(B,)`."""
+    """Return the L2 norm of each patient's matrix, `(B,)`."""
     found: Tensor = torch.linalg.vector_norm(matrices, dim=(1, 2))
     return found
-
-
-def _steps(use: LayerRecord) -> LayerRecord:
-    activation, backprop = use
-    if activation.ndim == 2:
-        return activation.unsqueeze(1), backprop.unsqueeze(1)
-    return activation.flatten(1, -2), backprop.flatten(1, -2)
-
-
-def _taps(layer: nn.Conv1d, use: LayerRecord) -> list[Tensor]:
-    """What each weight of the kernel saw, `(B, steps, channels)`; nothing is copied."""
-    activation, backprop = use
-    padded, stride = _padded(layer, activation), layer.stride[0]
-    reach = stride * (backprop.shape[2] - 1) + 1
-    starts = [layer.dilation[0] * tap for tap in range(layer.kernel_size[0])]
-    return [padded[:, :, i : i + reach : stride].transpose(1, 2) for i in starts]
-
-
-def _padded(layer: nn.Conv1d, activation: Tensor) -> Tensor:
-    if isinstance(layer.padding, str):
-        total = layer.dilation[0] * (layer.kernel_size[0] - 1) if layer.padding == "same" else 0
-        left, right = total // 2, total - total // 2
-    else:
-        left = right = layer.padding[0]
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    return functional.pad(activation, (left, right), mode=mode)

@@ -1,30 +1,30 @@
-"""How many patients go through a model at a time, and how exactly a device must count meanwhile.
+"""How many patients go through a model at a time, and how exactly the device computes them.
 
-One patient may change nothing of what the others give, not even a last digit: weights chosen badly
-enough make any digit matter. Where a promise is made, a pass therefore has a fixed number of rows,
+One patient must not change what the others contribute, not even a last digit: with badly chosen
+weights any digit matters. Where a promise is made, a pass therefore has a fixed number of rows,
 filled up with copies that count for nothing, and that number comes from public numbers. What holds:
 
-* The same products and loops run for every pass, whoever is in it. A row's result depends on that
+* The same products and loops run for every pass, for all patients. A row's result depends on that
   row's numbers, and on its place only if a kernel treats the ends of a tensor differently.
-* On a CPU it does so where a tensor's size is no multiple of its vectors, where it shares work out
+* A CPU does so where a tensor's size is not a multiple of its vectors, where it shares work out
   among threads, and in MKL's products of few columns. Rows are a multiple of `ROWS_STEP`, one
-  thread does the work, and MKL is told not to (`fedrx_client/__init__.py`), so none of this
+  thread does the work, and a setting stops MKL (`fedrx_client/__init__.py`), so none of this
   happens; a test holds every model to it, bit by bit.
 * On an accelerator the same kernels run for the same shape, but that a place in it means nothing is
   not tested here. Its float32 is then off by about 1e-7 of each patient, within the clipping margin
   for all weights but those chosen to magnify it.
 
 Courses of visits are padded to the longest that a study allows, and most patients have far fewer.
-They go through longest first, cut to a half of that, a quarter and so on, each patient as the own
-visits allow and whatever the others' are.
+They go through longest first, cut to a half of that, a quarter and so on, each patient as their own
+visits allow, independent of the others.
 
 Without a promise a pass has as many rows as there are patients, at most a number fixed on a CPU,
 and on an accelerator as many as its free memory holds, which is found by trying.
 
 Mixed precision stays off where gradients are clipped: in bfloat16 or TF32 rounding is 1e-3 of each
 patient, and a few hundred others would move the sum further than the one patient may. Convolutions
-on CUDA use TF32 unless told otherwise, so this is told to them. Without privacy nothing is
-promised, and TF32 is on; bfloat16 as well, where the study says so.
+on CUDA use TF32 by default, so it is switched off for them. Without privacy nothing is promised,
+and TF32 is on; bfloat16 as well, where the study asks for it.
 """
 
 from collections.abc import Callable, Iterator
@@ -57,7 +57,7 @@ CPU_MICROBATCH = 1024
 """Patients in a pass that promises nothing; passes are added in float64."""
 
 FIRST_MICROBATCH = 16_384
-"""Patients in such a pass on an accelerator, unless its memory says otherwise."""
+"""Patients in such a pass on an accelerator, unless its memory holds fewer."""
 
 _FASTER_IN_FEWER_DIGITS = frozenset({"cuda"})
 
@@ -67,14 +67,14 @@ class PaddedBatch(Batch, Protocol):
     """Patients with visits, padded to one length."""
 
     def padded_lengths(self) -> Tensor:
-        """How many visits each patient is padded to, `(B,)`; 0 in a study without visits."""
+        """Return how many visits each patient is padded to, `(B,)`; 0 in a study without visits."""
 
     def cut_to(self, visits: int, /) -> Self:
-        """The same patients, with so many visits."""
+        """Return the same patients, with so many visits."""
 
 
 def rows_for(model: nn.Module, expected: float) -> int:
-    """Rows of a fixed pass: few enough that a small site waits for little padding.
+    """Return the rows of a fixed pass, few enough that a small site has little padding.
 
     Args:
         model: courses need fewer, as they go through in several groups of like length.
@@ -89,9 +89,9 @@ def rows_for(model: nn.Module, expected: float) -> int:
 
 
 def fixed_passes(batch: BatchT, rows: int) -> Iterator[tuple[BatchT, int]]:
-    """Batches of exactly `rows` rows, and how many of the first are patients; none for no patient.
+    """Yield batches of exactly `rows` rows, and how many of the first are patients.
 
-    The rows after them repeat the first one.
+    The rows after them repeat the first one. Without patients there is no batch.
     """
     order, lengths = _longest_first(batch)
     start = 0
@@ -103,7 +103,7 @@ def fixed_passes(batch: BatchT, rows: int) -> Iterator[tuple[BatchT, int]]:
 
 
 def predictions(model: PatientModel, batch: PatientBatch, rows: int) -> Floats:
-    """What a model predicts, patients first, in fixed passes; see `AnyPrediction.mean`."""
+    """Predict in fixed passes, patients first; see `AnyPrediction.mean`."""
     if not len(batch):
         return model.predict(batch).mean
     with precision(model, clipped=True):
@@ -115,7 +115,7 @@ def predictions(model: PatientModel, batch: PatientBatch, rows: int) -> Floats:
 
 
 def _filled(batch: BatchT, positions: Tensor, rows: int) -> BatchT:
-    """These patients, and copies of the first of them up to so many rows."""
+    """Select these patients, and copies of the first of them up to so many rows."""
     return batch.select(torch.cat([positions, positions[:1].expand(rows - len(positions))]))
 
 
@@ -134,10 +134,15 @@ def microbatches(
         torch.OutOfMemoryError: a single patient does not fit.
     """
     order, lengths = _longest_first(batch)
+    unsorted = torch.arange(len(batch))
+    usual = CPU_MICROBATCH if on_cpu(model) else FIRST_MICROBATCH
     start = 0
     while start < len(batch):
-        count = _patients_at_once(model, lengths[start:])
-        some = _together(batch, order[start : start + count], int(lengths[start]))
+        count = min(_fits.get(model, usual), _alike(lengths[start:]))
+        positions = order[start : start + count]
+        # Nothing is copied where these are all patients in the batch's order.
+        some = batch if torch.equal(positions, unsorted) else batch.select(positions)
+        some = some.cut_to(int(lengths[start])) if isinstance(some, PaddedBatch) else some
         try:
             done = work(some)
         except torch.OutOfMemoryError:
@@ -153,48 +158,35 @@ def microbatches(
 
 
 def _longest_first(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Positions of the patients, and their padded lengths in that order."""
+    """Return the patients' positions, longest first, and their padded lengths in that order."""
     if not isinstance(batch, PaddedBatch):
         return torch.arange(len(batch)), torch.zeros(len(batch))
     lengths, order = batch.padded_lengths().cpu().sort(descending=True, stable=True)
     return order, lengths
 
 
-def _together(batch: BatchT, positions: Tensor, length: int) -> BatchT:
-    """These patients, cut to that length; nothing is copied where they are all, as they stand."""
-    everybody = torch.equal(positions, torch.arange(len(batch)))
-    some = batch if everybody else batch.select(positions)
-    return some.cut_to(length) if isinstance(some, PaddedBatch) else some
-
-
-def _patients_at_once(model: nn.Module, lengths: Tensor) -> int:
-    """How many of the patients still to come go through next; their padded `lengths` fall."""
-    usual = CPU_MICROBATCH if on_cpu(model) else FIRST_MICROBATCH
-    return min(_fits.get(model, usual), _alike(lengths))
-
-
 def _alike(lengths: Tensor) -> int:
-    """How many are as long as the first; lengths fall."""
+    """Count how many are as long as the first; lengths fall."""
     return int((lengths == lengths[0]).sum())
 
 
 def on_cpu(model: nn.Module) -> bool:
-    """Whether all of a model is on the CPU."""
+    """Return whether all of a model is on the CPU."""
     return _kinds(model) <= {"cpu"}
 
 
 def _kinds(model: nn.Module) -> set[str]:
-    """The kinds of device that hold the model."""
+    """Return the kinds of device that hold the model."""
     return {p.device.type for p in model.parameters()}
 
 
 @contextmanager
 def precision(model: nn.Module, *, clipped: bool, mixed: bool = False) -> Iterator[None]:
-    """How exactly products are computed: what is clipped, and all on a CPU, in float32.
+    """Set how exactly products are computed: what is clipped, and all on a CPU, in float32.
 
-    What is not may use fewer digits on CUDA: TF32, or bfloat16 where `mixed` asks for it. What is
+    The rest may use fewer digits on CUDA: TF32, or bfloat16 where `mixed` asks for it. What is
     clipped is computed by one thread of the CPU: several would cut tensors where no vector ends.
-    What was set before is set again afterwards, and until then it counts for nothing.
+    The settings from before have no effect meanwhile, and return afterwards.
     """
     exactly = clipped or not _kinds(model) <= _FASTER_IN_FEWER_DIGITS
     before, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()

@@ -8,7 +8,7 @@ standard deviations (further out lies 4e-33 of the mass), whatever the standard 
 
 That rests on exponential variables that are right far into the tail. NumPy's come from uniform
 numbers of 53 bits: P(E > x) is a multiple of about 2^-53, which is 2^-47 of exp(-4) and 2^-10 of
-exp(-30). So they are drawn in parts of 4, and nothing is compared that lies deeper in a part.
+exp(-30). So they are drawn in parts of 4, and no comparison goes deeper in a part.
 Twelve deviations need exponentials of at most 74 in all, to propose and to accept: 19 parts, which
 with the rounding of sums (2^-44) and the edges of a block's sixteenth (2^-43) are below 2^-41.
 """
@@ -28,7 +28,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 def discrete_gaussian(sd: float, size: int, generator: np.random.Generator) -> IntArray:
-    """Independent draws of P(k) ~ exp(-k^2 / (2 sd^2)) over all integers k.
+    """Draw independently from P(k) ~ exp(-k^2 / (2 sd^2)) over all integers k.
 
     Args:
         sd: the parameter above in grid units, in [0, 2^40]; 0 gives zeros. For sd > 1 it is the
@@ -49,35 +49,32 @@ def discrete_gaussian(sd: float, size: int, generator: np.random.Generator) -> I
         )
     result = np.zeros(size, dtype=np.int64)
     filled = size if sd == 0 else 0
+    block = max(1, round(sd / _BLOCKS))
+    scale = block * _BLOCKS
     while filled < size:
         # About 74 % are accepted, so a second pass over the rest is short.
-        kept = _accepted(sd, int((size - filled) * 1.4) + 16, generator)[: size - filled]
+        candidates = int((size - filled) * 1.4) + 16
+        # Proposals are discrete Laplace.
+        bits = generator.integers(0, 2 * block, candidates)
+        negative, inside = (bits & 1).astype(bool), bits >> 1
+        # floor(16 E) is geometric: the number of whole blocks below a Laplace variable of this
+        # scale.
+        blocks = np.floor(_BLOCKS * _exponential(candidates, generator)).astype(np.int64)
+        magnitude = inside + block * blocks
+        with np.errstate(over="ignore"):  # an infinite exponent is rightly never accepted
+            exponent = inside / scale + (magnitude / sd - sd / scale) ** 2 / 2
+        keep = _exponential(candidates, generator) > exponent  # with probability exp(-exponent)
+        keep &= ~(negative & (magnitude == 0))
+        kept = np.where(negative, -magnitude, magnitude)[keep][: size - filled]
         result[filled : filled + len(kept)] = kept
         filled += len(kept)
     return result
 
 
-def _accepted(sd: float, candidates: int, generator: np.random.Generator) -> IntArray:
-    """Those of some discrete Laplace proposals that rejection turns into the Gaussian."""
-    block = max(1, round(sd / _BLOCKS))
-    scale = block * _BLOCKS
-    bits = generator.integers(0, 2 * block, candidates)
-    negative, inside = (bits & 1).astype(bool), bits >> 1
-    # floor(16 E) is geometric: the number of whole blocks below a Laplace variable of this scale.
-    blocks = np.floor(_BLOCKS * _exponential(candidates, generator)).astype(np.int64)
-    magnitude = inside + block * blocks
-    with np.errstate(over="ignore"):  # an infinite exponent is rightly never accepted
-        exponent = inside / scale + (magnitude / sd - sd / scale) ** 2 / 2
-    keep = _exponential(candidates, generator) > exponent  # with probability exp(-exponent)
-    keep &= ~(negative & (magnitude == 0))
-    signed: IntArray = np.where(negative, -magnitude, magnitude)[keep]
-    return signed
-
-
 def _exponential(size: int, generator: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Standard exponential variables, precise far into the tail.
+    """Draw standard exponential variables, precise far into the tail.
 
-    Beyond any value an exponential variable begins again: one above `_PART` is that, and a new one.
+    Beyond any value an exponential variable begins again: above `_PART` it is that plus a new one.
     """
     result, pending = np.zeros(size), np.arange(size)
     while pending.size:

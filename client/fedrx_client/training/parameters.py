@@ -18,14 +18,14 @@ class Batch(Protocol):
     def __len__(self) -> int: ...
 
     def select(self, index: Tensor, /) -> Self:
-        """The patients at these int64 positions, in this order."""
+        """Return the patients at these int64 positions, in this order."""
 
 
 class MadeUp(Batch, Protocol):
-    """Patients that nobody is, who can be put where a model computes."""
+    """Invented patients, which can be moved to the device that a model is on."""
 
     def to(self, to: torch.device, /) -> Self:
-        """The same on a device."""
+        """Return the same on a device."""
 
 
 @runtime_checkable
@@ -33,11 +33,11 @@ class MakesUp(Protocol):
     """A model that can invent patients of its study: public, and the same each time."""
 
     def made_up(self, patients: int, /) -> MadeUp:
-        """So many of them, on the CPU."""
+        """Invent so many of them, on the CPU."""
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters that training may change, by name, in the model's order."""
+    """Return the parameters that training may change, by name, in the model's order."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -53,7 +53,7 @@ def flat(parts: Mapping[str, Tensor], model: nn.Module) -> Tensor:
 
 
 def positions(model: nn.Module, layer: str) -> Tensor:
-    """Where a layer's trained parameters stand in `(d,)`, int64 `(n,)`."""
+    """Return the places of a layer's trained parameters in `(d,)`, int64 `(n,)`."""
     starts, start = [], 0
     for name, p in trained(model).items():
         if name.startswith(f"{layer}."):
@@ -63,7 +63,7 @@ def positions(model: nn.Module, layer: str) -> Tensor:
 
 
 def dimension(model: nn.Module) -> int:
-    """d, the number of trained values."""
+    """Return d, the number of trained values."""
     return sum(p.numel() for p in trained(model).values())
 
 
@@ -84,7 +84,7 @@ def refuse_mixing(model: nn.Module) -> None:
 
 
 def patient_losses(model: nn.Module, batch: Batch) -> Tensor:
-    """The model's loss per patient, `(B,)`, checked.
+    """Compute the model's loss per patient, `(B,)`, and check its shape.
 
     Raises:
         LossShapeInvalid: any other shape, `(B, 1)` and a batch mean included.
@@ -101,7 +101,7 @@ def patient_losses(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def patient_tensors(batch: Batch) -> dict[str, Tensor]:
-    """The fields of a batch that hold one entry per patient.
+    """Return the fields of a batch that hold one entry per patient.
 
     A field belongs to the patients if selecting one more than there are makes it longer; the
     shape alone could be a coincidence.
@@ -127,6 +127,6 @@ def pull(weights: list[nn.Parameter], anchors: list[Tensor], proximal: float) ->
 
 
 def split(vector: npt.NDArray[np.float64], weights: list[nn.Parameter]) -> list[Tensor]:
-    """A flat vector as tensors of the weights' shapes, float64 on the CPU."""
+    """Cut a flat vector into tensors of the weights' shapes, float64 on the CPU."""
     pieces = torch.split(torch.from_numpy(vector), [p.numel() for p in weights])
     return [piece.reshape(p.shape) for piece, p in zip(pieces, weights, strict=True)]

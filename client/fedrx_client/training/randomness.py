@@ -1,7 +1,7 @@
 """Where noise and samples come from: a cryptographic stream, keyed by the operating system.
 
 A live site takes a fresh 256-bit key for every stream. A simulation derives keys from a seed, so
-that a killed run continues with the very noise it would have had; whoever knows the seed can
+that a killed run continues with the noise it would have had. A person who knows the seed can
 subtract that noise, so a live site must refuse it (`simulated`).
 """
 
@@ -27,18 +27,18 @@ class RoundRandomness(Protocol):
         """Whether the streams follow from a seed; a live site refuses those."""
 
     def generator(self, site: str, round_: int, purpose: str) -> np.random.Generator:
-        """The stream for one purpose, e.g. 'sampling' or 'noise', at its beginning."""
+        """Return the stream for one purpose, e.g. 'sampling' or 'noise', at its beginning."""
 
 
 @dataclass(frozen=True)
 class SystemRandomness:
-    """Fresh keys from the operating system: no two streams are related, and none comes back."""
+    """Fresh keys from the operating system: no two streams are related, and none repeats."""
 
     simulated: ClassVar[bool] = False
     entropy: Callable[[int], bytes] = os.urandom
 
     def generator(self, site: str, round_: int, purpose: str) -> np.random.Generator:  # noqa: ARG002 - every stream is fresh
-        """A stream that nobody can repeat."""
+        """Return a stream that cannot be repeated."""
         return _chacha(self.entropy(_KEY_BYTES))
 
 
@@ -50,7 +50,7 @@ class SeededRandomness:
     seed: int
 
     def generator(self, site: str, round_: int, purpose: str) -> np.random.Generator:
-        """The one stream that belongs to these three."""
+        """Return the one stream of this site, round and purpose."""
         digest = hashlib.sha256(b"fedrx/1 simulated randomness\x00")
         for part in (str(self.seed), site, str(round_), purpose):
             encoded = part.encode()

@@ -1,4 +1,4 @@
-"""Who takes part in a step: each patient by an independent coin, as the accountant assumes."""
+"""Samples the patients of a step, each independently, as the accountant assumes."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,15 +9,15 @@ from fedrx_client.training.errors import TrainingInvalid
 def poisson_sample(
     patients: int, rate: float, generator: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """Positions of a Poisson sample: each of `patients` with probability `rate`.
+    """Draw the positions of a Poisson sample: each of `patients` with probability `rate`.
 
-    An empty sample is a sample: it is released as noise and charged like any other.
+    An empty sample counts too: it is released as noise and charged like any other.
 
     Returns:
         ascending positions, int64; all of them at rate 1, without drawing.
 
     Raises:
-        TrainingInvalid: the rate is not in (0, 1], or there are fewer than no patients.
+        TrainingInvalid: the rate is not in (0, 1], or the number of patients is negative.
     """
     if not 0 < rate <= 1 or patients < 0:
         raise TrainingInvalid(

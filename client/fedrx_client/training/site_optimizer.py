@@ -15,7 +15,7 @@ from fedrx_client.training.parameters import pull, split
 
 
 class PrivateSettings(Protocol):
-    """What a private step needs to know; see `LocalSettings`."""
+    """What a private step needs; see `LocalSettings`."""
 
     @property
     def noise_multiplier(self) -> float:
@@ -56,7 +56,7 @@ class SiteOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
 
     @property
     def grad_samples(self) -> list[Tensor]:
-        """Never held; Opacus only asks whether there is anything to train."""
+        """Never held; Opacus only checks whether there is anything to train."""
         return list(self.params)
 
     @property
@@ -70,10 +70,10 @@ class SiteOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
             p.summed_grad = piece
 
     def clip_and_accumulate(self) -> None:
-        """Nothing to do: `receive` brought a clipped sum."""
+        """Do nothing: `receive` has taken a clipped sum."""
 
     def add_noise(self) -> None:
-        """Gaussian noise of standard deviation sigma*C, in float64, on every coordinate."""
+        """Add Gaussian noise of standard deviation sigma*C, in float64, on every coordinate."""
         sd = self.noise_multiplier * self.max_grad_norm
         for p in self.params:
             noisy = p.summed_grad + sd * torch.from_numpy(
@@ -82,6 +82,6 @@ class SiteOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
             p.grad = noisy.to(p)
 
     def scale_grad(self) -> None:
-        """Divide by the public sample size; then FedProx's pull, which no patient can change."""
+        """Divide by the public sample size, then add FedProx's pull, which no patient changes."""
         super().scale_grad()
         pull(self.params, self._anchors, self._proximal)

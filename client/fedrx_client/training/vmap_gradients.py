@@ -1,4 +1,4 @@
-"""Gradients patient by patient with `vmap(grad)`: any model, more memory, and the oracle in tests.
+"""Gradients patient by patient with `vmap(grad)`: any model, more memory, the reference in tests.
 
 Each patient passes through the model alone, in a batch of one, so nothing can mix patients.
 """
@@ -37,15 +37,16 @@ class _Losses(nn.Module):
 
 
 def rows_at_once(model: nn.Module, rows: int) -> int:
-    """How many of so many rows may be mapped at once, from the model's size alone."""
+    """Return how many of so many rows may be mapped at once, from the model's size alone."""
     room = VALUES_AT_ONCE // max(1, dimension(model)) // ROWS_STEP * ROWS_STEP
     return min(rows, max(ROWS_STEP, room))
 
 
 def patient_gradients(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """Gradients of all patients of a batch, `(patients, d)`.
+    """Compute the gradients of all patients of a batch, `(patients, d)`.
 
-    With them how hard each outcome pulls, `(patients,)`, where the model can say.
+    With them come the norms of the gradients by the outputs, `(patients,)`, where the model knows
+    them.
 
     Raises:
         LossShapeInvalid: the model's loss is not one per patient.
@@ -58,18 +59,18 @@ def patient_gradients(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | 
     def loss(values: dict[str, Tensor], patient: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         changes: Any = {name: tensor.unsqueeze(0) for name, tensor in patient.items()}
         alone: Any = dataclasses.replace(batch, **changes)  # type: ignore[type-var]
-        with watched(model) as pulls_of:
+        with watched(model) as output_norms_of:
             losses: Tensor = functional_call(checked, values, (alone,))
-        pulls = pulls_of(alone)
-        return losses.sum(), [] if pulls is None else [pulls.squeeze(0)]
+        norms = output_norms_of(alone)
+        return losses.sum(), [] if norms is None else [norms.squeeze(0)]
 
     try:
         mapped = vmap(grad(loss, has_aux=True), in_dims=(None, 0), randomness="different")
-        gradients, pulls = mapped(weights, fields)
+        gradients, output_norms = mapped(weights, fields)
     except RuntimeError as error:
         raise UnsupportedModel(
             "No gradient per patient can be had from this model; replace layers such as nn.LSTM "
             f"by ones written out: {str(error).splitlines()[0]}"
         ) from error
     each = torch.cat([gradients[name].reshape(len(batch), -1) for name in weights], dim=1)
-    return each, pulls[0] if pulls else None
+    return each, output_norms[0] if output_norms else None

@@ -25,7 +25,7 @@ from fedrx_client.connection.fleet import (
     Undeliverable,
     Unreachable,
     _Budget,
-    _meaning,
+    _translated,
     check_flower,
     load_transport_key,
 )
@@ -265,10 +265,12 @@ class TestFleet:
         ],
     )
     def test_what_http_says(self, code, meaning):
-        assert type(_meaning(code)) is meaning
+        answer = httpx.Response(code, request=httpx.Request("POST", "https://localhost"))
+        with pytest.raises(meaning), _translated():
+            answer.raise_for_status()
 
     def test_tries_again_until_the_deadline_and_not_longer(self, ca, key):
-        now = [0.0]
+        now = [1e9 + 50]  # ten seconds before the answer's time is over
         waits = []
 
         def sleep(seconds):
@@ -277,14 +279,14 @@ class TestFleet:
 
         fleet = Fleet(Endpoint("127.0.0.1:1", ca, key), clock=lambda: now[0], sleep=sleep)
         with pytest.raises(Unreachable):
-            fleet._persist(away, deadline=10.0)
+            fleet.reply(request())
         assert waits == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0])
         fleet.close()
 
     def test_a_stop_ends_the_tries(self, ca, key):
-        fleet = Fleet(Endpoint("127.0.0.1:1", ca, key), clock=lambda: 0.0, sleep=lambda _: True)
+        fleet = Fleet(Endpoint("127.0.0.1:1", ca, key), clock=lambda: 1e9, sleep=lambda _: True)
         with pytest.raises(Unreachable):
-            fleet._persist(away, deadline=1e9)
+            fleet.reply(request())
         fleet.close()
 
     def test_a_request_longer_than_allowed(self):
@@ -292,10 +294,6 @@ class TestFleet:
         assert budget.spend(b"12345") == b"12345"
         with pytest.raises(Undeliverable, match="longer"):
             budget.spend(b"678901")
-
-
-def away():
-    raise Unreachable("away")
 
 
 def letter(content=None) -> tuple[PullMessagesResponse, list[bytes]]:

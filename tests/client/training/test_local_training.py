@@ -26,7 +26,7 @@ torch.set_num_threads(1)
 SETTINGS = {
     "sample_rate": 1.0,
     "steps": 1,
-    "divisor": 9.0,
+    "expected_batch_size": 9.0,
     "learning_rate": 0.1,
     "clipping_norm": 0.7,
     "noise_multiplier": 0.0,
@@ -80,7 +80,7 @@ def test_a_private_step_is_the_clipped_sum_plus_noise_over_the_divisor():
     torch.manual_seed(5)
     model = zoo.Squared(nn.Linear(6, 1))
     clipped = clipped_gradient_sum(model, zoo.numbers(6), 0.7).vector
-    tiny = train({"noise_multiplier": 1e-9, "divisor": 20.0}, model=model)
+    tiny = train({"noise_multiplier": 1e-9, "expected_batch_size": 20.0}, model=model)
     np.testing.assert_allclose(tiny.change, -0.1 * clipped / 20.0, atol=1e-6)
 
 
@@ -88,7 +88,12 @@ def test_the_noise_has_the_size_that_is_accounted_for():
     torch.manual_seed(5)
     model = zoo.Squared(nn.Linear(6, 1))
     nobody = zoo.numbers(6).select(torch.tensor([], dtype=torch.int64))
-    settings = {"noise_multiplier": 3.0, "learning_rate": 1.0, "divisor": 1.0, "steps": 4}
+    settings = {
+        "noise_multiplier": 3.0,
+        "learning_rate": 1.0,
+        "expected_batch_size": 1.0,
+        "steps": 4,
+    }
     draws = np.concatenate(
         [train(settings, model=model, batch=nobody, round_=r).change for r in range(300)]
     )
@@ -107,7 +112,7 @@ def test_noise_comes_from_the_rounds_stream_and_not_from_torch():
 
 
 def test_one_patient_moves_a_noise_free_private_step_by_at_most_the_norm():
-    batch, settings = zoo.numbers(6), {"noise_multiplier": 1e-12, "divisor": 1.0}
+    batch, settings = zoo.numbers(6), {"noise_multiplier": 1e-12, "expected_batch_size": 1.0}
     whole = train(settings | {"learning_rate": 1.0}).change
     for left_out in range(len(batch)):
         rest = torch.arange(len(batch))
@@ -119,7 +124,7 @@ def test_one_patient_moves_a_noise_free_private_step_by_at_most_the_norm():
 def test_the_proximal_term_pulls_back_and_is_neither_divided_nor_noised():
     torch.manual_seed(5)
     nobody = zoo.numbers(6).select(torch.tensor([], dtype=torch.int64))
-    free = {"noise_multiplier": 2.0, "divisor": 5.0, "steps": 2}
+    free = {"noise_multiplier": 2.0, "expected_batch_size": 5.0, "steps": 2}
     one = train(free | {"steps": 1}, batch=nobody).change
     two = train(free, batch=nobody).change
     pulled = train(free | {"proximal": 0.5}, batch=nobody).change
@@ -204,7 +209,7 @@ def test_an_update_says_what_the_release_must_record():
         ("sample_rate", 0.0),
         ("sample_rate", 1.5),
         ("steps", 0),
-        ("divisor", 0.0),
+        ("expected_batch_size", 0.0),
         ("learning_rate", -0.1),
         ("learning_rate", math.inf),
         ("clipping_norm", 0.0),

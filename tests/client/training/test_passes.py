@@ -204,7 +204,8 @@ def test_gradients_in_bfloat16_are_those_in_float32_but_for_its_digits(family, n
 
 def test_noisy_steps_cannot_ask_for_bfloat16():
     settings = {
-        "sample_rate": 1.0, "steps": 1, "divisor": 1.0, "learning_rate": 1.0, "clipping_norm": 1.0,
+        "sample_rate": 1.0, "steps": 1, "expected_batch_size": 1.0,
+        "learning_rate": 1.0, "clipping_norm": 1.0,
     }  # fmt: skip
     assert LocalSettings(**settings, noise_multiplier=0.0, mixed=True).mixed
     with pytest.raises(TrainingInvalid):
