@@ -42,7 +42,7 @@ from fedrx_models.registry import build_model
 from fedrx_protocol.privacy.calibration import training_noise_multiplier
 from fedrx_protocol.study.study import ModelSection, OptimizerSection, Study
 from fedrx_server.rounds.optimizer import ServerOptimizer
-from fedrx_simulation.federation.sites import Consortium
+from fedrx_simulation.federation.sites import SimulatedConsortium
 from fedrx_simulation.simulate import SimulationOptions, start
 
 HELD_OUT = 0.2
@@ -165,7 +165,9 @@ def federated_and_pooled(
     """
     study = study_of(name, recipe, sites)
     by_site = {cohort.site: cohort for cohort in sites.values()}
-    parts = [Consortium(study, tuple(by_site), "", seed).split(c) for c in by_site.values()]
+    parts = [
+        SimulatedConsortium(study, tuple(by_site), "", seed).split(c) for c in by_site.values()
+    ]
     training, held_out = (concatenate([part[i] for part in parts]) for i in (0, 1))
     with TemporaryDirectory() as folder:
         options = SimulationOptions(seed=seed, baselines=False)

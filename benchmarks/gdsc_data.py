@@ -9,7 +9,13 @@ import numpy as np
 import pandas as pd
 
 from fedrx_models.cohort.cohort import Cohort
-from fedrx_protocol.study.schema import Block, CategoryFeature, FeatureSchema, Graph, PanelTarget
+from fedrx_protocol.study.schema import (
+    Block,
+    CategoryFeature,
+    FeatureSchema,
+    GeneGraph,
+    PanelTarget,
+)
 from fedrx_protocol.study.targets import Drug
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "gdsc"
@@ -102,10 +108,10 @@ def _block(name: str, values: pd.DataFrame) -> Block:
     )
 
 
-def _graph(known: set[str]) -> Graph:
+def _graph(known: set[str]) -> GeneGraph:
     pairs = pd.read_csv(DATA / "string_edges_706.csv")
     edges = [(a, b) for a, b in pairs.itertuples(index=False) if {a, b} <= known]
-    return Graph(edges=tuple(edges), source="STRING v11, score at least 0.95")
+    return GeneGraph(edges=tuple(edges), source="STRING v11, score at least 0.95")
 
 
 def _panel(reference: pd.DataFrame) -> PanelTarget:

@@ -44,7 +44,6 @@ OPEN = "query.open"
 _RECORD = "fedrx"
 _KEYS = "fedrx.keys"
 
-Handler = Callable[[Message, Context], Message]
 OpenSite = Callable[[Context], Site]
 
 
@@ -99,7 +98,7 @@ def make_client_app(
     app = _SiteApp(desk, mods)
     for kind, action in _ACTIONS.items():
         category, _, name = kind.partition(".")
-        getattr(app, category)(name)(_handler(open_site, action, desk))
+        getattr(app, category)(name)(functools.partial(_answer, open_site, action, desk))
     if desk is not None:
         app.query(OPEN.partition(".")[2])(functools.partial(_open, desk))
     return app
@@ -122,10 +121,6 @@ class _SiteApp(ClientApp):
         if kind in _ACTIONS or kind == OPEN:
             return super().__call__(message, context)
         return _refusal(self._desk, message, None, UnknownRequest(f"there is no {kind!r} here."))
-
-
-def _handler(open_site: OpenSite, action: _Action, desk: RunHandler | None) -> Handler:
-    return lambda message, context: _answer(open_site, action, desk, message, context)
 
 
 def _answer(
@@ -164,12 +159,16 @@ def _open(desk: RunHandler, message: Message, context: Context) -> Message:
         offer = codec.decode(_header(message.content), RunOffer)
         desk.compare(_witness(message.content))
         reply = desk.open(context.run_id, offer)
-        # A coordinator knocks again and again: what was not opened is one line, like a refusal.
+        # A coordinator repeats its offer often: what was not opened is one line, like a refusal.
         if reply.version == offer.version:
             desk.asked(context.run_id, kind, offer)
             desk.answered(context.run_id, kind, offer, "run opened")
         else:
-            desk.refused(context.run_id, kind, offer, _differing(offer, reply))
+            differs = ReleaseDiffers(
+                f"another release, not opened: the coordinator runs FedRx {offer.version}, this "
+                f"site {reply.version}; install the same on both sides."
+            )
+            desk.refused(context.run_id, kind, offer, differs)
         content = _header_record(codec.encode(reply))
         _add_witness(content, desk)
     except Exception as error:  # noqa: BLE001 - its text may quote a patient: it stays here
@@ -177,17 +176,10 @@ def _open(desk: RunHandler, message: Message, context: Context) -> Message:
     return Message(content, reply_to=message)
 
 
-def _differing(offer: RunOffer, reply: OfferReply) -> FedRxError:
-    return ReleaseDiffers(
-        f"another release, not opened: the coordinator runs FedRx {offer.version}, this site "
-        f"{reply.version}; install the same on both sides."
-    )
-
-
 def _refusal(
     desk: RunHandler | None, message: Message, request: Request | None, error: Exception
 ) -> Message:
-    """The name of the reason, after the reason itself was written down here."""
+    """Answer with the name of the reason, after the reason itself was written down here."""
     kind = message.metadata.message_type
     name = error.refusal if isinstance(error, FedRxError) else "InternalError"
     if not isinstance(error, FedRxError):
@@ -261,7 +253,7 @@ def _witness(content: RecordDict) -> bytes:
 
 
 def _add_witness(content: RecordDict, desk: RunHandler) -> None:
-    """Let the coordinator keep the head of the log, in which the answer has its line now."""
+    """Add the head of the log, which covers the answer's line, for the coordinator to keep."""
     cast("ConfigRecord", content[_RECORD])["witness"] = desk.signed_head()
 
 

@@ -1,7 +1,7 @@
 """A site's yes to one study, as a value: what exactly was allowed, and until when.
 
 An approval names the exact study, cohort and FedRx release, so that none of them can change
-behind the person who gave it. `approvals` keeps it, signed.
+unnoticed by the person who gave it. `store` keeps it, signed.
 """
 
 import hashlib
@@ -96,7 +96,15 @@ class Approval:
     sites: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _require_texts(self)
+        if not all(map(DIGEST.fullmatch, (self.study, self.cohort))):
+            raise ApprovalInvalid("study and cohort are named by 64 hexadecimal digits.")
+        if self.mode not in get_args(PrivacyMode):
+            raise ApprovalInvalid(f"there is no privacy mode {quoted(self.mode)}.")
+        for name in ("name", "model", "version", "by"):
+            text = getattr(self, name)
+            fault = fault_in(text, least=1, most=LONGEST_LINE)
+            if fault is not None:
+                raise ApprovalInvalid(f"an approval's '{name}', {quoted(text)}, {fault}.")
         cohort_key(self.cohort_name)
         if self.minimum_patients < 1:
             raise ApprovalInvalid("the least number of patients must be 1 or more.")
@@ -117,7 +125,7 @@ class Approval:
         cohort_name: str = DEFAULT_COHORT,
         sites: tuple[str, ...] = (),
     ) -> "Approval":
-        """An approval of this study with the FedRx installed here.
+        """Build an approval of this study with the FedRx installed here.
 
         Args:
             study: the agreed study.
@@ -220,7 +228,7 @@ class Approval:
 
 
 def require_cap(study: Study, cap: PrivacyCap | None) -> None:
-    """Hold a cap against what a study would spend.
+    """Compare a cap with what a study would spend.
 
     Raises:
         ApprovalInvalid: the cap is below the study's promise, or the study has none to cap.
@@ -248,7 +256,7 @@ def require_cap(study: Study, cap: PrivacyCap | None) -> None:
 
 
 def cohort_key(name: str) -> str:
-    """The name under which releases on some patients are counted, as a ledger writes it.
+    """Derive the name under which a ledger counts releases on these patients.
 
     Raises:
         ApprovalInvalid: not 1 to 64 letters, digits, blanks, '.', '_' and '-'.
@@ -267,20 +275,8 @@ def day(time: int) -> str:
 
 
 def nothing_for(study: str) -> str:
-    """The sentence for a study that nobody approved."""
+    """Return the sentence for a study without an approval."""
     return (
         f"study {study[:12]} is not approved at this site: read it, then `fedrx site approve` it; "
         "the site answers nothing until then."
     )
-
-
-def _require_texts(approval: Approval) -> None:
-    if not all(map(DIGEST.fullmatch, (approval.study, approval.cohort))):
-        raise ApprovalInvalid("study and cohort are named by 64 hexadecimal digits.")
-    if approval.mode not in get_args(PrivacyMode):
-        raise ApprovalInvalid(f"there is no privacy mode {quoted(approval.mode)}.")
-    for name in ("name", "model", "version", "by"):
-        text = getattr(approval, name)
-        fault = fault_in(text, least=1, most=LONGEST_LINE)
-        if fault is not None:
-            raise ApprovalInvalid(f"an approval's '{name}', {quoted(text)}, {fault}.")

@@ -1,8 +1,8 @@
-"""A site's approvals on its disk: one signed file a study, found anew before every answer.
+"""A site's approvals on its disk: one signed file a study, read again before every answer.
 
-Whoever can write to the folder but has not the site's key can neither make an approval nor change
-one. Each approval and revocation is a line of the audit log, and a file is believed only if it is
-the one that the newest line about its study names: an older copy brings nothing back into force.
+A person who can write to the folder but lacks the site's key can neither make an approval nor
+change one. Each approval and revocation is a line of the audit log. A file is valid only if the
+newest line about its study names it: an older copy brings nothing back into force.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ class Revocation:
 
 @dataclass(frozen=True)
 class KeptApproval:
-    """An approval as it stands in its file, its signatures verified.
+    """An approval as its file holds it, its signatures verified.
 
     Attributes:
         approval: what was allowed.
@@ -64,7 +64,7 @@ class KeptApproval:
     revocation: Revocation | None = None
 
     def state(self, now: int) -> str:
-        """One word for a table: in force, revoked or expired."""
+        """Name its state in one word: in force, revoked or expired."""
         if self.revocation is not None:
             return "revoked"
         return "in force" if now <= self.approval.expires_at else "expired"
@@ -78,7 +78,7 @@ class Approvals:
         log: its audit log, if it is open already.
 
     Raises:
-        FolderUnusable: there is no such folder.
+        FolderUnusable: the folder is missing.
         SiteDamaged: it is not what was written.
         AuditDamaged: the audit log is gone, or is not what was written.
     """
@@ -92,7 +92,7 @@ class Approvals:
         self._folder = folder / "approvals"
 
     def add(self, approval: Approval, key: Ed25519PrivateKey) -> None:
-        """Sign an approval and keep it; one that stood there for the same study is replaced.
+        """Sign an approval and keep it, in place of an earlier one for the same study.
 
         Args:
             approval: what the site allows.
@@ -138,7 +138,7 @@ class Approvals:
         return kept.approval
 
     def find(self, study: str, now: int) -> Approval:
-        """The approval of this study that is in force.
+        """Find the approval of this study that is in force.
 
         Args:
             study: digest.
@@ -161,7 +161,7 @@ class Approvals:
         return kept.approval
 
     def all(self) -> tuple[KeptApproval, ...]:
-        """Every approval that is believed, oldest first, whether in force or not.
+        """Return every valid file's approval, oldest first, whether in force or not.
 
         Raises:
             AuditDamaged: the audit log is not what this site wrote.
@@ -172,11 +172,11 @@ class Approvals:
         )
 
     def doubtful(self) -> tuple[str, ...]:
-        """A sentence for each file that is not believed, and so allows nothing."""
+        """Return a sentence for each file that is not valid, and so allows nothing."""
         return tuple(str(one) for one in self._look().values() if isinstance(one, MisuseError))
 
     def digest_of(self, study: str) -> str:
-        """The digest of the study that a person means by its name, or by how its digest begins.
+        """Find a study's digest by the study's name, or by how the digest begins.
 
         Raises:
             NotApproved: there is none, or there are several.
@@ -195,7 +195,7 @@ class Approvals:
         return found[0]
 
     def kept(self, study: str) -> KeptApproval:
-        """What stands in a study's file, verified against the key in use, in force or not.
+        """Read a study's file, verified against the key in use, whether in force or not.
 
         Raises:
             NotApproved: no such file.
@@ -217,7 +217,7 @@ class Approvals:
         return kept
 
     def verify(self) -> None:
-        """Hold each file against the newest line about it, whichever keys signed it.
+        """Compare each file with the newest line about it, whichever keys signed it.
 
         Raises:
             ApprovalForged, ApprovalOutdated, ApprovalRevoked: one is not the newest.
@@ -230,7 +230,7 @@ class Approvals:
                 raise found
 
     def _look(self) -> dict[str, KeptApproval | MisuseError]:
-        """What stands in each file, or why it is not believed, by the study's digest."""
+        """Read each file, or say why it is not valid, by the study's digest."""
         found: dict[str, KeptApproval | MisuseError] = {}
         for path in sorted(self._folder.glob("*.json")):
             try:
@@ -286,7 +286,7 @@ class Approvals:
 
     @contextmanager
     def _memory(self) -> Iterator[LedgerFile]:
-        """Ledger and guard, which note that the log has a new line: no older log fits them then."""
+        """Open ledger and guard, to note the log's new line: no older log fits them then."""
         memory = LedgerFile(self._site, self._log)
         try:
             yield memory
@@ -321,24 +321,20 @@ def _words(kept: KeptApproval) -> str:
 
 
 def _signed(kept: KeptApproval, key: Ed25519PrivateKey) -> bytes:
-    content = _content(kept)
-    return to_json({**content, "signature": to_base64(key.sign(_signed_bytes(content)))})
-
-
-def _content(kept: KeptApproval) -> dict[str, Any]:
-    return {
+    content = {
         "approval": kept.approval.to_document(),
         "revocation": None if kept.revocation is None else asdict(kept.revocation),
     }
+    return to_json({**content, "signature": to_base64(key.sign(_signed_bytes(content)))})
 
 
 def _signed_bytes(content: Mapping[str, Any]) -> bytes:
-    """One signature over both halves, so that no half can be exchanged or left out."""
+    """Return what one signature covers: both halves, so that none can be exchanged or left out."""
     return packed("fedrx/1 approval", to_json(dict(content)))
 
 
 def _read(data: bytes, identity: bytes) -> KeptApproval:
-    """Parse and verify; whatever is wrong with it raises one of several errors."""
+    """Parse and verify; each fault raises one of several errors."""
     document = from_json(data, source="the approval")
     signature = from_base64(document.pop("signature"), source="the approval's signature")
     Ed25519PublicKey.from_public_bytes(identity).verify(signature, _signed_bytes(document))

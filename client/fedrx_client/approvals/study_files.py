@@ -1,8 +1,8 @@
 """What a site keeps of a study it approved: the study, how to read the patients, and where.
 
-With these `fedrx site start` needs no argument, and nothing of a study is ever taken from the
-wire. A copy of the mapping is kept; the patients' table stays where it is. None of it is signed:
-the study is known by its digest, and a changed mapping shows in the cohort's fingerprint.
+With these `fedrx site start` needs no argument, and takes nothing of a study from the wire. A copy
+of the mapping is kept; the patients' table stays where it is. None of it is signed: the study is
+known by its digest, and a changed mapping shows in the cohort's fingerprint.
 """
 
 import json
@@ -53,7 +53,7 @@ class StudyFiles:
         self._folder = folder / "studies"
 
     def keep(self, study: Study, mapping: str, table: Path) -> None:
-        """Keep what `load` gives back; what stood there for the same study is replaced.
+        """Keep what `load` gives back, in place of what was kept for the same study.
 
         Args:
             study: the study.
@@ -74,7 +74,7 @@ class StudyFiles:
             sync_folder(self._folder)
 
     def load(self, digest: str) -> KeptStudy:
-        """What was kept of a study.
+        """Read what was kept of a study.
 
         Args:
             digest: of the study, 64 hexadecimal digits.

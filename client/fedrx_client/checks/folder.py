@@ -1,4 +1,4 @@
-"""Holds a site's folder against itself: audit log, ledger, guard, approvals and pins, all with all.
+"""Compares the parts of a site's folder with each other: log, ledger, guard, approvals, pins.
 
 An older copy of one of them does not fit the others. Only an older copy of everything does; the
 head that the coordinator keeps shows that one (`fedrx_protocol.trust.witness`). Nothing is changed.
@@ -31,7 +31,7 @@ class Verified:
 
 
 def verify_folder(folder: Path, noted: ChainHead | None = None) -> Verified:
-    """Read every line and file of a site's folder anew and hold them against each other.
+    """Read every line and file of a site's folder again and compare them with each other.
 
     Args:
         folder: the site's folder.

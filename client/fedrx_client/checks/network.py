@@ -1,7 +1,7 @@
-"""A dry run's lines about the network: can this site reach its coordinator, and would it be let in?
+"""A dry run's lines about the network: is the coordinator in reach, and does it admit this site?
 
 Each look opens a connection of its own, outwards, and sends nothing about the site or its patients;
-only the last one shows the site's key, and says goodbye at once.
+only the last one shows the site's key, and then closes its connection.
 """
 
 import socket

@@ -21,7 +21,7 @@ from fedrx_client.data.load import LoadResult
 from fedrx_client.identity.identity import SiteIdentity
 from fedrx_client.participation.site import check_cohort_size
 from fedrx_client.records.database import LEDGER, SiteStore
-from fedrx_client.records.ledger import Ledger, PrivacyCap
+from fedrx_client.records.ledger import Ledger
 from fedrx_client.training.clipping import clipped_gradient_sum, public_rows
 from fedrx_client.training.device import devices, named_failures, pick_device
 from fedrx_common.errors import DataError, FedRxError, MisuseError, counted
@@ -75,7 +75,7 @@ class Check:
     remedy: str
 
     def line(self) -> CheckLine:
-        """Look, and say what was found."""
+        """Look, and return what was found."""
         try:
             return self.look()
         except FedRxError as error:
@@ -111,49 +111,48 @@ class DryRun:
             more: further checks, e.g. of the network.
         """
         own = (
-            Check("keys and roster", self._trust, "Restore or renew what is named, or join anew."),
+            Check(
+                "keys and roster",
+                lambda: trust(self.folder, self.passphrase, self.now),
+                "Restore or renew what is named, or join anew.",
+            ),
             Check("disk", lambda: disk(self.folder), "Repair the folder."),
         )
-        return tuple(check.line() for check in (*own, *more)) + self._patient_lines()
-
-    def _patient_lines(self) -> tuple[CheckLine, ...]:
-        """What needs the patients; if they cannot be read, that is the one line."""
+        first = tuple(check.line() for check in (*own, *more))
         try:
             loaded = self.load()
         except FedRxError as error:
             remedy = "Correct the table or the mapping, then check again."
-            return (CheckLine("data", ok=False, text=str(error), remedy=remedy),)
+            return (*first, CheckLine("data", ok=False, text=str(error), remedy=remedy))
         study, cohort = self.study, loaded.cohort
         checks = (
             Check("training", lambda: training_step(study, cohort), "Correct the study's model."),
             *(_training_on(device, study, cohort) for device in devices()[1:]),
-            Check("approval", lambda: self._approval(cohort), "Run `fedrx site approve`."),
+            Check(
+                "approval",
+                lambda: approval(
+                    study, cohort, self.folder, installed=self.installed, now=self.now
+                ),
+                "Run `fedrx site approve`.",
+            ),
             Check("privacy budget", self._budget, "Repair what is named first."),
         )
         return (
+            *first,
             data_quality(loaded),
             *outcome(cohort),
             cohort_size(study, cohort),
             *(check.line() for check in checks),
         )
 
-    def _trust(self) -> CheckLine:
-        return trust(self.folder, self.passphrase, self.now)
-
-    def _approval(self, cohort: Cohort) -> CheckLine:
-        return approval(self.study, cohort, self.folder, installed=self.installed, now=self.now)
-
     def _budget(self) -> CheckLine:
         sites = len(SiteIdentity(self.folder).roster(self.now).ids)
         plan = self.plan_of(self.study, sites)
-        return privacy_budget(plan, self._cohort_key(), self.folder, self.now)
-
-    def _cohort_key(self) -> str:
-        """What the ledger counts these patients by: as approved, else by the usual name."""
         try:
-            return Approvals(self.folder).kept(self.study.digest).approval.cohort_key
+            key = Approvals(self.folder).kept(self.study.digest).approval.cohort_key
         except MisuseError:
-            return cohort_key(DEFAULT_COHORT)
+            key = cohort_key(DEFAULT_COHORT)  # not approved yet: the usual name
+        return privacy_budget(plan, key, self.folder, self.now)
 
 
 def data_quality(loaded: LoadResult) -> CheckLine:
@@ -161,7 +160,8 @@ def data_quality(loaded: LoadResult) -> CheckLine:
 
     A missing category is a level of its own, which may be the usual one: it is only shown.
     """
-    quality, numbers = loaded.quality, _numbers(loaded.cohort)
+    quality, features = loaded.quality, loaded.cohort.schema.features
+    numbers = {one.name for one in features if isinstance(one, NumberFeature)}
     empty = [
         name
         for name, count in quality.missing.items()
@@ -178,7 +178,7 @@ def data_quality(loaded: LoadResult) -> CheckLine:
 
 
 def outcome(cohort: Cohort) -> tuple[CheckLine, ...]:
-    """A word on outcomes that are all alike; one small site may well have such patients."""
+    """Mention outcomes that are all alike; one small site may well have such patients."""
     try:
         require_variety(cohort.schema.target, cohort.target, "of this site's patients")
     except DataError as error:
@@ -187,13 +187,8 @@ def outcome(cohort: Cohort) -> tuple[CheckLine, ...]:
     return ()
 
 
-def _numbers(cohort: Cohort) -> frozenset[str]:
-    features = cohort.schema.features
-    return frozenset(one.name for one in features if isinstance(one, NumberFeature))
-
-
 def cohort_size(study: Study, cohort: Cohort) -> CheckLine:
-    """The cohort against the study's sizes."""
+    """Compare the cohort with the study's sizes."""
     try:
         check_cohort_size(study, cohort)
     except DataError as error:
@@ -208,7 +203,7 @@ def cohort_size(study: Study, cohort: Cohort) -> CheckLine:
 
 
 def _training_on(device: torch.device, study: Study, cohort: Cohort) -> Check:
-    """The same step on one of this machine's slower devices, under a name of its own."""
+    """Check the same step on one of this machine's slower devices, under a name of its own."""
     name = f"training on {device.type}"
     return Check(
         name,
@@ -258,7 +253,7 @@ def training_step(
 
 
 def planned_releases(plan: StudyPlan, cohort: str) -> tuple[Release, ...]:
-    """What the site will have released after the study, if no round must be tried again.
+    """List what the site will have released after the study, if no round must be tried again.
 
     Args:
         plan: the study for the roster's number of sites.
@@ -300,7 +295,7 @@ def planned_releases(plan: StudyPlan, cohort: str) -> tuple[Release, ...]:
 
 
 def privacy_budget(plan: StudyPlan, cohort: str, folder: Path, now: int) -> CheckLine:
-    """What the study would cost these patients, and what is left of the approved cap.
+    """Compare what the study would cost these patients with what is left of the approved cap.
 
     Args:
         plan: the study for the roster's number of sites.
@@ -319,7 +314,10 @@ def privacy_budget(plan: StudyPlan, cohort: str, folder: Path, now: int) -> Chec
     delta = study.privacy.delta
     cost = Account.of(planned).spent(delta).total
     text = f"the study will cost about epsilon {cost:.2f} at delta {delta:g}"
-    cap = _cap_in_force(folder, study, now)
+    try:
+        cap = Approvals(folder).find(study.digest, now).cap
+    except MisuseError:
+        cap = None  # the approval's own line is red and says why
     if cap is None:
         return CheckLine("privacy budget", ok=True, text=f"{text}; no cap is in force.")
     others = [
@@ -335,15 +333,8 @@ def privacy_budget(plan: StudyPlan, cohort: str, folder: Path, now: int) -> Chec
     return CheckLine("privacy budget", ok=fits, text=text, remedy=remedy)
 
 
-def _cap_in_force(folder: Path, study: Study, now: int) -> PrivacyCap | None:
-    try:
-        return Approvals(folder).find(study.digest, now).cap
-    except MisuseError:
-        return None  # the approval's own line is red and says why
-
-
 def read_releases(folder: Path) -> tuple[Release, ...]:
-    """Everything in a site's ledger; nothing where there is none yet.
+    """Read everything in a site's ledger; nothing where there is none yet.
 
     Raises:
         LedgerDamaged: a line was changed, removed or reordered.

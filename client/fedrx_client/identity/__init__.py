@@ -1,4 +1,4 @@
-"""Who this site is and whom it believes: keys, pins and offers of runs.
+"""Who this site is and whom it trusts: keys, pins and offers of runs.
 
 A private key never leaves this folder's files.
 """

@@ -1,4 +1,4 @@
-"""The site's folder of trust: its private keys, whom it believes, and how that changes.
+"""The site's folder of trust: its private keys, whom it trusts, and how that changes.
 
 `site.json` says which generation of keys is in use and which consortium is pinned; it is replaced
 in one step, so a crash leaves the old state or the new one. What came from outside is verified
@@ -42,7 +42,7 @@ DEFAULT_VALIDITY_S = 2 * 365 * 86_400
 
 
 class NotJoined(MisuseError):
-    """The site has pinned no consortium yet, so there is nobody whose roster it may believe."""
+    """The site has pinned no consortium yet, so it may trust no roster."""
 
 
 class NotEnrolled(MisuseError):
@@ -156,12 +156,12 @@ class SiteIdentity:
 
     @property
     def offered_path(self) -> Path:
-        """A newer roster that a coordinator offered and nobody here has accepted yet."""
+        """A newer roster that a coordinator offered and no person here has accepted yet."""
         return self.folder / "roster.offered.json"
 
     @property
     def audit_path(self) -> Path:
-        """Where the site's audit log stands (`fedrx_client.records.audit_log.AuditLog`)."""
+        """The file of the site's audit log (`fedrx_client.records.audit_log.AuditLog`)."""
         return self.folder / AUDIT
 
     @property
@@ -171,7 +171,7 @@ class SiteIdentity:
 
     @property
     def pin(self) -> Pin:
-        """The consortium this site believes.
+        """The consortium this site trusts.
 
         Raises:
             NotJoined: none yet.
@@ -184,7 +184,7 @@ class SiteIdentity:
         return self._state.pin
 
     def keys(self, passphrase: str | None = None) -> Keys:
-        """The private keys in use.
+        """Read the private keys in use.
 
         Raises:
             KeyUnreadable: damaged, or the passphrase is missing or wrong.
@@ -193,7 +193,7 @@ class SiteIdentity:
         return self._in_use.load(passphrase)
 
     def roster(self, now: int) -> Roster:
-        """The roster on disk, verified against the pin, with this site's key in use on it.
+        """Read the roster on disk; it must fit the pin and name this site's key in use.
 
         Raises:
             NotJoined: no consortium is pinned.
@@ -211,7 +211,7 @@ class SiteIdentity:
         return roster
 
     def authority(self, now: int) -> bytes:
-        """The pinned CA certificate, PEM.
+        """Read the pinned CA certificate, PEM.
 
         Raises:
             NotJoined: no consortium is pinned.
@@ -228,7 +228,7 @@ class SiteIdentity:
         fingerprint: str | None = None,
         authority: bytes | None = None,
     ) -> Roster:
-        """Verify what the coordinator handed out, then believe it.
+        """Verify what the coordinator handed out, then trust it.
 
         The first time pins the consortium, so `fingerprint` and `authority` are needed. Later a
         roster alone is enough: it takes rotated keys into use and removes the old ones.
@@ -236,7 +236,7 @@ class SiteIdentity:
         Args:
             roster: the content of roster.json.
             now: unix seconds.
-            fingerprint: the consortium's, heard out of band.
+            fingerprint: the consortium's, received out of band.
             authority: the content of ca.crt.
 
         Raises:
@@ -247,17 +247,36 @@ class SiteIdentity:
         """
         with locked(self.folder):
             self._state = SiteState.read(self._state_path)
-            believed = self._believed(roster, fingerprint, now)
+            known = self._state.pin
+            if known is None and fingerprint is None:
+                raise NotJoined(
+                    "The first time, give --fingerprint with what the coordinator read to you on "
+                    "the telephone."
+                )
+            if fingerprint is not None:
+                verified = verified_roster(roster, require_fingerprint(fingerprint), now)
+            if known is not None:
+                verified = verified_roster(roster, known.consortium, now)
+                require_not_older(known, verified)
             consortium = SignedRoster.from_json(roster).consortium
-            pem = verified_authority(self._authority_given(authority), consortium, now)
-            generation = self._generation_on(believed)
-            pin = Pin(consortium, believed.serial, believed.digest)
+            if authority is None and known is None:
+                raise NotJoined("The first time, give --ca with the coordinator's ca.crt.")
+            given = read_file(self.authority_path) if authority is None else authority
+            pem = verified_authority(given, consortium, now)
+            generation = self._generation_on(verified)
+            pin = Pin(consortium, verified.serial, verified.digest)
             _require_known(pin, existing_log(self.audit_path), self._state_path)
             write_public(self.authority_path, pem)
             write_public(self._roster_path, roster)
-            self._commit(SiteState(self.site, self.name, generation, pin))
-            self._forget_offered(believed)
-        return believed
+            # The new state comes into force first; then the private keys that it gave up go.
+            state = SiteState(self.site, self.name, generation, pin)
+            write_private(self._state_path, state.to_json())
+            self._state = state
+            for older in self._generations():
+                if older < generation:
+                    shutil.rmtree(self._keys(older).folder)
+            self._forget_offered(verified)
+        return verified
 
     def rotate(
         self, *, now: int, passphrase: str | None = None, validity_s: int = DEFAULT_VALIDITY_S
@@ -317,7 +336,7 @@ class SiteIdentity:
         return max(self._generations(), default=self._state.generation)
 
     def _generation_on(self, roster: Roster) -> int:
-        """Which of our generations of keys the roster names."""
+        """Find which generation of this site's keys the roster names."""
         entry = roster.entry(self.site)
         for generation in self._generations():
             own = self._keys(generation).request().request.identity
@@ -328,43 +347,14 @@ class SiteIdentity:
             "to the coordinator, or ask there why this site was revoked."
         )
 
-    def _believed(self, roster: bytes, heard: str | None, now: int) -> Roster:
-        known = self._state.pin
-        if known is None and heard is None:
-            raise NotJoined(
-                "The first time, give --fingerprint with what the coordinator read to you on the "
-                "telephone."
-            )
-        if heard is not None:
-            believed = verified_roster(roster, require_fingerprint(heard), now)
-        if known is not None:
-            believed = verified_roster(roster, known.consortium, now)
-            require_not_older(known, believed)
-        return believed
-
-    def _authority_given(self, authority: bytes | None) -> bytes:
-        if authority is not None:
-            return authority
-        if self._state.pin is None:
-            raise NotJoined("The first time, give --ca with the coordinator's ca.crt.")
-        return read_file(self.authority_path)
-
-    def _forget_offered(self, believed: Roster) -> None:
-        """Remove an offered roster that is not newer than the one now believed."""
+    def _forget_offered(self, trusted: Roster) -> None:
+        """Remove an offered roster that is not newer than the one now trusted."""
         try:
             offered = SignedRoster.from_json(self.offered_path.read_bytes()).roster
         except (OSError, FedRxError):
             return
-        if offered.serial <= believed.serial:
+        if offered.serial <= trusted.serial:
             self.offered_path.unlink(missing_ok=True)
-
-    def _commit(self, state: SiteState) -> None:
-        """Take a state into force, then remove private keys that it gave up."""
-        write_private(self._state_path, state.to_json())
-        self._state = state
-        for generation in self._generations():
-            if generation < state.generation:
-                shutil.rmtree(self._keys(generation).folder)
 
 
 def require_known_pin(identity: SiteIdentity, log: AuditLog) -> None:

@@ -1,8 +1,8 @@
-"""What a site asks of an offer before it opens a run, and the offers it has taken up.
+"""What a site requires of an offer before it opens a run, and the offers it has accepted.
 
-An offer is held against what the site pinned itself: the release installed here, this clock, the
-consortium's roster. Nothing is believed because it was offered; a newer roster is put aside for a
-person to look at.
+A site compares an offer with what it pinned itself: the release installed here, this clock, the
+consortium's roster. An offer alone proves nothing; a newer roster is put aside for a person to look
+at.
 """
 
 from pathlib import Path
@@ -32,9 +32,9 @@ class RosterOutdated(PeerError):
 
 
 class RosterChanged(PeerError):
-    """The run is under a roster that nobody at this site has looked at.
+    """The run is under a roster that no person at this site has looked at.
 
-    Prevents whoever holds the consortium key from surrounding a site with invented ones.
+    Prevents the holder of the consortium key from surrounding a site with invented ones.
     """
 
 
@@ -57,17 +57,17 @@ def check_clock(offer: RunOffer, now: int) -> None:
 
 
 def pinned_roster(offer: RunOffer, identity: SiteIdentity, now: int) -> Roster:
-    """The roster of an offer, if it is the very one that this site has pinned.
+    """Return the roster of an offer, if it is the one that this site has pinned.
 
     A newer one that the consortium signed is kept for `fedrx site join --offered`.
 
     Args:
         offer: the offer.
-        identity: the site's folder of trust, read anew.
+        identity: the site's folder of trust, just read.
         now: unix seconds.
 
     Raises:
-        MalformedMessage: no roster.
+        MalformedMessage: the offer holds no roster.
         RosterSignatureInvalid: the pinned consortium did not sign it.
         RosterEntryExpired: a site's entry is over.
         RosterOutdated: it is older than the pinned one, or another of the same serial.
@@ -141,7 +141,7 @@ class TakenOffers:
                 path.unlink(missing_ok=True)
 
     def find(self, run: int) -> RunOffer:
-        """The offer that opened a run.
+        """Find the offer that opened a run.
 
         Raises:
             RunUnknown: there is none, or its file is damaged.

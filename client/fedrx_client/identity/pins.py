@@ -1,13 +1,13 @@
-"""Whom a site believes: the pinned consortium, and what is verified against it.
+"""Whom a site trusts: the pinned consortium, and what is verified against it.
 
-Pinned once, by a fingerprint heard on the telephone; from then on nothing that another key signed
-is believed, and no roster older than one already seen: that could bring a revoked site back.
+A site pins it once, by a fingerprint read out on the telephone. From then on it trusts nothing that
+another key signed, and no roster older than one already seen: that could bring a revoked site back.
 """
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from fedrx_common.canonical_json import MalformedMessage, from_base64, from_json, to_base64, to_json
 from fedrx_common.errors import FedRxError, MisuseError
@@ -25,12 +25,12 @@ class SiteDamaged(MisuseError):
 
 
 class JoinRefused(MisuseError):
-    """A roster or CA that this site must not believe; what it believed before stays."""
+    """A roster or CA that this site must not trust; what it trusted before stays."""
 
 
 @dataclass(frozen=True)
 class Pin:
-    """The consortium a site believes, and the newest roster it has seen.
+    """The consortium a site trusts, and the newest roster it has seen.
 
     Attributes:
         consortium: raw Ed25519 public key, 32 bytes.
@@ -49,7 +49,7 @@ class Pin:
 
     @property
     def content(self) -> str:
-        """What the audit log says of it: serial and digest."""
+        """What the audit log names it by: serial and digest."""
         return f"{self.serial}:{self.roster.hex()}"
 
 
@@ -96,7 +96,14 @@ class SiteState:
         """
         data = read_file(path)
         try:
-            state = cls(**_fields(from_json(data, source=str(path))))
+            document = from_json(data, source=str(path))
+            pinned = document["pin"]
+            pin = None
+            if pinned is not None:
+                consortium = from_base64(pinned["consortium"], source="The consortium key")
+                roster = from_base64(pinned["roster"], source="The roster digest")
+                pin = Pin(consortium=consortium, serial=pinned["serial"], roster=roster)
+            state = cls(**{**document, "pin": pin})
         except (MalformedMessage, SiteDamaged, KeyError, TypeError, AttributeError):
             state = None
         if state is None or state.to_json() != data:
@@ -121,7 +128,7 @@ def require_fingerprint(text: str) -> str:
 
 
 def verified_roster(data: bytes, pin: str | bytes, now: int) -> Roster:
-    """The roster in `data`, if the pinned key signed it and all entries are valid.
+    """Return the roster in `data`, if the pinned key signed it and all entries are valid.
 
     Args:
         data: content of a roster.json.
@@ -138,7 +145,7 @@ def verified_roster(data: bytes, pin: str | bytes, now: int) -> Roster:
 
 
 def verified_authority(pem: bytes, consortium: bytes, now: int) -> bytes:
-    """The CA certificate, if the consortium key signed it and it is valid.
+    """Return the CA certificate, if the consortium key signed it and it is valid.
 
     Raises:
         JoinRefused: it is not.
@@ -171,7 +178,7 @@ def require_not_older(pin: Pin, roster: Roster) -> None:
 def require_newest_pin(pin: Pin, noted: str, path: Path) -> None:
     """Refuse a pin that is older than the audit log knows of.
 
-    A newer one is believed: the consortium signed it, and a crash came before its line.
+    A newer one is trusted: the consortium signed it, and a crash came before its line.
 
     Args:
         pin: from `site.json`.
@@ -193,22 +200,10 @@ def require_newest_pin(pin: Pin, noted: str, path: Path) -> None:
 
 
 def read_file(path: Path) -> bytes:
-    """Read a file of ours; an error names it.
+    """Read a file of this site; an error names it.
 
     Raises:
         FolderUnusable: it cannot be read.
     """
     with unusable(path):
         return path.read_bytes()
-
-
-def _fields(document: dict[str, Any]) -> dict[str, Any]:
-    return {**document, "pin": None if document["pin"] is None else _pin(document["pin"])}
-
-
-def _pin(document: dict[str, Any]) -> Pin:
-    return Pin(
-        consortium=from_base64(document["consortium"], source="The consortium key"),
-        serial=document["serial"],
-        roster=from_base64(document["roster"], source="The roster digest"),
-    )

@@ -1,9 +1,9 @@
 """A hospital that takes part for real: opens runs that it approved, and keeps account of them all.
 
-One of these lives in the site's agent. It believes nothing that a coordinator offers: study, roster
-and release are compared with what lies in the site's own folder, before a run is opened and again
-before every answer. Whatever is wrong there (disk full, ledger locked, patients changed) is a
-refusal by name; when it is repaired, the next request is answered without a restart.
+The site's agent holds one. It trusts nothing that a coordinator offers: it compares study, roster
+and release with its own folder, before it opens a run and again before every answer. A fault there
+(disk full, ledger locked, patients changed) is a refusal by name; after its repair, the next
+request is answered without a restart.
 """
 
 import time
@@ -36,7 +36,6 @@ from fedrx_models.planning import make_plan
 from fedrx_models.transfer import study_model
 from fedrx_protocol.messages.offer import OfferReply, RunOffer
 from fedrx_protocol.messages.secure_aggregation import ResolveRequest, RoundRequest, UnmaskRequest
-from fedrx_protocol.plan import StudyPlan
 from fedrx_protocol.secagg.parameters import session_id
 from fedrx_protocol.secagg.site import SiteParty
 from fedrx_protocol.trust.roster import Roster
@@ -78,7 +77,7 @@ class OpenRun:
         return mine == (offer.run, offer.study, offer.roster)
 
     def about(self, request: Request | None) -> AuditContext:
-        """What a line of the audit log says a request is about.
+        """Say what a request is about, for a line of the audit log.
 
         Later stages of a round name its context only, so the last few are remembered.
         """
@@ -153,7 +152,7 @@ class LiveSite:
             self._ledger.close()
 
     def open(self, run: int, offer: RunOffer) -> OfferReply:
-        """Take up an offered run, if it is what this site approved.
+        """Open an offered run, if it is what this site approved.
 
         Args:
             run: Flower's run id.
@@ -179,14 +178,20 @@ class LiveSite:
         return reply
 
     def site(self, context: Context) -> Site:
-        """The site that answers a request of a run.
+        """Find the site that answers a request of a run.
 
         Raises:
             RunUnknown: it was not opened.
             FedRxError: something changed since; the text says what.
         """
         run = context.run_id
-        opened = self._current(run) or self._reopen(run)
+        opened = self._current(run)
+        if opened is None:
+            # This process did not open the run, or let go of it: the offer it took up is kept.
+            offer, now = self._offers.find(run), int(self._clock())
+            roster = pinned_roster(offer, self._present_identity(), now)
+            opened = self._open(offer, roster, now)
+            self._hold(run, opened)
         require_pin(opened.roster, self._folder)
         opened.patients.require_unchanged(thorough=False)
         self._runs.move_to_end(run)
@@ -211,10 +216,10 @@ class LiveSite:
         self._journal.answered(self._about(run, request), kind, what)
 
     def compare(self, witness: bytes) -> None:
-        """Hold this site's log against the newest head that the coordinator has of it.
+        """Compare this site's log with the newest head that the coordinator has of it.
 
-        One that another key than that in use signed says nothing: it is from before a rotation,
-        or the coordinator's own.
+        A head that the key in use did not sign proves nothing: it is from before a rotation, or
+        the coordinator made it.
 
         Args:
             witness: a signed head as JSON, or empty.
@@ -239,7 +244,7 @@ class LiveSite:
         self._compared = witness
 
     def signed_head(self) -> bytes:
-        """The present head of the audit log, signed, for the coordinator to keep."""
+        """Sign the present head of the audit log, for the coordinator to keep."""
         signed = SignedHead.sign(self.identity.site, self._log.head, self._keys.identity)
         return signed.to_json()
 
@@ -255,22 +260,35 @@ class LiveSite:
         self._journal.refused(about, kind, error)
 
     def _open(self, offer: RunOffer, roster: Roster, now: int) -> OpenRun:
-        """Everything that answers requests of a run, from the site's own folder."""
+        """Build what answers requests of a run, from the site's own folder."""
         study_digest = offer.study.hex()
         approval = self._approvals.find(study_digest, now)
         approval.require_version(self._installed)
         kept = self._files.load(study_digest)
-        patients = self._patients(study_digest) or Patients(kept, self.identity.site)
+        # Another open run of the study may have its patients in memory, still approved.
+        others = (one for one in self._runs.values() if one.offer.study == offer.study)
+        known = next((one.patients for one in others if not self._is_past(one)), None)
+        patients = known or Patients(kept, self.identity.site)
         patients.require_unchanged(thorough=True)
         self._ledger.verify()
-        plan = make_plan(kept.study, len(roster.ids))
+        plan, store = make_plan(kept.study, len(roster.ids)), self._ledger.store()
+        party = SiteParty(
+            site=self.identity.site,
+            identity=self._keys.identity,
+            roster=roster,
+            parameters=plan.parameters,
+            session=session_id(offer.run, study_digest, roster.digest),
+            guard=SqliteGuard(store),
+            single_context_per_model=kept.study.opens_exact_sums,
+            one_list_of=offer.study if kept.study.opens_one_list(live=True) else None,
+        )
         parts = SiteParts(
             plan=plan,
             run=offer.run,
             cohort=patients.cohort,
             model=study_model(kept.study, seed=0),
-            store=self._ledger.store(),
-            party=self._party(offer, roster, plan),
+            store=store,
+            party=party,
             randomness=SystemRandomness(),
             split_salt=split_salt(self._folder, study_digest),
             policy=SitePolicy(
@@ -281,30 +299,8 @@ class LiveSite:
         site = Site(parts, now=lambda: datetime.fromtimestamp(self._clock(), UTC))
         return OpenRun(offer, roster.digest, approval, patients, site)
 
-    def _party(self, offer: RunOffer, roster: Roster, plan: StudyPlan) -> SiteParty:
-        """This site's side of secure aggregation in the run."""
-        stable = plan.study.opens_one_list(live=True)
-        return SiteParty(
-            site=self.identity.site,
-            identity=self._keys.identity,
-            roster=roster,
-            parameters=plan.parameters,
-            session=session_id(offer.run, offer.study.hex(), roster.digest),
-            guard=SqliteGuard(self._ledger.store()),
-            single_context_per_model=plan.study.opens_exact_sums,
-            one_list_of=offer.study if stable else None,
-        )
-
-    def _reopen(self, run: int) -> OpenRun:
-        """Go on with a run that this process did not open, or let go of."""
-        offer, now = self._offers.find(run), int(self._clock())
-        roster = pinned_roster(offer, self._present_identity(), now)
-        opened = self._open(offer, roster, now)
-        self._hold(run, opened)
-        return opened
-
     def _current(self, run: int) -> OpenRun | None:
-        """The open run, unless what it was opened with is not the present any more."""
+        """Return the open run, unless what it was opened with has been replaced since."""
         opened = self._runs.get(run)
         if opened is not None and self._is_past(opened):
             del self._runs[run]
@@ -317,20 +313,13 @@ class LiveSite:
         while len(self._runs) > RUNS_IN_MEMORY:
             self._runs.popitem(last=False)
 
-    def _patients(self, study: str) -> Patients | None:
-        """Patients that another open run of the study has in memory, if they are still approved."""
-        for opened in self._runs.values():
-            if opened.offer.study.hex() == study and not self._is_past(opened):
-                return opened.patients
-        return None
-
     def _is_past(self, opened: OpenRun) -> bool:
-        """Whether the study was approved anew since, or the ledger's file was exchanged."""
+        """Whether the study was approved again since, or the ledger's file was exchanged."""
         approved = self._approvals.kept(opened.offer.study.hex()).approval
         return approved != opened.approval or not self._ledger.is_in_place()
 
     def _present_identity(self) -> SiteIdentity:
-        """The folder of trust as it is now; another process may have joined anew."""
+        """Read the folder of trust as it is now; another process may have joined again."""
         identity = SiteIdentity(self._folder)
         if identity.public_key != self._keys.identity.public_key().public_bytes_raw():
             raise NotEnrolled("this site's keys were rotated: stop the agent and start it again.")

@@ -1,9 +1,9 @@
 """The patients of an approved study in memory, and a watch over the files they came from.
 
-A table, or a file of a block beside it, may be mended, replaced or lost while a study runs. All are
-looked at before every answer (size and time) and read again at every key epoch; other content than
-was approved is refused. The text of a reading error may quote a patient, so none is handed on from
-here.
+A table, or a file of a block beside it, may be repaired, replaced or lost while a study runs. Size
+and time of each file are compared before every answer, and all are read again at every key epoch;
+content that was not approved is refused. The text of a reading error may quote a patient, so this
+module passes none on.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ class Patients:
             thorough: read the files even if they look the same.
 
         Raises:
-            CohortChanged: it does, or cannot be read.
+            CohortChanged: they do, or cannot be read.
         """
         look = self._looks()
         if look == self._look and not thorough:
@@ -78,10 +78,24 @@ class Patients:
         return [table, *(table.parent / name for name in self._kept.mapping.files)]
 
     def _looks(self) -> list[_Look]:
-        return [_look_at(path) for path in self._files()]
+        looks = []
+        for path in self._files():
+            try:
+                found = path.stat()
+            except OSError as error:
+                raise _gone(path, error) from None
+            looks.append(_Look(found.st_size, found.st_mtime_ns, found.st_ino))
+        return looks
 
     def _contents(self) -> list[bytes]:
-        return [_content(path) for path in self._files()]
+        contents = []
+        for path in self._files():
+            try:
+                with path.open("rb") as file:
+                    contents.append(hashlib.file_digest(file, "sha256").digest())
+            except OSError as error:
+                raise _gone(path, error) from None
+        return contents
 
     def _read(self) -> Cohort:
         kept = self._kept
@@ -92,22 +106,6 @@ class Patients:
             raise CohortChanged(
                 f"{kept.table}: cannot be read as it was approved; `fedrx site check` says where."
             ) from None
-
-
-def _look_at(path: Path) -> _Look:
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise _gone(path, error) from None
-    return _Look(found.st_size, found.st_mtime_ns, found.st_ino)
-
-
-def _content(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError as error:
-        raise _gone(path, error) from None
 
 
 def _gone(path: Path, error: OSError) -> CohortChanged:

@@ -1,7 +1,7 @@
 """A site's private head: fitted to its own patients, judged on its own, kept in its own folder.
 
-Nothing in here makes a message. What is computed is exact and without noise, for the hospital's own
-eyes; that is also why it must not be sent on.
+Nothing here makes a message. The results are exact and carry no noise, so they are for the
+hospital's own eyes and must not leave it.
 """
 
 import csv
@@ -24,7 +24,7 @@ from fedrx_models.pharmacogenomic.multiomics_vae import MultiomicsVae
 from fedrx_models.registry import build_model
 
 PRIVATE_HEAD = "private-head.safetensors"
-_SEED = 0  # of start weights and of who steers the early stopping; nothing here needs a secret
+_SEED = 0  # of start weights and of the patients set aside for early stopping; no secret is needed
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,14 @@ def personalise_here(
         "personalised": personal,
         "site_alone": fit(alone, training, _SEED),
     }
-    return PersonalResult(
-        training=len(training),
-        held_out=len(held_out),
-        metrics={name: _judged(one, held_out) for name, one in models.items()},
-        head=path,
-    )
-
-
-def _judged(model: PatientModel, cohort: Cohort) -> Mapping[str, float]:
-    try:
-        return exact_metrics(cohort.schema.target, predict(model, cohort), cohort.target).flat()
-    except DataError:
-        return {}
+    metrics: dict[str, Mapping[str, float]] = {}
+    for name, one in models.items():
+        try:
+            predicted = predict(one, held_out)
+            metrics[name] = exact_metrics(cohort.schema.target, predicted, held_out.target).flat()
+        except DataError:
+            metrics[name] = {}
+    return PersonalResult(len(training), len(held_out), metrics, path)
 
 
 def write_latent(path: Path, cohort: Cohort, model: PatientModel) -> int:
@@ -106,7 +101,7 @@ def write_latent(path: Path, cohort: Cohort, model: PatientModel) -> int:
         How many dimensions the latent space has.
 
     Raises:
-        MisuseError: the model has no latent space, or there is no such folder.
+        MisuseError: the model has no latent space, or the folder is missing.
         FolderExists: the file is there already.
     """
     if not isinstance(model, MultiomicsVae):

@@ -1,4 +1,4 @@
-"""Small things a site's folder keeps for its agent: settings, the split's secret, who runs.
+"""Small things a site's folder keeps for its agent: settings, the split's secret, the agent's lock.
 
 The secret that decides which patients are held out is made once, so that a patient stays on one
 side of the split through a study and its repeated runs. It must never leave the site.
@@ -33,7 +33,7 @@ class AgentRunning(MisuseError):
 
 @dataclass(frozen=True)
 class SiteSettings:
-    """What `fedrx site start` remembers from the time before.
+    """What `fedrx site start` remembers from its last start.
 
     Attributes:
         coordinator: host and port of the coordinator; empty before the first start.
@@ -52,7 +52,7 @@ class SiteSettings:
 
     @classmethod
     def load(cls, folder: Path) -> "SiteSettings":
-        """What was kept; the defaults where nothing was.
+        """Read what was kept; the defaults where nothing was.
 
         Raises:
             SettingsDamaged: it cannot be read.
@@ -74,14 +74,14 @@ class SiteSettings:
         write_private(folder / "settings.json", to_json(asdict(self)))
 
     def changed(self, coordinator: str | None, device: str | None) -> "SiteSettings":
-        """With what was given this time."""
+        """Return a copy with what was given this time."""
         return replace(
             self, coordinator=coordinator or self.coordinator, device=device or self.device
         )
 
 
 def split_salt(folder: Path, study: str) -> bytes:
-    """Key of a study's split into training and held-out patients, 32 bytes; the same every time.
+    """Derive the key of a study's split into training and held-out patients, 32 bytes.
 
     Args:
         folder: the site's folder.
@@ -104,7 +104,7 @@ def split_salt(folder: Path, study: str) -> bytes:
 
 @contextmanager
 def only_agent(folder: Path) -> Iterator[None]:
-    """Be the only agent of this folder; the system lets go when the process ends, however it does.
+    """Be the only agent of this folder; the system frees the lock when the process ends.
 
     Raises:
         AgentRunning: another one is.

@@ -2,14 +2,13 @@
 
 Every answer follows the same order: check the request, compute, write the ledger and the guard in
 one transaction, answer. What leaves is a masked vector, keys and shares; the ledger line is on
-disk before it does. How much noise goes in, and what a round releases, comes from the study's
-plan and never from the request.
+disk before it does. `compute` holds what is computed. How much noise goes in, and what a round
+releases, comes from the study's plan and never from the request.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from importlib.metadata import version
 
 import numpy as np
@@ -17,22 +16,21 @@ import torch
 from numpy.typing import NDArray
 
 from fedrx_client.approvals.approval import Approval
+from fedrx_client.participation.compute import (
+    SitePatients,
+    compute,
+    release_of,
+    rows_of_a_pass,
+)
 from fedrx_client.records.database import SiteStore
 from fedrx_client.records.ledger import Ledger, PrivacyCap
-from fedrx_client.training.clipping import clipped_gradient_sum, gradient_sum, public_rows
 from fedrx_client.training.device import CPU, named_failures
-from fedrx_client.training.local_epochs import LocalSettings, local_epochs, local_settings
-from fedrx_client.training.microbatches import predictions, rows_for
-from fedrx_client.training.noise import discrete_gaussian
 from fedrx_client.training.randomness import RoundRandomness
-from fedrx_client.training.sampling import poisson_sample
 from fedrx_common.errors import BudgetExhausted, DataError, MisuseError, PeerError, counted
-from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.cohort import Cohort
 from fedrx_models.cohort.encoding import encode
 from fedrx_models.contract import PatientModel, set_vector
-from fedrx_models.metrics.registry import metric_plan
-from fedrx_protocol.fixed_point import FixedPoint, IntVector, ValueOutOfRange
+from fedrx_protocol.fixed_point import IntVector
 from fedrx_protocol.messages.secure_aggregation import (
     Advert,
     AdvertList,
@@ -45,7 +43,7 @@ from fedrx_protocol.messages.secure_aggregation import (
     UnmaskRequest,
 )
 from fedrx_protocol.messages.weights import model_bytes, model_digest
-from fedrx_protocol.plan import LARGEST_UPDATE, Part, RoundPlan, StudyPlan
+from fedrx_protocol.plan import StudyPlan
 from fedrx_protocol.privacy.accountant import Account
 from fedrx_protocol.privacy.events import Release
 from fedrx_protocol.secagg.site import SiteParty
@@ -138,17 +136,25 @@ class Site:
         self._study_digest = study.digest
         self._fingerprint = parts.cohort.fingerprint
         if parts.policy.approval is not None:
-            _require_live(parts)
+            if parts.randomness.simulated:
+                raise NotForLiveSites("noise from a seed protects nobody: use SystemRandomness.")
+            if parts.store.durability != "power":
+                raise NotForLiveSites(
+                    "a ledger must survive a power cut: open it with durability 'power'."
+                )
         self._permit()
         training, held_out = parts.cohort.split(study.cohort.held_out, parts.split_salt, parts.fold)
         with named_failures(parts.device):
             parts.model.to(parts.device)
-            self._rows = self._rows_of_a_pass()  # before any patient takes room there
-            self._training, self._held_out = (
-                parts.model.prepared(encode(some, study.feature_schema).to(parts.device))
-                for some in (training, held_out)
+            # Rows first: they are found before any patient takes room on the device.
+            rows, schema = rows_of_a_pass(parts.plan, parts.model), study.feature_schema
+            self._patients = SitePatients(
+                site=parts.cohort.site,
+                training=parts.model.prepared(encode(training, schema).to(parts.device)),
+                held_out=parts.model.prepared(encode(held_out, schema).to(parts.device)),
+                target=held_out.target,
+                rows=rows,
             )
-        self._held_out_target = held_out.target
         self._promise = PrivacyCap(study.privacy.epsilon, study.privacy.delta)
 
     @property
@@ -192,21 +198,43 @@ class Site:
             MisuseError: A live site's approval is not in force any more.
             DeviceFailed: The device failed; nothing was charged.
         """
-        permit = self._permit()
-        party = self._parts.party
+        permit, parts = self._permit(), self._parts
         if model_digest(model_bytes(weights)) != request.model_digest:
             raise ModelMismatch("the model that came is not the one that the request names.")
-        party.check(request)
-        plan = self._parts.plan.round(request.round, request.attempt)
-        with named_failures(self._parts.device):
-            set_vector(self._parts.model, weights)
-            computed = [self._compute(part, plan) for part in plan.parts if part.name != "weight"]
-        grids = {name: grid for one in computed for name, grid in one.grids.items()}
-        vector = plan.layout.encode(grids)
-        with self._parts.store.transaction():
-            for one in computed:
-                self._charge(replace(one.release, cohort=permit.cohort), permit.cap)
-            return party.mask(request, vector)
+        parts.party.check(request)
+        round_ = parts.plan.round(request.round, request.attempt)
+        grids: dict[str, IntVector] = {}
+        releases = []
+        with named_failures(parts.device):
+            set_vector(parts.model, weights)
+            for part in round_.parts:
+                if part.name == "weight":
+                    continue  # it comes with training, and is no release of its own
+                result = compute(
+                    parts.plan,
+                    round_,
+                    part,
+                    model=parts.model,
+                    patients=self._patients,
+                    randomness=parts.randomness,
+                )
+                grids |= result.grids
+                release = release_of(
+                    result,
+                    parts.plan,
+                    round_,
+                    part,
+                    study=self._study_digest,
+                    run=parts.run,
+                    cohort=permit.cohort,
+                    time=self._now().isoformat(timespec="seconds"),
+                )
+                releases.append(release)
+        vector = round_.layout.encode(grids)
+        with parts.store.transaction():
+            for release in releases:
+                self._charge(release, permit.cap)
+            return parts.party.mask(request, vector)
 
     def resolve(self, request: ResolveRequest) -> ResolveReply:
         """Reveal this context's pairwise seeds toward dropped sites."""
@@ -223,125 +251,6 @@ class Site:
     def close(self) -> None:
         """Close the site's store."""
         self._parts.store.close()
-
-    def _compute(self, part: Part, plan: RoundPlan) -> "_Computed":
-        if part.name == "metrics":
-            return self._metrics(part, plan)
-        if self._study.steps == "local":
-            return self._local_change(part, plan)
-        return self._gradient(part, plan)
-
-    def _gradient(self, part: Part, plan: RoundPlan) -> "_Computed":
-        """One gradient sum over a Poisson sample, clipped per patient unless the mode is `none`."""
-        training, private = self._study.training, self._study.privacy.mode != "none"
-        batch = self._training
-        if training.sample_rate < 1:
-            chosen = poisson_sample(
-                len(batch), training.sample_rate, self._generator(plan, "sampling")
-            )
-            batch = batch.select(torch.from_numpy(chosen))
-        if private:
-            norm = training.clipping_norm
-            total = clipped_gradient_sum(self._parts.model, batch, norm, rows=self._rows).vector
-        else:
-            total = gradient_sum(self._parts.model, batch, mixed=training.mixed_precision)
-        event = self._event(part, plan, sample_rate=training.sample_rate)
-        grid = {"training": self._grid(part, total, plan)}
-        return _Computed(self._with_weight(grid, plan, batch), event)
-
-    def _local_change(self, part: Part, plan: RoundPlan) -> "_Computed":
-        """The change of the weights after epochs of this site's own."""
-        settings, private = self._local_settings, self._study.privacy.mode == "local"
-        update = local_epochs(
-            self._parts.model,
-            self._training,
-            settings,
-            self._parts.randomness,
-            site=self.name,
-            round_=plan.round,
-        )
-        event = self._event(
-            part,
-            plan,
-            noise_multiplier=settings.noise_multiplier,
-            sample_rate=update.sample_rate,
-            steps=update.steps,
-        )
-        if private:
-            # Cut, not refused: a refusal would say something of the patients and cost nothing.
-            total = np.clip(update.change, -LARGEST_UPDATE, LARGEST_UPDATE)
-        else:
-            total = len(self._training) * update.change
-        grid = {"training": self._grid(part, total, plan)}
-        return _Computed(self._with_weight(grid, plan, self._training), event)
-
-    def _metrics(self, part: Part, plan: RoundPlan) -> "_Computed":
-        """The bounded metric sums of the broadcast model on the held-out patients."""
-        agreed = metric_plan(self._study, final=plan.round == self._study.final_round)
-        predicted = predictions(self._parts.model, self._held_out, self._rows)
-        state = agreed.state(predicted, self._held_out_target)
-        return _Computed({"metrics": self._grid(part, state, plan)}, self._event(part, plan))
-
-    def _with_weight(
-        self, grid: dict[str, IntVector], plan: RoundPlan, batch: PatientBatch
-    ) -> dict[str, IntVector]:
-        """Add the number of patients, where the study sums it beside the values."""
-        part = plan.by_name.get("weight")
-        if part is not None:
-            grid["weight"] = self._grid(part, np.array([float(len(batch))]), plan)
-        return grid
-
-    def _grid(self, part: Part, values: NDArray[np.float64], plan: RoundPlan) -> IntVector:
-        """Values on the grid, with this site's share of the noise; checked against wrapping."""
-        grid = FixedPoint(part.scale, part.limit).encode(values)
-        if part.noise_multiplier:
-            generator = self._generator(plan, f"{part.name} noise")
-            grid += discrete_gaussian(part.site_noise_sd, part.length, generator)
-        if grid.size and int(np.abs(grid).max()) > plan.site_limit:
-            raise ValueOutOfRange(
-                f"the {part.name} sum with its noise does not fit its share of 32 bits; "
-                "nothing was sent."
-            )
-        return grid
-
-    def _generator(self, plan: RoundPlan, purpose: str) -> np.random.Generator:
-        return self._parts.randomness.generator(self.name, plan.round, purpose)
-
-    def _event(
-        self,
-        part: Part,
-        plan: RoundPlan,
-        *,
-        noise_multiplier: float | None = None,
-        sample_rate: float = 1.0,
-        steps: int = 1,
-    ) -> Release:
-        """The ledger line of one part of a round."""
-        training = part.name == "training"
-        noise = part.noise_multiplier if noise_multiplier is None else noise_multiplier
-        return Release(
-            time=self._now().isoformat(timespec="seconds"),
-            study=self._study_digest,
-            run=self._parts.run,
-            round=plan.round,
-            attempt=plan.attempt,
-            purpose="training" if training else "metrics",
-            noise_multiplier=noise,
-            sample_rate=sample_rate,
-            steps=steps,
-            clipping_norm=self._study.training.clipping_norm if training else part.sensitivity,
-            cohort=self._fingerprint,
-            grid_slack=part.slack,
-        )
-
-    def _rows_of_a_pass(self) -> int:
-        """From agreed numbers only: a patient more or less must not change how others round."""
-        plan, training = self._parts.plan, self._study.training
-        expected = plan.patients_per_site * training.sample_rate
-        if self._study.steps == "local":
-            expected = min(plan.patients_per_site, training.local.batch_size)
-        clips = self._study.privacy.mode != "none"
-        return (public_rows if clips else rows_for)(self._parts.model, expected)
 
     def _permit(self) -> "_Permit":
         """What holds now; a live site without an approval in force gets no further."""
@@ -361,40 +270,20 @@ class Site:
         A study that adds no noise, to its gradients or to its metrics, promises nothing for them;
         the site's own cap still holds, and refuses such a release.
         """
-        if not release.noise_multiplier:
-            self._ledger.charge(release, cap=cap)
-        elif self._study.opens_exact_sums:
-            self._hold_to_promise(release)
-            self._ledger.charge(release, cap=cap)
-        else:
-            self._ledger.charge(release, cap=cap, study_cap=self._promise)
-
-    def _hold_to_promise(self, release: Release) -> None:
-        """The study's promise where its metrics are exact: over what carries noise, alone."""
-        private = [one for one in self._ledger.releases(release.study) if one.noise_multiplier]
-        if Account.of(private).would_exceed([release], self._promise.epsilon, self._promise.delta):
-            raise BudgetExhausted(
-                f"run {release.run}, round {release.round}: this {release.purpose} release would "
-                f"spend more than the study's promise of epsilon {self._promise.epsilon:g} at "
-                f"delta {self._promise.delta:g}; it was not made."
-            )
-
-    @cached_property
-    def _local_settings(self) -> LocalSettings:
-        """Epochs of this site, with noise that spends the promise over all its steps."""
-        plan, local = self._parts.plan, self._study.training.local
-        private = self._study.privacy.mode == "local"
-        return local_settings(
-            # A private site counts in public numbers only: its own size would set rate and step.
-            patients=plan.patients_per_site if private else max(1, len(self._training)),
-            epochs=local.epochs,
-            batch_size=local.batch_size,
-            learning_rate=local.learning_rate,
-            clipping_norm=self._study.training.clipping_norm,
-            noise_multiplier=plan.local_noise,
-            proximal=local.proximal,
-            mixed=self._study.training.mixed_precision,
-        )
+        promise = None
+        if release.noise_multiplier and not self._study.opens_exact_sums:
+            promise = self._promise
+        elif release.noise_multiplier:
+            # Where metrics are exact, the promise covers what carries noise, and that alone.
+            private = [one for one in self._ledger.releases(release.study) if one.noise_multiplier]
+            epsilon, delta = self._promise.epsilon, self._promise.delta
+            if Account.of(private).would_exceed([release], epsilon, delta):
+                raise BudgetExhausted(
+                    f"run {release.run}, round {release.round}: this {release.purpose} release "
+                    f"would spend more than the study's promise of epsilon {epsilon:g} at delta "
+                    f"{delta:g}; it was not made."
+                )
+        self._ledger.charge(release, cap=cap, study_cap=promise)
 
 
 @dataclass(frozen=True)
@@ -403,21 +292,6 @@ class _Permit:
 
     cap: PrivacyCap | None
     cohort: str
-
-
-@dataclass(frozen=True, eq=False)
-class _Computed:
-    """What one part of a round puts into the vector, and the line that it costs."""
-
-    grids: dict[str, IntVector]
-    release: Release
-
-
-def _require_live(parts: SiteParts) -> None:
-    if parts.randomness.simulated:
-        raise NotForLiveSites("noise from a seed protects nobody: use SystemRandomness.")
-    if parts.store.durability != "power":
-        raise NotForLiveSites("a ledger must survive a power cut: open it with durability 'power'.")
 
 
 def check_cohort_size(study: Study, cohort: Cohort) -> None:

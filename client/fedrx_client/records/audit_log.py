@@ -84,7 +84,11 @@ class AuditEntry:
             raise AuditEntryInvalid(
                 "A study digest, run id or file's content is too long for the audit log."
             )
-        _require_counts(self)
+        numbers = self.time, self.round or 0, self.attempt or 0
+        if not all(type(number) is int and number >= 0 for number in numbers):
+            raise AuditEntryInvalid(
+                "Time, round and attempt of an audit line are whole numbers, zero or more."
+            )
 
     @property
     def subject(self) -> str:
@@ -136,7 +140,7 @@ class AuditLog:
     """The audit log of one site; its newest file is verified when opened.
 
     Args:
-        path: a file of JSON lines, made by the first `record`; `PATH.head` stands beside it, and
+        path: a file of JSON lines, made by the first `record`; `PATH.head` is beside it, and
             `PATH.0001`, `PATH.0002`, ... are the files before it.
         longest_bytes: a file that has grown longer is put aside.
 
@@ -148,7 +152,11 @@ class AuditLog:
     def __init__(self, path: Path, *, longest_bytes: int = LONGEST_FILE_BYTES) -> None:
         self.path = path
         self._longest = longest_bytes
-        self._finish_turning()
+        # Complete what a crash cut off between the two renames of `_turn`.
+        for aside in _archives(path)[-1:]:
+            if not _head(aside).exists() and not path.exists() and _head(path).exists():
+                with _writable(aside):
+                    _head(path).rename(_head(aside))
         self._open()
 
     @property
@@ -220,7 +228,7 @@ class AuditLog:
         return 0 <= place < len(self._hashes) and self._hashes[place] == head.hash
 
     def verify(self, noted: ChainHead | None = None) -> ChainHead:
-        """Read every line from disk anew, check the chain, and return its head.
+        """Read every line from disk again, check the chain, and return its head.
 
         Args:
             noted: a head that was written down elsewhere; it shows a log that was replaced whole.
@@ -241,7 +249,7 @@ class AuditLog:
         return ChainHead(lines[-1].number, lines[-1].hash)
 
     def _open(self) -> None:
-        """Take up the newest file, whose chain continues that of the files before it."""
+        """Open the newest file, whose chain continues that of the files before it."""
         self._turned = _archives(self.path)
         self._before = ChainHead(0, b"")
         self._unread: list[tuple[Path, ChainHead]] = []
@@ -255,7 +263,7 @@ class AuditLog:
             self._chain = ChainFile(self.path, _label(self._before), learn=self._learn)
 
     def _learn(self, line: ChainLine) -> None:
-        """Remember a line of the newest file: its hash, and what it is the newest word on."""
+        """Remember a line's hash, and that it is the newest about its subject."""
         found = _line(line, self._before.count)
         self._hashes.append(found.hash)
         if found.entry.subject:
@@ -285,13 +293,6 @@ class AuditLog:
             _head(self.path).rename(_head(aside))
             sync_folder(self.path.parent)
         self._open()
-
-    def _finish_turning(self) -> None:
-        """Complete what a crash cut off between the two renames of `_turn`."""
-        for path in _archives(self.path)[-1:]:
-            if not _head(path).exists() and not self.path.exists() and _head(self.path).exists():
-                with _writable(path):
-                    _head(self.path).rename(_head(path))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -338,7 +339,7 @@ def _head(path: Path) -> Path:
 
 
 def _noted(path: Path) -> ChainHead:
-    """The head that stands beside a file put aside."""
+    """Read the head beside a file that was put aside."""
     try:
         count, digest = _head(path).read_text(encoding="ascii").split()
         return ChainHead(int(count), bytes.fromhex(digest))
@@ -380,11 +381,3 @@ def _line(line: ChainLine, before: int) -> AuditLine:
             f"line {before + line.number} of the audit log is none that this release writes; read "
             "it with the release that wrote it."
         ) from None
-
-
-def _require_counts(entry: AuditEntry) -> None:
-    numbers = entry.time, entry.round or 0, entry.attempt or 0
-    if not all(type(number) is int and number >= 0 for number in numbers):
-        raise AuditEntryInvalid(
-            "Time, round and attempt of an audit line are whole numbers, zero or more."
-        )

@@ -29,7 +29,7 @@ from fedrx_common.hash_chain import ChainHead
 Durability = Literal["power", "process"]
 Value = str | bytes | int | float | None
 
-APPLICATION_ID = 0x46645278  # "FdRx": tells our files from any other SQLite file
+APPLICATION_ID = 0x46645278  # "FdRx": marks our files among SQLite files
 SCHEMA_VERSION = 3
 _NONCE_BYTES = 16
 LEDGER = "site.db"
@@ -133,7 +133,7 @@ class SiteStore:
             numbers no states.
 
     Raises:
-        LedgerDamaged: the file is no SQLite file, is another program's, or is of another version.
+        LedgerDamaged: the file is not SQLite, is another program's, or is of another version.
         LedgerLocked: another process holds it for longer than the timeout.
         LedgerUnwritable: it cannot be opened for writing.
     """
@@ -288,11 +288,11 @@ class SiteStore:
             return connection
 
     def _touch(self) -> None:
-        """Make the file, readable by nobody else, if it is not there.
+        """Make the file, readable by its owner alone, if it is not there.
 
-        One that is there is opened by SQLite alone: closing any other descriptor of it would drop
-        the locks of this process's open connections. Another process would then believe that it
-        is the last one, and remove the log of commits that are not in the file yet.
+        SQLite alone opens a file that is there: closing any other descriptor of it would drop the
+        locks of this process's open connections. Another process would then take itself for the
+        last one, and remove the log of commits that are not in the file yet.
         """
         try:
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
@@ -309,12 +309,27 @@ class SiteStore:
         # Dropped round keys are overwritten, not only unlinked.
         connection.execute("PRAGMA secure_delete = ON")
         if _pragma(connection, "application_id") == 0:
-            self._create(connection)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN IMMEDIATE")
+            # Tables are made in an empty file; one that has some already is left alone.
+            if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                for table in (*_TABLES, *_ADDED.values()):
+                    connection.execute(table)
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute("COMMIT")
         if _pragma(connection, "application_id") != APPLICATION_ID:
             raise LedgerDamaged(
                 f"{self.path}: is another program's database; name another file for the ledger."
             )
-        version = self._upgraded(connection)
+        version = _pragma(connection, "user_version")
+        if version in _ADDED:
+            connection.execute("BEGIN IMMEDIATE")
+            # Read again: another process may have added the tables meanwhile.
+            while added := _ADDED.get(version := _pragma(connection, "user_version")):
+                connection.execute(added)
+                connection.execute(f"PRAGMA user_version = {version + 1}")
+            connection.execute("COMMIT")
         if version != SCHEMA_VERSION:
             raise LedgerDamaged(
                 f"{self.path}: is a ledger of version {version}, this program knows version "
@@ -326,30 +341,6 @@ class SiteStore:
         changed = sorted(_made() - _columns(connection))
         if changed:
             raise self._damaged(f"its table '{changed[0][0]}' is not as it was made")
-
-    def _create(self, connection: sqlite3.Connection) -> None:
-        """Make the tables in an empty file; a file that has tables already is left alone."""
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("BEGIN IMMEDIATE")
-        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if not tables:
-            for table in (*_TABLES, *_ADDED.values()):
-                connection.execute(table)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute("COMMIT")
-
-    def _upgraded(self, connection: sqlite3.Connection) -> int:
-        """The file's version, after it got the tables that later versions added."""
-        if _pragma(connection, "user_version") not in _ADDED:
-            return _pragma(connection, "user_version")
-        connection.execute("BEGIN IMMEDIATE")
-        # Read again: another process may have done it meanwhile.
-        while table := _ADDED.get(version := _pragma(connection, "user_version")):
-            connection.execute(table)
-            connection.execute(f"PRAGMA user_version = {version + 1}")
-        connection.execute("COMMIT")
-        return version
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
@@ -390,7 +381,7 @@ def _columns(connection: sqlite3.Connection) -> frozenset[tuple[str, str]]:
 
 @functools.cache
 def _made() -> frozenset[tuple[str, str]]:
-    """What a new file has of them."""
+    """Every table of a new file with each of its columns."""
     with closing(sqlite3.connect(":memory:")) as connection:
         for table in _TABLES:
             connection.execute(table)

@@ -48,7 +48,7 @@ class LedgerEntry:
 
 @dataclass(frozen=True)
 class LedgerHead:
-    """Number of lines and the last hash; written down elsewhere, it shows a swapped ledger."""
+    """Number of lines and the last hash; a copy kept elsewhere exposes an exchanged ledger."""
 
     count: int
     hash: bytes
@@ -76,7 +76,7 @@ class Ledger:
     """The releases of one site, in order, with its cap enforced.
 
     What was read is kept in memory and compared with the head on disk at every use; lines that
-    another process added are verified before they are believed.
+    another process added are verified before they count.
 
     Raises:
         LedgerDamaged: a line was changed, removed or reordered.
@@ -113,7 +113,7 @@ class Ledger:
         return release_key(release) in self._keys
 
     def verify(self) -> LedgerHead:
-        """Read every line from disk anew and check the chain.
+        """Read every line from disk again and check the chain.
 
         Raises:
             LedgerDamaged: names the first line that was changed, removed or reordered.
@@ -129,7 +129,7 @@ class Ledger:
         fresh noise and no charge. A new try needs a new attempt.
 
         Raises:
-            ReleaseRepeated: this study, run, round, attempt and purpose stands there already.
+            ReleaseRepeated: this study, run, round, attempt and purpose was charged already.
         """
         with self._store.transaction():
             self._catch_up()
@@ -151,7 +151,7 @@ class Ledger:
 
         Raises:
             BudgetExhausted: it would; nothing was written.
-            ReleaseRepeated: it stands there already.
+            ReleaseRepeated: it was charged already.
         """
         with self._store.transaction():
             self._catch_up()
@@ -166,7 +166,7 @@ class Ledger:
     def spent(
         self, delta: float, *, study: str | None = None, cohort: str | None = None
     ) -> PrivacySpent:
-        """What patients can have lost at `delta`, derived anew from the lines, never stored.
+        """Derive from the lines what patients can have lost at `delta`.
 
         Args:
             delta: in (0, 1).
@@ -217,7 +217,10 @@ class Ledger:
         head = self._head_on_disk()
         if head == LedgerHead(len(self._entries), self._hash):
             return
-        if not self._continues_in(head):
+        # Memory is kept if it is a beginning of what is on disk.
+        count = len(self._entries)
+        rows = self._store.read("SELECT hash FROM ledger WHERE sequence = ?", (count,))
+        if head.count < count or not rows or rows[0][0] != self._hash:
             self._forget()
         for line in self._lines_after(len(self._entries)):
             self._remember(line)
@@ -237,13 +240,6 @@ class Ledger:
         if self._store.read("SELECT 1 FROM ledger LIMIT 1"):
             raise self._damaged("has lines but no head")
         return LedgerHead(0, GENESIS)
-
-    def _continues_in(self, head: LedgerHead) -> bool:
-        """Whether what is in memory is a beginning of what is on disk."""
-        if not self._entries or head.count < len(self._entries):
-            return False
-        rows = self._store.read("SELECT hash FROM ledger WHERE sequence = ?", (len(self._entries),))
-        return bool(rows) and rows[0][0] == self._hash
 
     def _lines_after(self, count: int) -> Iterator[LedgerEntry]:
         rows = self._store.read(

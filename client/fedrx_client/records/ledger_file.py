@@ -1,4 +1,4 @@
-"""The ledger's file of a live site: opened when it is needed, let go when it is damaged.
+"""The ledger's file of a live site: opened when it is needed, closed when it is damaged.
 
 A ledger that was lost or put back to an older state would forget what patients have already spent,
 and its guard which secrets the site gave away. So the file and the audit log name each other: each
@@ -80,7 +80,7 @@ class LedgerFile:
         self._open().store.note_log()
 
     def verify(self) -> None:
-        """Read every line anew.
+        """Read every line again, and compare the file with the log.
 
         Raises:
             LedgerDamaged: a line was changed, removed or reordered, or it is not the newest.
@@ -90,14 +90,14 @@ class LedgerFile:
         require_newest(self._open().store, self._log)
 
     def is_in_place(self) -> bool:
-        """Whether the open file is the one that stands in the folder."""
+        """Whether the open file is the one that is in the folder."""
         try:
             return self._opened is None or self.path.stat().st_ino == self._opened.inode
         except OSError:
             return False
 
     def let_go(self, error: Exception) -> bool:
-        """After damage, close the file, so that a restored one is opened anew."""
+        """After damage, close the file, so that a restored one is opened next."""
         if not isinstance(error, LedgerDamaged | AuditDamaged):
             return False
         self.close()
@@ -110,7 +110,7 @@ class LedgerFile:
         self._opened = None
 
     def _open(self) -> _Opened:
-        """The file that stands in the folder, opened and believed to be the newest."""
+        """Open the file that is in the folder, after it proved to be the newest."""
         if self._opened is None or not self.is_in_place():
             self.close()
             require_there(self.path, self._log)
@@ -126,12 +126,16 @@ class LedgerFile:
 
 
 def require_there(path: Path, log: AuditLog) -> None:
-    """Refuse to begin a file anew that the log has seen.
+    """Refuse to begin an empty file in place of one that the log names.
 
     Raises:
         LedgerDamaged: it is gone.
     """
-    known = log.newest_about(MEMORY) or _earlier(log)
+    known = log.newest_about(MEMORY)
+    if known is None:
+        # An earlier release noted the ledger's head, which says nothing before its first line.
+        line = log.newest_about(EARLIER_MEMORY)
+        known = line if line is not None and _earlier_head(line).count else None
     if known is not None and not path.is_file():
         raise LedgerDamaged(
             f"{path}: the ledger is gone, and the audit log knows of it since line "
@@ -169,7 +173,7 @@ def require_newest(store: SiteStore, log: AuditLog) -> None:
 
 
 def verify_states(store: SiteStore, log: AuditLog) -> None:
-    """Hold every state of the file against every line of the log, both ways.
+    """Compare every state of the file with every line of the log, both ways.
 
     Raises:
         LedgerDamaged: a state was changed, or one that the log names is not there.
@@ -210,12 +214,6 @@ def _older(path: Path, line: AuditLine) -> LedgerDamaged:
         "older copy, and would forget what was spent; put its newest copy back, and take part in "
         "no study until then."
     )
-
-
-def _earlier(log: AuditLog) -> AuditLine | None:
-    """The line in which an earlier release noted the ledger's head, if it had any release."""
-    line = log.newest_about(EARLIER_MEMORY)
-    return line if line is not None and _earlier_head(line).count else None
 
 
 def _earlier_head(line: AuditLine) -> LedgerHead:

@@ -34,9 +34,9 @@ class RefusalRateLimit:
     """How many refusals are written out.
 
     Attributes:
-        window_s: seconds after which counting begins anew.
+        window_s: seconds after which counting begins again.
         alike: of one kind of request and one reason, in a window.
-        in_all: whatever the reason, in a window.
+        in_all: for any reason, in a window.
     """
 
     window_s: int = 3600
@@ -62,7 +62,7 @@ class AuditContext:
 
 
 class Journal:
-    """Writes a live site's audit lines, and says the same in its ordinary log.
+    """Writes a live site's audit lines, and the same to its ordinary log.
 
     Args:
         log: the site's audit log.
@@ -85,7 +85,7 @@ class Journal:
         self._unwritten: Counter[str] = Counter()
 
     def event(self, kind: AuditKind, text: str, state: str = "") -> None:
-        """Something about the agent itself.
+        """Write down something about the agent itself.
 
         Args:
             kind: what it is.
@@ -98,7 +98,7 @@ class Journal:
         self._write(kind, AuditContext(), text, state=state)
 
     def asked(self, about: AuditContext, kind: str, request: Request) -> None:
-        """A request that could be read has come in.
+        """Write down that a request came in and could be read.
 
         Raises:
             LogUnwritable: it could not be written; do not work on the request.
@@ -107,7 +107,7 @@ class Journal:
         self._write("request", about, f"{kind}: {in_words(request)}", state=self._state())
 
     def answered(self, about: AuditContext, kind: str, what: str) -> None:
-        """An answer is ready to leave.
+        """Write down that an answer is ready to leave.
 
         Args:
             about: what it is about.
@@ -121,13 +121,17 @@ class Journal:
         self._write("answer", about, f"{kind}: {what}", state=self._state())
 
     def refused(self, about: AuditContext, kind: str, error: Exception) -> None:
-        """A request was refused, for this reason.
+        """Write down that a request was refused, and why; beyond the budget, only count it.
 
         Raises:
             LogUnwritable: it could not be written.
         """
         key = f"{shortened(kind, 40)}: {type(error).__name__}"
-        self._begin_window()
+        now = int(self._clock())
+        if now - self._since >= self._thrift.window_s:
+            self._since = now
+            self._refused.clear()
+            self.close()
         if self._refused.total() >= self._thrift.in_all:
             # A peer chooses kinds: those beyond the budget must not fill the memory either.
             self._unwritten[key if key in self._refused else "requests of other kinds"] += 1
@@ -149,13 +153,6 @@ class Journal:
             text = f"{key}: {count} more were refused and not written one by one"
             self._write("refusal", AuditContext(), text, level=logging.WARNING)
 
-    def _begin_window(self) -> None:
-        now = int(self._clock())
-        if now - self._since >= self._thrift.window_s:
-            self._since = now
-            self._refused.clear()
-            self.close()
-
     def _write(
         self,
         kind: AuditKind,
@@ -176,11 +173,17 @@ class Journal:
             content=state,
         )
         self._log.record(entry)
-        logger.log(level, "%s", " ".join(filter(None, [kind, _where(about), entry.reason])))
+        parts = [
+            about.run and f"run {about.run}",
+            "" if about.round is None else f"round {about.round}",
+            f"attempt {about.attempt}" if about.attempt else "",
+        ]
+        where = ", ".join(filter(None, parts))
+        logger.log(level, "%s", " ".join(filter(None, [kind, where, entry.reason])))
 
 
 def in_words(request: Request) -> str:
-    """What a request asks for; for the site's own log."""
+    """Say what a request asks for, in the site's own log."""
     if isinstance(request, RunOffer):
         return f"take part in run {request.run}, coordinator's FedRx {request.version}"
     if isinstance(request, AdvertRequest):
@@ -204,18 +207,9 @@ def _listed(names: tuple[str, ...] | list[str]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The error's sentence, unless it may hold a count or a cell of the patients' table."""
+    """Return the error's sentence, unless it may hold a count or a cell of the patients' table."""
     if isinstance(error, DataError):
         return "the patients' table does not fit the study; `fedrx site check` says why"
     if isinstance(error, FedRxError):
         return str(error) or "no more is known"
     return "not foreseen; agent.log says more"
-
-
-def _where(about: AuditContext) -> str:
-    parts = [
-        about.run and f"run {about.run}",
-        "" if about.round is None else f"round {about.round}",
-        "" if not about.attempt else f"attempt {about.attempt}",
-    ]
-    return ", ".join(filter(None, parts))

@@ -201,7 +201,7 @@ def forget_contents(folder: Path, said: str = "") -> None:
         log.record(type(entry)(**(entry.to_document() | {"content": "", "reason": words})))
     with sqlite3.connect(folder / "site.db") as database:
         database.execute("DROP TABLE state")
-        database.execute("PRAGMA user_version = 1")
+        database.execute("PRAGMA user_version = 2")
     database.close()
 
 

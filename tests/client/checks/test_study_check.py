@@ -13,7 +13,7 @@ from small_consortium import Stage, small_cohort, small_study
 
 from fedrx_client.approvals.approval import Approval
 from fedrx_client.approvals.store import Approvals
-from fedrx_client.checks import study
+from fedrx_client.checks import study as check
 from fedrx_client.checks.study import Check, CheckLine, DryRun
 from fedrx_client.data.load import LoadResult
 from fedrx_client.data.quality import DataQuality
@@ -70,8 +70,8 @@ def approve(identity):
 )
 def test_outcomes_that_are_all_alike_are_told_and_do_not_keep_a_site_out(kind, change, words):
     cohort = omics_cohort(omics_schema(kind), 30)
-    assert study.outcome(cohort) == ()
-    (line,) = study.outcome(replace(cohort, target=change(cohort.target)))
+    assert check.outcome(cohort) == ()
+    (line,) = check.outcome(replace(cohort, target=change(cohort.target)))
     assert line.ok
     assert words in line.text
     assert "mend the mapping" in line.remedy
@@ -91,8 +91,8 @@ def test_an_error_is_a_red_line_with_the_remedy_of_its_check():
 
 
 def test_data_quality():
-    assert study.data_quality(loaded(age=20)).ok
-    line = study.data_quality(loaded(age=21, carrier=0))
+    assert check.data_quality(loaded(age=20)).ok
+    line = check.data_quality(loaded(age=21, carrier=0))
     assert not line.ok
     assert "age" in line.remedy
     assert "carrier" not in line.remedy
@@ -100,21 +100,21 @@ def test_data_quality():
 
 @pytest.mark.parametrize(("size", "ok"), [(9, False), (10, True), (200, True), (201, False)])
 def test_cohort_size(size, ok):
-    line = study.cohort_size(STUDY, small_cohort(STUDY, "site0", size))
+    line = check.cohort_size(STUDY, small_cohort(STUDY, "site0", size))
     assert line.ok is ok
     assert bool(line.remedy) is not ok
 
 
 def test_a_training_step_is_timed():
     ticks = iter([0.0, 2.0])
-    line = study.training_step(STUDY, COHORT, device=CPU, clock=lambda: next(ticks))
+    line = check.training_step(STUDY, COHORT, device=CPU, clock=lambda: next(ticks))
     assert line.ok
     assert "linear on cpu: about 2 s of computation a round, 8 s in all 4" in line.text
 
 
 def test_a_step_slower_than_the_deadline_is_red():
     ticks = iter([0.0, 601.0])
-    line = study.training_step(STUDY, COHORT, device=CPU, clock=lambda: next(ticks))
+    line = check.training_step(STUDY, COHORT, device=CPU, clock=lambda: next(ticks))
     assert not line.ok
     assert "faster machine" in line.remedy
 
@@ -122,7 +122,7 @@ def test_a_step_slower_than_the_deadline_is_red():
 def test_local_epochs_count_each():
     study = small_study(privacy={"mode": "local", "epsilon": 200.0})
     ticks = iter([0.0, 1.0])
-    line = study.training_step(study, COHORT, device=CPU, clock=lambda: next(ticks))
+    line = check.training_step(study, COHORT, device=CPU, clock=lambda: next(ticks))
     assert "about 2 s" in line.text
 
 
@@ -139,7 +139,7 @@ def test_the_best_device_is_picked(monkeypatch, cuda, mps, expected):
 @pytest.mark.parametrize("mode", ["distributed", "local"])
 def test_what_is_planned_costs_what_was_promised_at_most(mode):
     study = small_study(privacy={"mode": mode, "epsilon": 20.0})
-    releases = study.planned_releases(make_plan(study, 4), COHORT.fingerprint)
+    releases = check.planned_releases(make_plan(study, 4), COHORT.fingerprint)
     spent = Account.of(releases).spent(1e-5)
     assert 8.0 < spent.total <= 20.0
     assert [r.round for r in releases if r.purpose == "training"] == [1, 2, 3, 4]
@@ -150,7 +150,7 @@ def test_what_is_planned_costs_what_was_promised_at_most(mode):
 def test_the_plan_is_what_a_site_releases(tmp_path, mode):
     stage = Stage(tmp_path, small_study(privacy={"mode": mode, "epsilon": 20.0}))
     stage.run()
-    planned = study.planned_releases(stage.plan, stage.cohorts["site0"].fingerprint)
+    planned = check.planned_releases(stage.plan, stage.cohorts["site0"].fingerprint)
     assert plain(planned) == plain(stage.releases("site0"))
 
 
@@ -161,25 +161,25 @@ def plain(releases):
 
 
 def test_the_budget_without_and_with_an_approval(folder, approve):
-    line = study.privacy_budget(PLAN, COHORT.fingerprint, folder, NOW)
+    line = check.privacy_budget(PLAN, COHORT.fingerprint, folder, NOW)
     assert line.ok
     assert "no cap is in force" in line.text
     approve()
-    line = study.privacy_budget(PLAN, COHORT.fingerprint, folder, NOW)
+    line = check.privacy_budget(PLAN, COHORT.fingerprint, folder, NOW)
     assert line.ok
     assert "spent epsilon 0.00" in line.text
 
 
 def charged(folder, study, cohort):
-    with SiteStore(folder / study.LEDGER) as store:
-        for one in study.planned_releases(PLAN, cohort):
+    with SiteStore(folder / check.LEDGER) as store:
+        for one in check.planned_releases(PLAN, cohort):
             Ledger(store).append(replace(one, study=study))
 
 
 def test_other_studies_on_the_same_patients_count(folder, approve):
     approve()
     charged(folder, "cd" * 32, COHORT.fingerprint)
-    line = study.privacy_budget(PLAN, COHORT.fingerprint, folder, NOW)
+    line = check.privacy_budget(PLAN, COHORT.fingerprint, folder, NOW)
     assert not line.ok
     assert "Raise the cap" in line.remedy
 
@@ -190,37 +190,37 @@ def test_other_studies_on_the_same_patients_count(folder, approve):
 def test_this_study_and_other_patients_do_not_count_twice(folder, approve, study, cohort):
     approve()
     charged(folder, study, cohort)
-    assert study.privacy_budget(PLAN, COHORT.fingerprint, folder, NOW).ok
+    assert check.privacy_budget(PLAN, COHORT.fingerprint, folder, NOW).ok
 
 
 def test_exact_sums_have_no_budget(folder):
     plan = make_plan(small_study(privacy={"mode": "none"}), 4)
-    line = study.privacy_budget(plan, COHORT.fingerprint, folder, NOW)
+    line = check.privacy_budget(plan, COHORT.fingerprint, folder, NOW)
     assert line.ok
     assert "no epsilon holds" in line.text
-    spent = Account.of(study.planned_releases(plan, COHORT.fingerprint)).spent(1e-5)
+    spent = Account.of(check.planned_releases(plan, COHORT.fingerprint)).spent(1e-5)
     assert math.isinf(spent.total)
 
 
 def test_a_damaged_ledger_is_no_empty_one(folder):
-    (folder / study.LEDGER).write_bytes(b"no database" * 100)
+    (folder / check.LEDGER).write_bytes(b"no database" * 100)
     with pytest.raises(LedgerDamaged):
-        study.read_releases(folder)
+        check.read_releases(folder)
 
 
 def test_the_disk(folder, monkeypatch):
-    assert study.disk(folder).ok
+    assert check.disk(folder).ok
     assert not (folder / ".check").exists()
-    small = shutil.disk_usage(folder)._replace(free=study.LEAST_DISK_BYTES - 1)
+    small = shutil.disk_usage(folder)._replace(free=check.LEAST_DISK_BYTES - 1)
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda _: small)
-        assert "Free at least 100 MB" in study.disk(folder).remedy
+        assert "Free at least 100 MB" in check.disk(folder).remedy
 
     def full(_):
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(os, "fsync", full)
-    line = study.disk(folder)
+    line = check.disk(folder)
     assert not line.ok
     assert "No space left" in line.text
 

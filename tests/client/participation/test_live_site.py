@@ -449,7 +449,7 @@ class TestFullDisk:
         script = Path(__file__).with_name("full_disk.py")
         ran = subprocess.run(
             [sys.executable, script, tmp_path, full],
-            env={**os.environ, "PYTHONPATH": str(script.parents[1] / "helpers")},
+            env={**os.environ, "PYTHONPATH": str(script.parents[2] / "helpers")},
             capture_output=True,
             text=True,
             timeout=300,

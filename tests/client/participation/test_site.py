@@ -7,6 +7,7 @@ import pytest
 import torch
 from small_consortium import NOW, RUN, Stage, small_cohort, small_study
 
+from fedrx_client.participation.compute import settings_of_epochs
 from fedrx_client.participation.site import ModelMismatch, SitePolicy, check_cohort_size
 from fedrx_client.records.database import LedgerUnwritable
 from fedrx_client.records.ledger import PrivacyCap, ReleaseRepeated
@@ -104,7 +105,7 @@ class TestWhatLeaves:
 
     def test_the_private_sum_is_clipped_and_carries_each_sites_share_of_noise(self, stage):
         def compute(name, batch, held_out):
-            rows = stage.site(name)._rows
+            rows = stage.site(name)._patients.rows
             clipped = clipped_gradient_sum(model_at_start(stage), batch, 1.0, rows=rows)
             return {"training": clipped.vector, "metrics": metric_state(stage, held_out)}
 
@@ -121,7 +122,7 @@ class TestWhatLeaves:
             coins = SeededRandomness(7).generator(name, 1, "sampling")
             chosen = torch.from_numpy(poisson_sample(len(batch), 0.5, coins))
             assert 0 < len(chosen) < len(batch)
-            rows, some = stage.site(name)._rows, batch.select(chosen)
+            rows, some = stage.site(name)._patients.rows, batch.select(chosen)
             vector = clipped_gradient_sum(model_at_start(stage), some, 1.0, rows=rows).vector
             return {"training": vector}
 
@@ -133,7 +134,7 @@ class TestWhatLeaves:
         stage = staged(tmp_path, privacy={"mode": "local"})
 
         def compute(name, batch, held_out):
-            settings = stage.site(name)._local_settings
+            settings = settings_of_epochs(stage.plan, len(batch))
             assert settings.noise_multiplier == stage.plan.local_noise > 0
             model, streams = model_at_start(stage), SeededRandomness(7)
             change = local_epochs(model, batch, settings, streams, site=name, round_=1).change
@@ -216,7 +217,9 @@ class TestLedger:
 
     def test_private_local_settings_do_not_depend_on_the_sites_size(self, tmp_path):
         stage = Stage(tmp_path, small_study(privacy={"mode": "local"}), sizes=(40, 40, 40, 80))
-        settings = {stage.site(name)._local_settings for name in stage.names}
+        sizes = {len(stage.site(name)._patients.training) for name in stage.names}
+        settings = {settings_of_epochs(stage.plan, size) for size in sizes}
+        assert len(sizes) > 1
         assert len(settings) == 1
 
     def test_if_masking_fails_there_is_no_line(self, stage):

@@ -190,12 +190,14 @@ def test_a_file_of_an_older_version_gets_what_was_added_since(path):
     older = sqlite3.connect(path)
     older.execute("INSERT INTO ledger_head VALUES (1, 7, x'00')")
     older.execute("DROP TABLE guard_list")
+    older.execute("DROP TABLE state")
     older.execute("PRAGMA user_version = 1")
     older.commit()
     older.close()
     for _ in range(2):
         with SiteStore(path) as store:
             assert store.read("SELECT * FROM guard_list") == []
+            assert store.states() == ()
             assert store.read("PRAGMA user_version") == [(SCHEMA_VERSION,)]
             assert store.read("SELECT count FROM ledger_head") == [(7,)]
 

@@ -28,7 +28,7 @@ def test_a_device_that_fails_is_a_refusal_and_costs_nothing(tmp_path, monkeypatc
         raise failure
 
     with monkeypatch.context() as patched:
-        patched.setattr("fedrx_client.participation.site.clipped_gradient_sum", fail)
+        patched.setattr("fedrx_client.participation.compute.clipped_gradient_sum", fail)
         with pytest.raises(DeviceFailed, match="--device cpu"):
             stage.site("site0").train(stage.request(1), stage.start)
     assert stage.releases("site0") == []
