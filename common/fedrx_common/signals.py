@@ -1,7 +1,7 @@
 """The first SIGTERM or SIGINT ends a process in order; later ones are ignored.
 
-Python runs a handler within another one. If both use one `threading.Event`, they wait for each other
-forever; and impatient people and service managers send more than one signal.
+Python runs a handler within another one. If both use one `threading.Event`, they wait for each
+other forever; and impatient people and service managers send more than one signal.
 """
 
 import signal
