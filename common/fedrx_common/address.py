@@ -1,4 +1,4 @@
-"""HOST:PORT as people write it, and as programs need it: one reading for every command."""
+"""HOST:PORT as people write it and as programs need it: one parser for every command."""
 
 import ipaddress
 import re
@@ -15,7 +15,7 @@ _NUMBERS: Final = re.compile(r"[0-9.]+")
 
 
 class AddressInvalid(MisuseError):
-    """No connection can be made to this text, nor can anything listen on it."""
+    """A text to which no program can connect, and on which none can listen."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `HOST:PORT`; an IPv6 address stands in brackets; `https://` before it is allowed.
+        """Read `HOST:PORT`; an IPv6 address is in brackets; `https://` before it is allowed.
 
         Raises:
             AddressInvalid: it is something else; says what to write.
@@ -74,12 +74,12 @@ class Address:
 
     @property
     def on_loopback(self) -> bool:
-        """Whether it is this machine, as its text says; no name is looked up."""
+        """Whether it is this machine by its text; no name is looked up."""
         return is_loopback(self.host)
 
 
 def bare_host(text: str) -> str:
-    """A host without the brackets of an IPv6 address.
+    """Give a host without the brackets of an IPv6 address.
 
     Raises:
         AddressInvalid: it is neither a DNS name nor an IP address.
@@ -92,7 +92,7 @@ def bare_host(text: str) -> str:
 
 
 def require_host(text: str) -> str:
-    """Give a host back.
+    """Give back a host, checked.
 
     Raises:
         AddressInvalid: it is neither a DNS name nor an IP address.
@@ -105,7 +105,7 @@ def require_host(text: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine by its text: an address of loopback, or `localhost`."""
+    """Say whether a host is this machine by its text: a loopback address, or `localhost`."""
     address = _ip(host)
     if address is None:
         name = host.lower().removesuffix(".")

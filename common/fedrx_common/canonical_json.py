@@ -20,7 +20,7 @@ class MalformedMessage(PeerError):
 
 
 def to_json(document: dict[str, Any]) -> bytes:
-    """The one JSON spelling of `document`."""
+    """Write the one JSON spelling of `document`."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return text.encode("ascii")
 
@@ -37,33 +37,30 @@ def from_json(data: bytes, *, source: str) -> dict[str, Any]:
         raise MalformedMessage(f"{source} is {error}.") from None
     if not isinstance(document, dict):
         raise MalformedMessage(f"{source} is not a JSON object.")
-    if not _is_canonical(document, data):
+    try:
+        canonical = to_json(document) == data
+    except (ValueError, RecursionError):
+        canonical = False
+    if not canonical:
         raise MalformedMessage(f"{source} is not canonical JSON: a key twice, or other spacing.")
     return document
 
 
-def _is_canonical(document: dict[str, Any], data: bytes) -> bool:
-    try:
-        return to_json(document) == data
-    except (ValueError, RecursionError):
-        return False
-
-
 def finite_or_none(value: float | None) -> float | None:
-    """A number as JSON can hold it: an epsilon without bound is null, and the mode says why."""
+    """Give a number as JSON can hold it: an epsilon without bound is null; the mode says why."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def to_base64(data: bytes) -> str:
-    """Bytes as standard base64 text."""
+    """Write bytes as standard base64 text."""
     return base64.b64encode(data).decode("ascii")
 
 
 def from_base64(value: object, *, source: str) -> bytes:
-    """Bytes from standard base64 text; exactly what `to_base64` wrote.
+    """Read bytes from standard base64 text, exactly as `to_base64` writes it.
 
     Raises:
-        MalformedMessage: `value` is no string, or no canonical base64.
+        MalformedMessage: `value` is not a string, or not canonical base64.
     """
     if not isinstance(value, str):
         raise MalformedMessage(f"{source} must be base64 text.")
@@ -77,19 +74,16 @@ def from_base64(value: object, *, source: str) -> bytes:
 
 
 def packed(label: str, *fields: bytes | str | int) -> bytes:
-    """Label and fields in one unambiguous byte string.
+    """Put label and fields into one unambiguous byte string.
 
     Text is UTF-8 and an integer is 8 bytes, big-endian; every field is preceded by its length in
     4 bytes, big-endian; the label ends with a zero byte.
     """
     parts = [label.encode("ascii"), b"\x00"]
     for field in fields:
-        data = _field_bytes(field)
+        if isinstance(field, int):
+            data = field.to_bytes(8, "big")
+        else:
+            data = field.encode("utf-8") if isinstance(field, str) else field
         parts += [len(data).to_bytes(4, "big"), data]
     return b"".join(parts)
-
-
-def _field_bytes(field: bytes | str | int) -> bytes:
-    if isinstance(field, int):
-        return field.to_bytes(8, "big")
-    return field.encode("utf-8") if isinstance(field, str) else field

@@ -1,19 +1,18 @@
 """A hash-chained log in a file of JSON lines; a line is on disk before `append` returns.
 
-Beside the file stands its head (`NAME.head`: count and hash), so that a removed last line is
-found too. A line cut short by a crash was never acknowledged and is dropped at the next append.
+Beside the file is its head (`NAME.head`: count and hash), so that a removed last line is found too.
+A line cut short by a crash was never acknowledged and is dropped at the next append.
 Several processes may append; each takes the file's lock.
 """
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fedrx_common.errors import MisuseError
-from fedrx_common.files import sync_folder, write_all
+from fedrx_common.files import sync_folder, take_lock, write_all
 from fedrx_common.hash_chain import (
     ChainBroken,
     ChainHead,
@@ -25,7 +24,7 @@ from fedrx_common.hash_chain import (
 
 
 class LogUnwritable(MisuseError):
-    """The log cannot be read or written; what is not recorded must not happen."""
+    """A log that cannot be read or written; what is not recorded must not happen."""
 
 
 class ChainFile:
@@ -120,7 +119,7 @@ class ChainFile:
         new = not self.path.exists()
         descriptor = os.open(self.path, flags, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            take_lock(descriptor)
             if new:
                 sync_folder(self.path.parent)
             yield descriptor
@@ -131,7 +130,7 @@ class ChainFile:
         return self.path.exists() or self._head_path.exists()
 
     def _catch_up(self, descriptor: int) -> None:
-        """Believe memory only if the file goes on from the size we left it with."""
+        """Trust memory only if the file has the size that this process last saw."""
         if 0 < self._size == os.fstat(descriptor).st_size:
             return
         lines, size = self._read(descriptor, self._head, self._size)
@@ -150,9 +149,10 @@ class ChainFile:
         data = os.pread(descriptor, max(size - offset, 0), offset)
         *whole, torn = data.split(b"\n")
         try:
-            self._require_no_shorter(descriptor, size, offset)
+            if size < offset:
+                _refuse_removed(os.pread(descriptor, size, 0).count(b"\n"))
             lines = tuple(verify_lines(known, whole))
-            self._require_head(known, lines)
+            self._check_head([known, *(line.head for line in lines)])
         except ChainBroken as error:
             raise ChainBroken(
                 f"{self.path}: {error}; keep the file as evidence, find out who wrote to it, and "
@@ -160,31 +160,22 @@ class ChainFile:
             ) from None
         return lines, offset + len(data) - len(torn)
 
-    @staticmethod
-    def _require_no_shorter(descriptor: int, size: int, offset: int) -> None:
-        if size < offset:
-            raise ChainBroken(_removed(os.pread(descriptor, size, 0).count(b"\n")))
-
-    def _require_head(self, known: ChainHead, lines: tuple[ChainLine, ...]) -> None:
-        """The head on disk is the last line, or the one before it after a crash in between."""
-        heads = [known, *(line.head for line in lines)]
-        noted = self._noted_head()
+    def _check_head(self, heads: list[ChainHead]) -> None:
+        """Compare the head on disk: it is the last, or the one before after a crash in between."""
+        noted = self._genesis
+        if self._head_path.exists():
+            try:
+                count, digest = self._head_path.read_text(encoding="ascii").split()
+                noted = ChainHead(int(count), bytes.fromhex(digest))
+            except ValueError:
+                raise ChainBroken("its head is unreadable") from None
         if noted.count > heads[-1].count:
-            raise ChainBroken(_removed(heads[-1].count))
+            _refuse_removed(heads[-1].count)
         if noted not in heads[-2:]:
             raise ChainBroken(f"its head was replaced by that of {noted.count} lines")
 
-    def _noted_head(self) -> ChainHead:
-        if not self._head_path.exists():
-            return self._genesis
-        try:
-            count, digest = self._head_path.read_text(encoding="ascii").split()
-            return ChainHead(int(count), bytes.fromhex(digest))
-        except ValueError:
-            raise ChainBroken("its head is unreadable") from None
-
     def _write_head(self, head: ChainHead) -> None:
-        """Written in place: 85 bytes, less than the smallest sector, so never torn."""
+        """Write in place: 85 bytes, less than the smallest sector, so never torn."""
         new = not self._head_path.exists()
         descriptor = os.open(self._head_path, os.O_CREAT | os.O_WRONLY, 0o600)
         try:
@@ -206,5 +197,5 @@ class ChainFile:
             ) from None
 
 
-def _removed(left: int) -> str:
-    return f"line {left + 1} was removed from the end"
+def _refuse_removed(left: int) -> NoReturn:
+    raise ChainBroken(f"line {left + 1} was removed from the end")

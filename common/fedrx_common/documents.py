@@ -1,7 +1,7 @@
 """Documents from outside as plain values: one reader of TOML, one of JSON, and what both refuse.
 
-A document that is nested without end, or holds a number without end, is refused here with words,
-so that nothing behind meets Python's own limits.
+A document that is nested too deep, or holds too large a number, is refused here with a sentence, so
+that later code never meets Python's own limits.
 """
 
 import json
@@ -16,14 +16,14 @@ Pairs = Callable[[list[tuple[str, Any]]], Any]
 
 
 class DocumentInvalid(ValueError):
-    """A text that is no document; says why, to follow the document's name in a sentence."""
+    """A text that is not a document; the reason follows the document's name in a sentence."""
 
 
 def read_toml(text: str) -> dict[str, Any]:
     """Read TOML.
 
     Raises:
-        DocumentInvalid: it is none, or is nested too deep, or holds too large a number.
+        DocumentInvalid: it is not TOML, is nested too deep, or holds too large a number.
     """
     try:
         document = tomllib.loads(text)
@@ -45,7 +45,7 @@ def read_json(data: bytes | str, pairs: Pairs | None = None) -> Any:  # noqa: AN
         pairs: makes a table of its keys and values; a dict if left out.
 
     Raises:
-        DocumentInvalid: it is none, or is nested too deep, or holds too large a number.
+        DocumentInvalid: it is not JSON, is nested too deep, or holds too large a number.
     """
     try:
         document = json.loads(data, object_pairs_hook=pairs)
@@ -71,15 +71,15 @@ def require_bounded(document: object) -> None:
             return
         if any(isinstance(value, int) and not -_LARGEST < value < _LARGEST for value in level):
             raise _too_large()
-        level = [inner for value in level for inner in _inside(value)]
+        inner: list[object] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner.extend(value.values())
+            elif isinstance(value, list | tuple):
+                inner.extend(value)
+        level = inner
     if level:
         raise _too_deep()
-
-
-def _inside(value: object) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return list(value) if isinstance(value, list | tuple) else []
 
 
 def _too_deep() -> DocumentInvalid:

@@ -12,19 +12,19 @@ _DAY_S = 86_400
 
 
 def counted(count: int, one: str) -> str:
-    """A number of things, for a sentence: "1 patient", "2 patients"."""
+    """Write a number of things for a sentence: "1 patient", "2 patients"."""
     return f"{count} {one}" if count == 1 else f"{count} {one}s"
 
 
 def days_in_words(seconds: float) -> str:
-    """How long something still holds, for a sentence: "less than a day", "1 day", "30 days"."""
+    """Say how long something still holds: "less than a day", "1 day", "30 days"."""
     return counted(int(seconds // _DAY_S), "day") if seconds >= _DAY_S else "less than a day"
 
 
 class FedRxError(Exception):
     """Anything that FedRx itself raises; its arguments are its sentences, one a line.
 
-    What a sentence quotes may come from anywhere, so its text is escaped: it can neither move a
+    What a sentence quotes may come from anywhere, so its text is escaped: it can neither control a
     terminal nor begin a line of its own.
 
     Attributes:

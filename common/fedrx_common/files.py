@@ -1,31 +1,40 @@
-"""Files and folders that hold private keys: readable by their owner alone, whole or not there.
+"""Files and folders on disk: written whole or not at all, and locked while they change.
 
-Used by both ends, each for its own folder; nothing here knows what a consortium or a site is.
+Each party uses it for its own folders; nothing here knows what a consortium or a site is.
 """
 
 import fcntl
+import math
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fedrx_common.errors import MisuseError
 
+PARTIAL_SUFFIX = ".partial"
+_LOCK_POLL_S = 0.05
+
 
 class FolderExists(MisuseError):
-    """The folder is there already; overwriting it could destroy keys that nobody else has."""
+    """A folder that is there already; overwriting it could destroy the only copy of its keys."""
 
 
 class FolderUnusable(MisuseError):
-    """A file or folder of keys cannot be read or written."""
+    """A file or folder that cannot be read or written."""
+
+
+class LockHeld(MisuseError):
+    """A lock that another process holds, and did not release in time."""
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Fill a folder (mode 0700) under another name; it appears at `path` whole, or not at all.
 
-    What a killed process left behind is cleared by the next one that makes the same folder.
+    The next process that makes the same folder clears what a killed one left behind.
 
     Raises:
         FolderExists: `path` is there already, or is being made.
@@ -35,31 +44,73 @@ def new_folder(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     with unusable(path):
         _require_absent(path)
-        with _claimed(partial):
+        partial.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            if not take_lock(descriptor, wait_s=0):
+                raise FolderExists(f"{partial}: another process is making this folder.")
+            _empty(partial)
             try:
                 yield partial
-                _sync_tree(partial)
+                for root, _, _ in os.walk(partial):
+                    sync_folder(Path(root))
                 _require_absent(path)
                 partial.rename(path)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
+        finally:
+            os.close(descriptor)
         sync_folder(path.parent)
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of `folder` while it is changed; waits for them.
+def locked(folder: Path, name: str = "", *, wait_s: float = math.inf) -> Iterator[None]:
+    """Hold the exclusive lock of a folder, or of a file in it; it ends with the process at latest.
+
+    Args:
+        folder: keeps other processes out while it is changed.
+        name: a lock file in it, made (mode 0600) if it is not there; the folder itself if empty.
+        wait_s: how long to wait for another process; without limit by default, 0 for not at all.
 
     Raises:
-        FolderUnusable: it is not there, or not ours.
+        LockHeld: another process still holds the lock.
+        FolderUnusable: the folder is not there, or not ours.
     """
-    with unusable(folder):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    path = folder / name
+    with unusable(path):
+        flags = os.O_CREAT | os.O_RDWR if name else os.O_RDONLY | os.O_DIRECTORY
+        descriptor = os.open(path, flags, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if not take_lock(descriptor, wait_s=wait_s):
+            raise LockHeld(f"{path}: another process holds this lock; try again when it ends.")
         yield
     finally:
         os.close(descriptor)
+
+
+def take_lock(descriptor: int, *, wait_s: float = math.inf) -> bool:
+    """Take the exclusive lock of an open file or folder; closing it releases the lock.
+
+    Args:
+        descriptor: the open file or folder.
+        wait_s: how long to wait for another process; without limit by default, 0 for not at all.
+
+    Returns:
+        Whether the lock is taken; False if another process still holds it.
+    """
+    if wait_s == math.inf:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return True
+    end = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(_LOCK_POLL_S)
+        else:
+            return True
 
 
 @contextmanager
@@ -77,12 +128,14 @@ def unusable(path: Path) -> Iterator[None]:
 
 def write_private(path: Path, data: bytes) -> None:
     """Write a file with mode 0600, all or nothing, and onto the disk."""
-    _write(path, data, 0o600)
+    with unusable(path):
+        write_file(path, data, mode=0o600)
 
 
 def write_public(path: Path, data: bytes) -> None:
     """Write a file that may be handed out (mode 0644), all or nothing, and onto the disk."""
-    _write(path, data, 0o644)
+    with unusable(path):
+        write_file(path, data, mode=0o644)
 
 
 def sync_folder(folder: Path) -> None:
@@ -106,23 +159,8 @@ def _require_absent(path: Path) -> None:
         raise FolderExists(f"{path}: exists already; name a folder that does not.")
 
 
-@contextmanager
-def _claimed(partial: Path) -> Iterator[None]:
-    """Make `partial` ours; a leftover that no living process holds is cleared first."""
-    partial.mkdir(mode=0o700, exist_ok=True)
-    descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FolderExists(f"{partial}: another process is making this folder.") from None
-        _empty(partial)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _empty(folder: Path) -> None:
+    """Remove what a killed process left in a folder that it was making."""
     folder.chmod(0o700)
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
@@ -131,34 +169,22 @@ def _empty(folder: Path) -> None:
             path.unlink()
 
 
-def _sync_tree(folder: Path) -> None:
-    for root, _, _ in os.walk(folder):
-        sync_folder(Path(root))
+def write_file(path: Path, data: bytes, *, mode: int | None = None, sync: bool = True) -> None:
+    """Replace `path` by `data`, all or nothing.
 
-
-def _write(path: Path, data: bytes, mode: int) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with unusable(path):
-        partial.unlink(missing_ok=True)
-        descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
-        try:
-            os.fchmod(descriptor, mode)
-            write_all(descriptor, data)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        partial.replace(path)
-        sync_folder(path.parent)
-
-
-PARTIAL_SUFFIX = ".partial"
-
-
-def write_file(path: Path, data: bytes, *, sync: bool = True) -> None:
-    """Replace `path` by `data`, all or nothing."""
+    Args:
+        path: the file; `PATH.partial` is written first, and a leftover of that name is removed.
+        data: all that it holds.
+        mode: its permissions, whatever the umask; 0644 less the umask if left out.
+        sync: whether it must survive a power cut from the moment that this returns.
+    """
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
-    descriptor = os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
+    partial.unlink(missing_ok=True)  # others may have it open, or be allowed to read it
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    descriptor = os.open(partial, flags, 0o644 if mode is None else mode)
     try:
+        if mode is not None:
+            os.fchmod(descriptor, mode)
         write_all(descriptor, data)
         if sync:
             os.fsync(descriptor)
@@ -181,7 +207,7 @@ def append_line(path: Path, line: bytes, *, sync: bool = True) -> None:
 
 
 def whole_lines(path: Path) -> tuple[list[bytes], bool]:
-    """The lines that were written to their end, and whether a torn one follows them."""
+    """Read the lines that were written to their end, and whether a torn one follows them."""
     data = path.read_bytes() if path.exists() else b""
     *lines, rest = data.split(b"\n")
     return lines, bool(rest)

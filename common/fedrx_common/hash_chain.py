@@ -1,8 +1,8 @@
-"""Lines that hold each other: each carries a hash over itself and all lines before it.
+"""A chain of lines: each carries a hash over itself and all lines before it.
 
 Only bytes and rules; `fedrx_common.chained_log` keeps the lines on a disk. A chain shows that
-something was changed, never who did it, and whoever may write the file may write another whole
-chain: note the head elsewhere (paper, another machine) to see that too.
+something was changed, never who did it. A person who may write the file may also write another
+whole chain: note the head elsewhere (paper, another machine) to see that too.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ class ChainBroken(MisuseError):
 
 
 class ChainHeadMistyped(MisuseError):
-    """A noted head that cannot be one, so nothing can be compared with it."""
+    """A noted head that is not COUNT:HASH, so nothing can be compared with it."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,12 @@ class ChainLine:
 
 
 def genesis(label: str) -> ChainHead:
-    """The head of an empty chain; `label` tells the chains of different logs apart."""
+    """Give the head of an empty chain; `label` distinguishes the chains of different logs."""
     return ChainHead(0, hashlib.sha256(packed("fedrx/1 chain", label)).digest())
 
 
 def next_line(head: ChainHead, entry: dict[str, Any]) -> ChainLine:
-    """The line that follows `head`."""
+    """Make the line that follows `head`."""
     number = head.count + 1
     digest = hashlib.sha256(packed("fedrx/1 line", head.hash, number, to_json(entry))).digest()
     return ChainLine(number, entry, digest)
@@ -103,7 +103,7 @@ def _read(data: bytes) -> ChainLine | None:
 
 
 def _what_happened(head: ChainHead, line: ChainLine | None, later: Iterable[bytes]) -> str:
-    """Tell a reordered line from a removed and a changed one: does a later line fit here?"""
+    """Distinguish a reordered, a removed and a changed line: does a later line fit here?"""
     expected = head.count + 1
     for other in map(_read, later):
         if other is not None and next_line(head, other.entry) == other:

@@ -7,6 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
+    KeySerializationEncryption,
     NoEncryption,
     PrivateFormat,
     load_pem_private_key,
@@ -36,7 +37,7 @@ class PassphraseWeak(MisuseError):
 
 
 def read_private(path: Path) -> bytes:
-    """Read a file of ours, after a look at who else may.
+    """Read a file of ours, after a check of who else may read it.
 
     Raises:
         KeyExposed: the group or others may read it.
@@ -53,25 +54,29 @@ def read_private(path: Path) -> bytes:
 
 
 def pem_of(key: PrivateKey, passphrase: str | None) -> bytes:
-    """A private key as PKCS #8 PEM, encrypted (PBES2, AES-256) if there is a passphrase.
+    """Write a private key as PKCS #8 PEM, encrypted (PBES2, AES-256) if there is a passphrase.
 
     Raises:
         PassphraseWeak: it is shorter than 12 characters.
     """
-    return key.private_bytes(
-        Encoding.PEM,
-        PrivateFormat.PKCS8,
-        NoEncryption() if passphrase is None else BestAvailableEncryption(_strong(passphrase)),
-    )
+    encryption: KeySerializationEncryption = NoEncryption()
+    if passphrase is not None:
+        if len(passphrase) < PASSPHRASE_CHARACTERS:
+            raise PassphraseWeak(
+                f"A passphrase needs at least {PASSPHRASE_CHARACTERS} characters; take a longer "
+                "one."
+            )
+        encryption = BestAvailableEncryption(passphrase.encode())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
 
 
 def openssh_of(key: EllipticCurvePrivateKey) -> bytes:
-    """A private key as an unencrypted OpenSSH file, the only form Flower's SuperNode reads."""
+    """Write a private key as an unencrypted OpenSSH file; Flower's SuperNode reads no other."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
 
 
 def is_encrypted(path: Path) -> bool:
-    """Whether a private key file needs a passphrase.
+    """Say whether a private key file needs a passphrase.
 
     Raises:
         KeyExposed: the group or others may read it.
@@ -123,11 +128,3 @@ def _load(path: Path, passphrase: str | None) -> object:
         raise KeyUnreadable(
             f"{path}: cannot be read, {reason}; try again, or restore it from a backup."
         ) from None
-
-
-def _strong(passphrase: str) -> bytes:
-    if len(passphrase) < PASSPHRASE_CHARACTERS:
-        raise PassphraseWeak(
-            f"A passphrase needs at least {PASSPHRASE_CHARACTERS} characters; take a longer one."
-        )
-    return passphrase.encode()

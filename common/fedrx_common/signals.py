@@ -1,7 +1,7 @@
-"""The first SIGTERM or SIGINT ends a process in order; those that follow are not heard.
+"""The first SIGTERM or SIGINT ends a process in order; later ones are ignored.
 
-Python runs a handler within another one. What both of them do to a `threading.Event` would then
-wait for itself, forever; and impatient people, and service managers, send more than one signal.
+Python runs a handler within another one. If both use one `threading.Event`, they wait for each
+other forever; and impatient people and service managers send more than one signal.
 """
 
 import signal
@@ -12,7 +12,7 @@ ENDINGS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def on_ending(act: Callable[[], object]) -> None:
-    """Call this once, in the main thread, when the process is told to end."""
+    """Call `act` once, in the main thread, when a signal asks the process to end."""
 
     def end(*_: object) -> None:
         for number in ENDINGS:

@@ -31,7 +31,7 @@ _INVISIBLE = re.compile(
 def fault_in(
     text: str, *, least: int = 0, most: int = LONGEST_TEXT, as_in_table: bool = False
 ) -> str | None:
-    """Why a text must not stand on a page that a person signs; None if it may.
+    """Say why a text must not be on a page that a person signs; None if it may.
 
     Refused: control, format (bidirectional, zero-width), surrogate, private and unassigned
     characters, line separators, every space but the ordinary one, characters that show nothing, and
@@ -42,7 +42,7 @@ def fault_in(
         least: characters that it must have.
         most: characters that it may have.
         as_in_table: the text must equal what stands in a hospital's own table or folder, so it may
-            be in another normal form, and its spaces may be where they like.
+            be in another normal form, and may have spaces anywhere.
 
     Returns:
         What is wrong and what to do, to follow the text in a sentence.
@@ -63,7 +63,7 @@ def fault_in(
 
 
 def require_showable(value: object, *, as_in_table: bool = False) -> None:
-    """Hold every text in a value, its lists and its tables against the rule.
+    """Check every text in a value, its lists and its tables against the rule.
 
     Args:
         value: plain values, at most as deep as `documents` reads them.
@@ -86,7 +86,7 @@ def require_showable(value: object, *, as_in_table: bool = False) -> None:
 
 
 def escaped(text: str) -> str:
-    r"""Foreign text as one line that can be shown: what does not show is written as \x1b.
+    r"""Write foreign text as one line that can be shown: what does not show becomes \x1b.
 
     Applied twice it changes nothing more.
     """
@@ -99,33 +99,37 @@ def escaped(text: str) -> str:
 
 
 def escaped_lines(text: str) -> str:
-    """The same for a page of ours, whose line breaks are ours."""
+    """Write foreign text on a page of ours, whose line breaks are ours."""
     return "\n".join(map(escaped, text.split("\n")))
 
 
 def escaped_html(text: str) -> str:
-    """Foreign text inside a page of HTML, an attribute in quotes, or a plot's label."""
+    """Write foreign text for a page of HTML, an attribute in quotes, or a plot's label."""
     return html.escape(escaped(text), quote=True)
 
 
 def shortened(text: str, most: int) -> str:
-    """Foreign text as one line of at most so many characters."""
+    """Write foreign text as one line of at most so many characters."""
     shown = escaped(text[: most + 1])
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 
 def quoted(value: object) -> str:
-    """A value as a sentence quotes it: escaped, and cut where it is long."""
+    """Write a value as a sentence quotes it: escaped, and shortened where it is long."""
     return shortened(repr(value), _LONGEST_QUOTE)
 
 
 def command(*words: str | Path) -> str:
-    """A command line that can be pasted into a shell, whatever its paths are called."""
-    return shlex.join(_word(word) for word in words)
+    """Write a command line that can be pasted into a shell, whatever its paths are called."""
+    texts = []
+    for word in words:
+        text = str(word)
+        texts.append(f"./{text}" if isinstance(word, Path) and text.startswith("-") else text)
+    return shlex.join(texts)
 
 
 def lookalike(text: str) -> str:
-    """What two texts have in common that people take for the same: equal but for case and form.
+    """Give two texts one form if people take them for the same, case and form aside.
 
     NFKC, case folded, NFKC again (Unicode, section 3.13, D147 without what `fault_in` refuses).
     Letters of different scripts that look alike stay different.
@@ -135,7 +139,7 @@ def lookalike(text: str) -> str:
 
 
 def _letters(text: str) -> Iterator[tuple[str, bool]]:
-    """Each character, and whether it shows; a mark does if it is on a letter of this text."""
+    """Give each character, and whether it shows; a mark shows on a letter of this text."""
     marks = _MOST_MARKS
     for letter in text:
         marks = marks + 1 if unicodedata.category(letter).startswith("M") else 0
@@ -143,8 +147,3 @@ def _letters(text: str) -> Iterator[tuple[str, bool]]:
             letter,
             letter.isprintable() and not _INVISIBLE.match(letter) and marks <= _MOST_MARKS,
         )
-
-
-def _word(word: str | Path) -> str:
-    text = str(word)
-    return f"./{text}" if isinstance(word, Path) and text.startswith("-") else text

@@ -1,9 +1,9 @@
-"""TLS as every party of a consortium speaks it: one CA, and authenticated encryption alone."""
+"""TLS as every party of a consortium uses it: one CA, and authenticated encryption only."""
 
 import ssl
 from typing import Final
 
-# For TLS 1.2, in OpenSSL's words; TLS 1.3 knows no others.
+# For TLS 1.2, in OpenSSL's names; TLS 1.3 has no other ciphers.
 AEAD_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 

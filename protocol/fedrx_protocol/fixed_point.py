@@ -189,7 +189,13 @@ class SumLayout:
             ValueOutOfRange: a value does not fit.
         """
         self._check(values)
-        parts = [_grid_integers(segment, values[segment.name]) for segment in self.segments]
+        parts = []
+        for segment in self.segments:
+            given = values[segment.name]
+            if np.issubdtype(given.dtype, np.integer):
+                parts.append(given.astype(np.int64))
+            else:
+                parts.append(segment.grid.encode(given.astype(np.float64)))
         return to_ring(np.concatenate(parts))
 
     def decode(self, total: RingVector) -> dict[str, NDArray[np.float64]]:
@@ -227,9 +233,3 @@ class SumLayout:
                     f"Segment '{segment.name}' has {segment.length} values, not shape "
                     f"{np.shape(values[segment.name])}."
                 )
-
-
-def _grid_integers(segment: Segment, values: FloatVector | IntVector) -> IntVector:
-    if np.issubdtype(values.dtype, np.integer):
-        return values.astype(np.int64)
-    return segment.grid.encode(values.astype(np.float64))

@@ -104,7 +104,7 @@ class RoundPlan:
 
     @cached_property
     def layout(self) -> SumLayout:
-        """How the parts lie in the summed vector."""
+        """How the summed vector is divided into parts."""
         return SumLayout(
             tuple(Segment(part.name, part.length, part.scale, part.limit) for part in self.parts)
         )
@@ -211,15 +211,17 @@ class StudyPlan:
                 f"rounds go from 1 to {study.final_round}."
             )
         final = number == study.final_round
-        parts = [] if final else self._training_parts()
+        parts = () if final else self._training_parts
         if number in study.evaluation_rounds:
-            parts.extend(self._evaluation(attempt, final=final))
+            tries = self._final_tries if final else self._between_tries
+            # Sums without noise may be tried as often as it takes.
+            parts += tries[attempt : attempt + 1] if self.metrics_noise[final] else tries
         if not parts:
             raise StudyError(
                 f"the last evaluation has been tried {attempt} times, and another one would cost "
                 "more privacy than the study allows: the model is finished, its metrics are not."
             )
-        return RoundPlan(number, attempt, tuple(parts), self.site_limit)
+        return RoundPlan(number, attempt, parts, self.site_limit)
 
     def check(self) -> None:
         """Build the plan of every kind of round once.
@@ -284,17 +286,29 @@ class StudyPlan:
         rate = self.study.training.sample_rate
         return 2 * self.training_noise / (rate * sqrt(self.paid_rounds))
 
-    def _training_parts(self) -> list[Part]:
+    # Every request needs a round's parts, so they are computed once. They are few, whatever rounds
+    # and attempts a coordinator asks for, so it cannot fill a site's memory.
+
+    @cached_property
+    def _training_parts(self) -> tuple[Part, ...]:
         study = self.study
         if study.privacy.mode == "distributed":
-            return [self._gradient_part(self.training_noise)]
+            return (self._gradient_part(self.training_noise),)
         if study.privacy.mode == "local":
-            return [self._part("training", self.dimension, largest=LARGEST_UPDATE)]
+            return (self._part("training", self.dimension, largest=LARGEST_UPDATE),)
         largest = UNCLIPPED_GRADIENT if study.steps == "gradient" else LARGEST_UPDATE
-        return [
+        return (
             self._part("training", self.dimension, largest=study.cohort.largest_site * largest),
             self._part("weight", 1, largest=float(study.cohort.largest_site)),
-        ]
+        )
+
+    @cached_property
+    def _between_tries(self) -> tuple[Part, ...]:
+        return self._tries(self.between, self.metrics_noise[0])
+
+    @cached_property
+    def _final_tries(self) -> tuple[Part, ...]:
+        return self._tries(self.final, self.metrics_noise[1])
 
     def _gradient_part(self, noise: float) -> Part:
         """The clipped gradient sum with a given noise multiplier."""
@@ -307,20 +321,13 @@ class StudyPlan:
             noise=noise,
         )
 
-    def _evaluation(self, attempt: int, *, final: bool) -> list[Part]:
-        """The metrics' part of an attempt; none where they were tried too often."""
-        shape, noise = (self.between, self.final)[final], self.metrics_noise[final]
-        if not noise:
-            return [self._metric_part(shape, 0.0)]
-        return self._tries(shape, noise)[attempt : attempt + 1]
-
-    def _tries(self, shape: MetricShape, noise: float) -> list[Part]:
+    def _tries(self, shape: MetricShape, noise: float) -> tuple[Part, ...]:
         """All tries at one evaluation, each with twice the noise of the one before."""
         parts = [self._metric_part(shape, noise)]
         with suppress(StudyError):  # a later try's noise may not fit 32 bits: there is none then
-            while len(parts) < MOST_TRIES:
+            while noise and len(parts) < MOST_TRIES:
                 parts.append(self._metric_part(shape, noise * 2.0 ** len(parts)))
-        return parts
+        return tuple(parts)
 
     def _evaluation_slack(self, noise: tuple[float, float]) -> float:
         """The grid's cost of all tries at one evaluation, at most."""
@@ -397,7 +404,7 @@ def _settled(least: Callable[[float], Noise], slack_of: Callable[[Noise], float]
     """The least noise that also pays for the slack of its own grid.
 
     More noise mostly means less slack, but where it makes the grid coarser it means more: hence
-    the search goes on until what was paid for covers what is needed.
+    the search goes on until the noise pays for all that is needed.
     """
     slack = 0.0
     while True:

@@ -5,9 +5,9 @@ Huber loss, so that a single odd outcome pulls with bounded force, beside one le
 yes or no and survival by the likelihood of what was observed.
 
 Forecasts are trained by the quantile ("pinball") loss, so that no distribution is assumed. In
-rounds both ends of a band are trained around the median as it is, and do not move it. A band whose widths
-were trained on the same patients as its median is too narrow for anyone else, so a fifth of the
-patients trains nothing but a stretch of each width (docs/decisions/0021).
+rounds both ends of a band are trained around the median as it is, and do not move it. A band whose
+widths were trained on the same patients as its median is too narrow for anyone else, so a fifth of
+the patients trains nothing but a stretch of each width (docs/decisions/0021).
 """
 
 import math

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,16 @@ from apart import exit_code
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedrx_common import files
-from fedrx_common.files import FolderExists, FolderUnusable, new_folder, write_private, write_public
+from fedrx_common.files import (
+    FolderExists,
+    FolderUnusable,
+    LockHeld,
+    locked,
+    new_folder,
+    write_file,
+    write_private,
+    write_public,
+)
 from fedrx_common.key_files import (
     KeyExposed,
     KeyUnreadable,
@@ -172,7 +182,7 @@ def killed(path: Path, before: str) -> None:
         os._exit(9)
 
     if before == "rename":
-        files._sync_tree = die
+        Path.rename = die
     with new_folder(path) as partial:
         write_private(partial / "a.key", b"secret of the dead")
         if before == "end":
@@ -191,6 +201,51 @@ def test_a_killed_process_leaves_no_folder_and_the_next_one_clears_up(tmp_path, 
         write_private(partial / "b.key", b"new")
     assert [each.name for each in tmp_path.iterdir()] == ["folder"]
     assert [each.name for each in path.iterdir()] == ["b.key"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_a_file_without_a_mode_follows_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        write_file(tmp_path / "a", b"1", sync=False)
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "a") == 0o644 & ~umask
+
+
+@pytest.mark.parametrize("name", ["", "lock"])
+@pytest.mark.parametrize("wait_s", [0, 0.12])
+def test_a_lock_that_another_holds(tmp_path, name, wait_s):
+    with locked(tmp_path, name, wait_s=0):
+        begin = time.monotonic()
+        with (
+            pytest.raises(LockHeld, match="another process holds"),
+            locked(tmp_path, name, wait_s=wait_s),
+        ):
+            raise AssertionError
+        assert time.monotonic() - begin >= wait_s
+    with locked(tmp_path, name, wait_s=wait_s):
+        assert not name or mode(tmp_path / name) == 0o600
+
+
+def test_a_lock_is_waited_for(tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        with locked(tmp_path):
+            waiting = pool.submit(held_once, tmp_path)
+            time.sleep(0.1)
+            assert not waiting.done()
+        assert waiting.result(timeout=10)
+
+
+def held_once(folder: Path) -> bool:
+    with locked(folder, wait_s=10):
+        return True
+
+
+@pytest.mark.parametrize("name", ["", "lock"])
+def test_a_folder_that_is_not_there_has_no_lock(tmp_path, name):
+    with pytest.raises(FolderUnusable, match="No such file"), locked(tmp_path / "no", name):
+        raise AssertionError
 
 
 def test_two_processes_at_once(tmp_path):

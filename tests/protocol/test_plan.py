@@ -346,3 +346,12 @@ class TestImpossibleStudies:
         made = plan(privacy={"mode": "local", "epsilon": 1e-9}, metrics={"mode": "secure-sum"})
         with pytest.raises(StudyError, match="no noise keeps"):
             made.check()
+
+
+def test_a_rounds_parts_are_computed_once(monkeypatch):
+    made = plan()
+    made.check()
+    rounds = [(number, attempt) for number in (1, 2, 21) for attempt in (0, 1)]
+    before = [made.round(*which) for which in rounds]
+    monkeypatch.setattr(StudyPlan, "_part", None)  # what would compute one
+    assert [made.round(*which) for which in rounds] == before

@@ -1,7 +1,7 @@
-"""A long array put together from its parts, as Flower cuts them, with one copy of it in memory.
+"""A long array from the parts that Flower makes of it, with one copy of it in memory.
 
 An array's own object lists its parts and how they follow each other, and its sender may list one
-part a million times; so what comes out is limited here. Pure: bytes in, bytes out.
+part a million times; so the length of the result is limited here. Pure: bytes in, bytes out.
 """
 
 from collections import Counter
@@ -34,7 +34,7 @@ class Assembled(NamedTuple):
 
 
 def is_array(content: bytes) -> bool:
-    """Whether an object is an array."""
+    """Say whether an object is an array."""
     return content.startswith(_ARRAY)
 
 
@@ -47,7 +47,7 @@ def assemble(content: bytes, contents: dict[str, bytes], longest: int) -> Assemb
         longest: Bytes that the array may have.
 
     Raises:
-        ArrayInvalid: A part is missing or is none, or there is too much.
+        ArrayInvalid: A part is missing, is not a part, or the array is too long.
     """
     head, _, body = content.partition(_END_OF_HEAD)
     if len(body) > _LIST_BYTES:

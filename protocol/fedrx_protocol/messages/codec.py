@@ -71,14 +71,13 @@ class _Kind:
 
 
 def encode(message: WireMessage) -> bytes:
-    """The header of `message`; for a masked input it lacks the vector, see `encode_masked`."""
+    """Write the header of `message`; a masked input's lacks the vector, see `encode_masked`."""
     name, fields = _FIELDS[type(message)]
-    document = {field: kind.write(getattr(message, field)) for field, kind in fields.items()}
-    return to_json({"type": name, "v": VERSION, **document})
+    return to_json({"type": name, "v": VERSION, **_written(message, fields)})
 
 
 def encode_masked(message: MaskedInput) -> tuple[bytes, bytes]:
-    """Header and payload of a masked input; the payload is the vector, 4 bytes a value."""
+    """Write header and payload of a masked input; the payload is the vector, 4 bytes a value."""
     return encode(message), message.vector.astype(_VECTOR_TYPE, copy=False).tobytes()
 
 
@@ -164,19 +163,17 @@ def _read_map(value: object, source: str, limits: CodecLimits) -> Mapping[str, b
 
 
 def _read_adverts(value: object, source: str, limits: CodecLimits) -> tuple[Advert, ...]:
-    return tuple(_read_advert(item, source, limits) for item in _listed(value, source, limits))
+    adverts = []
+    for item in _listed(value, source, limits):
+        if not isinstance(item, dict) or set(item) != set(_ADVERT):
+            raise MalformedMessage(f"{source} holds something that is no advert.")
+        fields = {name: kind.read(item[name], source, limits) for name, kind in _ADVERT.items()}
+        adverts.append(Advert(**fields))
+    return tuple(adverts)
 
 
-def _read_advert(value: object, source: str, limits: CodecLimits) -> Advert:
-    if not isinstance(value, dict) or set(value) != set(_ADVERT):
-        raise MalformedMessage(f"{source} holds something that is no advert.")
-    return Advert(
-        **{field: kind.read(value[field], source, limits) for field, kind in _ADVERT.items()}
-    )
-
-
-def _write_advert(advert: Advert) -> dict[str, Any]:
-    return {field: kind.write(getattr(advert, field)) for field, kind in _ADVERT.items()}
+def _written(message: object, fields: Mapping[str, _Kind]) -> dict[str, Any]:
+    return {name: kind.write(getattr(message, name)) for name, kind in fields.items()}
 
 
 def _listed(value: object, source: str, limits: CodecLimits) -> list[Any]:
@@ -201,7 +198,7 @@ _ADVERT = MappingProxyType(
         "signature": _BYTES,
     }
 )
-_ADVERTS = _Kind(lambda value: [_write_advert(advert) for advert in value], _read_adverts)
+_ADVERTS = _Kind(lambda value: [_written(advert, _ADVERT) for advert in value], _read_adverts)
 
 _FIELDS: Mapping[type, tuple[str, Mapping[str, _Kind]]] = MappingProxyType(
     {

@@ -1,7 +1,7 @@
 """Several byte strings in one HTTP body: each is preceded by its length, four bytes big-endian.
 
 Pure: bytes in, bytes out. What the frames hold is for the caller; here only their lengths are
-checked, so that nobody can make the other side keep more than it agreed to.
+checked, so that no party can make the other keep more than it agreed to.
 """
 
 import struct
@@ -22,7 +22,7 @@ class FrameInvalid(PeerError):
 
 
 def pieces(frames: Iterable[bytes]) -> Iterator[bytes]:
-    """The body of these frames, in pieces; a long frame is not copied."""
+    """Write the body of these frames, in pieces; a long frame is not copied."""
     small = bytearray()
     for frame in frames:
         small += _LENGTH.pack(len(frame))
@@ -38,12 +38,12 @@ def pieces(frames: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def body(frames: Iterable[bytes]) -> bytes:
-    """The body of these frames."""
+    """Write the body of these frames."""
     return b"".join(pieces(frames))
 
 
 def body_bytes(lengths: Iterable[int]) -> int:
-    """Bytes of the body of frames of these lengths."""
+    """Count the bytes of the body of frames of these lengths."""
     return sum(HEADER_BYTES + length for length in lengths)
 
 
@@ -79,7 +79,15 @@ class FrameReader:
             self._held += len(part)
             if len(part) < need:
                 return
-            yield from self._whole()
+            content = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            self._parts, self._held = [], 0
+            if self._wanted is not None:
+                self._wanted = None
+                yield content
+                continue
+            (self._wanted,) = _LENGTH.unpack(content)
+            if self._wanted > self.longest:
+                raise FrameInvalid(f"a frame of {self._wanted} bytes exceeds {self.longest}.")
 
     def close(self) -> None:
         """Say that the body is over.
@@ -89,14 +97,3 @@ class FrameReader:
         """
         if self._held or self._wanted is not None:
             raise FrameInvalid("a body ended within a frame.")
-
-    def _whole(self) -> Iterator[bytes]:
-        content = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts, self._held = [], 0
-        if self._wanted is not None:
-            self._wanted = None
-            yield content
-            return
-        (self._wanted,) = _LENGTH.unpack(content)
-        if self._wanted > self.longest:
-            raise FrameInvalid(f"a frame of {self._wanted} bytes exceeds {self.longest}.")

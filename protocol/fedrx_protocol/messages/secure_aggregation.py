@@ -156,7 +156,7 @@ class MaskedInput:
     Attributes:
         site: who sends it.
         context: of the round as this site saw it.
-        vector: uint32 of shape `(length,)`, uniform to whoever lacks the masks.
+        vector: uint32 of shape `(length,)`, uniform to a reader without the masks.
         commitment: SHA-256 over the self-mask seed, the context and the site.
         shares: for each peer, that peer's share of the seed, under AES-256-GCM (49 bytes).
     """

@@ -42,7 +42,7 @@ class WeightSpec:
         return sum(math.prod(shape) for shape in self.shapes)
 
     def flatten(self, arrays: Mapping[str, ArrayLike]) -> WeightVector:
-        """All arrays as one new float32 vector of shape `(size,)`.
+        """Put all arrays into one new float32 vector of shape `(size,)`.
 
         Raises:
             WeightsInvalid: names or shapes differ from the spec, or a value is not finite.
@@ -50,14 +50,19 @@ class WeightSpec:
         if set(arrays) != set(self.names):
             differing = sorted(set(arrays) ^ set(self.names))
             raise WeightsInvalid(f"Weights do not have the agreed names: {', '.join(differing)}.")
-        parts = [
-            _one_row(name, np.asarray(arrays[name], dtype=np.float32), shape)
-            for name, shape in zip(self.names, self.shapes, strict=True)
-        ]
+        parts = []
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            array = np.asarray(arrays[name], dtype=np.float32)
+            if array.shape != shape:
+                raise WeightsInvalid(
+                    f"Weight '{name}' has shape {array.shape}, agreed was {shape}."
+                )
+            _require_finite(f"weight '{name}'", array)
+            parts.append(array.reshape(-1))
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
 
     def unflatten(self, vector: WeightVector) -> dict[str, WeightVector]:
-        """Views into `vector` of shape `(size,)`, by name and in their shapes.
+        """Give views into `vector` of shape `(size,)`, by name and in their shapes.
 
         Raises:
             WeightsInvalid: the vector has another shape.
@@ -73,7 +78,7 @@ class WeightSpec:
 
 
 def model_bytes(vector: WeightVector) -> bytes:
-    """The broadcast form of a flat weight vector: 4 bytes a value, little-endian."""
+    """Write the broadcast form of a flat weight vector: 4 bytes a value, little-endian."""
     return np.asarray(vector, dtype=_WIRE_TYPE).tobytes()
 
 
@@ -81,7 +86,7 @@ def model_vector(data: bytes) -> WeightVector:
     """Read what `model_bytes` wrote, as a new vector.
 
     Raises:
-        WeightsInvalid: the length is no multiple of 4, or a value is not finite.
+        WeightsInvalid: the length is not a multiple of 4, or a value is not finite.
     """
     if len(data) % _WIRE_TYPE.itemsize:
         raise WeightsInvalid(f"{len(data)} bytes are no whole number of float32 weights.")
@@ -91,15 +96,8 @@ def model_vector(data: bytes) -> WeightVector:
 
 
 def model_digest(data: bytes) -> bytes:
-    """SHA-256 of the broadcast bytes, 32 bytes; part of every round's context."""
+    """Hash the broadcast bytes (SHA-256, 32 bytes); part of every round's context."""
     return hashlib.sha256(data).digest()
-
-
-def _one_row(name: str, array: WeightVector, shape: tuple[int, ...]) -> WeightVector:
-    if array.shape != shape:
-        raise WeightsInvalid(f"Weight '{name}' has shape {array.shape}, agreed was {shape}.")
-    _require_finite(f"weight '{name}'", array)
-    return array.reshape(-1)
 
 
 def _require_finite(what: str, array: WeightVector) -> None:

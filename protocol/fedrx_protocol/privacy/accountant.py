@@ -244,11 +244,7 @@ def _gaussian_epsilon(counts: Counts, delta: float) -> float:
     upper = _renyi_epsilon(counts, delta)
     if upper > MEANINGLESS_EPSILON:
         return upper
-    return min(upper, float(_composed_loss(counts).get_epsilon_for_delta(delta)))
-
-
-def _composed_loss(counts: Counts) -> pld.PrivacyLossDistribution:
-    """The privacy loss distribution of all kinds; those of rate 1 are first merged into one."""
+    # One privacy loss distribution of all kinds; those of rate 1 are first merged into one.
     everybody = tuple(item for item in counts if item[0][1] == 1)
     parts = [_loss(sigma, rate).self_compose(steps) for (sigma, rate), steps in counts if rate < 1]
     if everybody:
@@ -256,7 +252,7 @@ def _composed_loss(counts: Counts) -> pld.PrivacyLossDistribution:
     composed = parts[0]
     for part in parts[1:]:
         composed = composed.compose(part)
-    return composed
+    return min(upper, float(composed.get_epsilon_for_delta(delta)))
 
 
 @lru_cache(maxsize=64)
@@ -293,18 +289,15 @@ def _exceeds(composition: Composition, cap: float, delta: float) -> bool:
     kind, steps = max(
         (item for item in composition.counts if item[0][1] < 1), key=lambda item: item[1]
     )
-    slack = _round_up(composition.grid_slack)
+    # Up to the next power of 2, so that a slack that grows every round is one cache entry.
+    slack = composition.grid_slack
+    slack = 2.0 ** math.ceil(math.log2(slack)) if slack > 0 else 0.0
     inner = _inner_delta(delta, slack)
     if inner > 0:
         most = _most_steps(composition.without(kind), kind, cap - 2 * slack, inner)
         if steps <= most:
             return False
     return epsilon_of(composition, delta) > cap
-
-
-def _round_up(slack: float) -> float:
-    """To the next power of 2, so that a slack that grows every round is one cache entry."""
-    return 2.0 ** math.ceil(math.log2(slack)) if slack > 0 else 0.0
 
 
 @lru_cache(maxsize=1024)

@@ -155,18 +155,16 @@ def collusion_table(
             f"{min_honest!r} honest."
         )
     most = min(colluders, participants)
-    left = [(count, (participants - count) / min_honest) for count in range(most + 1)]
-    return [(count, epsilon_of(_with_noise(spent, share), delta)) for count, share in left]
-
-
-def _with_noise(spent: Composition, share: float) -> Composition:
-    """The releases with this share of their noise's variance left, slack scaled along."""
-    counts = tuple(
-        ((sigma * math.sqrt(share), rate), steps) for (sigma, rate), steps in spent.counts
-    )
-    # With less noise eta grows by at most 1/share^2; more noise is post-processing.
-    slack = spent.grid_slack / min(share, 1.0) ** 2 if share else 0.0
-    return Composition(counts, slack)
+    table = []
+    for count in range(most + 1):
+        share = (participants - count) / min_honest  # of the noise's variance
+        counts = tuple(
+            ((sigma * math.sqrt(share), rate), steps) for (sigma, rate), steps in spent.counts
+        )
+        # With less noise eta grows by at most 1/share^2; more noise is post-processing.
+        slack = spent.grid_slack / min(share, 1.0) ** 2 if share else 0.0
+        table.append((count, epsilon_of(Composition(counts, slack), delta)))
+    return table
 
 
 def _check_target(epsilon: float, delta: float) -> None:

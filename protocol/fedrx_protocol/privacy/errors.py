@@ -4,7 +4,7 @@ from fedrx_common.errors import MisuseError
 
 
 class ReleaseInvalid(MisuseError):
-    """A release record is malformed; a sum over it would claim a privacy that nobody has."""
+    """A release record is malformed; a sum over it would claim privacy that no patient has."""
 
 
 class TargetUnreachable(MisuseError):

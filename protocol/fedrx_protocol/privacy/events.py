@@ -68,18 +68,16 @@ class Release:
             is_count = isinstance(value, int) and not isinstance(value, bool) and value >= least
             _require(is_count, name, f"must be a whole number of at least {least}", self)
         for name in _NUMBERS:
-            self._make_float(name)
-        self._check_ranges()
-
-    def _make_float(self, name: str) -> None:
-        """Store numbers as floats, so that 1 and 1.0 have one canonical form."""
-        value = getattr(self, name)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        _require(is_number and math.isfinite(value), name, "must be a finite number", self)
-        object.__setattr__(self, name, float(value))
-
-    def _check_ranges(self) -> None:
-        _require(_is_utc(self.time), "time", "must be ISO 8601 in UTC", self)
+            value = getattr(self, name)
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            _require(is_number and math.isfinite(value), name, "must be a finite number", self)
+            # Stored as floats, so that 1 and 1.0 have one canonical form.
+            object.__setattr__(self, name, float(value))
+        try:
+            in_utc = datetime.fromisoformat(self.time).utcoffset() == timedelta(0)
+        except ValueError:
+            in_utc = False
+        _require(in_utc, "time", "must be ISO 8601 in UTC", self)
         _require(bool(_HEX.fullmatch(self.study)), "study", "must be lower-case hex", self)
         _require(bool(_HEX.fullmatch(self.cohort)), "cohort", "must be lower-case hex", self)
         _require(bool(self.run), "run", "must not be empty", self)
@@ -124,10 +122,3 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _require(holds: bool, name: str, rule: str, release: Release) -> None:  # noqa: FBT001 - a condition
     if not holds:
         raise ReleaseInvalid(f"Release '{name}' {rule}, but is {getattr(release, name)!r}.")
-
-
-def _is_utc(text: str) -> bool:
-    try:
-        return datetime.fromisoformat(text).utcoffset() == timedelta(0)
-    except ValueError:
-        return False

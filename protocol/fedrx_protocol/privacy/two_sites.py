@@ -1,6 +1,6 @@
-"""What a patient can lose who is at two sites with the same records: a sound bound, computed.
+"""Epsilon of a patient who is at two sites with the same records: a sound bound, computed.
 
-The promise is about adding or removing a patient at one site. Somebody at two sites is added
+The promise is about adding or removing a patient at one site. A patient at two sites is added
 twice. "About twice the epsilon" is true for small epsilons only, because delta grows as well.
 """
 
@@ -33,24 +33,18 @@ def epsilon_at_two_sites(
         shared_noise: whether the sites share the noise of one sum (mode `distributed`).
     """
     sides = [side for side in (training, metrics) if side.counts]
-    pairs = combinations_with_replacement(sides, 2)
-    return max((_worst(*pair, delta, shared_noise) for pair in pairs), default=0.0)
-
-
-def _worst(one: Composition, other: Composition, delta: float, shared: bool) -> float:  # noqa: FBT001 - private
-    in_one_sum = shared and one == other
-    full = all(rate == 1 for (_, rate), _ in one.counts)
-    if in_one_sum:
-        direct = epsilon_of(_halved(one), delta) if full else math.inf
-    else:
-        direct = epsilon_of(one + other, delta)  # two sums, each with its own noise
-    return min(direct, _as_a_group(one, other, delta))
-
-
-def _halved(composition: Composition) -> Composition:
-    """The same releases with twice the sensitivity; the grid's slack depends on noise alone."""
-    counts = tuple(((sigma / 2, rate), steps) for (sigma, rate), steps in composition.counts)
-    return Composition(counts, composition.grid_slack)
+    worst = 0.0
+    for one, other in combinations_with_replacement(sides, 2):
+        if not (shared_noise and one == other):
+            direct = epsilon_of(one + other, delta)  # two sums, each with its own noise
+        elif all(rate == 1 for (_, rate), _ in one.counts):
+            # The same releases with twice the sensitivity; the grid's slack depends on noise alone.
+            halved = tuple(((sigma / 2, rate), steps) for (sigma, rate), steps in one.counts)
+            direct = epsilon_of(Composition(halved, one.grid_slack), delta)
+        else:
+            direct = math.inf
+        worst = max(worst, min(direct, _as_a_group(one, other, delta)))
+    return worst
 
 
 def _as_a_group(one: Composition, other: Composition, delta: float) -> float:

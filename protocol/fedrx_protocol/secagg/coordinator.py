@@ -47,7 +47,7 @@ class Opened(NamedTuple):
 
 
 class Phase(Enum):
-    """Where a round stands."""
+    """The stage of a round."""
 
     COLLECTING = "collecting masked vectors"
     RESOLVING = "resolving the masks toward dropped sites"
@@ -75,9 +75,9 @@ class CoordinatorRound:
         keys: the epoch's keys.
         request: what the participants were asked.
         length: values of the summed vector.
-        inputs: where the vectors are kept until nobody can drop any more, since a site that drops
+        inputs: where the vectors are kept until no site can drop any more, since a site that drops
             in RESOLVE must be taken out again; in memory by default, on disk where n * length is
-            large. Emptied as soon as the list of survivors stands. The round itself keeps one
+            large. Emptied as soon as the list of survivors is final. The round itself keeps one
             vector, whatever the number of sites.
 
     Raises:
@@ -94,7 +94,16 @@ class CoordinatorRound:
         length: int,
         inputs: MutableMapping[str, RingVector] | None = None,
     ) -> None:
-        _require_request(keys, request)
+        if (request.session, request.epoch) != (keys.session, keys.epoch):
+            raise SessionMismatch("The round is of another session or epoch than its keys.")
+        if request.threshold != keys.parameters.threshold:
+            raise ThresholdChanged(
+                f"The round has a threshold of {request.threshold}; "
+                f"{keys.parameters.threshold} was agreed."
+            )
+        outside = set(request.participants).difference(keys.graph.sites)
+        if outside:
+            raise ParticipantsInvalid(f"'{min(outside)}' is not on the roster.")
         self.request = request
         self._graph = keys.graph
         self._parameters = keys.parameters
@@ -109,7 +118,7 @@ class CoordinatorRound:
 
     @property
     def answered(self) -> tuple[str, ...]:
-        """Sites whose vector is in the sum, sorted; the survivors, once the list stands."""
+        """Sites whose vector is in the sum, sorted; the survivors, once the list is final."""
         return tuple(sorted(self._shares))
 
     def add(self, message: MaskedInput) -> None:
@@ -139,11 +148,11 @@ class CoordinatorRound:
         self._shares[site] = message.shares
 
     def close(self) -> dict[str, ResolveRequest] | None:
-        """End the present stage: whoever has not answered has dropped.
+        """End the present stage: a site that has not answered has dropped.
 
         Returns:
             Requests to send, by site; empty if nothing is left to resolve and the list of
-            survivors stands; None if too few sites remain (nothing has changed: wait for more
+            survivors is final; None if too few sites remain (nothing has changed: wait for more
             answers, or give the attempt up).
         """
         self._require("close")
@@ -152,9 +161,15 @@ class CoordinatorRound:
         if len(survivors) < self._parameters.threshold or self._graph.thin(survivors):
             return None
         for site in silent:
-            self._take_out(site)
+            np.subtract(self._sum, self._inputs.pop(site), out=self._sum)
+            del self._shares[site], self._commitments[site]
         if silent or self._phase is Phase.COLLECTING:
-            self._ask(survivors)
+            # Every survivor that has a dropped neighbour is asked for its seeds, all of them again.
+            dropped = tuple(sorted(set(self.request.participants) - set(survivors)))
+            request = ResolveRequest(context=self.request.context, dropped=dropped)
+            self._asked = {site: request for site in survivors if self._graph.peers(site, dropped)}
+            self._resolved = {}
+            self._phase = Phase.RESOLVING
         else:
             self._asked = {}
         if not self._asked:
@@ -199,7 +214,7 @@ class CoordinatorRound:
 
     @property
     def verdict(self) -> Verdict:
-        """Who lied in the unmasking, as far as it shows; empty before it."""
+        """Sites that sent wrong shares, as far as it shows; empty before the unmasking."""
         return Verdict() if self._opening is None else self._opening.verdict
 
     def result(self) -> Opened:
@@ -247,20 +262,8 @@ class CoordinatorRound:
                 f"'{site}' answered for another context: it saw another model, list or round."
             )
 
-    def _take_out(self, site: str) -> None:
-        np.subtract(self._sum, self._inputs.pop(site), out=self._sum)
-        del self._shares[site], self._commitments[site]
-
-    def _ask(self, survivors: tuple[str, ...]) -> None:
-        """Ask every survivor that has a dropped neighbour for its seeds, all of them anew."""
-        dropped = tuple(sorted(set(self.request.participants) - set(survivors)))
-        request = ResolveRequest(context=self.request.context, dropped=dropped)
-        self._asked = {site: request for site in survivors if self._graph.peers(site, dropped)}
-        self._resolved = {}
-        self._phase = Phase.RESOLVING
-
     def _settle(self, survivors: tuple[str, ...]) -> None:
-        """Remove the masks toward dropped sites; from now on the list of survivors stands."""
+        """Remove the masks toward dropped sites; from now on the list of survivors is final."""
         revealed = [
             (site, peer, seed)
             for site, seeds in self._resolved.items()
@@ -296,16 +299,3 @@ class CoordinatorRound:
         if self._opening is None:
             raise OutOfOrder("There is no masked sum to open yet.")
         return self._opening
-
-
-def _require_request(keys: KeyDirectory, request: RoundRequest) -> None:
-    if (request.session, request.epoch) != (keys.session, keys.epoch):
-        raise SessionMismatch("The round is of another session or epoch than its keys.")
-    if request.threshold != keys.parameters.threshold:
-        raise ThresholdChanged(
-            f"The round has a threshold of {request.threshold}; "
-            f"{keys.parameters.threshold} was agreed."
-        )
-    outside = set(request.participants).difference(keys.graph.sites)
-    if outside:
-        raise ParticipantsInvalid(f"'{min(outside)}' is not on the roster.")

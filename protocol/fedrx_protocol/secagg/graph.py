@@ -2,7 +2,7 @@
 
 The complete graph up to 64 sites; above, a ring in an order drawn from the session, on which each
 site is joined to the nearest k/2 on both sides. One code path: `neighbours` is all others in the
-complete graph. The order follows from a hash, so nobody chooses neighbours; a coordinator that
+complete graph. The order follows from a hash, so no party chooses neighbours; a coordinator that
 tries many run ids to find a good order spends one bit of the 40 for each doubling of its tries.
 """
 
@@ -76,7 +76,10 @@ def _neighbourhoods(
 ) -> Mapping[str, frozenset[str]]:
     if degree == len(sites) - 1:
         return {site: frozenset(sites) - {site} for site in sites}
-    order, reach = sorted(sites, key=lambda site: _place(session, site)), degree // 2
+    places = {
+        site: hashlib.sha256(packed("fedrx/1 graph", session, site)).digest() for site in sites
+    }
+    order, reach = sorted(sites, key=places.__getitem__), degree // 2
     # Twice around, so that the stretch on both sides of a site is one slice.
     twice = order + order
     count = len(order)
@@ -84,7 +87,3 @@ def _neighbourhoods(
         site: frozenset(twice[count + at - reach : count + at] + twice[at + 1 : at + 1 + reach])
         for at, site in enumerate(order)
     }
-
-
-def _place(session: bytes, site: str) -> bytes:
-    return hashlib.sha256(packed("fedrx/1 graph", session, site)).digest()

@@ -7,7 +7,6 @@ a label and the round's context, so that no mask and no channel key ever serves 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -53,7 +52,7 @@ class EpochKeys:
 
     Attributes:
         advert: the public half, signed.
-        mask_private: X25519 private key, forgotten (empty) once the roots are there.
+        mask_private: X25519 private key, erased (empty) once the roots are there.
         channel_private: likewise.
         roots: neighbour to the roots shared with it; empty until the adverts were accepted.
     """
@@ -125,40 +124,25 @@ class EpochKeys:
         """Read what `to_bytes` wrote in another process of the same site.
 
         Raises:
-            MalformedMessage: it is no such export.
+            MalformedMessage: it is not such an export.
         """
         document = from_json(data, source="The exported keys")
+        publics = ("session", "mask_public", "channel_public", "signature")
+        privates = ("mask_private", "channel_private")
         try:
-            return cls._from_document(document)
+            found = {
+                name: from_base64(document[name], source=f"The exported {name}")
+                for name in (*publics, *privates)
+            }
+            public = {name: found[name] for name in publics}
+            advert = Advert(site=document["site"], epoch=document["epoch"], **public)
+            roots = {}
+            for peer, text in document["roots"].items():
+                pair = from_base64(text, source="An exported root")
+                roots[peer] = PairRoots(mask=pair[:KEY_BYTES], channel=pair[KEY_BYTES:])
+            return cls(advert, found["mask_private"], found["channel_private"], roots)
         except (KeyError, TypeError, AttributeError):
             raise MalformedMessage("The exported keys lack a field.") from None
-
-    @classmethod
-    def _from_document(cls, document: dict[str, Any]) -> "EpochKeys":
-        secret = {
-            name: from_base64(document[name], source=f"The exported {name}")
-            for name in (
-                "session",
-                "mask_public",
-                "channel_public",
-                "signature",
-                "mask_private",
-                "channel_private",
-            )
-        }
-        advert = Advert(
-            site=document["site"],
-            session=secret["session"],
-            epoch=document["epoch"],
-            mask_public=secret["mask_public"],
-            channel_public=secret["channel_public"],
-            signature=secret["signature"],
-        )
-        roots = {
-            peer: _both_roots(from_base64(pair, source="An exported root"))
-            for peer, pair in document["roots"].items()
-        }
-        return cls(advert, secret["mask_private"], secret["channel_private"], roots)
 
 
 def verify_advert(advert: Advert, roster: Roster) -> None:
@@ -265,7 +249,3 @@ def _agree(private: X25519PrivateKey, public: bytes, advert: Advert) -> bytes:
 
 def _public(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
-
-
-def _both_roots(pair: bytes) -> PairRoots:
-    return PairRoots(mask=pair[:KEY_BYTES], channel=pair[KEY_BYTES:])

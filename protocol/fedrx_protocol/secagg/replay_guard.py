@@ -1,11 +1,11 @@
 """What a site must remember across restarts so that its rules hold: one record a context.
 
-The store is dumb: it keeps records and finds them again. All rules live in the site's state
-machine. A store must have a record on disk before `save` returns, or raise.
+The store only keeps records and finds them again. All rules are in the site's state machine. A
+store must have a record on disk before `save` returns, or raise.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from fedrx_common.canonical_json import MalformedMessage, from_base64, from_json, to_base64, to_json
 
@@ -76,7 +76,25 @@ class ContextRecord:
         """
         document = from_json(data, source="A guard record")
         try:
-            record = _record_from(document)
+            survivors, reply = document["unmask_survivors"], document["unmask_reply"]
+            record = cls(
+                session=from_base64(document["session"], source="A record's session"),
+                context=from_base64(document["context"], source="A record's context"),
+                epoch=_integer(document["epoch"]),
+                round=_integer(document["round"]),
+                attempt=_integer(document["attempt"]),
+                model_digest=from_base64(
+                    document["model_digest"], source="A record's model digest"
+                ),
+                participants=_texts(document["participants"]),
+                threshold=_integer(document["threshold"]),
+                kit=from_base64(document["kit"], source="A record's kit"),
+                revealed_seeds=frozenset(_texts(document["revealed_seeds"])),
+                unmask_survivors=None if survivors is None else _texts(survivors),
+                unmask_reply=(
+                    None if reply is None else from_base64(reply, source="A record's reply")
+                ),
+            )
         except (KeyError, TypeError):
             raise MalformedMessage("A guard record lacks a field or has a wrong type.") from None
         if record.to_bytes() != data:
@@ -143,24 +161,6 @@ class MemoryGuard:
             self._latest[record.session] = record
         if record.unmask_survivors is not None:
             self._answered[record.model_digest] = record.context
-
-
-def _record_from(document: dict[str, Any]) -> ContextRecord:
-    survivors, reply = document["unmask_survivors"], document["unmask_reply"]
-    return ContextRecord(
-        session=from_base64(document["session"], source="A record's session"),
-        context=from_base64(document["context"], source="A record's context"),
-        epoch=_integer(document["epoch"]),
-        round=_integer(document["round"]),
-        attempt=_integer(document["attempt"]),
-        model_digest=from_base64(document["model_digest"], source="A record's model digest"),
-        participants=_texts(document["participants"]),
-        threshold=_integer(document["threshold"]),
-        kit=from_base64(document["kit"], source="A record's kit"),
-        revealed_seeds=frozenset(_texts(document["revealed_seeds"])),
-        unmask_survivors=None if survivors is None else _texts(survivors),
-        unmask_reply=None if reply is None else from_base64(reply, source="A record's reply"),
-    )
 
 
 def _integer(value: object) -> int:

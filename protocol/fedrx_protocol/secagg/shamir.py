@@ -27,7 +27,7 @@ Polynomial = list[int]  # coefficients, lowest power first, no zero at the end
 def split(
     secret: bytes, threshold: int, points: Mapping[str, int], entropy: Entropy
 ) -> dict[str, bytes]:
-    """Shares of a 32-byte secret, one for each holder; any `threshold` of them rebuild it.
+    """Split a 32-byte secret into a share for each holder; any `threshold` of them rebuild it.
 
     Args:
         secret: 32 bytes.
@@ -54,11 +54,11 @@ def recover(
     Args:
         shares: (point, share) pairs with distinct points; the first `threshold` are tried first.
         threshold: number of shares that rebuild the secret.
-        genuine: says whether a candidate is the committed secret.
+        genuine: decides whether a candidate is the committed secret.
 
     Returns:
         The secret, and the points whose shares were found wrong. Shares beyond the first
-        `threshold` are not looked at when those already give the secret.
+        `threshold` are not checked if those already give the secret.
 
     Raises:
         ShareInvalid: no candidate is genuine, or there are too few shares.
@@ -66,7 +66,10 @@ def recover(
     values = [(point, int.from_bytes(share, "big") % PRIME) for point, share in shares]
     if len(values) < threshold:
         raise ShareInvalid(f"{len(values)} shares are fewer than the {threshold} that are needed.")
-    secret = _secret(_at_zero(values[:threshold]))
+    first = values[:threshold]
+    factors = _lagrange_at_zero(tuple(point for point, _ in first))
+    at_zero = sum(factor * value for factor, (_, value) in zip(factors, first, strict=True))
+    secret = _secret(at_zero % PRIME)
     if secret is not None and genuine(secret):
         return secret, frozenset()
     for polynomial in _candidates(values, threshold):
@@ -78,7 +81,7 @@ def recover(
 
 
 def correctable(shares: int, threshold: int) -> int:
-    """How many wrong ones among so many shares `recover` finds for certain."""
+    """Count the wrong ones among so many shares that `recover` finds for certain."""
     removed, tries = 0, 0
     while removed < shares - threshold:
         tries += comb(shares, removed + 1)
@@ -92,33 +95,22 @@ def _candidates(values: Sequence[tuple[int, int]], threshold: int) -> Iterator[P
     decoded = _gao(values, threshold)
     if decoded is not None:
         yield decoded
-    yield from (
-        _interpolate(subset) for subset in islice(_subsets(values, threshold), _SEARCH_TRIES)
+    # Sets of `threshold` shares that leave out one share, then two, and so on.
+    subsets = (
+        tuple(pair for pair in values if pair not in removed)[:threshold]
+        for left_out in range(1, len(values) - threshold + 1)
+        for removed in combinations(values, left_out)
     )
-
-
-def _subsets(
-    values: Sequence[tuple[int, int]], threshold: int
-) -> Iterator[tuple[tuple[int, int], ...]]:
-    """Sets of `threshold` shares that leave out one share, then two, and so on."""
-    for left_out in range(1, len(values) - threshold + 1):
-        for removed in combinations(values, left_out):
-            yield tuple(pair for pair in values if pair not in removed)[:threshold]
+    yield from (_interpolate(subset) for subset in islice(subsets, _SEARCH_TRIES))
 
 
 def _secret(element: int) -> bytes | None:
     return element.to_bytes(SECRET_BYTES, "big") if element >> (8 * SECRET_BYTES) == 0 else None
 
 
-def _at_zero(values: Sequence[tuple[int, int]]) -> int:
-    coefficients = _lagrange_at_zero(tuple(point for point, _ in values))
-    total = sum(factor * value for factor, (_, value) in zip(coefficients, values, strict=True))
-    return total % PRIME
-
-
 @functools.lru_cache(maxsize=1024)
 def _lagrange_at_zero(points: tuple[int, ...]) -> tuple[int, ...]:
-    """What to multiply each point's value with, to get the polynomial's value at zero."""
+    """Give the factor of each point's value in the polynomial's value at zero."""
     return tuple(
         _product(other for other in points if other != point)
         * pow(_product(other - point for other in points if other != point), -1, PRIME)
@@ -142,12 +134,14 @@ def _evaluate(polynomial: Sequence[int], point: int) -> int:
 
 
 def _gao(values: Sequence[tuple[int, int]], threshold: int) -> Polynomial | None:
-    """The polynomial of degree below `threshold` that most values lie on, or None.
+    """Find the polynomial of degree below `threshold` through most values, or None.
 
     Unique if at most (len(values) - threshold) / 2 values are wrong.
     """
-    vanishing, through = _vanishing([point for point, _ in values]), _interpolate(values)
-    remainder, previous = through, vanishing
+    vanishing: Polynomial = [1]
+    for point, _ in values:
+        vanishing = _multiply(vanishing, [-point, 1])
+    remainder, previous = _interpolate(values), vanishing
     factor: Polynomial = [1]
     factor_before: Polynomial = []
     while 2 * (len(remainder) - 1) >= len(values) + threshold:
@@ -159,7 +153,7 @@ def _gao(values: Sequence[tuple[int, int]], threshold: int) -> Polynomial | None
 
 
 def _interpolate(values: Sequence[tuple[int, int]]) -> Polynomial:
-    """The polynomial of degree below len(values) through all points (Newton's form)."""
+    """Find the polynomial of degree below len(values) through all points (Newton's form)."""
     result: Polynomial = []
     basis: Polynomial = [1]
     for point, value in values:
@@ -167,13 +161,6 @@ def _interpolate(values: Sequence[tuple[int, int]]) -> Polynomial:
         step = missing * pow(_evaluate(basis, point), -1, PRIME) % PRIME
         result = _subtract(result, [-step * coefficient for coefficient in basis])
         basis = _multiply(basis, [-point, 1])
-    return result
-
-
-def _vanishing(points: Sequence[int]) -> Polynomial:
-    result: Polynomial = [1]
-    for point in points:
-        result = _multiply(result, [-point, 1])
     return result
 
 

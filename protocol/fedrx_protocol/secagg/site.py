@@ -1,8 +1,8 @@
 """A site's side of secure aggregation: keys, masks, and the rules it enforces itself.
 
 No I/O, no clock. What must survive a restart goes into the guard before an answer is returned; a
-request that breaks a rule raises an error named for it, and changes nothing. The coordinator is
-never believed: every list it sends is checked against the roster and against what was done before.
+request that breaks a rule raises an error named for it, and changes nothing. A site never trusts
+the coordinator: it checks each list against the roster and against what was done before.
 """
 
 import os
@@ -61,7 +61,7 @@ class SitePhase(Enum):
 
 
 # Which phase a step is legal in, and where it leads. UNMASK needs no keys of an epoch: what it
-# needs stands in the guard, so that a restarted site can finish the round it was killed in.
+# needs is in the guard, so that a restarted site can finish the round it was killed in.
 _TRANSITIONS: Mapping[tuple[SitePhase, str], SitePhase] = MappingProxyType(
     {
         (SitePhase.NEW, "advertise"): SitePhase.ADVERTISED,

@@ -62,7 +62,7 @@ class MaskedSum:
     shares: Mapping[str, Mapping[str, bytes]] = field(repr=False)
 
     def requests(self) -> dict[str, UnmaskRequest]:
-        """One request for each survivor: the list, and the ciphertexts addressed to it."""
+        """Make one request for each survivor: the list, and the ciphertexts addressed to it."""
         addressed: dict[str, dict[str, bytes]] = {holder: {} for holder in self.survivors}
         for owner, sealed in self.shares.items():
             for holder, ciphertext in sealed.items():
@@ -177,39 +177,11 @@ class Unmasking:
                 f"{len(self._replies)} of {len(self.masked.survivors)} survivors have answered, "
                 "too few to open the sum."
             )
-        if self._total is None:
-            seeds = self._seeds()
-            total = self.masked.vector.copy()
-            add_keystreams(total, minus=seeds)
-            self._total = total
-        return self._total
-
-    @property
-    def verdict(self) -> Verdict:
-        """Who lied, as far as the replies so far show it."""
-        numbers = self.masked.parameters
-        least, liars = numbers.share_threshold, most_liars(numbers)
-        proved = set(proved_by_faults(self._faults, liars))
-        doubtful: set[str] = set()
-        for owner in self.masked.survivors:
-            came, complaints = len(self._holders(owner)), len(self._complaints(owner))
-            everybody = len(self._graph.holders(owner, self.masked.survivors))
-            if owner not in self._broken and (came >= least or came + complaints < everybody):
-                continue
-            (proved if owner_lied(came, complaints, least, liars) else doubtful).add(owner)
-        return Verdict(frozenset(proved), frozenset(doubtful - proved), self.faults)
-
-    def _holders(self, owner: str) -> list[str]:
-        return [site for site, reply in self._replies.items() if owner in reply.shares]
-
-    def _complaints(self, owner: str) -> list[str]:
-        return [site for site, reply in self._replies.items() if owner in reply.unreadable]
-
-    def _seeds(self) -> list[bytes]:
-        """All survivors' seeds; tries each, so that one verdict speaks of them all."""
+        if self._total is not None:
+            return self._total
         seeds: list[bytes] = []
         failed: dict[str, ShareInvalid] = {}
-        for owner in self.masked.survivors:
+        for owner in self.masked.survivors:  # tries each, so that one verdict is about them all
             try:
                 seeds.append(self._seed(owner))
             except ShareInvalid as error:
@@ -218,7 +190,29 @@ class Unmasking:
         for owner, why in failed.items():
             rest = f" The same holds for {len(failed) - 1} more." if len(failed) > 1 else ""
             raise ShareInvalid(f"The seed of '{owner}' cannot be rebuilt: {why}{rest}")
-        return seeds
+        total = self.masked.vector.copy()
+        add_keystreams(total, minus=seeds)
+        self._total = total
+        return total
+
+    @property
+    def verdict(self) -> Verdict:
+        """Sites that sent wrong shares, as far as the replies so far show it."""
+        numbers = self.masked.parameters
+        least, liars = numbers.share_threshold, most_liars(numbers)
+        proved = set(proved_by_faults(self._faults, liars))
+        doubtful: set[str] = set()
+        for owner in self.masked.survivors:
+            came = len(self._holders(owner))
+            complaints = sum(owner in reply.unreadable for reply in self._replies.values())
+            everybody = len(self._graph.holders(owner, self.masked.survivors))
+            if owner not in self._broken and (came >= least or came + complaints < everybody):
+                continue
+            (proved if owner_lied(came, complaints, least, liars) else doubtful).add(owner)
+        return Verdict(frozenset(proved), frozenset(doubtful - proved), self.faults)
+
+    def _holders(self, owner: str) -> list[str]:
+        return [site for site, reply in self._replies.items() if owner in reply.shares]
 
     def _seed(self, owner: str) -> bytes:
         """The owner's seed, from the holders that were not found wrong before, if possible."""

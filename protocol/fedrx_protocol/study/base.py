@@ -24,7 +24,7 @@ _TRANSFORMS: Mapping[str, Callable[[float], float]] = MappingProxyType(
 
 
 class StrictModel(BaseModel):
-    """A part of a study. Strict: the text "5" is no number, so one meaning has one digest.
+    """A part of a study. Strict: the text "5" is not a number, so one meaning has one digest.
 
     Every text in it, in whatever field, may stand on the page that a hospital signs.
     """

@@ -141,8 +141,11 @@ class FeatureSchema(StrictModel):
         doubled = sorted(name for name, count in counts.items() if count > 1)
         if doubled:
             raise ValueError(f"feature names must be unique, but {', '.join(doubled)} is repeated")
-        if self.graph is not None:
-            self._check_graph(self.graph)
+        if self.graph is not None and self.markers:
+            lack = "not among the study's markers: remove its edges, or add the marker"
+            self.graph.check_against((marker.name for marker in self.markers), "marker", lack)
+        elif self.graph is not None:
+            self.graph.check_against(gene for block in self.blocks for gene in block.genes)
         return self
 
     @property
@@ -173,10 +176,3 @@ class FeatureSchema(StrictModel):
                     f"target.markers names '{name}', which is not among the study's markers: "
                     f"{', '.join(known) or 'none'}"
                 )
-
-    def _check_graph(self, graph: GeneGraph) -> None:
-        if self.markers:
-            lack = "not among the study's markers: remove its edges, or add the marker"
-            graph.check_against((marker.name for marker in self.markers), "marker", lack)
-        else:
-            graph.check_against(gene for block in self.blocks for gene in block.genes)

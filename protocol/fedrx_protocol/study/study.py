@@ -76,7 +76,7 @@ class ModelSection(BaseModel):
 
     @model_validator(mode="after")
     def _showable(self) -> Self:
-        """Hold what the model has not validated yet against the rule for texts."""
+        """Check what the model has not validated yet against the rule for texts."""
         require_showable(self.parameters)
         return self
 
@@ -234,7 +234,14 @@ class Study(StrictModel):
     def _consistent(self) -> Self:
         _ = self.feature_schema
         self._check_training()
-        self._check_delta()
+        # A delta of 1/patients would allow publishing one patient's records outright.
+        delta, limit = self.privacy.delta, self.delta_limit
+        if self.privacy.mode != "none" and delta >= limit:
+            raise ValueError(
+                f"privacy.delta is {delta:g}, but with {self.cohort.patients} patients it must be "
+                f"below {limit:.3g} (1/patients), or the promise may be broken for a patient or "
+                f"more: use e.g. {10 ** floor(log10(limit / 10)):g}"
+            )
         if self.metrics.evaluations > self.rounds:
             raise ValueError(
                 f"metrics.evaluations is {self.metrics.evaluations}, but the study has "
@@ -273,16 +280,6 @@ class Study(StrictModel):
             raise ValueError(
                 f"metrics.error_bound is {bound:g}, but between the target's minimum and maximum "
                 f"no error is above {largest:g}, and noise grows with the bound: use that or less"
-            )
-
-    def _check_delta(self) -> None:
-        """A delta of 1/patients would allow publishing one patient's records outright."""
-        delta, limit = self.privacy.delta, self.delta_limit
-        if self.privacy.mode != "none" and delta >= limit:
-            raise ValueError(
-                f"privacy.delta is {delta:g}, but with {self.cohort.patients} patients it must be "
-                f"below {limit:.3g} (1/patients), or the promise may be broken for a patient or "
-                f"more: use e.g. {10 ** floor(log10(limit / 10)):g}"
             )
 
     @property
@@ -370,7 +367,7 @@ class Study(StrictModel):
         return hashlib.sha256(b"fedrx/1 study\x00" + canonical.encode()).hexdigest()
 
     def with_(self, **sections: dict[str, Any]) -> "Study":
-        """A copy with some keys of some sections replaced, validated anew.
+        """Make a copy with some keys of some sections replaced, and validate it.
 
         Example: `study.with_(privacy={"epsilon": 3.0}, training={"rounds": 50})`.
         """

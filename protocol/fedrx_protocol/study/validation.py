@@ -55,26 +55,27 @@ def messages(error: ValidationError, source: str, root: type[BaseModel]) -> list
     items = [dict(item) for item in error.errors()]
     if any(item["type"] == "missing" and item["input"] == {} for item in items):
         return [f"{source}: is empty; `fedrx study new` writes a study to start from."]
-    return [f"{source}: {_sentence(item, root)}." for item in own(items)]
+    sentences = []
+    for item in own(items):
+        if item["type"] == "extra_forbidden":
+            allowed = ", ".join(_allowed_keys(item["loc"][:-1], root))
+            sentence = f"unknown key '{_key(item['loc'])}'; allowed here: {allowed}"
+        else:
+            sentence = sentence_of(item)
+        sentences.append(f"{source}: {sentence}.")
+    return sentences
 
 
 def own(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The findings without those that only follow from another one."""
-    return [item for item in items if not _follows(item, items)]
-
-
-def _follows(item: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a list counts as too short only because one of its entries was refused."""
-    place = item["loc"]
-    inner = (other["loc"] for other in items if len(other["loc"]) > len(place))
-    return item["type"] == "too_short" and any(loc[: len(place)] == place for loc in inner)
-
-
-def _sentence(item: Mapping[str, Any], root: type[BaseModel]) -> str:
-    if item["type"] == "extra_forbidden":
-        allowed = ", ".join(_allowed_keys(item["loc"][:-1], root))
-        return f"unknown key '{_key(item['loc'])}'; allowed here: {allowed}"
-    return sentence_of(item)
+    """Leave out the findings that only follow from another one."""
+    kept = []
+    for item in items:
+        # A list may count as too short only because one of its entries was refused.
+        place = item["loc"]
+        inner = (other["loc"] for other in items if len(other["loc"]) > len(place))
+        if item["type"] != "too_short" or not any(loc[: len(place)] == place for loc in inner):
+            kept.append(item)
+    return kept
 
 
 def sentence_of(item: Mapping[str, Any], section: str = "") -> str:
@@ -103,34 +104,27 @@ def sentence_of(item: Mapping[str, Any], section: str = "") -> str:
 
 def _key(location: tuple[str | int, ...]) -> str:
     """The key as it stands in the file, without the kinds that pydantic puts in between."""
-    before = (None, *location)
-    parts = zip(before, location, strict=False)
-    return ".".join(
-        escaped(str(part)[:_LONGEST_KEY]) for last, part in parts if not _is_kind(last, part)
-    )
-
-
-def _is_kind(last: str | int | None, part: str | int) -> bool:
-    """Whether a part names the kind of the feature or target before it, and no key."""
-    return (isinstance(last, int) and part in _KINDS) or (last == "target" and part in TARGETS)
+    words = []
+    for last, part in zip((None, *location), location, strict=False):
+        of_feature = isinstance(last, int) and part in _KINDS
+        of_target = last == "target" and part in TARGETS
+        if not of_feature and not of_target:
+            words.append(escaped(str(part)[:_LONGEST_KEY]))
+    return ".".join(words)
 
 
 def _rule(item: Mapping[str, Any], context: dict[str, Any]) -> str:
     """What a value of the wrong type or size should have been."""
     if item["type"] in _TABLES:
         return "it must be a table of keys and values"
+    pattern = str(context.get("pattern"))
     rules = {
         "tuple_type": "it must be a list",
         "too_short": f"at least {context.get('min_length')} needed",
         "too_long": f"at most {context.get('max_length')} allowed",
-        "string_pattern_mismatch": _spelling(context),
+        "string_pattern_mismatch": _SPELLINGS.get(pattern, f"it must match {pattern}"),
     }
     return rules.get(item["type"]) or _SUBJECT.sub("it", str(item["msg"]))
-
-
-def _spelling(context: dict[str, Any]) -> str:
-    pattern = str(context.get("pattern"))
-    return _SPELLINGS.get(pattern, f"it must match {pattern}")
 
 
 def _allowed_keys(location: tuple[str | int, ...], root: type[BaseModel]) -> list[str]:

@@ -5,6 +5,7 @@ consortium key's signature over the CA's public key: one fingerprint read on the
 covers roster and TLS alike. Nothing here reads a clock or a file.
 """
 
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from cryptography import x509
@@ -20,7 +21,7 @@ URI_PREFIX = "fedrx:consortium-signature:"
 
 
 class AuthorityInvalid(MisuseError):
-    """A file that is no CA certificate, or one whose time is over."""
+    """A file that is not a CA certificate, or one that is not valid now."""
 
 
 class AuthorityNotConsortium(PeerError):
@@ -31,7 +32,7 @@ class AuthorityNotConsortium(PeerError):
 
 
 def authority_uri(authority: ec.EllipticCurvePublicKey, key: Ed25519PrivateKey) -> x509.GeneralName:
-    """The name that ties a CA's public key to the consortium key."""
+    """Make the name that ties a CA's public key to the consortium key."""
     return x509.UniformResourceIdentifier(URI_PREFIX + key.sign(_signed_bytes(authority)).hex())
 
 
@@ -47,20 +48,6 @@ def verify_authority(pem: bytes, consortium: bytes, now: int) -> x509.Certificat
         AuthorityInvalid: no self-signed P-384 CA certificate, or not valid at `now`.
         AuthorityNotConsortium: the consortium key did not sign it.
     """
-    certificate = _certificate(pem)
-    authority = _authority_key(certificate)
-    _require_signed(certificate, authority, consortium)
-    at = datetime.fromtimestamp(now, UTC)
-    if not certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc:
-        raise AuthorityInvalid(
-            f"The CA certificate is valid from {certificate.not_valid_before_utc:%Y-%m-%d} to "
-            f"{certificate.not_valid_after_utc:%Y-%m-%d}, not now; check this machine's clock, or "
-            "ask the consortium for a new one."
-        )
-    return certificate
-
-
-def _certificate(pem: bytes) -> x509.Certificate:
     try:
         found = x509.load_pem_x509_certificates(pem)
     except ValueError:
@@ -70,7 +57,20 @@ def _certificate(pem: bytes) -> x509.Certificate:
             f"The CA file must hold one PEM certificate, not {len(found)}; take ca.crt as the "
             "coordinator handed it out."
         )
-    return found[0]
+    certificate = found[0]
+    if not _is_signed(certificate, _authority_key(certificate), consortium):
+        raise AuthorityNotConsortium(
+            "The CA certificate is not signed by the pinned consortium key; take ca.crt and "
+            "roster.json from the same coordinator, and trust neither until they match."
+        )
+    at = datetime.fromtimestamp(now, UTC)
+    if not certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc:
+        raise AuthorityInvalid(
+            f"The CA certificate is valid from {certificate.not_valid_before_utc:%Y-%m-%d} to "
+            f"{certificate.not_valid_after_utc:%Y-%m-%d}, not now; check this machine's clock, or "
+            "ask the consortium for a new one."
+        )
+    return certificate
 
 
 def _authority_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
@@ -88,32 +88,22 @@ def _authority_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
     return key
 
 
-def _require_signed(
+def _is_signed(
     certificate: x509.Certificate, authority: ec.EllipticCurvePublicKey, consortium: bytes
-) -> None:
+) -> bool:
+    """Look among the certificate's URIs for a signature by the consortium key."""
     message = _signed_bytes(authority)
     key = Ed25519PublicKey.from_public_bytes(consortium)
-    if not any(_signs(key, uri, message) for uri in _uris(certificate)):
-        raise AuthorityNotConsortium(
-            "The CA certificate is not signed by the pinned consortium key; take ca.crt and "
-            "roster.json from the same coordinator, and trust neither until they match."
-        )
-
-
-def _uris(certificate: x509.Certificate) -> list[str]:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
-        return []
-    return names.get_values_for_type(x509.UniformResourceIdentifier)
-
-
-def _signs(key: Ed25519PublicKey, uri: str, message: bytes) -> bool:
-    try:
-        key.verify(bytes.fromhex(uri.removeprefix(URI_PREFIX)), message)
-    except (InvalidSignature, ValueError):
         return False
-    return uri.startswith(URI_PREFIX)
+    for uri in names.get_values_for_type(x509.UniformResourceIdentifier):
+        if uri.startswith(URI_PREFIX):
+            with suppress(InvalidSignature, ValueError):
+                key.verify(bytes.fromhex(uri.removeprefix(URI_PREFIX)), message)
+                return True
+    return False
 
 
 def _signed_bytes(authority: ec.EllipticCurvePublicKey) -> bytes:

@@ -1,7 +1,7 @@
 """The one document a site sends to join: its two public keys, and proof that it holds both.
 
-A request proves possession, never identity: anybody can make one that says "Charité". Who sent it
-is settled out of band, by comparing the identity key's fingerprint on the telephone. Nothing here
+A request proves possession, never identity: anybody can make one that says "Charité". People settle
+out of band who sent it: they compare the identity key's fingerprint on the telephone. Nothing here
 reads a clock or a file.
 """
 
@@ -93,16 +93,25 @@ class EnrolmentRequest:
             )
         _require_text("name", self.name, LIMITS.max_name_characters)
         _require_text("FedRx version", self.version, LIMITS.max_version_characters)
-        _require_identity(self.identity)
+        if len(self.identity) != KEY_BYTES:
+            raise EnrolmentInvalid(
+                f"An Ed25519 public key has {KEY_BYTES} bytes, not {len(self.identity)}."
+            )
         _ = self.authentication_key
-        _require_validity(self)
+        if not all(0 <= time <= MAX_TIME for time in (self.not_before, self.not_after, self.time)):
+            raise EnrolmentInvalid("Times are unix seconds, zero or later.")
+        if not 0 <= self.not_after - self.not_before <= LIMITS.max_validity_s:
+            raise EnrolmentInvalid(
+                f"Site '{self.site}': a validity must end after its begin and last at most "
+                f"{LIMITS.max_validity_s // 86_400} days."
+            )
 
     @property
     def authentication_key(self) -> ec.EllipticCurvePublicKey:
         """The SuperNode's public key.
 
         Raises:
-            EnrolmentInvalid: the bytes are no compressed point of P-384.
+            EnrolmentInvalid: the bytes are not a compressed point of P-384.
         """
         point = self.authentication if len(self.authentication) == POINT_BYTES else b""
         try:
@@ -127,7 +136,7 @@ class EnrolmentRequest:
 
 @dataclass(frozen=True)
 class SignedEnrolmentRequest:
-    """A request with its two proofs; believe it only after `verify`.
+    """A request with its two proofs; trust it only after `verify`.
 
     Attributes:
         request: the unverified content.
@@ -149,14 +158,26 @@ class SignedEnrolmentRequest:
             EnrolmentForged: a signature is not over this content by the key it names.
             EnrolmentExpired: made more than 30 days ago, or in the future.
         """
-        _require_proofs(self)
-        if not now - LIMITS.max_age_s <= self.request.time <= now + LIMITS.max_ahead_s:
+        request = self.request
+        try:
+            Ed25519PublicKey.from_public_bytes(request.identity).verify(
+                self.signature, _signed_bytes(request, self.possession)
+            )
+            request.authentication_key.verify(
+                self.possession, _possession_bytes(request), _POSSESSION_HASH
+            )
+        except InvalidSignature:
+            raise EnrolmentForged(
+                f"The request of site '{request.site}' is not signed by both keys it names: it was "
+                "changed after signing, or its sender holds not both; ask the site for a new one."
+            ) from None
+        if not now - LIMITS.max_age_s <= request.time <= now + LIMITS.max_ahead_s:
             raise EnrolmentExpired(
-                f"The request of site '{self.request.site}' is older than "
+                f"The request of site '{request.site}' is older than "
                 f"{LIMITS.max_age_s // 86_400} days or from the future; compare the clocks, or let "
                 "the site write a new one with `fedrx site request`."
             )
-        return self.request
+        return request
 
     def to_json(self) -> bytes:
         """Canonical JSON, as kept in a file or sent."""
@@ -210,24 +231,8 @@ def sign_request(
 
 
 def point_of(key: ec.EllipticCurvePublicKey) -> bytes:
-    """A P-384 public key as its compressed point, 49 bytes."""
+    """Write a P-384 public key as its compressed point, 49 bytes."""
     return key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
-
-
-def _require_proofs(signed: SignedEnrolmentRequest) -> None:
-    request = signed.request
-    try:
-        Ed25519PublicKey.from_public_bytes(request.identity).verify(
-            signed.signature, _signed_bytes(request, signed.possession)
-        )
-        request.authentication_key.verify(
-            signed.possession, _possession_bytes(request), _POSSESSION_HASH
-        )
-    except InvalidSignature:
-        raise EnrolmentForged(
-            f"The request of site '{request.site}' is not signed by both keys it names: it was "
-            "changed after signing, or its sender holds not both; ask the site for a new one."
-        ) from None
 
 
 def _digest(request: EnrolmentRequest) -> bytes:
@@ -239,30 +244,14 @@ def _possession_bytes(request: EnrolmentRequest) -> bytes:
 
 
 def _signed_bytes(request: EnrolmentRequest, possession: bytes) -> bytes:
-    """Covers the other proof too: an ECDSA signature has two spellings, this file only one."""
+    """Cover the other proof too: an ECDSA signature has two spellings, this file only one."""
     return packed("fedrx/1 enrolment signature", _digest(request), possession)
-
-
-def _require_identity(key: bytes) -> None:
-    if len(key) != KEY_BYTES:
-        raise EnrolmentInvalid(f"An Ed25519 public key has {KEY_BYTES} bytes, not {len(key)}.")
 
 
 def _require_text(what: str, value: str, most: int) -> None:
     fault = fault_in(value, least=1, most=most)
     if fault is not None:
         raise EnrolmentInvalid(f"The {what} {quoted(value)} {fault}.")
-
-
-def _require_validity(request: EnrolmentRequest) -> None:
-    times = request.not_before, request.not_after, request.time
-    if not all(0 <= time <= MAX_TIME for time in times):
-        raise EnrolmentInvalid("Times are unix seconds, zero or later.")
-    if not 0 <= request.not_after - request.not_before <= LIMITS.max_validity_s:
-        raise EnrolmentInvalid(
-            f"Site '{request.site}': a validity must end after its begin and last at most "
-            f"{LIMITS.max_validity_s // 86_400} days."
-        )
 
 
 def _document(request: EnrolmentRequest) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Who belongs to the consortium: site ids, identity keys and their validity, signed once.
 
-A site pins the fingerprint of the consortium key, read out of band (telephone, paper), and
-believes no identity key that this signature does not cover. Nothing here reads a clock: the
-caller says what time it is.
+A site pins the fingerprint of the consortium key, read out of band (telephone, paper), and trusts
+only identity keys that this signature covers. Nothing here reads a clock: the caller gives the
+time.
 """
 
 import base64
@@ -47,7 +47,7 @@ class RosterSignatureInvalid(PeerError):
 
 
 class RosterEntryExpired(PeerError):
-    """A site's entry is not valid at this time, so its identity key must not be believed."""
+    """A site's entry is not valid at this time, so its identity key must not be trusted."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Roster:
 
 @dataclass(frozen=True)
 class SignedRoster:
-    """A roster under the consortium's signature; believe it only after `verify`.
+    """A roster under the consortium's signature; trust it only after `verify`.
 
     Attributes:
         roster: the unverified content.
@@ -155,12 +155,23 @@ class SignedRoster:
             RosterSignatureInvalid: another key, or another content, than the signature's.
             RosterEntryExpired: an entry is not valid at `now`; renew the roster.
         """
-        if not _pin_matches(pin, self.consortium):
+        if isinstance(pin, bytes):
+            pinned = pin == self.consortium
+        else:
+            typed = re.sub(r"[\s-]", "", pin).upper()
+            pinned = typed == fingerprint(self.consortium).replace("-", "")
+        if not pinned:
             raise RosterSignatureInvalid(
                 f"The roster is signed by {fingerprint(self.consortium)}, not by the pinned "
                 "consortium key; check the fingerprint with the consortium by telephone."
             )
-        _verify_signature(self)
+        try:
+            key = Ed25519PublicKey.from_public_bytes(self.consortium)
+            key.verify(self.signature, _signed_bytes(self.roster))
+        except (InvalidSignature, ValueError):
+            raise RosterSignatureInvalid(
+                "The roster's content does not match its signature: it was changed after signing."
+            ) from None
         expired = [entry.site for entry in self.roster.sites if not entry.valid_at(now)]
         if expired:
             raise RosterEntryExpired(
@@ -208,28 +219,11 @@ def sign_roster(roster: Roster, consortium_key: Ed25519PrivateKey) -> SignedRost
 
 
 def fingerprint(public_key: bytes | Ed25519PublicKey) -> str:
-    """A key's fingerprint, to be read aloud: 160 bits of SHA-256 as eight groups of four."""
+    """Write a key's fingerprint, to be read aloud: 160 bits of SHA-256 as eight groups of four."""
     raw = public_key if isinstance(public_key, bytes) else public_key.public_bytes_raw()
     digest = hashlib.sha256(packed("fedrx/1 fingerprint", raw)).digest()
     text = base64.b32encode(digest[:20]).decode("ascii")
     return "-".join(text[start : start + 4] for start in range(0, len(text), 4))
-
-
-def _pin_matches(pin: str | bytes, key: bytes) -> bool:
-    if isinstance(pin, bytes):
-        return pin == key
-    heard = re.sub(r"[\s-]", "", pin).upper()
-    return heard == fingerprint(key).replace("-", "")
-
-
-def _verify_signature(signed: SignedRoster) -> None:
-    try:
-        key = Ed25519PublicKey.from_public_bytes(signed.consortium)
-        key.verify(signed.signature, _signed_bytes(signed.roster))
-    except (InvalidSignature, ValueError):
-        raise RosterSignatureInvalid(
-            "The roster's content does not match its signature: it was changed after signing."
-        ) from None
 
 
 def _signed_bytes(roster: Roster) -> bytes:
@@ -262,21 +256,20 @@ def _roster_document(roster: Roster) -> dict[str, Any]:
 
 
 def _roster_from(document: dict[str, Any]) -> Roster:
-    entries = tuple(_entry_from(item) for item in document["sites"])
+    entries = tuple(
+        SiteEntry(
+            site=_typed(item["site"], str),
+            name=_typed(item["name"], str),
+            identity=from_base64(item["identity"], source="A site's identity key"),
+            not_before=_typed(item["not_before"], int),
+            not_after=_typed(item["not_after"], int),
+        )
+        for item in document["sites"]
+    )
     roster = Roster(sites=entries, serial=_typed(document["serial"], int))
     if _roster_document(roster) != document:
         raise MalformedMessage("The roster has unknown fields, or its sites are not in order.")
     return roster
-
-
-def _entry_from(item: dict[str, Any]) -> SiteEntry:
-    return SiteEntry(
-        site=_typed(item["site"], str),
-        name=_typed(item["name"], str),
-        identity=from_base64(item["identity"], source="A site's identity key"),
-        not_before=_typed(item["not_before"], int),
-        not_after=_typed(item["not_after"], int),
-    )
 
 
 def _typed(value: object, kind: type[T]) -> T:

@@ -1,9 +1,9 @@
 """A site's signed head of its audit log, which the coordinator keeps as a witness.
 
-Inside a site's folder nothing shows that the whole folder is an older copy. So each answer carries
-the head that the log has then, signed, and each request carries the newest head that the
-coordinator has of the site. A site whose log never had that head answers nothing. A witness can
-hold a head back, never invent one; it learns how many lines the log has, and no word of them.
+Nothing inside a site's folder shows that the whole folder is an older copy. So each answer carries
+the log's head, signed, and each request carries the newest head that the coordinator has of the
+site. A site whose log never had that head answers nothing. A witness can hold a head back, but not
+invent one; it learns how many lines the log has, and no word of them.
 """
 
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class SignedHead:
         return cls(site, head, key.sign(_signed(site, head)))
 
     def verify(self, identity: bytes) -> None:
-        """Believe the head only if this key signed it.
+        """Check that this key signed the head.
 
         Args:
             identity: the site's raw Ed25519 public key, 32 bytes.
@@ -76,7 +76,7 @@ class SignedHead:
         """Read what `to_json` wrote; the signature is not verified yet.
 
         Raises:
-            MalformedMessage: it is no such document.
+            MalformedMessage: it is not such a document.
         """
         if len(data) > MAX_BYTES:
             raise MalformedMessage(f"A signed head has at most {MAX_BYTES} bytes.")
