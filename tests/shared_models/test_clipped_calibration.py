@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedrx_client.training.clip_factors import Limits
+from fedrx_client.training.clip_factors import ClipBounds
 from fedrx_client.training.clipping import clipped_gradient_sum, leave_one_out_sensitivity
 from fedrx_client.training.errors import TrainingInvalid
 from fedrx_models.cohort.batch import PatientBatch
@@ -168,10 +168,10 @@ def test_weights_that_overflow_for_one_patient_leave_the_others_sum(method):
 @given(bound=st.floats(1e-3, 1e3), length=st.floats(0.0, 0.99))
 @settings(max_examples=50)
 def test_limits_share_the_norm_out(bound, length):
-    limits = Limits.of(Boastful(1.0, length), bound)
+    limits = ClipBounds.of(Boastful(1.0, length), bound)
     assert np.hypot(limits.rest, limits.apart["head.reach"]) == pytest.approx(bound)
 
 
 def test_a_layer_that_would_take_all_is_refused():
     with pytest.raises(TrainingInvalid, match="leave nothing"):
-        Limits.of(Boastful(1.0, 1.0), 1.0)
+        ClipBounds.of(Boastful(1.0, 1.0), 1.0)
