@@ -1,4 +1,4 @@
 """The models that both sides agree on, with their contract, metrics and files.
 
-Arithmetic on patients and weights only; nothing here sends, records or reads a clock.
+This room computes on patients and weights; nothing here sends, records or reads a clock.
 """

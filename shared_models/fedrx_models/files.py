@@ -31,7 +31,7 @@ class ModelFile:
 def save_model(path: Path | str, model: PatientModel, study_digest: str) -> Path:
     """Write a model's weights, name, hyper-parameters and schema.
 
-    The file appears under its name only when complete.
+    The file gets its name only when it is complete.
 
     Args:
         path: where to write; its folder must exist.
@@ -74,48 +74,34 @@ def load_model(path: Path | str, expected_digest: str | None = None) -> ModelFil
             another study.
     """
     path = Path(path)
-    metadata, tensors = _read(path)
-    digest = metadata["study"]
-    if expected_digest is not None and digest != expected_digest:
-        raise ModelFileInvalid(
-            f"{path}: the model belongs to study {digest[:12]}, not {expected_digest[:12]}."
-        )
-    model = _rebuild(path, metadata)
-    _check_weights(path, model, tensors)
-    model.load_state_dict(tensors)
-    return ModelFile(model=model, study_digest=digest)
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     if not path.is_file():
         raise ModelFileInvalid(f"{path}: there is no such model file.")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata: dict[str, str] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise ModelFileInvalid(f"{path}: cannot be read as safetensors: {error}.") from None
-    absent = [key for key in _KEYS if key not in metadata]
-    if absent or metadata["format"] != FORMAT:
+    if any(key not in metadata for key in _KEYS) or metadata["format"] != FORMAT:
         raise ModelFileInvalid(f"{path}: is not a FedRx model file of format '{FORMAT}'.")
-    return metadata, tensors
-
-
-def _rebuild(path: Path, metadata: dict[str, str]) -> PatientModel:
+    digest = metadata["study"]
+    if expected_digest is not None and digest != expected_digest:
+        raise ModelFileInvalid(
+            f"{path}: the model belongs to study {digest[:12]}, not {expected_digest[:12]}."
+        )
     try:
         schema = FeatureSchema.model_validate_json(metadata["schema"])
         config = read_json(metadata["config"])
         section = ModelSection(**{**config, "name": metadata["model"]})
-        return build_model(section, schema, seed=0)
+        model = build_model(section, schema, seed=0)
     except (ValidationError, DocumentInvalid, TypeError, StudyError) as error:
         reason = str(error).splitlines()[0]
         raise ModelFileInvalid(f"{path}: its description cannot be used: {reason}") from None
-
-
-def _check_weights(path: Path, model: PatientModel, tensors: dict[str, torch.Tensor]) -> None:
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     spec = weight_spec(model)
     if found != dict(zip(spec.names, spec.shapes, strict=True)):
         raise ModelFileInvalid(f"{path}: its weights do not fit the model it describes.")
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise ModelFileInvalid(f"{path}: holds a weight that is not a finite number.")
+    model.load_state_dict(tensors)
+    return ModelFile(model=model, study_digest=digest)

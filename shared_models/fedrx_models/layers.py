@@ -1,7 +1,7 @@
-"""Layers that the pharmacogenomic networks share; each keeps patients apart.
+"""Layers that the networks share; none mixes patients.
 
-Every layer here is one that clipping has a closed form for: `nn.Linear` and the like, and
-`SegmentLinear`, whose form the site's training code knows.
+Clipping has a closed form for every layer here: `nn.Linear` and similar ones, and `SegmentLinear`,
+whose form is in the site's training code.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import nn
 def drawn_linear(
     inputs: int, outputs: int, generator: torch.Generator, gain: float = 1.0
 ) -> nn.Linear:
-    """A linear layer with weights of standard deviation gain / sqrt(inputs), and bias zero."""
+    """Build a linear layer: weights of standard deviation gain / sqrt(inputs), and bias zero."""
     layer = nn.Linear(inputs, outputs)
     with torch.no_grad():
         layer.weight.normal_(0.0, gain / math.sqrt(max(1, inputs)), generator=generator)
@@ -22,7 +22,7 @@ def drawn_linear(
 
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer that starts at zero: an output that starts at the public reference."""
+    """Build a linear layer that starts at zero: an output that starts at the public reference."""
     layer = nn.Linear(inputs, outputs)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -32,7 +32,7 @@ def zero_linear(inputs: int, outputs: int) -> nn.Linear:
 def drawn_conv(
     inputs: int, outputs: int, width: int, generator: torch.Generator, gain: float = 1.0
 ) -> nn.Conv1d:
-    """A convolution over tokens that keeps their number; `width` is odd."""
+    """Build a convolution over tokens that keeps their number; `width` is odd."""
     layer = nn.Conv1d(inputs, outputs, width, padding=width // 2)
     with torch.no_grad():
         layer.weight.normal_(0.0, gain / math.sqrt(inputs * width), generator=generator)
@@ -41,7 +41,7 @@ def drawn_conv(
 
 
 class SegmentLinear(nn.Module):
-    """A linear layer of its own for every segment: `(B, S, P) -> (B, S, E)`.
+    """A separate linear layer for every segment: `(B, S, P) -> (B, S, E)`.
 
     Args:
         segments: S.
@@ -58,9 +58,9 @@ class SegmentLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(segments, outputs))
         with torch.no_grad():
             self.weight.normal_(0.0, 1 / math.sqrt(inputs), generator=generator)
-            # Not zero: a segment's bias is its place in the sequence.
+            # Not zero: a segment's bias encodes its place in the sequence.
             self.bias.normal_(0.0, 0.1, generator=generator)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """`(B, S, P)` to `(B, S, E)`."""
+        """Map `(B, S, P)` to `(B, S, E)`."""
         return torch.einsum("bsp,spe->bse", values, self.weight) + self.bias

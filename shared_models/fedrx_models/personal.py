@@ -1,9 +1,9 @@
 """A private head: what a site adds to the federated model, and never sends anywhere.
 
-It shifts and stretches the model's outputs, one pair of numbers for each, fitted on the site's own
-patients. A prior holds both near "as the federated model says", so that a site with few patients
-changes little, and one with many corrects how its population or its laboratory differs. Nothing
-here may be part of a message: a private head has no noise and is in no privacy account.
+It shifts and stretches the model's outputs, with one pair of numbers for each, fitted on the site's
+own patients. A prior keeps both near the federated model, so that a site with few patients changes
+little, and one with many corrects for its population or its laboratory. Nothing here may be part of
+a message: a private head has no noise and no privacy account covers it.
 """
 
 import copy
@@ -19,12 +19,12 @@ from fedrx_models.contract import AnyPrediction, Head, ModelFileInvalid, Patient
 from fedrx_models.fitting import searchable
 
 PRIOR_SD = 0.3
-"""Of a shift, in normalised outputs, and of a stretch's logarithm: how far sites may differ."""
+"""How far sites may differ: for a shift, in normalised outputs, and for a stretch's logarithm."""
 _ITERATIONS = 50
 
 
 class PrivateHead(nn.Module):
-    """The federated head, with outputs shifted and stretched first.
+    """A federated head whose outputs are shifted and stretched first.
 
     Args:
         shared: the federated model's head, which stays as it is.
@@ -39,27 +39,27 @@ class PrivateHead(nn.Module):
         self.log_stretch = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, outputs: torch.Tensor, batch: PatientBatch) -> torch.Tensor:
-        """Loss per patient, `(B,)`."""
+        """Compute the loss per patient, `(B,)`."""
         losses: torch.Tensor = self.shared(self._changed(outputs), batch)
         return losses
 
     @property
     def bounded_layers(self) -> dict[str, float]:
-        """None: whatever is fitted here is never clipped, as it never leaves."""
+        """None: what is fitted here never leaves the site, so it is never clipped."""
         return {}
 
     def output_gradient_norms(
         self, outputs: torch.Tensor, batch: PatientBatch
     ) -> torch.Tensor | None:
-        """Those of the federated head, at the outputs that it sees."""
+        """Return those of the federated head, at the outputs that it reads."""
         return self.shared.output_gradient_norms(self._changed(outputs), batch)
 
     def predict(self, outputs: torch.Tensor) -> AnyPrediction:
-        """Predictions of the target's kind, in its unit."""
+        """Predict in the target's kind and unit."""
         return self.shared.predict(self._changed(outputs))
 
     def penalty(self) -> torch.Tensor:
-        """Minus the logarithm of the prior, up to a constant; a scalar."""
+        """Compute minus the logarithm of the prior, up to a constant; a scalar."""
         return (self.shift.square().sum() + self.log_stretch.square().sum()) / (2 * PRIOR_SD**2)
 
     def _changed(self, outputs: torch.Tensor) -> torch.Tensor:
@@ -67,11 +67,11 @@ class PrivateHead(nn.Module):
 
 
 def personalise(model: PatientModel, batch: PatientBatch) -> PatientModel:
-    """A copy of a federated model with a head fitted to a site's own patients.
+    """Copy a federated model, with a head fitted to a site's own patients.
 
     Args:
         model: the federated model; it is not changed.
-        batch: the site's training patients; none leave the model as it is.
+        batch: the site's training patients; without any, the model stays as it is.
     """
     personal = searchable(model)
     private = PrivateHead(personal.head, output_count(model.schema)).to(batch.x)
@@ -95,10 +95,10 @@ def personalise(model: PatientModel, batch: PatientBatch) -> PatientModel:
 
 
 def private_head_bytes(personal: PatientModel) -> bytes:
-    """The private head of a model that `personalise` made, for a file at the site.
+    """Encode the private head of a model that `personalise` made, for a file at the site.
 
     Raises:
-        TypeError: the model has none.
+        TypeError: the model has no private head.
     """
     if not isinstance(personal.head, PrivateHead):
         raise TypeError("this model has no private head.")
@@ -107,7 +107,7 @@ def private_head_bytes(personal: PatientModel) -> bytes:
 
 
 def with_private_head(model: PatientModel, content: bytes, source: str) -> PatientModel:
-    """A copy of a federated model with the private head that `private_head_bytes` wrote.
+    """Copy a federated model, with the private head that `private_head_bytes` wrote.
 
     Args:
         model: the federated model; it is not changed.

@@ -1,6 +1,6 @@
-"""A study made concrete: sizes of its model and metrics, and the numbers of secure aggregation.
+"""A study's plan: sizes of its model and metrics, and the numbers of secure aggregation.
 
-Coordinator and site each compute this for themselves; neither takes it from the other.
+Coordinator and site each compute it; neither accepts it from the other.
 """
 
 from functools import lru_cache
@@ -38,5 +38,5 @@ def make_plan(study: Study, sites: int) -> StudyPlan:
 
 @lru_cache(maxsize=8)
 def plan_for(study: Study, sites: int) -> StudyPlan:
-    """The study's plan for a number of sites, kept for the next question."""
+    """Return the study's plan for a number of sites, cached for the next call."""
     return make_plan(study, sites)

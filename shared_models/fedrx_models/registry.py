@@ -31,7 +31,7 @@ from fedrx_protocol.study.study import ModelSection
 from fedrx_protocol.study.validation import own, sentence_of
 
 Family = Literal["pharmacogenomic", "flux"]
-"""What a model is for: an outcome of a patient, or markers over time."""
+"""What a model predicts: an outcome of a patient, or markers over time."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ FACTORIES: Mapping[str, Factory] = MappingProxyType(
 
 
 def models_of(family: Family) -> tuple[str, ...]:
-    """Names of a family's models."""
+    """Name a family's models."""
     return tuple(name for name, factory in FACTORIES.items() if factory.family == family)
 
 
 def family_of(schema: FeatureSchema) -> Family:
-    """Which models can do what the study wants."""
+    """Return the family of models that can predict the study's target."""
     return "flux" if isinstance(schema.target, ForecastTarget) else "pharmacogenomic"
 
 
@@ -79,48 +79,44 @@ def build_model(
     Args:
         section: name and hyper-parameters.
         schema: the study's features and target.
-        seed: fixes the start weights; `None` draws a seed from the operating system, which is
-            right for a coordinator, whose start weights everybody receives anyway.
+        seed: fixes the start weights; `None` draws a seed from the operating system. That is right
+            for a coordinator: every site receives its start weights.
 
     Raises:
         StudyError: if the model is not known or a hyper-parameter is unknown or impossible.
     """
     factory = _factory(section.name)
     config = check_config(section)
-    _check_family(section.name, factory, schema)
+    family = family_of(schema)
+    if factory.family != family:
+        does = "forecasts markers" if factory.family == "flux" else "forecasts no markers"
+        raise StudyError(
+            f"'model.name' is '{section.name}', which {does}, but 'target.kind' is "
+            f"'{schema.target.kind}': use {', '.join(models_of(family))}."
+        )
     generator = torch.Generator(device="cpu")
     generator.manual_seed(secrets.randbits(63) if seed is None else seed)
     return factory.build(config, schema, generator)
 
 
 def check_config(section: ModelSection) -> BaseModel:
-    """The model's validated hyper-parameters, defaults filled in; raises as `build_model` does."""
+    """Validate a model's hyper-parameters and fill in defaults; raises as `build_model` does."""
     factory = _factory(section.name)
     try:
         return factory.config.model_validate(section.parameters)
     except ValidationError as error:
-        sentences = [_sentence(item, section.name, factory) for item in own(error.errors())]
+        sentences = []
+        for item in own(error.errors()):
+            sentence = f"{sentence_of(item, 'model')}."
+            if item["type"] == "extra_forbidden":
+                key, allowed = item["loc"][0], ", ".join(factory.config.model_fields)
+                model = f"model '{section.name}'"
+                sentence = f"unknown key 'model.{key}' for {model}; allowed here: {allowed}."
+            sentences.append(sentence)
         raise StudyError(*sentences) from None
-
-
-def _check_family(name: str, factory: Factory, schema: FeatureSchema) -> None:
-    family = family_of(schema)
-    if factory.family != family:
-        does = "forecasts markers" if factory.family == "flux" else "forecasts no markers"
-        raise StudyError(
-            f"'model.name' is '{name}', which {does}, but 'target.kind' is "
-            f"'{schema.target.kind}': use {', '.join(models_of(family))}."
-        )
 
 
 def _factory(name: str) -> Factory:
     if name not in FACTORIES:
         raise StudyError(f"'model.name' is '{name}': allowed are {', '.join(FACTORIES)}.")
     return FACTORIES[name]
-
-
-def _sentence(item: Mapping[str, Any], name: str, factory: Factory) -> str:
-    if item["type"] == "extra_forbidden":
-        key, allowed = item["loc"][0], ", ".join(factory.config.model_fields)
-        return f"unknown key 'model.{key}' for model '{name}'; allowed here: {allowed}."
-    return f"{sentence_of(item, 'model')}."

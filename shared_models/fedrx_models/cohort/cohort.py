@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fedrx_common.errors import DataError
 from fedrx_models.cohort.visits import Courses, outcome_shape
-from fedrx_models.cohort.visits_check import check_visits, require_forecasts
+from fedrx_models.cohort.visits_check import check_range, check_visits, require_forecasts
 from fedrx_protocol.study.schema import (
     BinaryTarget,
     Block,
@@ -49,14 +49,14 @@ class Cohort:
             missing; flags as bool, or where the study lets a site lack them as int16, -1 missing.
         target: what happened, float64. A number `(n,)` in the target's unit, or 0 and 1 `(n,)`,
             never missing; for survival `(n, 2)`: the time of event or last contact, and 1 for an
-            event, 0 for a patient who left unharmed; for a panel `(n, drugs)`, NaN where a drug
+            event, 0 for a patient who left without one; for a panel `(n, drugs)`, NaN where a drug
             was not given, with at least one that was. For a forecast `(n, T, H, M, 2)`, which
-            follows from the visits: see `Courses.outcomes`; give `(n, 0)` to have it worked out.
+            follows from the visits (see `Courses.outcomes`); `(n, 0)` asks to compute it.
         blocks: by block name, `(n, genes)` float64 in the block's unit, NaN where missing.
         visits: `(n, T, 2 + markers + treatments)` float64: time, episode number, and the values
             in the study's order and units, NaN where missing; rows after a patient's last visit
-            are NaN throughout. Times rise within an episode, and an episode's visits stand
-            together. None for a study without visits.
+            are NaN throughout. Times rise within an episode, and an episode's visits follow
+            each other. None for a study without visits.
 
     Raises:
         DataError: if a column or block is missing or unknown, has another length or type, or
@@ -72,33 +72,48 @@ class Cohort:
     visits: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0, 0)))
 
     def __post_init__(self) -> None:
-        _check_patients(self.site, self.patients)
-        _check_names(self.site, self.schema, self.values)
-        count = len(self.patients)
-        checked = {
-            feature.name: _column(self.site, feature, self.values[feature.name], count)
-            for feature in self.schema.features
+        site, schema, count = self.site, self.schema, len(self.patients)
+        if not site:
+            raise DataError("a cohort's site has no name.")
+        if not all(self.patients):
+            raise DataError(f"site '{site}': patient {self.patients.index('') + 1} has no id.")
+        if len(set(self.patients)) != count:
+            raise DataError(f"site '{site}': a patient appears more than once.")
+        _check_names(site, "feature", schema.features, self.values)
+        values = {
+            feature.name: _column(site, feature, self.values[feature.name], count)
+            for feature in schema.features
         }
-        object.__setattr__(self, "values", checked)
-        object.__setattr__(self, "visits", _visits(self.site, self.schema, self.visits, count))
-        target = _target(self.site, self.schema, self.target, count)
-        if isinstance(self.schema.target, ForecastTarget) and target.ndim == 2:
-            target = Courses(self.schema, self.visits).outcomes()
+        object.__setattr__(self, "values", values)
+        visits = np.asarray(self.visits, dtype=np.float64)
+        if schema.visits is not None:
+            check_visits(site, schema, visits, count)
+        elif visits.size:
+            raise DataError(f"site '{site}': visits were given, but the study knows of none.")
+        else:
+            visits = np.zeros((count, 0, 0))
+        object.__setattr__(self, "visits", _frozen(visits))
+        target = _target(site, schema, self.target, count)
+        if isinstance(schema.target, ForecastTarget) and target.ndim == 2:
+            target = Courses(schema, self.visits).outcomes()
         object.__setattr__(self, "target", _frozen(target))
-        _check_blocks(self.site, self.schema, self.blocks)
-        blocks = {
-            block.name: _block(self.site, block, self.blocks[block.name], count)
-            for block in self.schema.blocks
-        }
+        _check_names(site, "block", schema.blocks, self.blocks)
+        blocks = {}
+        for block in schema.blocks:
+            numbers = np.asarray(self.blocks[block.name], dtype=np.float64)
+            _check_shape(site, block.name, numbers, count, len(block.genes))
+            known = numbers[~np.isnan(numbers)]
+            check_range(site, block.name, known, block.minimum, block.maximum)
+            blocks[block.name] = _frozen(numbers)
         object.__setattr__(self, "blocks", blocks)
 
     def __len__(self) -> int:
         return len(self.patients)
 
     def select(self, index: ArrayLike) -> "Cohort":
-        """The patients at `index`: positions or a boolean mask `(n,)`."""
+        """Select the patients at `index`: positions or a boolean mask `(n,)`."""
         chosen = np.asarray(index)
-        if not chosen.size:  # an empty list would read as floats, which are no positions
+        if not chosen.size:  # NumPy reads an empty list as floats, which are not positions
             chosen = chosen.astype(np.int64)
         positions = np.arange(len(self))[chosen]
         return Cohort(
@@ -114,8 +129,8 @@ class Cohort:
     def split(self, held_out: float, salt: bytes, fold: int = 0) -> tuple["Cohort", "Cohort"]:
         """Split into (training, held-out) patients.
 
-        Each patient's side depends on the salt and the own id only, so that one patient more or
-        less moves nobody else; this is what lets the two privacy budgets compose in parallel.
+        Each patient's side depends only on the salt and that patient's id, so one patient more or
+        less moves no other patient. This lets the two privacy budgets compose in parallel.
 
         Args:
             held_out: expected share of held-out patients, between 0 and 1.
@@ -126,10 +141,15 @@ class Cohort:
         return self.select(~aside), self.select(aside)
 
     def aside(self, held_out: float, salt: bytes, fold: int = 0) -> NDArray[np.bool_]:
-        """Whom `split` holds out, `(n,)`."""
+        """Compute which patients `split` holds out, `(n,)`."""
         if not 0 <= held_out <= 1:
             raise DataError(f"held_out is {held_out:g}: it must lie between 0 and 1.")
-        places = np.array([_position(salt, patient) for patient in self.patients], float)
+        digests = [
+            hmac.digest(salt, b"fedrx/1 split\x00" + patient.encode(), "sha256")
+            for patient in self.patients
+        ]
+        # Pseudo-random places in [0, 1), keyed by the salt.
+        places = np.array([int.from_bytes(d[:6], "big") / 2.0**48 for d in digests], float)
         found: NDArray[np.bool_] = (places >= fold * held_out) & (places < (fold + 1) * held_out)
         return found
 
@@ -137,7 +157,8 @@ class Cohort:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of schema, site and content; the order of the patients does not matter.
 
-        It names a cohort in the site's own ledger. It is no secret-keeping hash: do not send it.
+        It names a cohort in the site's own ledger. It does not keep its content secret: do not send
+        it.
         """
         digest = hashlib.sha256(b"fedrx/1 cohort\x00")
         _feed(digest, self.site.encode())
@@ -156,7 +177,7 @@ class Cohort:
 
 
 def require_variety(target: Target, outcomes: NDArray[np.float64], where: str) -> None:
-    """Refuse outcomes from which nothing can be learned, or on which nothing can be judged.
+    """Refuse outcomes from which a model can learn nothing, or on which it cannot be judged.
 
     Args:
         target: the kind of outcome.
@@ -164,13 +185,17 @@ def require_variety(target: Target, outcomes: NDArray[np.float64], where: str) -
         where: whose they are, in words.
 
     Raises:
-        DataError: all are alike: one number or class only, or all censored.
+        DataError: all outcomes are alike: one number or class only, or all censored.
     """
-    if isinstance(target, ContinuousTarget | PanelTarget) and _all_alike(outcomes):
-        raise DataError(
-            f"{where}, all have the same outcome '{target.name}': bring patients who differ, or "
-            "check column and unit of the mapping."
-        )
+    if isinstance(target, ContinuousTarget | PanelTarget):
+        columns = outcomes.reshape(len(outcomes), -1).T  # one for each drug
+        known = [column[~np.isnan(column)] for column in columns]
+        compared = [numbers for numbers in known if len(numbers) > 1]
+        if compared and all((numbers == numbers[0]).all() for numbers in compared):
+            raise DataError(
+                f"{where}, all have the same outcome '{target.name}': bring patients who differ, "
+                "or check column and unit of the mapping."
+            )
     if isinstance(target, BinaryTarget) and len(np.unique(outcomes)) < 2:
         raise DataError(
             f"{where}, all have the same outcome '{target.name}': bring patients of both kinds, "
@@ -187,19 +212,11 @@ def require_variety(target: Target, outcomes: NDArray[np.float64], where: str) -
         require_forecasts(target, outcomes, where)
 
 
-def _all_alike(outcomes: NDArray[np.float64]) -> bool:
-    """Whether numbers `(n,)`, or each drug's `(n, drugs)`, never differ, and two could have."""
-    columns = outcomes.reshape(len(outcomes), -1).T
-    known = [column[~np.isnan(column)] for column in columns]
-    compared = [numbers for numbers in known if len(numbers) > 1]
-    return bool(compared) and all((numbers == numbers[0]).all() for numbers in compared)
-
-
 def concatenate(cohorts: Sequence[Cohort], *, site: str = "pooled") -> Cohort:
     """Pool cohorts of one schema; ids become "site/patient", as two sites may use the same ids.
 
     Raises:
-        DataError: if there is none, or their schemas differ.
+        DataError: if there are no cohorts, or their schemas differ.
     """
     if not cohorts:
         raise DataError("there is no cohort to pool.")
@@ -227,12 +244,6 @@ def concatenate(cohorts: Sequence[Cohort], *, site: str = "pooled") -> Cohort:
     )
 
 
-def _position(salt: bytes, patient: str) -> float:
-    """A patient's place in [0, 1), pseudo-random and keyed by the salt."""
-    digest = hmac.digest(salt, b"fedrx/1 split\x00" + patient.encode(), "sha256")
-    return int.from_bytes(digest[:6], "big") / 2.0**48
-
-
 def _feed(digest: "hashlib._Hash", part: bytes) -> None:
     digest.update(len(part).to_bytes(8, "big"))
     digest.update(part)
@@ -245,30 +256,28 @@ def _canonical(column: NDArray[Any]) -> bytes:
     return np.ascontiguousarray(column, dtype=little_endian).tobytes()
 
 
-def _check_patients(site: str, patients: tuple[str, ...]) -> None:
-    if not site:
-        raise DataError("a cohort's site has no name.")
-    if not all(patients):
-        raise DataError(f"site '{site}': patient {patients.index('') + 1} has no id.")
-    if len(set(patients)) != len(patients):
-        raise DataError(f"site '{site}': a patient appears more than once.")
-
-
-def _check_names(site: str, schema: FeatureSchema, values: Mapping[str, NDArray[Any]]) -> None:
-    names = {feature.name for feature in schema.features}
-    absent, unknown = sorted(names - set(values)), sorted(set(values) - names)
+def _check_names(
+    site: str, kind: str, wanted: Sequence[Feature | Block], given: Mapping[str, NDArray[Any]]
+) -> None:
+    names = {one.name for one in wanted}
+    absent, unknown = sorted(names - set(given)), sorted(set(given) - names)
     if absent:
-        raise DataError(f"site '{site}': feature '{absent[0]}' of the study is missing.")
+        raise DataError(f"site '{site}': {kind} '{absent[0]}' of the study is missing.")
     if unknown:
-        raise DataError(f"site '{site}': feature '{unknown[0]}' is not in the study.")
+        raise DataError(f"site '{site}': {kind} '{unknown[0]}' is not in the study.")
 
 
 def _column(site: str, feature: Feature, column: ArrayLike, count: int) -> NDArray[Any]:
-    """The checked, copied, read-only column of one feature."""
+    """Check, copy and freeze the column of one feature."""
     raw = np.asarray(column)
     _check_shape(site, feature.name, raw, count)
     if isinstance(feature, NumberFeature):
-        return _numbers(site, feature, raw)
+        if not np.issubdtype(raw.dtype, np.number):
+            raise DataError(f"site '{site}': '{feature.name}' must hold numbers, not {raw.dtype}.")
+        numbers = raw.astype(np.float64)
+        known = numbers[~np.isnan(numbers)]
+        check_range(site, feature.name, known, feature.minimum, feature.maximum)
+        return _frozen(numbers)
     if isinstance(feature, CategoryFeature):
         return _codes(site, feature, raw, len(feature.values) - 1)
     if isinstance(feature, FlagFeature) and feature.optional:
@@ -276,14 +285,6 @@ def _column(site: str, feature: Feature, column: ArrayLike, count: int) -> NDArr
     if raw.dtype != np.bool_:
         raise DataError(f"site '{site}': flag '{feature.name}' must be boolean, not {raw.dtype}.")
     return _frozen(raw)
-
-
-def _numbers(site: str, feature: NumberFeature, raw: NDArray[Any]) -> NDArray[np.float64]:
-    if not np.issubdtype(raw.dtype, np.number):
-        raise DataError(f"site '{site}': '{feature.name}' must hold numbers, not {raw.dtype}.")
-    numbers = raw.astype(np.float64)
-    _check_range(site, feature.name, numbers[~np.isnan(numbers)], feature.minimum, feature.maximum)
-    return _frozen(numbers)
 
 
 def _codes(
@@ -294,12 +295,12 @@ def _codes(
             f"site '{site}': '{feature.name}' must hold positions in the study's values, "
             f"not {raw.dtype}."
         )
-    _check_range(site, feature.name, raw, MISSING_CATEGORY, last)
+    check_range(site, feature.name, raw, MISSING_CATEGORY, last)
     return _frozen(raw.astype(np.int16))
 
 
 def _target(site: str, schema: FeatureSchema, values: ArrayLike, count: int) -> NDArray[Any]:
-    """The checked outcomes."""
+    """Check the outcomes."""
     target, numbers = schema.target, np.asarray(values, dtype=np.float64)
     name = target.name
     if isinstance(target, ForecastTarget):
@@ -308,42 +309,24 @@ def _target(site: str, schema: FeatureSchema, values: ArrayLike, count: int) -> 
     elif isinstance(target, PanelTarget):
         _check_shape(site, name, numbers, count, len(target.drugs))
         known = ~np.isnan(numbers)
-        _check_range(site, name, numbers[known], target.minimum, target.maximum)
-        _check_nobody_is_empty(site, name, known.sum(axis=1) > 0)
+        check_range(site, name, numbers[known], target.minimum, target.maximum)
+        _check_known(site, name, known.sum(axis=1) > 0)
     elif isinstance(target, SurvivalTarget):
         _check_shape(site, name, numbers, count, 2)
-        _check_nobody_is_empty(site, name, np.isnan(numbers).sum(axis=1) == 0)
-        _check_range(site, f"{name}, time", numbers[:, 0], 0, np.inf)
+        _check_known(site, name, np.isnan(numbers).sum(axis=1) == 0)
+        check_range(site, f"{name}, time", numbers[:, 0], 0, np.inf)
         _check_yes_or_no(site, f"{name}, event", numbers[:, 1])
     else:
         _check_shape(site, name, numbers, count)
-        _check_nobody_is_empty(site, name, ~np.isnan(numbers))
-        _check_single(site, target, numbers)
+        _check_known(site, name, ~np.isnan(numbers))
+        if isinstance(target, BinaryTarget):
+            _check_yes_or_no(site, name, numbers)
+        else:
+            check_range(site, name, numbers, target.minimum, target.maximum)
     return numbers
 
 
-def _visits(site: str, schema: FeatureSchema, values: ArrayLike, count: int) -> NDArray[Any]:
-    """The checked, copied, read-only visits; `(n, 0, 0)` for a study without."""
-    numbers = np.asarray(values, dtype=np.float64)
-    if schema.visits is None:
-        if numbers.size:
-            raise DataError(f"site '{site}': visits were given, but the study knows of none.")
-        return _frozen(np.zeros((count, 0, 0)))
-    check_visits(site, schema, numbers, count)
-    return _frozen(numbers)
-
-
-def _check_single(
-    site: str, target: ContinuousTarget | BinaryTarget, numbers: NDArray[np.float64]
-) -> None:
-    """Outcomes that are one number a patient."""
-    if isinstance(target, BinaryTarget):
-        _check_yes_or_no(site, target.name, numbers)
-    else:
-        _check_range(site, target.name, numbers, target.minimum, target.maximum)
-
-
-def _check_nobody_is_empty(site: str, name: str, known: NDArray[np.bool_]) -> None:
+def _check_known(site: str, name: str, known: NDArray[np.bool_]) -> None:
     if not known.all():
         raise DataError(f"site '{site}': target '{name}' is missing for a patient.")
 
@@ -354,39 +337,12 @@ def _check_yes_or_no(site: str, name: str, numbers: NDArray[np.float64]) -> None
         raise DataError(f"site '{site}': '{name}' holds {other[0]:g}, but only 0 and 1 are known.")
 
 
-def _check_blocks(site: str, schema: FeatureSchema, blocks: Mapping[str, NDArray[Any]]) -> None:
-    names = {block.name for block in schema.blocks}
-    absent, unknown = sorted(names - set(blocks)), sorted(set(blocks) - names)
-    if absent:
-        raise DataError(f"site '{site}': block '{absent[0]}' of the study is missing.")
-    if unknown:
-        raise DataError(f"site '{site}': block '{unknown[0]}' is not in the study.")
-
-
-def _block(site: str, block: Block, values: ArrayLike, count: int) -> NDArray[Any]:
-    """The checked, copied, read-only values of one block."""
-    numbers = np.asarray(values, dtype=np.float64)
-    _check_shape(site, block.name, numbers, count, len(block.genes))
-    known = numbers[~np.isnan(numbers)]
-    _check_range(site, block.name, known, block.minimum, block.maximum)
-    return _frozen(numbers)
-
-
 def _check_shape(
     site: str, name: str, column: NDArray[Any], count: int, columns: int | None = None
 ) -> None:
     if column.shape != ((count,) if columns is None else (count, columns)):
         raise DataError(
             f"site '{site}': '{name}' has shape {column.shape}, but there are {count} patients."
-        )
-
-
-def _check_range(site: str, name: str, known: NDArray[Any], minimum: float, maximum: float) -> None:
-    outside = known[(known < minimum) | (known > maximum)]
-    if outside.size:
-        raise DataError(
-            f"site '{site}': '{name}' holds {outside[0]:g}, "
-            f"but the study allows {minimum:g} to {maximum:g}."
         )
 
 

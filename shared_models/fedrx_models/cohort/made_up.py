@@ -1,7 +1,7 @@
-"""Invented patients of a study, drawn around its public reference: no real one has a part in them.
+"""Invented patients of a study, drawn around its public reference, without any real patient.
 
-On these a site tries what it must know about a model, so that the answer tells nothing of a patient
-and no patient changes it.
+On these, a site tries what it must know about a model. The answer says nothing about a real
+patient, and no real patient changes it.
 """
 
 import numpy as np
@@ -27,11 +27,12 @@ _MISSING = 0.2
 
 
 def made_up(schema: FeatureSchema, patients: int) -> PatientBatch:
-    """So many patients, always the same ones.
+    """Invent a number of patients, always the same ones.
 
-    The first, and every second after, has as many visits as the study allows, the others a half of
-    that. Outcomes are 0 or 1, which every kind of target reads; some are not known, and some blocks
-    are missing. Every fourth is set apart, which only a forecast reads.
+            The first patient, and every second one after, has as many visits as the study allows; the
+        others have half as many. Outcomes are 0 or 1, which every kind of target reads. Some outcomes
+        are unknown, and some blocks are missing. Every fourth patient is set apart, which only a
+    forecast reads.
     """
     rng = np.random.default_rng(0)
     if isinstance(schema.target, ForecastTarget):
@@ -56,7 +57,7 @@ def made_up(schema: FeatureSchema, patients: int) -> PatientBatch:
 
 
 def _visits(rng: Generator, schema: FeatureSchema, patients: int) -> NDArray[np.float64]:
-    """Visits as a `Cohort` holds them, a unit of time apart, all of one episode."""
+    """Invent visits as a `Cohort` holds them, a unit of time apart, all of one episode."""
     most = visits_section(schema).most
     visits = np.zeros((patients, most, visit_width(schema)))
     visits[:, :, TIME], visits[:, :, EPISODE] = np.arange(most), 0

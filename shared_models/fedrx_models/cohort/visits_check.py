@@ -1,4 +1,4 @@
-"""What visits must be like before anything is computed from them."""
+"""The rules that visits and their values must keep before anything is computed from them."""
 
 from collections.abc import Iterable
 
@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 
 
 def check_visits(site: str, schema: FeatureSchema, visits: Floats, patients: int) -> None:
-    """Hold visits against the study.
+    """Check visits against the study.
 
     Args:
         site: whose they are.
@@ -27,9 +27,38 @@ def check_visits(site: str, schema: FeatureSchema, visits: Floats, patients: int
     shape = (patients, visits_section(schema).most, visit_width(schema))
     if visits.shape != shape:
         raise DataError(f"site '{site}': visits have shape {visits.shape}, but need {shape}.")
-    _check_padding(site, visits)
-    _check_times(site, visits)
-    _check_values(site, schema, visits)
+    padding = np.isnan(visits[:, :, TIME])
+    if padding[:, 0].any():
+        raise DataError(f"site '{site}': a patient has no visit.")
+    if (padding[:, :-1] & ~padding[:, 1:]).any():
+        raise DataError(f"site '{site}': a visit stands after the end of a patient's visits.")
+    if np.isfinite(visits[padding]).any() or not np.isfinite(visits[~padding][:, :2]).all():
+        raise DataError(f"site '{site}': a visit has values but no time, or no episode.")
+    with np.errstate(invalid="ignore"):  # padding is NaN, and no comparison with it holds
+        same = visits[:, 1:, EPISODE] == visits[:, :-1, EPISODE]
+        back = visits[:, 1:, EPISODE] < visits[:, :-1, EPISODE]
+        late = same & (visits[:, 1:, TIME] <= visits[:, :-1, TIME])
+    if late.any() or back.any():
+        raise DataError(
+            f"site '{site}': visits are out of order or doubled: times must rise within an "
+            "episode, and episode numbers within a patient."
+        )
+    limits = [(m.name, m.minimum, m.maximum) for m in schema.markers]
+    limits += [(t.name, 0.0, t.maximum) for t in schema.treatments]
+    for i, (name, minimum, maximum) in enumerate(limits):
+        check_range(site, name, visits[:, :, FIRST_VALUE + i], minimum, maximum)
+
+
+def check_range(
+    site: str, name: str, values: NDArray[np.number], minimum: float, maximum: float
+) -> None:
+    """Refuse values outside the study's range, with a `DataError`; NaN passes."""
+    outside = values[(values < minimum) | (values > maximum)]
+    if outside.size:
+        raise DataError(
+            f"site '{site}': '{name}' holds {outside[0]:g}, "
+            f"but the study allows {minimum:g} to {maximum:g}."
+        )
 
 
 def require_forecasts(target: ForecastTarget, outcomes: Floats, where: str) -> None:
@@ -60,7 +89,7 @@ def require_forecasts(target: ForecastTarget, outcomes: Floats, where: str) -> N
 
 
 def require_markers(schema: FeatureSchema, visits: Iterable[Floats]) -> None:
-    """Refuse a marker that no site ever measures; one site alone may well lack it.
+    """Refuse a marker that no site measures; a single site may lack it.
 
     Args:
         schema: the study's.
@@ -79,39 +108,3 @@ def require_markers(schema: FeatureSchema, visits: Iterable[Floats]) -> None:
             f"no site has marker '{names[m]}' measured at any visit: take it out of the study's "
             "markers, or name its column in the mapping."
         )
-
-
-def _check_padding(site: str, visits: Floats) -> None:
-    padding = np.isnan(visits[:, :, TIME])
-    if padding[:, 0].any():
-        raise DataError(f"site '{site}': a patient has no visit.")
-    if (padding[:, :-1] & ~padding[:, 1:]).any():
-        raise DataError(f"site '{site}': a visit stands after the end of a patient's visits.")
-    if np.isfinite(visits[padding]).any() or not np.isfinite(visits[~padding][:, :2]).all():
-        raise DataError(f"site '{site}': a visit has values but no time, or no episode.")
-
-
-def _check_times(site: str, visits: Floats) -> None:
-    """Times rise within an episode, and episodes rise within a patient."""
-    with np.errstate(invalid="ignore"):  # padding is NaN, and no comparison with it holds
-        same = visits[:, 1:, EPISODE] == visits[:, :-1, EPISODE]
-        back = visits[:, 1:, EPISODE] < visits[:, :-1, EPISODE]
-        late = same & (visits[:, 1:, TIME] <= visits[:, :-1, TIME])
-    if late.any() or back.any():
-        raise DataError(
-            f"site '{site}': visits are out of order or doubled: times must rise within an "
-            "episode, and episode numbers within a patient."
-        )
-
-
-def _check_values(site: str, schema: FeatureSchema, visits: Floats) -> None:
-    limits = [(m.name, m.minimum, m.maximum) for m in schema.markers]
-    limits += [(t.name, 0.0, t.maximum) for t in schema.treatments]
-    for i, (name, minimum, maximum) in enumerate(limits):
-        values = visits[:, :, FIRST_VALUE + i]
-        outside = values[(values < minimum) | (values > maximum)]
-        if outside.size:
-            raise DataError(
-                f"site '{site}': '{name}' holds {outside[0]:g}, "
-                f"but the study allows {minimum:g} to {maximum:g}."
-            )

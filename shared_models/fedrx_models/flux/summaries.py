@@ -78,9 +78,10 @@ class VisitSummaries(nn.Module):
         if not count:
             return batch
         rows = torch.arange(-(-count // _AT_ONCE) * _AT_ONCE, device=batch.x.device)
-        parts = rows.clamp(max=count - 1).split(_AT_ONCE)
+        starts = range(0, len(rows), _AT_ONCE)
+        rows = rows.clamp(max=count - 1)
         with torch.no_grad():
-            found = torch.cat([self(batch.select(some)) for some in parts])
+            found = torch.cat([self(batch.select(rows[i : i + _AT_ONCE])) for i in starts])
         return dataclasses.replace(batch, summaries=found[:count])
 
     def _computed(self, batch: PatientBatch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,10 +1,11 @@
 """What all metric plans share: weights that bound a patient's share, checks, intervals.
 
-Two kinds of error are told apart. Noise is what was added to the released sums; its standard
-deviation follows from theirs by the delta method. Sampling is that other patients would have given
-another figure; it is estimated from the same sums, by the infinitesimal jackknife where they are
-counts: a patient's influence is the figure's slope by the count that the patient is in (Efron,
-The Jackknife, the Bootstrap and Other Resampling Plans, SIAM 1982, chapter 6).
+A figure has two kinds of error. Noise is what was added to the released sums; the delta method
+gives the figure's standard deviation from theirs. Sampling error exists because other patients
+would have given another figure; it is estimated from the same sums. Where these are counts, the
+infinitesimal jackknife estimates it: a patient's influence is the figure's slope by the count that
+the patient is in (Efron, The Jackknife, the Bootstrap and Other Resampling Plans, SIAM 1982,
+chapter 6).
 """
 
 import math
@@ -22,16 +23,16 @@ Floats = NDArray[np.float64]
 
 Z95 = 1.959963984540054
 MIN_SIGNAL_TO_NOISE = 4.0
-"""A sum below so many standard deviations of its noise is nothing to divide by."""
+"""A sum of fewer standard deviations of its noise than this is not a usable divisor."""
 RANKING_TELLS = 0.25
-"""What an AUC or a concordance could tell, from 0.5 half-way to 1; see `figures.hides`."""
+"""What an AUC or a concordance can tell: half the way from 0.5 to 1; see `figures.hides`."""
 RATIO_TELLS = 0.5
-"""The same of an error relative to the last value's, from 1 half-way to 0."""
+"""The same for an error relative to the last value's: half the way from 1 to 0."""
 SHARE_TELLS = 0.5
-"""The same of a share, such as R² or a sensitivity, from 0 half-way to 1."""
+"""The same for a share, such as R² or a sensitivity: half the way from 0 to 1."""
 PERCENT_TELLS = 20.0
-"""The same of a percentage of patients, in points: a fixed dose of warfarin has 29 % within 20 %,
-the best equation 46 % (IWPC, N Engl J Med 2009;360:753-64, supplementary appendix, S10)."""
+"""The same for a percentage of patients, in points. A fixed warfarin dose has 29 % within 20 %, the
+best equation 46 % (IWPC, N Engl J Med 2009;360:753-64, supplementary appendix, S10)."""
 MARGIN = 1 + 1e-9  # keeps a patient's norm below 1 after float64 rounding
 _BRIER_WEIGHT = 0.1  # squared, relative to a count
 
@@ -44,18 +45,18 @@ class Metrics(Protocol):
         """Number of patients; an estimate where noise was added."""
 
     def flat(self) -> dict[str, float]:
-        """One flat mapping; absent values are left out.
+        """Return the values by name, without absent ones.
 
-        The headline's 95 % intervals, where they are known: of its noise alone under `KEY_low` and
-        `KEY_high`, of patients and noise together under `KEY_ci_low` and `KEY_ci_high`.
+        The headline has up to two 95 % intervals: for its noise alone under `KEY_low` and
+        `KEY_high`, for patients and noise together under `KEY_ci_low` and `KEY_ci_high`.
         """
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as for JSON."""
+        """Return plain values, as for JSON."""
 
 
 class Plan(ABC):
-    """What one evaluation releases: a vector of sums over patients, each one's share bounded."""
+    """What one evaluation releases: sums over patients; each patient's share is bounded."""
 
     @property
     @abstractmethod
@@ -64,7 +65,7 @@ class Plan(ABC):
 
     @abstractmethod
     def contributions(self, predicted: Floats, actual: Floats) -> Floats:
-        """Each patient's share, `(n, m)`; it never leaves a site."""
+        """Compute each patient's share, `(n, m)`; it never leaves a site."""
 
     @abstractmethod
     def from_state(self, state: Floats, *, noise_sd: float | None = None) -> Metrics:
@@ -76,7 +77,7 @@ class Plan(ABC):
 
     @property
     def sensitivity(self) -> float:
-        """Bound on the L2 norm of one patient's share in the state: `scales` sees to it."""
+        """Bound on the L2 norm of one patient's share in the state; `scales` enforces it."""
         return 1.0
 
     @property
@@ -85,7 +86,7 @@ class Plan(ABC):
         return len(self.components)
 
     def state(self, predicted: Floats, actual: Floats) -> Floats:
-        """The sum of all patients' shares, `(m,)` float64; zeros for no patients.
+        """Sum all patients' shares, `(m,)` float64; zeros for no patients.
 
         No component exceeds the number of patients in absolute value.
         """
@@ -94,10 +95,10 @@ class Plan(ABC):
 
 
 def scales(squared: Floats, largest: float) -> Floats:
-    """What each component is multiplied by, `(m,)`, so that one patient's norm is at most 1.
+    """Compute the factor of each component, `(m,)`, so that one patient's norm is at most 1.
 
     Args:
-        squared: relative weights of the components, squared: a heavier one hears less noise.
+        squared: relative weights of the components, squared; a heavier one has less relative noise.
         largest: the largest sum of squared weights that one patient can fill.
     """
     scaled: Floats = np.sqrt(squared / largest) / MARGIN
@@ -105,15 +106,30 @@ def scales(squared: Floats, largest: float) -> Floats:
 
 
 def count_scales(counts: int, *, brier: bool) -> Floats:
-    """Scales where a patient adds 1 to one of the counts, and at most 1 to a Brier score after."""
+    """Compute scales where a patient adds 1 to one count, and at most 1 to a Brier score after."""
     squared = np.ones(counts)
     if not brier:
         return scales(squared, 1.0)
     return scales(np.append(squared, _BRIER_WEIGHT), 1.0 + _BRIER_WEIGHT)
 
 
+def brier_score(total: float, n: float, noise: float, by: Floats, rate: float) -> float | None:
+    """Brier score from its released sum; `None` where noise hides it.
+
+    Args:
+        total: the unscaled sum of squared differences.
+        n: the (estimated) number of patients, the sum of all counts.
+        noise: standard deviation of the noise on each unscaled count.
+        by: `count_scales` of the state, with a Brier score.
+        rate: public reference chance; half the score of that chance alone is what can be told.
+    """
+    sum_noise, count_noise = noise * float(by[0] / by[-1]), noise * math.sqrt(len(by) - 1)
+    sd = ratio_sd(total / n, n, sum_noise, count_noise)
+    return told(min(max(total / n, 0.0), 1.0), sd, rate * (1 - rate) / 2)
+
+
 def unscaled(components: tuple[str, ...], state: Floats, by: Floats) -> dict[str, float]:
-    """Sums by name.
+    """Return the sums by name, each divided by its scale.
 
     Raises:
         MisuseError: if the state has another size.
@@ -126,40 +142,40 @@ def unscaled(components: tuple[str, ...], state: Floats, by: Floats) -> dict[str
 
 
 def one_hot(position: NDArray[np.int64], size: int) -> Floats:
-    """`(n, size)`, 1 at each patient's position."""
+    """Return `(n, size)` zeros with a 1 at each patient's position."""
     found = np.zeros((len(position), size))
     found[np.arange(len(position)), position] = 1.0
     return found
 
 
 def known(values: Mapping[str, float | None]) -> dict[str, float]:
-    """The values that there are, as plain floats."""
+    """Return the values that are not absent, as plain floats."""
     return {name: float(value) for name, value in values.items() if value is not None}
 
 
 def limits(name: str, ends: tuple[float, float] | None) -> dict[str, float | None]:
-    """An interval as two named values, `None` where there is none."""
+    """Return an interval as two named values, `None` where there is no interval."""
     low, high = ends or (None, None)
     return {f"{name}_low": low, f"{name}_high": high}
 
 
 def interval(value: float, sd: float, low: float, high: float) -> tuple[float, float]:
-    """95 % interval of a noisy value, cut to its range."""
+    """Compute the 95 % interval of a noisy value, cut to its range."""
     return max(low, value - Z95 * sd), min(high, value + Z95 * sd)
 
 
 def told(value: float, sd: float, tells: float) -> float | None:
-    """A figure, or `None` where noise of that standard deviation hides it."""
+    """Return a figure, or `None` where noise of that standard deviation hides it."""
     return None if hides(Z95 * sd, tells) else value
 
 
 def ratio_sd(ratio: float, whole: float, part_noise: float, whole_noise: float) -> float:
-    """Standard deviation that noise gives a ratio of two sums, by the delta method."""
+    """Compute the standard deviation that noise gives a ratio of two sums, by the delta method."""
     return math.hypot(part_noise, ratio * whole_noise) / whole
 
 
 def sampling_sd(counts: Floats, slopes: Floats) -> float:
-    """Standard deviation of a figure for the choice of patients, by the infinitesimal jackknife.
+    """Compute a figure's standard deviation for the choice of patients, by the jackknife.
 
     Args:
         counts: patients by cell, noisy or not.
@@ -169,24 +185,24 @@ def sampling_sd(counts: Floats, slopes: Floats) -> float:
 
 
 def mean_sd(mean: float, square: float, n: float) -> float:
-    """Standard error of a mean of n values, from the mean of their squares."""
+    """Compute the standard error of a mean of n values, from the mean of their squares."""
     return math.sqrt(max(square - mean**2, 0.0) / n)
 
 
 def require_bound(error_bound: float) -> None:
-    """Refuse a bound at which no error can be cut; raises `MisuseError`."""
+    """Refuse a bound at which no error can be cut, with a `MisuseError`."""
     if not (math.isfinite(error_bound) and error_bound > 0):
         raise MisuseError(f"error_bound is {error_bound:g}: it must be above 0.")
 
 
 def clip_error(predicted: Floats, actual: Floats, bound: float | Floats) -> Floats:
-    """Absolute error divided by `bound`, in 0..1; what is no number counts as 1."""
+    """Compute the absolute error divided by `bound`, in 0..1; 1 where it is not finite."""
     error = np.abs(predicted - actual) / bound
     return np.where(np.isfinite(error), np.minimum(error, 1.0), 1.0)
 
 
 def mean_error_sd(mean: float, n: float, noise_sd: float, bound: float, by: Floats) -> float:
-    """Standard deviation of a mean of cut errors, in their unit, by the delta method.
+    """Compute the standard deviation of a mean of cut errors, in their unit, by the delta method.
 
     Args:
         mean: the (estimated) mean.
@@ -204,7 +220,7 @@ def mean_error_sd(mean: float, n: float, noise_sd: float, bound: float, by: Floa
 def noisy_r2(
     sums: Mapping[str, float], n: float, by: Mapping[str, float], noise_sd: float
 ) -> float | None:
-    """R² from cut distances; `None` where noise hides it, or left no variance to explain.
+    """Compute R² from cut distances; `None` where noise hides it or leaves no variance to explain.
 
     Args:
         sums: by name.
@@ -217,7 +233,7 @@ def noisy_r2(
         return None
     unexplained = sums["residual"] / variance
     middle = sums["offset"] / n
-    slopes = {  # of the variance, in the share that is unexplained of it
+    slopes = {  # of the unexplained share, times the variance
         "square": unexplained,
         "offset": 2 * unexplained * middle,
         "n": unexplained * middle**2,
@@ -228,7 +244,7 @@ def noisy_r2(
 
 
 def concordance_of_counts(first: Floats, second: Floats) -> tuple[float, Floats, Floats]:
-    """How often a member of `first` lies in a higher bin than one of `second`; ties count half.
+    """Count pairs in which `first` lies in a higher bin than `second`; ties count half.
 
     Args:
         first: counts by bin, `(bins,)`.
@@ -243,10 +259,10 @@ def concordance_of_counts(first: Floats, second: Floats) -> tuple[float, Floats,
 
 
 def require_patients(predicted: Floats, actual: Floats) -> None:
-    """Hold predictions against outcomes.
+    """Check predictions against outcomes.
 
     Raises:
-        DataError: if there is nobody, or the lengths differ.
+        DataError: if there are no patients, or the lengths differ.
     """
     if len(predicted) != len(actual):
         raise DataError(

@@ -1,8 +1,8 @@
 """Yes-or-no outcomes judged by sums: a patient falls into one bin of scores, of one outcome.
 
-From the counts come ROC AUC, average precision, sensitivity and specificity at the study's
-threshold, and calibration; the bins are equally wide in log-odds around the public rate, so that
-a rare outcome is resolved as well as a frequent one.
+The counts give ROC AUC, average precision, sensitivity and specificity at the study's threshold,
+and calibration. The bins are equally wide in log-odds around the public rate, so that they resolve
+a rare outcome as well as a frequent one.
 """
 
 import math
@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedrx_common.errors import DataError, MisuseError
 from fedrx_models.metrics.base import (
@@ -18,13 +17,13 @@ from fedrx_models.metrics.base import (
     SHARE_TELLS,
     Floats,
     Plan,
+    brier_score,
     concordance_of_counts,
     count_scales,
     interval,
     known,
     limits,
     one_hot,
-    ratio_sd,
     require_patients,
     sampling_sd,
     told,
@@ -34,12 +33,12 @@ from fedrx_models.metrics.base import (
 _REACH = 4.0  # log-odds on each side of the public rate that the inner bins cover
 _BINS = {False: 10, True: 20}  # in between, and at the end
 _CALIBRATION_BINS = 10
-_CALIBRATION_NOISE = 0.04  # no error is shown where noise alone would make so much of one
+_CALIBRATION_NOISE = 0.04  # where noise alone would make a larger error, none is shown
 
 
 @dataclass(frozen=True)
 class BinaryMetrics:
-    """How well yes and no were told apart; `None` where the counts do not say, or noise hides it.
+    """How well yes and no were separated; `None` where the counts do not say, or noise hides it.
 
     Attributes:
         n: number of patients; an estimate where noise was added.
@@ -64,11 +63,11 @@ class BinaryMetrics:
     auc_ci: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as for JSON."""
+        """Return plain values, as for JSON."""
         return asdict(self)
 
     def flat(self) -> dict[str, float]:
-        """Values by name; absent ones are left out."""
+        """Return the values by name, without absent ones."""
         values = {k: v for k, v in asdict(self).items() if k not in {"auc_interval", "auc_ci"}}
         ends = limits("auc", self.auc_interval)
         return known({**values, **ends, **limits("auc_ci", self.auc_ci)})
@@ -99,8 +98,9 @@ class BinaryPlan(Plan):
     @property
     def edges(self) -> Floats:
         """Inner edges of the score bins, as probabilities, rising."""
-        inner = _log_odds(self.rate) + np.linspace(-_REACH, _REACH, _BINS[self.final] - 1)
-        found: Floats = np.unique([*_probability(inner), self.threshold])
+        reach = np.linspace(-_REACH, _REACH, _BINS[self.final] - 1)
+        inner = 1.0 / (1.0 + np.exp(-(math.log(self.rate / (1 - self.rate)) + reach)))
+        found: Floats = np.unique([*inner, self.threshold])
         return found
 
     @property
@@ -111,10 +111,10 @@ class BinaryPlan(Plan):
         return (*counts, "brier") if self.final else counts
 
     def contributions(self, predicted: Floats, actual: Floats) -> Floats:
-        """Each patient's share, `(n, m)`; it never leaves a site.
+        """Compute each patient's share, `(n, m)`; it never leaves a site.
 
         Args:
-            predicted: probability of "yes", `(n,)`; one that is no number counts as the public
+            predicted: probability of "yes", `(n,)`; one that is not finite counts as the public
                 rate.
             actual: 0 or 1, `(n,)`.
         """
@@ -129,44 +129,42 @@ class BinaryPlan(Plan):
     def from_state(self, state: Floats, *, noise_sd: float | None = None) -> BinaryMetrics:
         """Read the metrics from a summed state, noisy or not; `noise_sd` is per component.
 
-        Negative counts, which noise can make, are summed as they are: cutting them would let the
-        noise grow with the number of bins. Only what is computed from sums is cut to its range.
+        Noise can make counts negative. They are summed as they are: if they were cut, noise would
+        grow with the number of bins. Only figures computed from sums are cut to their range.
 
         Raises:
             MisuseError: if the state has another size.
         """
-        sums = unscaled(self.components, state, self._scales())
+        scales = self._scales()
+        sums = unscaled(self.components, state, scales)
         bins = len(self.edges) + 1
         counts = np.array([sums[name] for name in self.components[: 2 * bins]])
         no, yes = counts[:bins], counts[bins:]
         n = max(1.0, float(counts.sum()))
-        noise = (noise_sd or 0.0) / float(self._scales()[0])
+        noise = (noise_sd or 0.0) / float(scales[0])
         auc, auc_noise, auc_patients = _auc(no, yes, noise)
         cut = int(np.searchsorted(self.edges, self.threshold)) + 1
+        brier = None
+        if self.final:
+            brier = brier_score(sums["brier"], n, noise, scales, self.rate)
         return BinaryMetrics(
             n=n,
             auc=auc,
             average_precision=self._average_precision(no, yes, noise),
             sensitivity=_share(yes[cut:], yes, noise),
             specificity=_share(no[:cut], no, noise),
-            brier=self._brier(sums["brier"] / n, n, noise) if self.final else None,
+            brier=brier,
             calibration_error=self._calibration(no, yes, noise) if self.final else None,
             auc_interval=None if noise_sd is None else _auc_interval(auc, auc_noise),
             auc_ci=_auc_interval(auc, math.hypot(auc_noise, auc_patients)),
         )
 
-    def _brier(self, value: float, n: float, noise: float) -> float | None:
-        """Brier score from sums; `noise` is that on each count."""
-        scales, of_n = self._scales(), noise * math.sqrt(2 * (len(self.edges) + 1))
-        sd = ratio_sd(value, n, noise * float(scales[0] / scales[-1]), of_n)
-        value = min(max(value, 0.0), 1.0)
-        return told(value, sd, self.rate * (1 - self.rate) / 2)  # half of what the rate alone has
-
     def _average_precision(self, no: Floats, yes: Floats, noise: float) -> float | None:
-        """Average precision of bins, whose patients come in no known order.
+        """Compute the average precision of bins, in which the order of patients is unknown.
 
-        Its slopes by the counts, from which the noise's deviation follows, are taken numerically,
-        with counts raised to their noise: about a count of 0 a precision has none that holds.
+        The noise's standard deviation follows from the slopes by the counts. They are computed
+        numerically, with counts raised to their noise: a precision has no stable slope at a count
+        of 0.
         """
         if float(yes.sum()) <= MIN_SIGNAL_TO_NOISE * noise * math.sqrt(len(yes)):
             return None
@@ -181,10 +179,10 @@ class BinaryPlan(Plan):
         return told(found, noise * math.hypot(*slopes), (1 - self.rate) / 2)
 
     def _calibration(self, no: Floats, yes: Floats, noise: float) -> float | None:
-        """Mean over patients of |middle of the bin - observed share in it|.
+        """Compute the mean over patients of |middle of the bin - observed share in it|.
 
-        Noise lengthens every gap, so its variance is taken from the gap's square first; where it
-        would be too much of the whole, there is no calibration error.
+        Noise lengthens every gap, so its variance is subtracted from the gap's square first. Where
+        noise would be too much of the whole, there is no calibration error.
         """
         ends = np.array([0.0, *self.edges, 1.0])
         middle, total = (ends[:-1] + ends[1:]) / 2, float((no + yes).sum())
@@ -200,7 +198,7 @@ class BinaryPlan(Plan):
 
 
 def exact_binary(predicted: Floats, actual: Floats, threshold: float) -> BinaryMetrics:
-    """Unbinned, noiseless metrics, for whoever owns the patients.
+    """Compute unbinned, noiseless metrics, for the patients' owner.
 
     Args:
         predicted: probability of "yes", `(n,)`.
@@ -233,7 +231,7 @@ def exact_binary(predicted: Floats, actual: Floats, threshold: float) -> BinaryM
 
 
 def _auc(no: Floats, yes: Floats, noise: float = 0.0) -> tuple[float | None, float, float]:
-    """Area under the ROC curve from counts by score, each with noise of this standard deviation.
+    """Compute the area under the ROC curve from counts by score, each with noise of this sd.
 
     Returns:
         The area, its standard deviation for the noise (infinite where noise may have made the
@@ -245,8 +243,8 @@ def _auc(no: Floats, yes: Floats, noise: float = 0.0) -> tuple[float | None, flo
     ordered, by_yes, by_no = concordance_of_counts(yes, no)
     auc = ordered / (positives * negatives)
     slopes = [(by_no / positives - auc) / negatives, (by_yes / negatives - auc) / positives]
-    audible = min(negatives, positives) > MIN_SIGNAL_TO_NOISE * noise * math.sqrt(len(no))
-    noise_sd = noise * float(np.linalg.norm(slopes)) if audible else math.inf
+    distinct = min(negatives, positives) > MIN_SIGNAL_TO_NOISE * noise * math.sqrt(len(no))
+    noise_sd = noise * float(np.linalg.norm(slopes)) if distinct else math.inf
     return min(max(auc, 0.0), 1.0), noise_sd, sampling_sd(np.array([no, yes]), np.array(slopes))
 
 
@@ -255,13 +253,13 @@ def _auc_interval(auc: float | None, sd: float) -> tuple[float, float] | None:
 
 
 def _average_precision(no: Floats, yes: Floats, within: float = 1.0) -> float:
-    """Precision at each score, weighted by the recall that it adds; from counts by score.
+    """Average the precision at each score, weighted by the recall that the score adds.
 
     Args:
         no: counts by score.
         yes: likewise.
-        within: share of a score's patients that its precision counts: all of them where the
-            scores are exact, half where they are bins, whose patients come in no known order.
+        within: share of a score's patients that its precision counts: all of them where scores
+            are exact, half where they are bins, in which the order of patients is unknown.
     """
     positives = float(yes.sum())
     found, false = (np.cumsum(one) - (1 - within) * one for one in (yes[::-1], no[::-1]))
@@ -270,10 +268,10 @@ def _average_precision(no: Floats, yes: Floats, within: float = 1.0) -> float:
 
 
 def _exact_calibration(scores: Floats, no: Floats, yes: Floats) -> float:
-    """Mean |mean probability - observed share| over about ten bins of equally many patients.
+    """Compute the mean |mean probability - observed share| over about ten equally full bins.
 
-    Patients of the same score fall into the same bin, that of the middle one of them: who of them
-    came first must not matter.
+    Patients of the same score fall into the same bin, that of the middle one of them: their order
+    must not matter.
 
     Args:
         scores: each probability that was predicted, rising, `(scores,)`.
@@ -287,7 +285,7 @@ def _exact_calibration(scores: Floats, no: Floats, yes: Floats) -> float:
 
 
 def _share(part: Floats, whole: Floats, noise: float) -> float | None:
-    """Share of some counts in all; `None` where noise of that sd on each hides it."""
+    """Compute the share of some counts in all; `None` where noise of that sd on each hides it."""
     total = float(whole.sum())
     if total <= MIN_SIGNAL_TO_NOISE * noise * math.sqrt(len(whole)):
         return None
@@ -295,12 +293,3 @@ def _share(part: Floats, whole: Floats, noise: float) -> float | None:
     rest = len(whole) - len(part)
     sd = noise * math.sqrt((1 - share) ** 2 * len(part) + share**2 * rest) / total
     return told(share, sd, SHARE_TELLS)
-
-
-def _log_odds(probability: float) -> float:
-    return math.log(probability / (1 - probability))
-
-
-def _probability(log_odds: NDArray[np.float64]) -> Floats:
-    odds: Floats = 1.0 / (1.0 + np.exp(-log_odds))
-    return odds

@@ -1,8 +1,8 @@
 """Dose metrics as sums over patients, each patient's share bounded, so that they can be released.
 
-A site turns its held-out patients into one state vector; states add up over sites (and over
-patients); `MetricPlan.from_state` reads the metrics from the noisy total. A simulation, which
-owns its patients, also has `exact`.
+A site turns its held-out patients into one state vector. States add up over patients and sites, and
+`MetricPlan.from_state` reads the metrics from the noisy total. A simulation owns its patients and
+may also use `exact`.
 """
 
 import math
@@ -40,8 +40,8 @@ DOSE_GROUPS = (21.0, 49.0)
 """Weekly doses (mg) that separate low (<= first) from middle from high (>= second): IWPC 2009."""
 
 # Relative weights of the components, squared. One patient's vector has norm 1 after scaling, so a
-# heavier component hears less noise. Noise of the count enters the MAE multiplied by MAE / bound,
-# about 1/7: by Lagrange the best squared weights of count and error are as 1/7 to 1.
+# heavier component has less relative noise. Noise of the count enters the MAE multiplied by
+# MAE / bound, about 1/7: by Lagrange, the best squared weights of count and error are as 1/7 to 1.
 _TOTAL = {"n": 0.14, "error": 1.0, "within": 0.10}
 _GROUP = {"n": 0.05, "error": 0.15, "within": 0.05}
 _VARIANCE = {"offset": 0.05, "square": 0.15, "residual": 0.15}
@@ -51,7 +51,7 @@ _VARIANCE = {"offset": 0.05, "square": 0.15, "residual": 0.15}
 class GroupMetrics:
     """Metrics of the patients whose actual dose lies in one range.
 
-    `None` where there is nobody, or where noise hides the figure.
+    A figure is `None` where the range has no patients, or where noise hides it.
     """
 
     name: str
@@ -85,11 +85,11 @@ class DoseMetrics:
     mae_ci: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as for JSON."""
+        """Return plain values, as for JSON."""
         return asdict(self)
 
     def flat(self) -> dict[str, float]:
-        """Values by name; absent ones are left out."""
+        """Return the values by name, without absent ones."""
         values = {
             "n": self.n,
             "mae": self.mae,
@@ -124,7 +124,7 @@ class MetricPlan(Plan):
         error_bound: where errors are cut, in the target's unit.
         reference: public reference value of the target, in its unit.
         groups: limits of the dose groups, in the target's unit; `None` for none.
-        tells: what a mean error could tell, in the target's unit; see `figures.hides`.
+        tells: what a mean error can tell, in the target's unit; see `figures.hides`.
     """
 
     final: bool
@@ -140,7 +140,7 @@ class MetricPlan(Plan):
 
     @classmethod
     def for_study(cls, study: Study, *, final: bool) -> "MetricPlan":
-        """The plan that a study of a continuous outcome agreed on.
+        """Build the plan that a study of a continuous outcome agreed on.
 
         Raises:
             MisuseError: if the study's outcome is of another kind.
@@ -161,7 +161,7 @@ class MetricPlan(Plan):
         return tuple(name for name, _ in self._weights())
 
     def contributions(self, predicted: Doses, actual: Doses) -> Doses:
-        """Each patient's share, `(n, m)`; it never leaves a site.
+        """Compute each patient's share, `(n, m)`; it never leaves a site.
 
         Args:
             predicted: `(n,)`, in the target's unit; a value that is not finite counts as an
@@ -182,9 +182,9 @@ class MetricPlan(Plan):
     def from_state(self, state: Doses, *, noise_sd: float | None = None) -> DoseMetrics:
         """Read the metrics from a summed state, noisy or not.
 
-        Counts are taken as at least 1, percentages cut to 0..100, R² to -1..1. The MAE is always
-        there, with its interval, by which `figures.Figure` hides it; others that noise hides are
-        `None`.
+        A count is at least 1; percentages are cut to 0..100, R² to -1..1. The MAE is always
+        present, with its interval, by which `figures.Figure` hides it. Other figures that noise
+        hides are `None`.
 
         Args:
             state: `(m,)`, as `state` returns it, summed over sites.
@@ -214,7 +214,7 @@ class MetricPlan(Plan):
         )
 
     def mae_noise_sd(self, mae: float, n: float, noise_sd: float) -> float:
-        """Standard deviation of the MAE, in the target's unit, by the delta method.
+        """Compute the MAE's standard deviation, in the target's unit, by the delta method.
 
         Args:
             mae: the (estimated) MAE.
@@ -224,6 +224,7 @@ class MetricPlan(Plan):
         return mean_error_sd(mae, n, noise_sd, self.error_bound, self._scales())
 
     def _groups(self, sums: dict[str, float], noise_sd: float) -> Iterator[GroupMetrics]:
+        """Read each dose group's metrics from unscaled sums."""
         by = dict(zip(self.components, self._scales().tolist(), strict=True))
         for name in group_names(self.groups):
             n, mae, within = self._triple(sums, f"{name}:")
@@ -238,14 +239,14 @@ class MetricPlan(Plan):
             )
 
     def _triple(self, sums: dict[str, float], prefix: str) -> tuple[float, float, float]:
-        """Count, MAE and percentage within 20 % from unscaled sums."""
+        """Read count, MAE and percentage within 20 % from unscaled sums."""
         n = max(1.0, float(sums[f"{prefix}n"]))
         error = min(max(float(sums[f"{prefix}error"]) / n, 0.0), 1.0)
         within = min(max(float(sums[f"{prefix}within"]) / n, 0.0), 1.0)
         return n, self.error_bound * error, 100.0 * within
 
     def _weights(self) -> Iterator[tuple[str, float]]:
-        """Component names with their squared relative weights."""
+        """Pair component names with their squared relative weights."""
         yield from _TOTAL.items()
         if self.final:
             for group in group_names(self.groups):
@@ -253,7 +254,7 @@ class MetricPlan(Plan):
             yield from _VARIANCE.items()
 
     def _scales(self) -> Doses:
-        """What each component is multiplied by, `(m,)`; one patient's norm is then at most 1."""
+        """Compute the factor of each component, `(m,)`, so that a patient's norm is at most 1."""
         largest = sum(_TOTAL.values())
         if self.final:  # a patient is in one group only
             largest += sum(_VARIANCE.values()) + (sum(_GROUP.values()) if self.groups else 0.0)
@@ -264,7 +265,7 @@ class MetricPlan(Plan):
 def exact(
     predicted: Doses, actual: Doses, groups: tuple[float, float] | None = DOSE_GROUPS
 ) -> DoseMetrics:
-    """Unbounded, noiseless metrics, for whoever owns the patients.
+    """Compute unbounded, noiseless metrics, for the patients' owner.
 
     Args:
         predicted: `(n,)`, in the target's unit.
@@ -277,26 +278,37 @@ def exact(
     predicted, actual = _pair(predicted, actual)
     if not actual.size:
         raise DataError("there are no held-out patients to measure on.")
-    members = zip(group_names(groups), _membership(actual, groups), strict=True)
-    errors = np.abs(predicted - actual)
+    errors, within = np.abs(predicted - actual), _within(predicted, actual)
     mae = float(errors.mean())
     patients = mean_sd(mae, float(np.square(errors).mean()), errors.size)
+    variance = float(np.square(actual - actual.mean()).sum())
+    by_group = []
+    for name, member in zip(group_names(groups), _membership(actual, groups), strict=True):
+        occupied = member.any()
+        by_group.append(
+            GroupMetrics(
+                name=name,
+                n=float(member.sum()),
+                mae=float(errors[member].mean()) if occupied else None,
+                within_20_percent=float(100 * within[member].mean()) if occupied else None,
+            )
+        )
     return DoseMetrics(
         n=float(actual.size),
         mae=mae,
         mae_ci=interval(mae, patients, 0.0, math.inf),
-        within_20_percent=float(100 * _within(predicted, actual).mean()),
-        r2=_exact_r2(predicted, actual),
-        groups=tuple(_exact_group(name, predicted[m], actual[m]) for name, m in members),
+        within_20_percent=float(100 * within.mean()),
+        r2=None if variance == 0 else 1.0 - float(np.square(errors).sum()) / variance,
+        groups=tuple(by_group),
     )
 
 
 def mean_error_tells(target: ContinuousTarget | PanelTarget) -> float:
-    """What a mean absolute error could tell, in the target's unit; see `figures.hides`.
+    """Compute what a mean absolute error can tell, in the target's unit; see `figures.hides`.
 
-    Half the mean error of predicting the public reference for everybody, of outcomes that are
-    normal around it before the target's transform: sqrt(2 / pi) standard deviations. Of a panel,
-    the mean over its drugs.
+    It is half the mean error of the public reference as the prediction for every patient. With
+    outcomes that are normal around it before the target's transform, that error is sqrt(2 / pi)
+    standard deviations. A panel has the mean over its drugs.
     """
     if isinstance(target, PanelTarget):
         sd = float(np.mean([drug.scale for drug in target.drugs]))
@@ -307,12 +319,12 @@ def mean_error_tells(target: ContinuousTarget | PanelTarget) -> float:
 
 
 def dose_groups(target: ContinuousTarget) -> tuple[float, float] | None:
-    """Limits of an outcome's dose groups; `None` unless it is a weekly dose, as warfarin's."""
+    """Return the limits of an outcome's dose groups; `None` unless it is a weekly dose."""
     return DOSE_GROUPS if target.is_weekly_dose else None
 
 
 def group_names(groups: tuple[float, float] | None = DOSE_GROUPS) -> tuple[str, ...]:
-    """Names of the dose groups, lowest first; none where there are no limits."""
+    """Name the dose groups, lowest first; there are none without limits."""
     if groups is None:
         return ()
     low, high = groups
@@ -337,18 +349,3 @@ def _membership(actual: Doses, groups: tuple[float, float] | None) -> list[NDArr
         return []
     low, high = groups
     return [actual <= low, (actual > low) & (actual < high), actual >= high]
-
-
-def _exact_r2(predicted: Doses, actual: Doses) -> float | None:
-    variance = float(np.square(actual - actual.mean()).sum())
-    if variance == 0:
-        return None
-    return 1.0 - float(np.square(predicted - actual).sum()) / variance
-
-
-def _exact_group(name: str, predicted: Doses, actual: Doses) -> GroupMetrics:
-    if not actual.size:
-        return GroupMetrics(name=name, n=0.0, mae=None, within_20_percent=None)
-    mae = float(np.abs(predicted - actual).mean())
-    within = float(100 * _within(predicted, actual).mean())
-    return GroupMetrics(name=name, n=float(actual.size), mae=mae, within_20_percent=within)

@@ -1,12 +1,11 @@
 """Forecasts judged by sums, beside the last value: a patient counts once, whatever the visits.
 
-For each horizon and marker: how far forecasts are off, how far the last value would have been, and
-how often the outcome lies in the interval; each patient's mean over the own visits. The headline is
-the mean of the ratios of the first two, so 1 is what the simplest rule reaches.
+There are three sums for each horizon and marker: the forecasts' error, the last value's error, and
+how often the outcome lies in the interval. Each patient adds a mean over that patient's visits. The
+headline is the mean of the ratios of the first two, so the simplest rule reaches 1.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,7 +42,7 @@ _LARGEST_RATIO = 10.0
 
 @dataclass(frozen=True)
 class PairMetrics:
-    """One marker at one horizon; `None` where nobody has it, or noise hides it."""
+    """One marker at one horizon; `None` where no patient has it, or noise hides it."""
 
     name: str
     patients: float | None
@@ -76,11 +75,11 @@ class ForecastMetrics:
     ratio_ci: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as for JSON."""
+        """Return plain values, as for JSON."""
         return asdict(self)
 
     def flat(self) -> dict[str, float]:
-        """Values by name; absent ones are left out."""
+        """Return the values by name, without absent ones."""
         values = {
             "n": self.n,
             "ratio": self.ratio,
@@ -116,7 +115,7 @@ class ForecastPlan(Plan):
 
     @classmethod
     def of(cls, schema: FeatureSchema, *, final: bool, error_bound: float) -> "ForecastPlan":
-        """The plan of a study's forecast; raises `MisuseError` for another kind of target."""
+        """Build the plan of a study's forecast; raises `MisuseError` for another kind of target."""
         target = forecast_target(schema)
         unit_scales = [marker.unit_scale for marker in schema.forecast_markers]
         return cls(
@@ -132,14 +131,15 @@ class ForecastPlan(Plan):
         return ("n", *(f"{part} {name}" for part in self._parts() for name in self.names))
 
     def contributions(self, predicted: Floats, actual: Floats) -> Floats:
-        """Each patient's share, `(n, m)`; it never leaves a site.
+        """Compute each patient's share, `(n, m)`; it never leaves a site.
 
         Args:
             predicted: `(n, T, H, M, 3)`, as a `Forecast`'s mean; what is not finite counts as an
                 error of `error_bound`.
             actual: `(n, T, H, M, 2)`, as `Courses.outcomes` gives it.
         """
-        means = _patient_means(predicted, actual, self._bounds())
+        bounds = self.error_bound * np.array(self.unit_scales)
+        means = _patient_means(predicted, actual, bounds)
         there = (means.counts > 0).astype(np.float64)
         parts = {
             "error": means.error,
@@ -173,9 +173,9 @@ class ForecastPlan(Plan):
         )
 
     def _coverage(self, sums: dict[str, float], noise: float) -> float | None:
-        """Mean over the pairs whose patients can be told from noise; `None` where noise hides it.
+        """Average over pairs whose patients are above their noise; `None` where noise hides it.
 
-        It may be shown where no pair's own is: noise of so many pairs partly cancels.
+        It may be shown where no single pair's is: the noise of many pairs partly cancels.
         """
         patients, covered = (self._of(sums, part) for part in ("patients", "covered"))
         noise *= math.sqrt(_PAIR["error"] / _FINAL["patients"])
@@ -189,6 +189,7 @@ class ForecastPlan(Plan):
     def _pairs(
         self, sums: dict[str, float], error: Floats, last: Floats, noise: float
     ) -> tuple[PairMetrics, ...]:
+        """Read each pair's metrics; `error` and `last` are sums by pair, `noise` is theirs."""
         patients, covered = (self._of(sums, part) for part in ("patients", "covered"))
         of_count = noise * math.sqrt(_PAIR["error"] / _FINAL["patients"])
         found = []
@@ -208,29 +209,22 @@ class ForecastPlan(Plan):
     def _of(self, sums: dict[str, float], part: str) -> Floats:
         return np.array([sums[f"{part} {name}"] for name in self.names])
 
-    def _bounds(self) -> Floats:
-        return self.error_bound * np.array(self.unit_scales)
-
     def _parts(self) -> tuple[str, ...]:
         return (*_PAIR, *_FINAL) if self.final else tuple(_PAIR)
 
-    def _weights(self) -> Iterator[float]:
-        yield _COUNT
-        for part in self._parts():
-            yield from [{**_PAIR, **_FINAL}[part]] * len(self.names)
-
     def _scales(self) -> Floats:
-        weights = np.array(list(self._weights()))
+        by_part = [{**_PAIR, **_FINAL}[part] for part in self._parts()]
+        weights = np.array([_COUNT, *np.repeat(by_part, len(self.names))])
         return scales(weights, float(weights.sum()))
 
 
 def pair_names(target: ForecastTarget) -> tuple[str, ...]:
-    """Each horizon and marker in words, in the order of the outcomes: horizons first."""
+    """Name each horizon and marker, in the order of the outcomes: horizons first."""
     return tuple(f"{name} {h.at:g}" for h in target.horizons for name in target.markers)
 
 
 def exact_forecast(predicted: Floats, actual: Floats, target: ForecastTarget) -> ForecastMetrics:
-    """Unbounded, noiseless metrics, for whoever owns the patients.
+    """Compute unbounded, noiseless metrics, for the patients' owner.
 
     Args:
         predicted: `(n, T, H, M, 3)`.
@@ -246,14 +240,22 @@ def exact_forecast(predicted: Floats, actual: Floats, target: ForecastTarget) ->
     if not there.sum():
         raise DataError("no held-out patient has anything that a forecast can be judged on.")
     error, last = means.error.sum(axis=0), means.last.sum(axis=0)
-    ratio, patients_sd = _exact_headline(means)
+    ratio, ratio_ci, judged = _headline(error, last, 0.0)[0], None, last > 0
+    if ratio is not None:
+        # By linearisation: a patient moves a ratio of sums by that patient's error minus the ratio
+        # times the last value's error, divided by the sum of the latter. Source: Cochran, Sampling
+        # Techniques, 3rd ed. 1977, eq. 6.13.
+        ratios = error[judged] / last[judged]
+        moved = (means.error[:, judged] - ratios * means.last[:, judged]) / last[judged]
+        patients_sd = float(np.linalg.norm(moved.mean(axis=1)))
+        ratio_ci = interval(ratio, patients_sd, 0.0, math.inf)
     rows = [(part * means.counts).sum(axis=0) for part in (means.error, means.last)]
-    judged, patients = last > 0, there.sum(axis=0)
+    patients = there.sum(axis=0)
     coverage = 100.0 * means.covered.sum(axis=0) / np.maximum(patients, 1)
     return ForecastMetrics(
         n=float(len(actual)),
         ratio=ratio,
-        ratio_ci=None if ratio is None else interval(ratio, patients_sd, 0.0, math.inf),
+        ratio_ci=ratio_ci,
         coverage=float(coverage[patients > 0].mean()),
         pairs=tuple(
             PairMetrics(
@@ -268,25 +270,9 @@ def exact_forecast(predicted: Floats, actual: Floats, target: ForecastTarget) ->
     )
 
 
-def _exact_headline(means: "_Means") -> tuple[float | None, float]:
-    """The headline of single patients, and its standard deviation for their choice.
-
-    By linearisation: a patient moves a ratio of sums by the own error minus the ratio times the
-    own last value's error, divided by the sum of those. Source: Cochran, Sampling Techniques,
-    3rd ed. 1977, eq. 6.13.
-    """
-    error, last = means.error.sum(axis=0), means.last.sum(axis=0)
-    judged = last > 0
-    if not judged.any():
-        return None, 0.0
-    ratios = error[judged] / last[judged]
-    moved = (means.error[:, judged] - ratios * means.last[:, judged]) / last[judged]
-    return _headline(error, last, 0.0)[0], float(np.linalg.norm(moved.mean(axis=1)))
-
-
 @dataclass(frozen=True, eq=False)
 class PairSpread:
-    """How far each pair's figures may be off for the patients who happened to be judged.
+    """How far the choice of patients may move each pair's figures.
 
     Attributes:
         ratio: half a 95 % interval of the error relative to the last value's, `(H * M,)`; NaN
@@ -299,9 +285,9 @@ class PairSpread:
 
 
 def pair_spread(predicted: Floats, actual: Floats) -> PairSpread:
-    """Of `exact_forecast`'s pairs, patients being drawn at random; of the ratio by linearisation.
+    """Compute the spread of `exact_forecast`'s pairs if patients are drawn at random.
 
-    Source: Cochran, Sampling Techniques, 3rd ed. 1977, eq. 6.13.
+    The ratio's follows by linearisation: Cochran, Sampling Techniques, 3rd ed. 1977, eq. 6.13.
     """
     means = _patient_means(predicted, actual, None)
     there = means.counts > 0
@@ -319,10 +305,10 @@ def pair_spread(predicted: Floats, actual: Floats) -> PairSpread:
 
 
 def patient_scores(predicted: Floats, actual: Floats) -> Floats:
-    """Each patient's error relative to the last value's, `(n,)`; NaN where nothing is judged.
+    """Compute each patient's error relative to the last value's, `(n,)`; NaN where none is judged.
 
     Each horizon and marker is divided by the last value's mean error in all of these patients, so
-    that they count alike whatever their units; for comparing models patient by patient.
+    that all count alike whatever their units. The scores compare models patient by patient.
     """
     means = _patient_means(predicted, actual, None)
     there = means.counts > 0
@@ -335,7 +321,7 @@ def patient_scores(predicted: Floats, actual: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class _Means:
-    """Each patient's means over the own visits, `(n, H * M)`; 0 where there are none."""
+    """Each patient's means over that patient's visits, `(n, H * M)`; 0 where there are none."""
 
     counts: Floats
     error: Floats
@@ -344,7 +330,7 @@ class _Means:
 
 
 def _patient_means(predicted: Floats, actual: Floats, bounds: Floats | None) -> _Means:
-    """Means patient by patient; with `bounds` `(H * M,)`, errors cut there and divided by them."""
+    """Average by patient; with `bounds` `(H * M,)`, errors are cut there and divided by them."""
     patients, visits, horizons, markers, _ = actual.shape
     flat = (patients, visits, horizons * markers)
     outcome, last = (actual[..., i].reshape(*flat) for i in (0, 1))
@@ -368,14 +354,15 @@ def _ratio(error: float, last: float) -> float:
 
 
 def _headline(error: Floats, last: Floats, noise: float) -> tuple[float | None, float]:
-    """The headline and the standard deviation that noise gives it, by the delta method.
+    """Compute the headline and the standard deviation that noise gives it, by the delta method.
 
-    The single ratios if all can be told from noise: leaving out those that cannot would favour
-    denominators that noise made large. Else the ratio of the sums over all, else none.
+    It averages the single ratios if all denominators are above their noise. To leave out those that
+    are not would favour denominators that noise made large. Otherwise it is the ratio of the sums
+    over all pairs, or `None`.
     """
-    told = last > 0 if noise == 0 else last > MIN_SIGNAL_TO_NOISE * noise
-    if told.all() or (noise == 0 and told.any()):
-        ratios, there = error[told] / last[told], last[told]
+    distinct = last > 0 if noise == 0 else last > MIN_SIGNAL_TO_NOISE * noise
+    if distinct.all() or (noise == 0 and distinct.any()):
+        ratios, there = error[distinct] / last[distinct], last[distinct]
         spread = float(np.sqrt(((1.0 + ratios**2) / there**2).sum()) / len(there))
         return float(np.clip(ratios, 0.0, _LARGEST_RATIO).mean()), noise * spread
     total, of_total = float(last.sum()), noise * math.sqrt(len(last))

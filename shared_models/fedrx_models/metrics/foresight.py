@@ -1,7 +1,7 @@
-"""What noise will leave of a study's evaluations, said before the study: from public numbers only.
+"""What noise will leave of a study's evaluations, computed before the study from public numbers.
 
 Nothing here sees a patient. The patients are invented from the study's public reference, and a
-middling model predicts them.
+mediocre model predicts them.
 """
 
 import math
@@ -16,20 +16,19 @@ from fedrx_protocol.study.schema import (
     BinaryTarget,
     ContinuousTarget,
     FeatureSchema,
-    ForecastTarget,
     PanelTarget,
     SurvivalTarget,
 )
 from fedrx_protocol.study.study import Study
 
-_INVENTED = 2000  # so many that chance hardly moves a noise's reach
+_INVENTED = 2000  # enough that chance hardly moves the reach of the noise
 _SEED = 0
 
 
 def expected_headline(study: Study, patients: float, noise_sd: float, *, final: bool) -> Figure:
-    """The headline that an evaluation would release, and the interval of its noise.
+    """Compute the headline that an evaluation would release, and the interval of its noise.
 
-    Its value is invented; its noise is what counts, and whether that hides it.
+    Its value is invented; what counts is its noise, and whether the noise hides it.
 
     Args:
         study: the study.
@@ -44,7 +43,7 @@ def expected_headline(study: Study, patients: float, noise_sd: float, *, final: 
 
 
 def _invented(schema: FeatureSchema) -> tuple[Floats, Floats]:
-    """Predictions and outcomes, as `Plan.contributions` takes them."""
+    """Draw predictions and outcomes, as `Plan.contributions` takes them."""
     target, rng = schema.target, np.random.default_rng(_SEED)
     if isinstance(target, ContinuousTarget):
         return _halfway(target, rng.normal(size=_INVENTED), rng)
@@ -54,15 +53,26 @@ def _invented(schema: FeatureSchema) -> tuple[Floats, Floats]:
         offset = math.log(target.rate / (1 - target.rate))
         chance = 1 / (1 + np.exp(-offset - rng.normal(size=_INVENTED)))
         return chance, (rng.random(_INVENTED) < chance).astype(np.float64)
-    if isinstance(target, SurvivalTarget):
-        return _survival(target, rng)
-    return _forecasts(schema, target, rng)
+    if isinstance(target, SurvivalTarget):  # hazards differ by a factor of e; all follow-up is full
+        odds = target.hazard / (1 - target.hazard) * np.exp(rng.normal(size=(_INVENTED, 1)))
+        hazard, bins = odds / (1 + odds), len(target.edges)
+        event = rng.geometric(hazard[:, 0])
+        last = np.minimum(event, bins)
+        actual = np.stack([np.array(target.edges)[last - 1], event <= bins], axis=1)
+        return np.repeat(1 - hazard, bins, axis=1).cumprod(axis=1), actual.astype(np.float64)
+    # One visit, and changes as large as the study's public ones; a fifth of each is foreseen.
+    units = np.array([marker.unit_scale for marker in schema.forecast_markers])
+    usual = np.array([horizon.change for horizon in target.horizons])[:, None] * units
+    change = usual * rng.normal(size=(_INVENTED, 1, *usual.shape))
+    middle, reach = 0.2 * change, np.broadcast_to(usual, change.shape)
+    predicted = np.stack([middle, middle - reach, middle + reach], axis=-1)
+    return predicted, np.stack([change, np.zeros_like(change)], axis=-1)
 
 
 def _halfway(
     target: ContinuousTarget | PanelTarget, known: Floats, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """A prediction that explains half of the variance."""
+    """Draw outcomes, and a prediction that explains half of their variance."""
     outcome = (known + rng.normal(size=known.shape)) / math.sqrt(2)
     parts = (known / math.sqrt(2), outcome)
     if isinstance(target, PanelTarget):
@@ -70,25 +80,3 @@ def _halfway(
     else:
         predicted, actual = (restore_target(target, part) for part in parts)
     return predicted, actual
-
-
-def _survival(target: SurvivalTarget, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Hazards that differ by a factor of e; all are seen to the last edge."""
-    odds = target.hazard / (1 - target.hazard) * np.exp(rng.normal(size=(_INVENTED, 1)))
-    hazard, bins = odds / (1 + odds), len(target.edges)
-    event = rng.geometric(hazard[:, 0])
-    last = np.minimum(event, bins)
-    actual = np.stack([np.array(target.edges)[last - 1], event <= bins], axis=1)
-    return np.repeat(1 - hazard, bins, axis=1).cumprod(axis=1), actual.astype(np.float64)
-
-
-def _forecasts(
-    schema: FeatureSchema, target: ForecastTarget, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
-    """One visit, and changes as large as the study's public ones, of which a fifth is foreseen."""
-    units = np.array([marker.unit_scale for marker in schema.forecast_markers])
-    usual = np.array([horizon.change for horizon in target.horizons])[:, None] * units
-    change = usual * rng.normal(size=(_INVENTED, 1, *usual.shape))
-    middle, reach = 0.2 * change, np.broadcast_to(usual, change.shape)
-    predicted = np.stack([middle, middle - reach, middle + reach], axis=-1)
-    return predicted, np.stack([change, np.zeros_like(change)], axis=-1)

@@ -1,7 +1,7 @@
 """A panel of drugs judged by sums: a patient counts once, whatever the number of drugs.
 
 Errors are averaged over the drugs that a patient was given, so that one patient's share is
-bounded. The correlation drug by drug is for simulations only, which own their patients.
+bounded. The correlation drug by drug is for simulations only; they own their patients.
 """
 
 import math
@@ -57,11 +57,11 @@ class PanelMetrics:
     mae_ci: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as for JSON."""
+        """Return plain values, as for JSON."""
         return asdict(self)
 
     def flat(self) -> dict[str, float]:
-        """Values by name; absent ones are left out."""
+        """Return the values by name, without absent ones."""
         values = {"n": self.n, "mae": self.mae, "r2": self.r2, "correlation": self.correlation}
         ends = limits("mae", self.mae_interval)
         return known({**values, **ends, **limits("mae_ci", self.mae_ci)})
@@ -90,7 +90,7 @@ class PanelPlan(Plan):
         return (*_TOTAL, *_VARIANCE) if self.final else tuple(_TOTAL)
 
     def contributions(self, predicted: Floats, actual: Floats) -> Floats:
-        """Each patient's share, `(n, m)`; it never leaves a site.
+        """Compute each patient's share, `(n, m)`; it never leaves a site.
 
         Args:
             predicted: `(n, drugs)`, in the panel's unit; a value that is not finite counts as an
@@ -120,7 +120,7 @@ class PanelPlan(Plan):
         r2, ends = None, None
         if self.final:
             r2 = noisy_r2(sums, n, by, noise_sd or 0.0)
-            # At most: the mean of a patient's squares is never below the square of the mean.
+            # An upper bound: the mean of a patient's squares is never below the mean's square.
             patients = mean_sd(mae, bound**2 * sums["residual"] / n, n)
             ends = interval(mae, math.hypot(noise, patients), 0.0, bound)
         return PanelMetrics(
@@ -137,7 +137,7 @@ class PanelPlan(Plan):
 
 
 def exact_panel(predicted: Floats, actual: Floats, target: PanelTarget) -> PanelMetrics:
-    """Unbounded, noiseless metrics, for whoever owns the patients.
+    """Compute unbounded, noiseless metrics, for the patients' owner.
 
     Args:
         predicted: `(n, drugs)`, in the panel's unit.
@@ -154,11 +154,13 @@ def exact_panel(predicted: Floats, actual: Floats, target: PanelTarget) -> Panel
     offset, error = filled - means, np.where(given, predicted - filled, 0.0)
     square, middle = _mean(offset**2, given).sum(), _mean(offset, given).sum()
     spread = float(square - middle**2 / len(actual))
-    by_drug = {
-        drug.name: found
-        for i, drug in enumerate(target.drugs)
-        if (found := _correlation(predicted[given[:, i], i], actual[given[:, i], i])) is not None
-    }
+    by_drug = {}
+    for i, drug in enumerate(target.drugs):
+        forecast, outcome = (values[given[:, i], i] for values in (predicted, actual))
+        if len(outcome) >= _FEWEST_LINES and outcome.std() != 0:
+            # A constant prediction ranks no patients; Pearson's correlation is undefined there.
+            constant = forecast.std() == 0
+            by_drug[drug.name] = 0.0 if constant else float(np.corrcoef(forecast, outcome)[0, 1])
     errors = _mean(np.abs(error), given)
     mae = float(errors.mean())
     reach = mean_sd(mae, float(np.square(errors).mean()), len(errors))
@@ -173,15 +175,6 @@ def exact_panel(predicted: Floats, actual: Floats, target: PanelTarget) -> Panel
 
 
 def _mean(values: Floats, given: NDArray[np.bool_]) -> Floats:
-    """Each patient's mean over the drugs given, `(n,)`."""
+    """Compute each patient's mean over the drugs given, `(n,)`."""
     found: Floats = (values * given).sum(axis=1) / np.maximum(given.sum(axis=1), 1)
     return found
-
-
-def _correlation(predicted: Floats, actual: Floats) -> float | None:
-    """Pearson's; 0 for a constant prediction, which ranks nobody; `None` for too few patients."""
-    if len(actual) < _FEWEST_LINES or actual.std() == 0:
-        return None
-    if predicted.std() == 0:
-        return 0.0
-    return float(np.corrcoef(predicted, actual)[0, 1])

@@ -36,7 +36,7 @@ class Measure:
         higher_is_better: which way is good.
         digits: decimals worth showing.
         short: its name where there is little room; the name if left out.
-        tells: of a headline, what it could tell: see `figures.hides`.
+        tells: what a headline can tell; see `figures.hides`.
     """
 
     key: str
@@ -49,21 +49,21 @@ class Measure:
 
     @property
     def label(self) -> str:
-        """The shortest name there is."""
+        """The shortest name."""
         return self.short or self.name
 
     @property
     def heading(self) -> str:
-        """The label with its unit, over a column; a percentage says so itself in its name."""
+        """The label with its unit, for a column; a percentage has its unit in its name."""
         return f"{self.label} ({self.unit})" if self.unit and "%" not in self.unit else self.label
 
     def figure(self, values: Mapping[str, float]) -> Figure:
-        """This metric of a flat mapping, with its intervals."""
+        """Read this metric from a flat mapping, with its intervals."""
         return Figure.of(values, self.key, self.tells)
 
 
 def metric_plan(study: Study, *, final: bool) -> Plan:
-    """The plan that a study agreed on, for an evaluation in between or for the last one."""
+    """Build the plan that a study agreed on, for an intermediate or the final evaluation."""
     target = study.target
     if isinstance(target, ContinuousTarget):
         return MetricPlan.for_study(study, final=final)
@@ -78,7 +78,7 @@ def metric_plan(study: Study, *, final: bool) -> Plan:
 
 
 def exact_metrics(target: Target, predicted: Floats, actual: Floats) -> Metrics:
-    """Unbounded, noiseless metrics, for whoever owns the patients.
+    """Compute unbounded, noiseless metrics, for the patients' owner.
 
     Args:
         target: the outcome.
@@ -112,7 +112,7 @@ def measures_of(target: Target) -> tuple[Measure, ...]:
 
 
 def mean_absolute_error(target: ContinuousTarget | PanelTarget, digits: int) -> Measure:
-    """The headline of an outcome that is a number."""
+    """Build the headline of an outcome that is a number."""
     return Measure(
         "mae",
         "Mean absolute error",

@@ -1,10 +1,10 @@
 """Survival judged by sums: a patient falls into one bin of risk, of time, of event or not.
 
-From the counts comes Harrell's concordance on binned risks and times: of two patients of whom one
-is known to have had the event earlier, how often was that one's risk higher. Source: Harrell et
+The counts give Harrell's concordance on binned risks and times: of two patients of whom one is
+known to have had the event earlier, how often that patient's risk was higher. Source: Harrell et
 al., JAMA 1982;247:2543-6. A patient's risk is the time that the predicted curve takes away, up to
-the last edge (see `mean_survival_time`): survival at a single time would leave out whatever the
-curve says of all others.
+the last edge (see `mean_survival_time`). Survival at a single time would ignore the curve at all
+other times.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,16 +19,15 @@ from fedrx_models.metrics.base import (
     MIN_SIGNAL_TO_NOISE,
     Floats,
     Plan,
+    brier_score,
     concordance_of_counts,
     count_scales,
     interval,
     known,
     limits,
     one_hot,
-    ratio_sd,
     require_patients,
     sampling_sd,
-    told,
     unscaled,
 )
 from fedrx_protocol.study.schema import SurvivalTarget
@@ -45,7 +44,7 @@ class SurvivalMetrics:
 
     Attributes:
         n: number of patients; an estimate where noise was added.
-        concordance: share of comparable pairs that are ordered rightly, ties counting half.
+        concordance: share of comparable pairs in the right order; ties count half.
         brier: Brier score of the hazards, where it was released; see `patient_errors`.
         concordance_interval: 95 % interval for the noise alone, where noise was added.
         concordance_ci: 95 % interval for the choice of patients, and the noise.
@@ -58,11 +57,11 @@ class SurvivalMetrics:
     concordance_ci: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as for JSON."""
+        """Return plain values, as for JSON."""
         return asdict(self)
 
     def flat(self) -> dict[str, float]:
-        """Values by name; absent ones are left out."""
+        """Return the values by name, without absent ones."""
         values = {"n": self.n, "concordance": self.concordance, "brier": self.brier}
         ends = limits("concordance", self.concordance_interval)
         return known({**values, **ends, **limits("concordance_ci", self.concordance_ci)})
@@ -97,14 +96,21 @@ class SurvivalPlan(Plan):
         return (*counts, "brier") if self.final else tuple(counts)
 
     def contributions(self, predicted: Floats, actual: Floats) -> Floats:
-        """Each patient's share, `(n, m)`; it never leaves a site.
+        """Compute each patient's share, `(n, m)`; it never leaves a site.
 
         Args:
             predicted: survival at the end of each time bin, `(n, bins)`.
             actual: time and event, `(n, 2)`.
         """
         happened, at_risk = encode_outcome(self.target, actual)
-        place = _history(happened, at_risk, self._joined()) * _RISK_BINS + self._risk_bin(predicted)
+        bins = len(self.target.edges)
+        joined = np.arange(bins) * self.times // bins
+        # A risk is the log-odds of the share of time lost, against the public reference's.
+        reference = np.cumprod(np.full((1, bins), 1 - self.target.hazard), axis=1)
+        risk = _log_odds_lost(predicted, self.target) - _log_odds_lost(reference, self.target)
+        edges = np.linspace(-_REACH, _REACH, _RISK_BINS - 1)
+        risk_bin = np.searchsorted(edges, np.where(np.isnan(risk), 0.0, risk), side="right")
+        place = _history(happened, at_risk, joined) * _RISK_BINS + risk_bin
         counts = one_hot(place, (2 * self.times + 1) * _RISK_BINS)
         if self.final:
             error = _hazard_errors(predicted, happened, at_risk)
@@ -123,39 +129,23 @@ class SurvivalPlan(Plan):
         n = max(1.0, float(counts.sum()))
         noise = (noise_sd or 0.0) / float(scales[0])
         found = _concordance(counts.reshape(-1, _RISK_BINS), self.times, noise)
+        brier = None
+        if self.final:
+            brier = brier_score(sums["brier"], n, noise, scales, self.target.hazard)
         return SurvivalMetrics(
             n=n,
             concordance=found.value,
-            brier=self._brier(sums["brier"] / n, n, noise) if self.final else None,
+            brier=brier,
             concordance_interval=None if noise_sd is None else found.interval(sampling=False),
             concordance_ci=found.interval(sampling=True),
         )
-
-    def _brier(self, value: float, n: float, noise: float) -> float | None:
-        """Brier score from sums; `noise` is that on each count."""
-        scales, hazard = self._scales(), self.target.hazard
-        of_sum, of_n = noise * float(scales[0] / scales[-1]), noise * (len(scales) - 1) ** 0.5
-        sd, value = ratio_sd(value, n, of_sum, of_n), min(max(value, 0.0), 1.0)
-        return told(value, sd, hazard * (1 - hazard) / 2)  # half of what the reference has
-
-    def _joined(self) -> NDArray[np.int64]:
-        """The joined bin of each of the study's bins, `(bins,)`."""
-        bins = len(self.target.edges)
-        return np.arange(bins) * self.times // bins
-
-    def _risk_bin(self, predicted: Floats) -> NDArray[np.int64]:
-        """Bin of the log-odds of the share of time lost, against the public reference's."""
-        reference = np.cumprod(np.full((1, len(self.target.edges)), 1 - self.target.hazard), axis=1)
-        risk = _log_odds_lost(predicted, self.target) - _log_odds_lost(reference, self.target)
-        edges = np.linspace(-_REACH, _REACH, _RISK_BINS - 1)
-        return np.searchsorted(edges, np.where(np.isnan(risk), 0.0, risk), side="right")
 
     def _scales(self) -> Floats:
         return count_scales((2 * self.times + 1) * _RISK_BINS, brier=self.final)
 
 
 def exact_survival(predicted: Floats, actual: Floats, target: SurvivalTarget) -> SurvivalMetrics:
-    """Concordance on exact risks and the study's time bins, for whoever owns the patients.
+    """Measure concordance on exact risks and the study's time bins, for the patients' owner.
 
     Args:
         predicted: survival at the end of each time bin, `(n, bins)`.
@@ -163,7 +153,7 @@ def exact_survival(predicted: Floats, actual: Floats, target: SurvivalTarget) ->
         target: the outcome.
 
     Raises:
-        DataError: if there are no patients, lengths differ, or nobody had the event.
+        DataError: if there are no patients, lengths differ, or no patient had the event.
     """
     require_patients(predicted, actual)
     happened, at_risk = encode_outcome(target, actual)
@@ -186,10 +176,10 @@ def exact_survival(predicted: Floats, actual: Floats, target: SurvivalTarget) ->
 
 
 def mean_survival_time(predicted: Floats, target: SurvivalTarget) -> Floats:
-    """Restricted mean survival time, `(n,)`: mean time free of the event up to the last edge.
+    """Compute the restricted mean survival time, `(n,)`: mean time without event to the last edge.
 
-    The area under the curve, which is taken to fall in a straight line within a bin. Patients are
-    ranked by it wherever one number must stand for a curve: the shorter, the higher the risk.
+    It is the area under the curve, which falls in a straight line within a bin. It ranks patients
+    wherever one number must represent a curve: the shorter the time, the higher the risk.
     Source: Royston and Parmar, BMC Medical Research Methodology 2013;13:152.
 
     Args:
@@ -207,15 +197,16 @@ def mean_survival_time(predicted: Floats, target: SurvivalTarget) -> Floats:
 
 
 def patient_errors(predicted: Floats, actual: Floats, target: SurvivalTarget) -> Floats:
-    """Squared difference of hazard and event, summed over the bins at risk, `(n,)`, in 0..1.
+    """Sum the squared differences of hazard and event over the bins at risk, `(n,)`, in 0..1.
 
-    The sum is divided by the number of all bins, which is public. Divided by the number of bins at
-    risk, which hangs on the outcome, it would favour hazards that are too high. Source: the Brier
-    score (Monthly Weather Review 1950;78:1-3) of each bin's conditional event.
+    The sum is divided by the number of all bins, which is public. The number of bins at risk
+    depends on the outcome; a division by it would favour hazards that are too high. Source: the
+    Brier score (Monthly Weather Review 1950;78:1-3) of each bin's conditional event.
 
     Args:
         predicted: survival at the end of each time bin, `(n, bins)`.
-        actual: time and event, `(n, 2)`; who leaves unharmed counts for the bins seen to the end.
+        actual: time and event, `(n, 2)`; a patient who leaves without the event counts for the
+            bins that were observed to their end.
         target: the outcome.
     """
     return _hazard_errors(predicted, *encode_outcome(target, actual))
@@ -224,10 +215,10 @@ def patient_errors(predicted: Floats, actual: Floats, target: SurvivalTarget) ->
 def _history(
     happened: Floats, at_risk: NDArray[np.bool_], joined: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """What is known of each patient: event in joined bin k, or free through k joined bins.
+    """Number what is known of each patient: event in joined bin k, or free through k joined bins.
 
     `joined` is the joined bin of each of the study's bins, `(bins,)`; the second kind of history
-    is numbered on from the first.
+    continues the numbers of the first.
     """
     event = happened.any(axis=1)
     when = joined[happened.argmax(axis=1)]
@@ -244,7 +235,7 @@ class _Concordance:
 
     Attributes:
         value: `None` where no two patients can be compared.
-        noise_sd: infinite where noise may have made the pairs themselves.
+        noise_sd: for the noise; infinite where noise may have made the pairs themselves.
         patients_sd: for the choice of patients.
     """
 
@@ -253,7 +244,7 @@ class _Concordance:
     patients_sd: float = 0.0
 
     def interval(self, *, sampling: bool) -> tuple[float, float] | None:
-        """95 % interval for the noise, and with `sampling` for the choice of patients too."""
+        """Return the 95 % interval for noise; with `sampling`, for the choice of patients too."""
         if self.value is None:
             return None
         sd = np.hypot(self.noise_sd, self.patients_sd) if sampling else self.noise_sd
@@ -261,9 +252,9 @@ class _Concordance:
 
 
 def _concordance(counts: Floats, times: int, noise: float = 0.0) -> _Concordance:
-    """Concordance from counts `(2 times + 1, risks)`, each with noise of this standard deviation.
+    """Compute concordance from counts `(2 times + 1, risks)`, each with noise of this sd.
 
-    Rows 0..times-1 are events in each time bin, row times + k is free of it through k bins.
+    Rows 0..times-1 hold events in each time bin; row times + k holds patients free through k bins.
     """
     events = counts[:times]
     pairs = ordered = 0.0
@@ -282,18 +273,18 @@ def _concordance(counts: Floats, times: int, noise: float = 0.0) -> _Concordance
         return _Concordance(None)
     concordance = ordered / pairs
     slopes = (by_ordered - concordance * by_pairs) / pairs
-    audible = pairs > MIN_SIGNAL_TO_NOISE * noise * float(np.linalg.norm(by_pairs))
+    distinct = pairs > MIN_SIGNAL_TO_NOISE * noise * float(np.linalg.norm(by_pairs))
     return _Concordance(
         value=min(max(concordance, 0.0), 1.0),
-        noise_sd=noise * float(np.linalg.norm(slopes)) if audible else np.inf,
+        noise_sd=noise * float(np.linalg.norm(slopes)) if distinct else np.inf,
         patients_sd=sampling_sd(counts, slopes),
     )
 
 
 def _log_odds_lost(predicted: Floats, target: SurvivalTarget) -> Floats:
-    """Log-odds of the share of the time up to the last edge that a curve takes away, `(n,)`.
+    """Compute the log-odds of the share of time to the last edge that a curve takes away, `(n,)`.
 
-    For small hazards as for large ones it rises by 1 where all hazards are e times as high.
+    For small and large hazards alike, it rises by 1 where all hazards are e times as high.
     """
     lost = np.clip(1 - mean_survival_time(predicted, target) / target.edges[-1], _SMALLEST, 1.0)
     found: Floats = np.log(lost / np.maximum(1 - lost, _SMALLEST))

@@ -1,10 +1,10 @@
 """`drug_gene_gnn`: a patient's genes on the study's gene graph, linked to the drugs that hit them.
 
-Every gene is a node that holds what the blocks say about it; messages follow the graph's edges.
-For a panel, a drug reads the genes that it targets, and what is known of it (targets, pathway)
-meets a summary of the patient. That part needs no training data of the drug itself. Where the
-study says so, a patient's known responses to other drugs speak too, each as loudly as its drug is
-like the one in question.
+Every gene is a node that holds the blocks' values of it; messages follow the graph's edges. For a
+panel, a drug reads the genes that it targets, and a drug's description (targets, pathway) is
+combined with a summary of the patient. That part needs no training data of the drug itself. Where
+the study says so, a patient's known responses to other drugs are used too, each weighted by the
+similarity of its drug to the one in question.
 """
 
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ from fedrx_models.pharmacogenomic.linear import HuberDelta
 from fedrx_models.pharmacogenomic.tokens import TokenLayout, Tokens, gene_columns
 from fedrx_protocol.study.schema import FeatureSchema, PanelTarget
 
-_FEW_RELATIVES = 1.0  # as many relatives' responses as the patient's mean weighs against them
+_FEW_RELATIVES = 1.0  # relatives' responses that weigh as much as the patient's mean
 
-_START = ("any", "kin")  # relations that speak before anything was learned
-_QUICK = 10.0  # a handful of numbers that say much may move so much faster than all others
+_START = ("any", "kin")  # relations that count before anything was learned
+_QUICK = 10.0  # these few informative numbers may move that much faster than all others
 
 
 class DrugGeneGnnConfig(BaseModel):
@@ -54,7 +54,7 @@ class GeneMessages(nn.Module):
 
     sources: torch.Tensor
     sinks: torch.Tensor
-    loudness: torch.Tensor
+    weights: torch.Tensor
 
     def __init__(
         self, config: DrugGeneGnnConfig, schema: FeatureSchema, generator: torch.Generator
@@ -62,10 +62,14 @@ class GeneMessages(nn.Module):
         super().__init__()
         genes = gene_columns(schema)
         self.genes = tuple(genes)
-        sources, sinks, loudness = _edges(schema, self.genes)
-        self.register_buffer("sources", sources, persistent=False)
-        self.register_buffer("sinks", sinks, persistent=False)
-        self.register_buffer("loudness", loudness, persistent=False)
+        place = {gene: i for i, gene in enumerate(self.genes)}
+        pairs = {(place[a], place[b]) for a, b in (schema.graph.edges if schema.graph else ())}
+        both = sorted({(a, b) for a, b in pairs if a != b} | {(b, a) for a, b in pairs if a != b})
+        ends = torch.tensor(both, dtype=torch.int64).reshape(-1, 2)
+        neighbours = torch.bincount(ends[:, 0], minlength=len(self.genes)).float()
+        self.register_buffer("sources", ends[:, 0], persistent=False)
+        self.register_buffer("sinks", ends[:, 1], persistent=False)
+        self.register_buffer("weights", neighbours.clamp(min=1.0).rsqrt(), persistent=False)
         layout = TokenLayout(self.genes, tuple(genes.values()))
         self.nodes = Tokens(layout, flat_width(schema), config.size, generator)
         self.steps = nn.ModuleList(
@@ -74,24 +78,22 @@ class GeneMessages(nn.Module):
         )
 
     def forward(self, batch: PatientBatch) -> torch.Tensor:
-        """States of the genes after the last message."""
-        states: torch.Tensor = self.nodes(batch)
-        for step in self.steps:
-            heard = torch.cat([states, self._messages(states)], dim=2)
-            states = states + nn.functional.relu(step(heard))
-        return states.contiguous()  # once, for all who read them: messages leave genes first
+        """Compute the genes' states after the last message.
 
-    def _messages(self, states: torch.Tensor) -> torch.Tensor:
-        """What each gene's neighbours send, `(B, genes, size)`.
-
-        Genes come first on the way, so that an edge moves one long row. An edge's strength is
-        the product of its ends' loudness: Kipf, Welling 2017, arXiv:1609.02907, eq. 2.
+        An edge's strength is the product of its ends' weights, 1 / sqrt(neighbours): Kipf, Welling
+        2017, arXiv:1609.02907, eq. 2.
         """
+        states: torch.Tensor = self.nodes(batch)
         patients, genes, size = states.shape
-        loudness = self.loudness[:, None].to(states)
-        rows = states.transpose(0, 1).reshape(genes, patients * size) * loudness
-        sent = torch.zeros_like(rows).index_add(0, self.sinks, rows.index_select(0, self.sources))
-        return (sent * loudness).reshape(genes, patients, size).transpose(0, 1)
+        weights = self.weights[:, None].to(states)
+        for step in self.steps:
+            # Genes come first, so that an edge moves one long row.
+            rows = states.transpose(0, 1).reshape(genes, patients * size) * weights
+            sent = rows.index_select(0, self.sources)
+            received = torch.zeros_like(rows).index_add(0, self.sinks, sent) * weights
+            messages = received.reshape(genes, patients, size).transpose(0, 1)
+            states = states + nn.functional.relu(step(torch.cat([states, messages], dim=2)))
+        return states.contiguous()  # once, for all readers: messages leave genes first
 
 
 class _PanelReadout(nn.Module):
@@ -109,22 +111,26 @@ class _PanelReadout(nn.Module):
         super().__init__()
         described = torch.from_numpy(descriptors(target))
         self.register_buffer("drugs", described, persistent=False)
-        self.register_buffer("hits", _hits(target, genes), persistent=False)
+        targets = [{name.upper() for name in drug.targets} for drug in target.drugs]
+        hits = torch.tensor([[gene.upper() in row for gene in genes] for row in targets]).float()
+        # A drug's row sums to 1, or to 0 if it has no known target.
+        hits = hits / hits.sum(dim=1, keepdim=True).clamp(min=1.0)
+        self.register_buffer("hits", hits, persistent=False)
         self.described = zero_linear(config.hidden, described.shape[1] + 1)
         self.hit = zero_linear(config.size, 1)
 
     def forward(self, states: torch.Tensor, summary: torch.Tensor) -> torch.Tensor:
-        """`(B, K)`, from what is known of each drug alone."""
+        """Compute `(B, K)` from each drug's description alone."""
         wanted: torch.Tensor = self.described(summary)
-        by_words = wanted[:, :-1] @ self.drugs.T.to(wanted) + wanted[:, -1:]
-        said: torch.Tensor = self.hit(states)
-        return by_words + said.squeeze(2) @ self.hits.T.to(said)
+        by_description = wanted[:, :-1] @ self.drugs.T.to(wanted) + wanted[:, -1:]
+        by_gene: torch.Tensor = self.hit(states)
+        return by_description + by_gene.squeeze(2) @ self.hits.T.to(by_gene)
 
 
 class _KnownResponses(nn.Module):
-    """From a patient's responses to other drugs to each drug, `(B, K)`; nothing known gives 0.
+    """A prediction for each drug from responses to other drugs, `(B, K)`; 0 without responses.
 
-    A drug's own response, under any of its names in the panel, is never read.
+    It never reads a drug's own response, under any of its names in the panel.
     """
 
     weights: torch.Tensor
@@ -135,22 +141,24 @@ class _KnownResponses(nn.Module):
         alike = np.stack(list(links.values())) * different(target)
         self.register_buffer("weights", torch.from_numpy(alike), persistent=False)
         self.mix = nn.Linear(len(alike), 1)
-        with torch.no_grad():  # starts at the patient's mean, moved by what is most alike
+        with torch.no_grad():  # starts at the patient's mean, moved by the most similar drugs
             start = [[float(name in _START) / _QUICK for name in links]]
             self.mix.weight.copy_(torch.tensor(start))
             self.mix.bias.zero_()
 
     def forward(self, batch: PatientBatch) -> torch.Tensor:
-        """The patient's mean over other drugs, and how that drug's relatives differ from it."""
-        everybody, *alike = self.weights.to(batch.y)
+        """Mix the patient's mean over other drugs and how each drug's relatives differ from it."""
+        others, *alike = self.weights.to(batch.y)
         y = batch.y * batch.y_observed
-        known, count = y @ everybody, batch.y_observed @ everybody
+        known, count = y @ others, batch.y_observed @ others
         mean = known / count.clamp(min=1.0)
-        said = [mean]
+        parts = [mean]
         for weights in alike:
             weight = batch.y_observed @ weights
-            said.append((y @ weights - mean * weight) / (weight + _FEW_RELATIVES * _unit(weights)))
-        mixed: torch.Tensor = self.mix(_QUICK * torch.stack(said, dim=2))
+            # The largest similarity, so that a few relatives mean the same in every relation.
+            unit = weights.max().clamp(min=1e-6)
+            parts.append((y @ weights - mean * weight) / (weight + _FEW_RELATIVES * unit))
+        mixed: torch.Tensor = self.mix(_QUICK * torch.stack(parts, dim=2))
         known_by: torch.Tensor = mixed.squeeze(2) * (count > 0)
         return known_by
 
@@ -178,10 +186,10 @@ class DrugGeneGnn(PatientModel):
         self.head = OutcomeHead(target, config.huber_delta)
 
     def forward(self, batch: PatientBatch) -> torch.Tensor:
-        """Loss per patient, `(B,)`.
+        """Compute the loss per patient, `(B,)`.
 
-        For a panel, the mean of two: with what was learned of each drug from its own responses,
-        and without, as if the drug had never been seen.
+        For a panel, it is the mean of two: one with what was learned from each drug's own
+        responses, and one without, as if the drug were new.
         """
         own, shared = self._outputs(batch)
         losses: torch.Tensor = self.head(own + shared, batch)
@@ -193,9 +201,9 @@ class DrugGeneGnn(PatientModel):
         return (losses + unseen) / 2
 
     def predict(self, batch: PatientBatch) -> AnyPrediction:
-        """Predictions of the target's kind, in its unit.
+        """Predict in the target's kind and unit.
 
-        With `known_responses`, `y` is read, but for a drug only the responses to other drugs.
+        With `known_responses` it reads `y`, but for each drug only the responses to other drugs.
         """
         with torch.no_grad():
             own, shared = self._outputs(batch)
@@ -208,7 +216,7 @@ class DrugGeneGnn(PatientModel):
         return columns_by_feature(self.schema)
 
     def _outputs(self, batch: PatientBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """What each drug's own data taught, and what holds for any drug; both `(B, K)`."""
+        """Compute what each drug's own data taught, and what holds for any drug; both `(B, K)`."""
         states = self.graph(batch)
         read = torch.cat([states.flatten(1), batch.x], dim=1)
         summary = nn.functional.relu(self.summary(read))
@@ -221,7 +229,7 @@ class DrugGeneGnn(PatientModel):
 def build_drug_gene_gnn(
     config: DrugGeneGnnConfig, schema: FeatureSchema, generator: torch.Generator
 ) -> DrugGeneGnn:
-    """The model; it starts near the study's public reference.
+    """Build the model; it starts near the study's public reference.
 
     Raises:
         StudyError: if the study has no graph, or asks for known responses without a panel.
@@ -233,27 +241,3 @@ def build_drug_gene_gnn(
     if config.known_responses and not isinstance(schema.target, PanelTarget):
         raise StudyError("'model.known_responses' needs a target of kind 'panel': leave it out.")
     return DrugGeneGnn(config, schema, generator)
-
-
-def _unit(weights: torch.Tensor) -> torch.Tensor:
-    """The largest similarity, so that a few relatives mean the same in every relation."""
-    return weights.max().clamp(min=1e-6)
-
-
-def _edges(
-    schema: FeatureSchema, genes: Sequence[str]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Both directions of every edge, and 1 / sqrt(neighbours) of every gene."""
-    place = {gene: i for i, gene in enumerate(genes)}
-    pairs = {(place[a], place[b]) for a, b in (schema.graph.edges if schema.graph else ())}
-    both = sorted({(a, b) for a, b in pairs if a != b} | {(b, a) for a, b in pairs if a != b})
-    ends = torch.tensor(both, dtype=torch.int64).reshape(-1, 2)
-    degrees = torch.bincount(ends[:, 0], minlength=len(genes)).float()
-    return ends[:, 0], ends[:, 1], degrees.clamp(min=1.0).rsqrt()
-
-
-def _hits(target: PanelTarget, genes: Sequence[str]) -> torch.Tensor:
-    """Which genes a drug targets, `(K, genes)`; a row sums to 1, or to 0 for none known."""
-    targets = [{name.upper() for name in drug.targets} for drug in target.drugs]
-    table = torch.tensor([[gene.upper() in row for gene in genes] for row in targets]).float()
-    return table / table.sum(dim=1, keepdim=True).clamp(min=1.0)

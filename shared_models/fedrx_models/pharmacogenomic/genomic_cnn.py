@@ -64,7 +64,7 @@ class _ConvolutionNetwork(nn.Module):
         self.linear = zero_linear(width, outputs) if config.linear_path else None
 
     def forward(self, batch: PatientBatch) -> torch.Tensor:
-        """Outputs `(B, K)`, 0 at the start."""
+        """Compute outputs `(B, K)`, 0 at the start."""
         tokens = self.tokens(batch).transpose(1, 2).contiguous()
         for norm, convolution in zip(self.norms, self.convolutions, strict=True):
             tokens = tokens + nn.functional.relu(convolution(norm(tokens)))
@@ -76,7 +76,7 @@ class _ConvolutionNetwork(nn.Module):
 def build_genomic_cnn(
     config: GenomicCnnConfig, schema: FeatureSchema, generator: torch.Generator
 ) -> Predictor:
-    """The model; it starts at the study's public reference."""
+    """Build the model; it starts at the study's public reference."""
     network = _ConvolutionNetwork(config, schema, generator)
     return Predictor(
         "genomic_cnn",

@@ -1,8 +1,8 @@
 """`genomic_transformer`: attention among a patient's tokens; what it attends to can be read.
 
-Attention is written out of linear layers, because gradients per patient are known for those. A
-hidden layer reads all tokens side by side. Their mean would not do: before training it is nearly
-a sum over genes, which holds no product of two, and noise hides the slope that would make one.
+Attention is built from linear layers, because gradients per patient are known for those. A hidden
+layer reads all tokens side by side. Their mean would not suffice: before training it is nearly a
+sum over genes, which contains no product of two, and noise hides the slope that would form one.
 """
 
 from typing import Self
@@ -21,7 +21,7 @@ from fedrx_models.pharmacogenomic.tokens import TokenLayout, Tokens, token_layou
 from fedrx_protocol.study.schema import FeatureSchema
 
 SUMMARY = "summary"
-"""Name of the token that stands for the patient and reads all others."""
+"""Name of the token that represents the patient and reads all others."""
 
 
 class GenomicTransformerConfig(BaseModel):
@@ -61,14 +61,14 @@ class Attention(nn.Module):
         self.outside = drawn_linear(size, size, generator)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Each token's mix of all tokens."""
+        """Mix all tokens for each token."""
         query, key, value = self._parts(tokens)
         mixed = _who_reads_whom(query, key) @ value
         output: torch.Tensor = self.outside(mixed.transpose(1, 2).flatten(2))
         return output
 
     def weights(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Who attends to whom, `(B, heads, S, S)`; rows sum to 1."""
+        """Compute which token attends to which, `(B, heads, S, S)`; rows sum to 1."""
         query, key, _ = self._parts(tokens)
         return _who_reads_whom(query, key)
 
@@ -79,7 +79,7 @@ class Attention(nn.Module):
 
 
 def _who_reads_whom(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """Scaled dot products as shares, `(B, heads, S, S)`."""
+    """Compute scaled dot products as shares, `(B, heads, S, S)`."""
     return torch.softmax(query @ key.transpose(2, 3) / query.shape[3] ** 0.5, dim=3)
 
 
@@ -99,10 +99,10 @@ class _Layer(nn.Module):
 
 
 class GenomicTransformerNetwork(nn.Module):
-    """`PatientBatch -> (B, K)`, with the attention that led there.
+    """`PatientBatch -> (B, K)`, with readable attention.
 
     Attributes:
-        names: what each token stands for; the first is `SUMMARY`.
+        names: what each token represents; the first is `SUMMARY`.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class GenomicTransformerNetwork(nn.Module):
         self.linear = zero_linear(width, outputs) if config.linear_path else None
 
     def forward(self, batch: PatientBatch) -> torch.Tensor:
-        """Outputs `(B, K)`, 0 at the start."""
+        """Compute outputs `(B, K)`, 0 at the start."""
         tokens = self.tokens(batch)
         for layer in self.layers:
             tokens = layer(tokens)
@@ -132,32 +132,28 @@ class GenomicTransformerNetwork(nn.Module):
         return output if self.linear is None else output + self.linear(flat_inputs(batch))
 
     def attention(self, batch: PatientBatch) -> Floats:
-        """What the summary attends to in each layer, mean over heads, `(B, layers, S)`.
+        """Compute what the summary attends to in each layer, mean over heads, `(B, layers, S)`.
 
-        Tokens are named by `names`; each row sums to 1. Attention shows where the model looked,
-        not what changed its output: for that, vary an input.
+        `names` names the tokens; each row sums to 1. Attention shows what the model read, not what
+        changed its output: for that, vary an input.
         """
         seen = []
         with torch.no_grad():
             tokens = self.tokens(batch)
             for layer in self.layers:
-                seen.append(_read_by_summary(layer, tokens))
+                if not isinstance(layer, _Layer):
+                    raise TypeError(f"{type(layer).__name__} has no attention.")
+                weights = layer.attention.weights(layer.before(tokens))
+                seen.append(weights[:, :, 0].mean(dim=1))
                 tokens = layer(tokens)
         found: Floats = torch.stack(seen, dim=1).cpu().double().numpy()
         return found
 
 
-def _read_by_summary(layer: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    """What the first token attends to, mean over heads, `(B, S)`."""
-    if not isinstance(layer, _Layer):
-        raise TypeError(f"{type(layer).__name__} has no attention.")
-    return layer.attention.weights(layer.before(tokens))[:, :, 0].mean(dim=1)
-
-
 def build_genomic_transformer(
     config: GenomicTransformerConfig, schema: FeatureSchema, generator: torch.Generator
 ) -> Predictor:
-    """The model; it starts at the study's public reference."""
+    """Build the model; it starts at the study's public reference."""
     network = GenomicTransformerNetwork(config, schema, generator)
     return Predictor(
         "genomic_transformer",

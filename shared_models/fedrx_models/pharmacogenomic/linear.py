@@ -4,9 +4,9 @@ from typing import Annotated
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
 
 from fedrx_models.cohort.encoding import flat_width, outcome_count
+from fedrx_models.layers import zero_linear
 from fedrx_models.pharmacogenomic.predictor import Predictor
 from fedrx_protocol.study.schema import FeatureSchema
 
@@ -28,8 +28,6 @@ def build_linear(
     schema: FeatureSchema,
     generator: torch.Generator,  # noqa: ARG001 - every factory takes one; this one starts at zero
 ) -> Predictor:
-    """A linear model that starts by predicting the study's reference for everybody."""
-    network = nn.Linear(flat_width(schema), outcome_count(schema.target))
-    nn.init.zeros_(network.weight)
-    nn.init.zeros_(network.bias)
+    """Build a linear model that starts by predicting the study's reference for every patient."""
+    network = zero_linear(flat_width(schema), outcome_count(schema.target))
     return Predictor("linear", config, schema, network, huber_delta=config.huber_delta)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from fedrx_models.cohort.encoding import flat_width, outcome_count
+from fedrx_models.layers import drawn_linear, zero_linear
 from fedrx_models.pharmacogenomic.linear import HuberDelta
 from fedrx_models.pharmacogenomic.predictor import Predictor
 from fedrx_protocol.study.schema import FeatureSchema
@@ -51,37 +52,22 @@ class _Network(nn.Module):
 
 
 def build_mlp(config: MlpConfig, schema: FeatureSchema, generator: torch.Generator) -> Predictor:
-    """A perceptron whose hidden layers are drawn from `generator`; it starts at the reference.
+    """Build a perceptron with hidden layers drawn from `generator`; it starts at the reference.
 
-    The output layer and the linear path start at zero, so that the first rounds, which carry the
-    most noise relative to what is known, move the main effects.
+    The output layer and the linear path start at zero. So the first rounds, which have the most
+    noise relative to what is known, move the main effects.
     """
     inputs, outputs = flat_width(schema), outcome_count(schema.target)
     layers: list[nn.Module] = []
     width = inputs
     for size in config.hidden:
-        layers.append(_hidden(width, size, _GAINS[config.activation], generator))
+        layers.append(drawn_linear(width, size, generator, _GAINS[config.activation]))
         if config.layer_norm:
             layers.append(nn.LayerNorm(size))
         layers.append(_ACTIVATIONS[config.activation]())
         width = size
     network = _Network(
-        nn.Sequential(*layers, _zeros(width, outputs)),
-        _zeros(inputs, outputs) if config.linear_path else None,
+        nn.Sequential(*layers, zero_linear(width, outputs)),
+        zero_linear(inputs, outputs) if config.linear_path else None,
     )
     return Predictor("mlp", config, schema, network, huber_delta=config.huber_delta)
-
-
-def _hidden(inputs: int, outputs: int, gain: float, generator: torch.Generator) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs)
-    with torch.no_grad():
-        layer.weight.normal_(0.0, gain / math.sqrt(inputs), generator=generator)
-        layer.bias.zero_()
-    return layer
-
-
-def _zeros(inputs: int, outputs: int) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer

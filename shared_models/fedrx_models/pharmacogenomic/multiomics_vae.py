@@ -1,13 +1,13 @@
 """`multiomics_vae`: several omics blocks, any of them missing, in one latent space.
 
-Each block that a patient has gives an opinion of where the patient lies, with a precision; the
-opinions and the standard normal prior multiply (product of experts: Wu, Goodman 2018,
-arXiv:1802.05335), so a missing block adds nothing and the rest stands. The latent space is trained
-to give the blocks back (Kingma, Welling 2014) and to predict the study's outcome.
+Each block that a patient has estimates the patient's place there, with a precision. The estimates
+and the standard normal prior are multiplied (product of experts: Wu, Goodman 2018,
+arXiv:1802.05335), so a missing block adds nothing and the others count as before. The latent space
+is trained to reconstruct the blocks (Kingma, Welling 2014) and to predict the study's outcome.
 
 The latent noise of the training loss is a sign for each dimension, keyed by the patient's own
-values: mean 0, variance 1, and no random state, so that a resumed run repeats itself and no
-patient's loss depends on another.
+values. It has mean 0, variance 1 and no random state, so a resumed run repeats itself and no
+patient's loss depends on another patient.
 """
 
 import torch
@@ -32,7 +32,7 @@ from fedrx_protocol.study.schema import FeatureSchema
 
 _LOG_VARIANCE_RANGE = 6.0
 _FIRST_LOG_PRECISION = 4.0
-_LARGEST_VALUE = 10.0  # normalised; beyond it a value says no more about where a patient lies
+_LARGEST_VALUE = 10.0  # normalised; a larger value says no more about a patient's place
 _HASH_STEPS = 64  # of a normalised value, for the sign that stands for the latent noise
 _HASH_MODULUS = 2_147_483_647
 
@@ -45,7 +45,7 @@ class MultiomicsVaeConfig(BaseModel):
     latent: int = Field(default=32, ge=1, le=512, description="dimensions of the latent space")
     hidden: int = Field(default=128, ge=1, le=4096, description="width inside each block's coders")
     head_hidden: int = Field(default=128, ge=1, le=4096, description="width before the outcome")
-    # Where patients are clipped, whatever else pulls takes its share of the norm; see
+    # Where patients are clipped, every other loss takes its share of the norm; see
     # `output_gradient_norms`.
     reconstruction: float = Field(
         default=1.0,
@@ -70,7 +70,7 @@ class MultiomicsVaeConfig(BaseModel):
 class _Coder(nn.Module):
     """A linear path and two layers beside it that start at zero, `(B, inputs) -> (B, outputs)`.
 
-    The linear paths alone are an autoencoder that can span what PCA spans.
+    The linear paths alone form an autoencoder that can span what PCA spans.
     """
 
     def __init__(
@@ -87,25 +87,6 @@ class _Coder(nn.Module):
         return output
 
 
-def _encoder(size: int, config: MultiomicsVaeConfig, generator: torch.Generator) -> _Coder:
-    """From a block to a mean and a log-precision for each dimension.
-
-    It starts at zero, since drawn weights would stay as they are wherever no training patient
-    has values, and put noise into the place of every new one; and it starts precise, so that the
-    latent noise does not drown what the blocks say.
-    """
-    straight = zero_linear(size, 2 * config.latent)
-    with torch.no_grad():
-        straight.bias[config.latent :] = _FIRST_LOG_PRECISION
-    return _Coder(size, config.hidden, straight, generator)
-
-
-def _decoder(size: int, config: MultiomicsVaeConfig, generator: torch.Generator) -> _Coder:
-    """From a place in the latent space to a block."""
-    straight = drawn_linear(config.latent, size, generator)
-    return _Coder(config.latent, config.hidden, straight, generator)
-
-
 class MultiomicsVae(PatientModel):
     """The blocks' coders, the latent space between them, and the outcome's head."""
 
@@ -118,8 +99,21 @@ class MultiomicsVae(PatientModel):
         self.places = list(block_columns(schema).values())
         sizes = [place.stop - place.start for place in self.places]
         latent, columns = config.latent, len(column_names(schema))
-        self.encoders = nn.ModuleList(_encoder(size, config, generator) for size in sizes)
-        self.decoders = nn.ModuleList(_decoder(size, config, generator) for size in sizes)
+        # From each block to a mean and a log-precision for each dimension. Encoders start at zero:
+        # drawn weights would stay as they are where no training patient has values, and add noise
+        # to the place of every new one. They start precise, so that the latent noise does not hide
+        # what the blocks say.
+        self.encoders = nn.ModuleList()
+        for size in sizes:
+            straight = zero_linear(size, 2 * latent)
+            with torch.no_grad():
+                straight.bias[latent:] = _FIRST_LOG_PRECISION
+            self.encoders.append(_Coder(size, config.hidden, straight, generator))
+        # From a place in the latent space back to each block.
+        self.decoders = nn.ModuleList()
+        for size in sizes:
+            straight = drawn_linear(latent, size, generator)
+            self.decoders.append(_Coder(latent, config.hidden, straight, generator))
         outputs = outcome_count(schema.target)
         self.hidden = drawn_linear(latent + columns, config.head_hidden, generator, 2**0.5)
         self.out = zero_linear(config.head_hidden, outputs)
@@ -127,30 +121,35 @@ class MultiomicsVae(PatientModel):
         self.head = OutcomeHead(schema.target, config.huber_delta)
 
     def forward(self, batch: PatientBatch) -> torch.Tensor:
-        """The outcome's loss plus the latent space's, `(B,)`."""
+        """Compute the outcome's loss plus the latent space's, `(B,)`."""
         mean, log_variance = self._posterior(batch)
         noisy = mean + torch.exp(0.5 * log_variance) * _signs(batch.omics, self.settings.latent)
         losses: torch.Tensor = self.head(self._outputs(batch, mean), batch)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(dim=1)
-        unlike = self._reconstruction_loss(batch, noisy)
+        errors = []  # of each block: the mean square over genes
+        for place, decoder in zip(self.places, self.decoders, strict=True):
+            values = batch.omics[:, place].clamp(-_LARGEST_VALUE, _LARGEST_VALUE)
+            errors.append((decoder(noisy) - values).square().mean(dim=1))
+        each = torch.stack(errors, dim=1) * batch.omics_observed
+        unlike = each.sum(dim=1) / batch.omics_observed.sum(dim=1).clamp(min=1.0)
         return losses + self.settings.reconstruction * unlike + self.settings.kl * divergence
 
     def output_gradient_norms(
         self, outputs: torch.Tensor, batch: PatientBatch
     ) -> torch.Tensor | None:
-        """Not known where giving the blocks back pulls as well."""
+        """Return `None` where the reconstruction or the prior has a gradient too."""
         alone = self.settings.reconstruction == 0 and self.settings.kl == 0
         return super().output_gradient_norms(outputs, batch) if alone else None
 
     def predict(self, batch: PatientBatch) -> AnyPrediction:
-        """Predictions of the target's kind, from the middle of each patient's latent region."""
+        """Predict in the target's kind and unit, from the mean of each patient's posterior."""
         with torch.no_grad():
             return self.head.predict(self._outputs(batch, self._posterior(batch)[0]))
 
     def latent(self, batch: PatientBatch) -> Floats:
-        """Where each patient lies in the latent space, `(B, latent)`; for a site's own plots.
+        """Compute each patient's place in the latent space, `(B, latent)`, for a site's own plots.
 
-        These are patients' data: they stay at the site.
+        Places are patients' data: they stay at the site.
         """
         with torch.no_grad():
             found: Floats = self._posterior(batch)[0].cpu().double().numpy()
@@ -162,19 +161,17 @@ class MultiomicsVae(PatientModel):
         return columns_by_feature(self.schema)
 
     def _posterior(self, batch: PatientBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and log-variance, `(B, latent)`: the product of the prior and each block's say."""
+        """Compute mean and log-variance, `(B, latent)`: the prior times each block's estimate."""
         precision = batch.omics.new_ones(len(batch), self.settings.latent)
         weighted = torch.zeros_like(precision)
         for i, (place, encoder) in enumerate(zip(self.places, self.encoders, strict=True)):
             values = batch.omics[:, place].clamp(-_LARGEST_VALUE, _LARGEST_VALUE)
             mean, log_precision = encoder(values).chunk(2, dim=1)
             bound = _LOG_VARIANCE_RANGE
-            say = (
-                batch.omics_observed[:, i : i + 1]
-                * (bound * torch.tanh(log_precision / bound)).exp()
-            )
-            precision = precision + say
-            weighted = weighted + say * mean
+            certain = (bound * torch.tanh(log_precision / bound)).exp()
+            certain = batch.omics_observed[:, i : i + 1] * certain
+            precision = precision + certain
+            weighted = weighted + certain * mean
         return weighted / precision, -precision.log()
 
     def _outputs(self, batch: PatientBatch, latent: torch.Tensor) -> torch.Tensor:
@@ -182,20 +179,11 @@ class MultiomicsVae(PatientModel):
         output: torch.Tensor = self.out(hidden)
         return output if self.linear is None else output + self.linear(flat_inputs(batch))
 
-    def _reconstruction_loss(self, batch: PatientBatch, latent: torch.Tensor) -> torch.Tensor:
-        """Mean over a patient's blocks of the mean squared error over genes, `(B,)`."""
-        losses = []
-        for place, decoder in zip(self.places, self.decoders, strict=True):
-            values = batch.omics[:, place].clamp(-_LARGEST_VALUE, _LARGEST_VALUE)
-            losses.append((decoder(latent) - values).square().mean(dim=1))
-        each = torch.stack(losses, dim=1) * batch.omics_observed
-        return each.sum(dim=1) / batch.omics_observed.sum(dim=1).clamp(min=1.0)
-
 
 def build_multiomics_vae(
     config: MultiomicsVaeConfig, schema: FeatureSchema, generator: torch.Generator
 ) -> MultiomicsVae:
-    """The model; its outcome starts at the study's public reference.
+    """Build the model; its outcome starts at the study's public reference.
 
     Raises:
         StudyError: if the study has no block.
@@ -206,9 +194,9 @@ def build_multiomics_vae(
 
 
 def _signs(values: torch.Tensor, dimensions: int) -> torch.Tensor:
-    """-1 or 1 for each patient and dimension, `(B, dimensions)`, from the patient's values alone.
+    """Compute -1 or 1 for each patient and dimension, `(B, dimensions)`, from the patient's values.
 
-    Whole numbers, so that the order of a sum, and with it batch and device, changes nothing.
+    The numbers are whole, so the order of a sum, and with it batch and device, changes nothing.
     """
     steps = (values.clamp(-_LARGEST_VALUE, _LARGEST_VALUE) * _HASH_STEPS).round().long()
     places = torch.arange(1, values.shape[1] + 1, device=values.device)

@@ -1,4 +1,4 @@
-"""Any network that turns a batch into outputs, with the head that turns those into predictions."""
+"""A model of any network that turns a batch into outputs, and the head that reads those."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from fedrx_protocol.study.schema import FeatureSchema
 
 
 def whole_batch(batch: PatientBatch) -> PatientBatch:
-    """For networks that read the batch themselves."""
+    """Return the batch, for networks that read all of it."""
     return batch
 
 
@@ -27,7 +27,7 @@ class Predictor(PatientModel):
         config: its validated hyper-parameters.
         schema: the features, blocks and target.
         network: what `inputs` gives -> outputs `(B, K)`, where 0 means the public reference.
-        inputs: what of a batch the network reads: one flat tensor, or `whole_batch`.
+        inputs: the part of a batch that the network reads: one flat tensor, or `whole_batch`.
         huber_delta: see `OutcomeHead`.
     """
 
@@ -50,12 +50,12 @@ class Predictor(PatientModel):
         self.head = OutcomeHead(schema.target, huber_delta)
 
     def forward(self, batch: PatientBatch) -> torch.Tensor:
-        """The head's loss of the network's outputs, `(B,)`."""
+        """Compute the head's loss of the network's outputs, `(B,)`."""
         losses: torch.Tensor = self.head(self._outputs(batch), batch)
         return losses
 
     def predict(self, batch: PatientBatch) -> AnyPrediction:
-        """Predictions of the target's kind, in its unit."""
+        """Predict in the target's kind and unit."""
         with torch.no_grad():
             return self.head.predict(self._outputs(batch))
 

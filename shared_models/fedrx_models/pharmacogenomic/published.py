@@ -18,6 +18,7 @@ from fedrx_protocol.study.schema import (
     CategoryFeature,
     ContinuousTarget,
     FeatureSchema,
+    FlagFeature,
     NumberFeature,
 )
 
@@ -34,8 +35,7 @@ _NUMBERS = {"age_decade": "decade", "height_cm": "cm", "weight_kg": "kg"}
 _CATEGORIES = ("vkorc1", "cyp2c9", "race")
 _FLAGS = ("enzyme_inducer", "amiodarone")
 
-# Square-root mg/week per unit or level; levels that are not named add nothing, and the level
-# `None` is a missing value.
+# Square-root mg/week per level. A level that is not named adds nothing; `None` is a missing value.
 _PHARMACOGENETIC_LEVELS: Mapping[str, Mapping[str | None, float]] = MappingProxyType(
     {
         "vkorc1": {"A/G": -0.8677, "A/A": -1.6974, None: -0.4854},
@@ -68,22 +68,31 @@ _CLINICAL_LEVELS: Mapping[str, Mapping[str | None, float]] = MappingProxyType(
 
 
 def is_applicable(schema: FeatureSchema) -> bool:
-    """Whether a schema's outcome is a dose in mg/week, and it has all features of the equations.
+    """Check that a schema's outcome is a dose in mg/week and it has the equations' features.
 
     Features must have the equations' units and levels.
     """
     features = {feature.name: feature for feature in schema.features}
     if not isinstance(schema.target, ContinuousTarget) or not schema.target.is_weekly_dose:
         return False
-    return all(_fits(features.get(name), name) for name in (*_NUMBERS, *_CATEGORIES, *_FLAGS))
+    for name, unit in _NUMBERS.items():
+        number = features.get(name)
+        if not isinstance(number, NumberFeature) or number.unit != unit:
+            return False
+    for name in _CATEGORIES:
+        category = features.get(name)
+        needed = {level for level in _PHARMACOGENETIC_LEVELS[name] if level is not None}
+        if not isinstance(category, CategoryFeature) or not needed <= set(category.values):
+            return False
+    return all(isinstance(features.get(name), FlagFeature) for name in _FLAGS)
 
 
 def pharmacogenetic_dose(cohort: Cohort) -> Doses:
-    """The IWPC pharmacogenetic equation, mg/week, `(n,)`.
+    """Compute the IWPC pharmacogenetic equation, mg/week, `(n,)`.
 
     An unknown genotype or race has a coefficient of its own in the equation. An unknown age,
-    height or weight has none: the schema's public reference mean stands in for it. The published
-    accuracy was measured on complete values; `is_complete` says whose are.
+    height or weight has none: the schema's public reference mean replaces it. The published
+    accuracy was measured on complete values; `is_complete` finds the patients who have them.
 
     Raises:
         DataError: if the cohort's schema lacks a feature of the equation, or has another outcome.
@@ -102,7 +111,7 @@ def pharmacogenetic_dose(cohort: Cohort) -> Doses:
 
 
 def clinical_dose(cohort: Cohort) -> Doses:
-    """The IWPC clinical equation (no genotypes), mg/week, `(n,)`; missing values as above.
+    """Compute the IWPC clinical equation (no genotypes), mg/week, `(n,)`; missing values as above.
 
     Raises:
         DataError: if the cohort's schema lacks a feature of the equation, or has another outcome.
@@ -121,7 +130,7 @@ def clinical_dose(cohort: Cohort) -> Doses:
 
 
 def fixed_dose(cohort: Cohort) -> Doses:
-    """35 mg/week for everybody, `(n,)`."""
+    """Return 35 mg/week for every patient, `(n,)`."""
     return np.full(len(cohort), FIXED_DOSE_MG_PER_WEEK)
 
 
@@ -135,7 +144,7 @@ EQUATIONS: Mapping[str, Callable[[Cohort], Doses]] = MappingProxyType(
 
 
 def is_complete(cohort: Cohort) -> NDArray[np.bool_]:
-    """Whose age, height and weight are all known, `(n,)`.
+    """Find the patients whose age, height and weight are all known, `(n,)`.
 
     Raises:
         DataError: as the equations do.
@@ -144,15 +153,6 @@ def is_complete(cohort: Cohort) -> NDArray[np.bool_]:
     known = [~np.isnan(cohort.values[name]) for name in _NUMBERS]
     complete: NDArray[np.bool_] = np.logical_and.reduce(known)
     return complete
-
-
-def _fits(feature: object, name: str) -> bool:
-    if name in _NUMBERS:
-        return isinstance(feature, NumberFeature) and feature.unit == _NUMBERS[name]
-    if name in _CATEGORIES:
-        needed = {level for level in _PHARMACOGENETIC_LEVELS[name] if level is not None}
-        return isinstance(feature, CategoryFeature) and needed <= set(feature.values)
-    return getattr(feature, "kind", None) == "flag"
 
 
 def _check(cohort: Cohort) -> None:
@@ -165,7 +165,7 @@ def _check(cohort: Cohort) -> None:
 
 
 def _number(cohort: Cohort, name: str) -> Doses:
-    """A number with its public reference mean where it is missing."""
+    """Read a number, with its public reference mean where it is missing."""
     feature = next(f for f in cohort.schema.features if f.name == name)
     column: Doses = cohort.values[name]
     mean = feature.mean if isinstance(feature, NumberFeature) else np.nan
@@ -173,13 +173,13 @@ def _number(cohort: Cohort, name: str) -> Doses:
 
 
 def _flag(cohort: Cohort, name: str) -> NDArray[np.bool_]:
-    """Whether a flag is known to be yes."""
+    """Find the patients whose flag is known to be yes."""
     yes: NDArray[np.bool_] = cohort.values[name] == 1
     return yes
 
 
 def _levels(cohort: Cohort, coefficients: Mapping[str, Mapping[str | None, float]]) -> Doses:
-    """The sum of the coefficients of each patient's levels."""
+    """Sum the coefficients of each patient's levels."""
     total = np.zeros(len(cohort))
     for name, by_level in coefficients.items():
         feature = next(f for f in cohort.schema.features if f.name == name)
@@ -191,5 +191,5 @@ def _levels(cohort: Cohort, coefficients: Mapping[str, Mapping[str | None, float
 
 
 def _squared(root: Doses) -> Doses:
-    """A dose from its square root; a negative root, far outside the data, means no dose."""
+    """Compute a dose from its square root; a negative root, far outside the data, means no dose."""
     return np.square(np.maximum(root, 0.0))

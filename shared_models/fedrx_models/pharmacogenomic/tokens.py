@@ -1,6 +1,6 @@
 """From a patient's columns to tokens: one for each feature, one for every few genes, in order.
 
-What several blocks say about one gene stands in one token. Genes keep the study's order, so a
+One token holds the values that all blocks have for one gene. Genes keep the study's order, so a
 study that lists them along the genome gets tokens that are neighbours there.
 """
 
@@ -21,7 +21,7 @@ class TokenLayout:
     """Which columns of `flat_inputs` make up each token.
 
     Attributes:
-        names: what each token stands for: a feature, 'TP53', 'TP53..WT1', or 'blocks missing'.
+        names: what each token represents: a feature, 'TP53', 'TP53..WT1', or 'blocks missing'.
         columns: for each token its columns, ascending.
     """
 
@@ -29,14 +29,14 @@ class TokenLayout:
     columns: tuple[tuple[int, ...], ...]
 
     def index(self, padding: int) -> torch.Tensor:
-        """Columns as int64 `(S, P)`; shorter tokens are filled with `padding`."""
+        """Return columns as int64 `(S, P)`; `padding` fills shorter tokens."""
         widest = max(1, *(len(columns) for columns in self.columns), 1)
         rows = [[*columns, *[padding] * (widest - len(columns))] for columns in self.columns]
         return torch.tensor(rows, dtype=torch.int64)
 
 
 def token_layout(schema: FeatureSchema, most_gene_tokens: int) -> TokenLayout:
-    """Tokens of a study: its features, then its genes in at most `most_gene_tokens` runs.
+    """Lay out a study's tokens: its features, then its genes in at most `most_gene_tokens` runs.
 
     A last token holds the flags of missing blocks, where there are blocks.
     """
@@ -57,7 +57,7 @@ def token_layout(schema: FeatureSchema, most_gene_tokens: int) -> TokenLayout:
 
 
 def gene_columns(schema: FeatureSchema) -> dict[str, tuple[int, ...]]:
-    """Columns of `flat_inputs` by gene, in the order in which the blocks first name them."""
+    """Find the columns of `flat_inputs` by gene, in the order in which blocks first name them."""
     found: dict[str, list[int]] = {}
     start = sum(len(columns) for columns in columns_by_feature(schema).values())
     for block in schema.blocks:
@@ -68,7 +68,7 @@ def gene_columns(schema: FeatureSchema) -> dict[str, tuple[int, ...]]:
 
 
 class Tokens(nn.Module):
-    """Tokens of a batch, `(B, S, E)`; every token has weights and a place of its own.
+    """Tokens of a batch, `(B, S, E)`; every token has its own weights and place.
 
     Args:
         layout: which columns make up each token.
@@ -89,7 +89,7 @@ class Tokens(nn.Module):
         self.embedding = SegmentLinear(segments, inputs, size, generator)
 
     def forward(self, batch: PatientBatch) -> torch.Tensor:
-        """`(B, S, E)`."""
+        """Compute `(B, S, E)`."""
         columns = flat_inputs(batch)
         padded = torch.cat([columns, torch.zeros_like(columns[:, :1])], dim=1)
         tokens: torch.Tensor = self.embedding(padded[:, self.index])
