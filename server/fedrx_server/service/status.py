@@ -16,8 +16,8 @@ from typing import Any, Final, Literal
 from fedrx_common.canonical_json import finite_or_none
 from fedrx_common.errors import RunError
 from fedrx_common.files import write_file
+from fedrx_protocol.messages.refusal import Refusal
 from fedrx_server.rounds.observer import RunObserver
-from fedrx_server.runs.blame import LEFT_OUT
 from fedrx_server.runs.checkpoints import RoundRecord
 from fedrx_server.runs.files import read_json, to_json
 
@@ -207,7 +207,7 @@ class LiveWatch(RunObserver):
             state="waiting",
             sentence=sentence,
             absent=dict(missing),
-            waiting_for={site: why for site, why in missing.items() if why != LEFT_OUT},
+            waiting_for={site: why for site, why in missing.items() if why != Refusal.LEFT_OUT},
             present=tuple(site for site in self._state.present if site not in missing),
             asked=(),
         )
