@@ -1,6 +1,6 @@
-"""What a person sees of a live run: who is in, who is not and why, what was learned and spent.
+"""What a person sees of a live run: sites in and out and why, the metrics, the privacy spent.
 
-Nothing here is about one site but whether it is there; the coordinator knows no more.
+Of a single site it shows only whether it takes part; the coordinator knows no more.
 """
 
 import time
@@ -38,7 +38,7 @@ _HEADLINES: Final = {
 
 
 def state_of(folder: Path) -> tuple[str, LiveState | None, DesiredState]:
-    """How a run stands: one word, what its process last said, and what is wanted of it."""
+    """The state of a run: one word, what its process last said, and what is wanted of it."""
     wanted, live = read_wanted(folder), read_live(folder)
     if wanted.goal != "running":
         return wanted.goal, live, wanted
@@ -101,7 +101,7 @@ def follow(folder: Path) -> tuple[str, str]:
 
 
 def _moments(folder: Path) -> Iterator[tuple[str, LiveState | None, DesiredState]]:
-    """How the run stands, again and again; the last one is its end."""
+    """The states of the run, again and again; the last one is its end."""
     while True:
         moment = state_of(folder)
         yield moment

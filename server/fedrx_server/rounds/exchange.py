@@ -139,7 +139,7 @@ class Exchange:
         deadline_s: float,
         witness: Mapping[int, bytes] = MappingProxyType({}),
     ) -> None:
-        """Send requests that nobody waits for; their replies come in beside those of `send`.
+        """Send requests without waiting; their replies come in beside those of `send`.
 
         Args:
             kind: Flower message type.

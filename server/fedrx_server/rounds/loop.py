@@ -35,7 +35,7 @@ Observer = Callable[[RoundRecord], None]
 
 
 class StudyRun:
-    """Runs a study from where its folder stands to the end.
+    """Runs a study from the last round in its folder to the end.
 
     Args:
         parties: Who and what.
@@ -46,7 +46,7 @@ class StudyRun:
         observer: Called after every finished round.
         retry_policy: What to do when a round cannot be completed; by default the study's number of
             attempts is made, and then the run stops.
-        watch: Told what happens meanwhile.
+        watch: Is called as things happen.
     """
 
     def __init__(

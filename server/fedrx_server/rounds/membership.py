@@ -93,7 +93,7 @@ class Membership:
         parties: Who and what.
         exchange: Requests and replies.
         folder: Keeps the count of key epochs, and who is left out.
-        watch: Told what happens.
+        watch: Is called as things happen.
     """
 
     def __init__(

@@ -106,7 +106,7 @@ class RetryPolicy(Protocol):
 
 @dataclass(frozen=True)
 class StopAfterAttempts:
-    """Tries again at once, so many times, and then stops: for simulations, where nobody waits.
+    """Tries again at once, so many times, and then stops: for simulations, which never wait.
 
     Args:
         attempts: Tries at one round.
@@ -142,7 +142,7 @@ class WaitForSites:
     """Waits for sites as long as it takes; only what no waiting mends ends the run.
 
     Args:
-        watch: Told for whom it waits.
+        watch: Is called with the sites for which it waits.
         look_s: Between two looks at who is there.
         pause_s: After the first failed attempt; doubles with each.
         longest_s: The longest pause.

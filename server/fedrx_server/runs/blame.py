@@ -1,7 +1,7 @@
 """Which sites spoiled attempts at rounds and are left out of the next; kept in the run's folder.
 
 Every attempt is charged at the sites that answered, so a site that makes attempts fail spends what
-belongs to all. Three kinds of fault are told apart:
+belongs to all. There are three kinds of fault:
 
     proof     a site sent what no honest site sends; counted, whether or not the attempt failed
     absence   a site took part, then lacked, and for want of it a charged attempt failed

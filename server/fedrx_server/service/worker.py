@@ -64,7 +64,7 @@ _LOG_FILES: Final = 3
 
 
 class StopAsked(BaseException):
-    """SIGTERM: as safe at any moment as SIGKILL, but the SuperLink and the reader are told."""
+    """SIGTERM: as safe at any moment as SIGKILL, but the run is closed at the SuperLink."""
 
 
 def main(argv: list[str]) -> int:
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> int:
 
 
 class Worker:
-    """Drives one run from where its folder stands to its end.
+    """Drives one run from the last round in its folder to its end.
 
     Args:
         run: The open run folder.
