@@ -1,6 +1,6 @@
-"""What a person sees of a live run: who is in, who is not and why, what was learned and spent.
+"""What a person sees of a live run: sites in and out and why, the metrics, the privacy spent.
 
-Nothing here is about one site but whether it is there; the coordinator knows no more.
+Of a single site it shows only whether it takes part; the coordinator knows no more.
 """
 
 import time
@@ -17,9 +17,9 @@ from rich.text import Text
 
 from fedrx.views.terminal import PlainConsole
 from fedrx_common.text import escaped
+from fedrx_protocol.messages.refusal import SENTENCES, Refusal
 from fedrx_protocol.privacy.figures import HIDDEN, Figure, readable
 from fedrx_server.report.text import duration, size
-from fedrx_server.runs.blame import LEFT_OUT
 from fedrx_server.runs.registry import DesiredState, read_left_out, read_wanted
 from fedrx_server.service.instance import Serving
 from fedrx_server.service.status import LiveState, read_live
@@ -35,29 +35,10 @@ _HEADLINES: Final = {
     "concordance": ("concordance", 3, 0.25),
     "ratio": ("relative error", 3, 0.5),
 }
-# Reasons that a person must do something about; every other name is a site's own word.
-_REMEDIES: Final = {
-    "lost": "did not answer in time",
-    "RunUnknown": "has restarted",
-    "VersionDiffers": "runs another release of FedRx",
-    "ListChanged": "has opened sums of this study over another list of sites",
-    "RosterOutdated": "holds a newer roster: stop the run and resume it with --new-roster",
-    "RosterChanged": "has not accepted this roster yet (`fedrx site join FOLDER --offered`)",
-    "ClockSkewed": "its clock and ours differ",
-    "NotApproved": "has not approved this study",
-    "ApprovalExpired": "its approval has ended",
-    "ApprovalRevoked": "has revoked its approval",
-    "BudgetExhausted": "would spend more privacy than it allows",
-    "ShareInvalid": "sent shares or a commitment that cannot be opened",
-    "VectorInvalid": "sent a vector of the wrong length",
-    "CohortChanged": "its patients' file has changed since it approved",
-    "TrainingInvalid": "computed values beyond all bounds: use a smaller learning rate",
-    "ValueOutOfRange": "computed values beyond all bounds: use a smaller learning rate",
-}
 
 
 def state_of(folder: Path) -> tuple[str, LiveState | None, DesiredState]:
-    """How a run stands: one word, what its process last said, and what is wanted of it."""
+    """The state of a run: one word, what its process last said, and what is wanted of it."""
     wanted, live = read_wanted(folder), read_live(folder)
     if wanted.goal != "running":
         return wanted.goal, live, wanted
@@ -120,7 +101,7 @@ def follow(folder: Path) -> tuple[str, str]:
 
 
 def _moments(folder: Path) -> Iterator[tuple[str, LiveState | None, DesiredState]]:
-    """How the run stands, again and again; the last one is its end."""
+    """The states of the run, again and again; the last one is its end."""
     while True:
         moment = state_of(folder)
         yield moment
@@ -186,11 +167,11 @@ def _people(live: LiveState, *, ended: bool) -> list[str]:
     if live.asked and not ended:
         lines.append(f"asked, not answered yet: {', '.join(live.asked)}")
     for site, why in live.absent.items() if not ended else ():
-        if why == LEFT_OUT:
+        if why == Refusal.LEFT_OUT:
             continue  # has a line of its own, which says for what
         version = live.versions.get(site)
         told = f" ({version}, here {live.version})" if version else ""
-        words = _REMEDIES.get(why)
+        words = SENTENCES.get(why)
         lines.append(f"not in: {site}: {why}{f', {words}' if words else ''}{told}")
     return lines
 
@@ -199,7 +180,7 @@ def _left_out(folder: Path) -> list[str]:
     """Sites that the run leaves out because they spoiled attempts, and what readmits them."""
     lines = []
     for site, why in read_left_out(folder).items():
-        words = _REMEDIES.get(why.reason)
+        words = SENTENCES.get(why.reason)
         told = f"left out: {site}: {why}{f' ({words})' if words else ''}"
         lines.append(
             f"{told}; stop the run, then `resume --readmit {site}`" if why.for_good else told

@@ -17,7 +17,7 @@ def make_server_app(drive: Callable[[Exchange], None]) -> ServerApp:
     app = ServerApp()
 
     def main(grid: Grid, context: Context) -> None:
-        del context  # what a run must keep lies in its run folder
+        del context  # what a run must keep is in its run folder
         drive(Exchange(grid))
 
     app.main()(main)

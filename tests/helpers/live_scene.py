@@ -99,7 +99,7 @@ class Scene:
                 folder,
                 stage.start,
                 self.finished,
-                patience=WaitForSites(self.watch, sleep=self.sleep),
+                retry_policy=WaitForSites(self.watch, sleep=self.sleep),
                 watch=self.watch,
             )
             study_run.run()

@@ -104,7 +104,7 @@ class Consortium:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The name that people use for it."""
         return self._about.name
 
     @property
@@ -114,7 +114,7 @@ class Consortium:
 
     @property
     def fingerprint(self) -> str:
-        """What sites must check out of band before they join."""
+        """The key's fingerprint, which sites must check out of band before they join."""
         return fingerprint(self._about.consortium)
 
     @property
@@ -160,7 +160,7 @@ class Consortium:
         """The roster that `enroll` would sign; nothing is changed, and no key is needed.
 
         Raises:
-            EnrolmentForged, EnrolmentExpired: a request cannot be believed.
+            EnrolmentForged, EnrolmentExpired: a request does not verify.
             EnrolmentRefused, SiteUnknown: an id or key is taken, given up, or not there.
         """
         verified = [request.verify(now) for request in requests]
@@ -183,7 +183,7 @@ class Consortium:
             rotate: these sites are on the roster and replace their keys.
 
         Raises:
-            EnrolmentForged, EnrolmentExpired: a request cannot be believed.
+            EnrolmentForged, EnrolmentExpired: a request does not verify.
             EnrolmentRefused, SiteUnknown: an id or key is taken, given up, or not there.
             KeyUnreadable: the passphrase is missing or wrong.
         """
@@ -206,7 +206,9 @@ class Consortium:
             MisuseError: no reason in one line was given.
             KeyUnreadable: the passphrase is missing or wrong.
         """
-        _require_reason(reason)
+        fault = fault_in(reason, least=1, most=MAX_REASON_CHARACTERS)
+        if fault is not None:
+            raise MisuseError(f"The reason {quoted(reason)} {fault}; give it with --reason.")
         with self._changing(passphrase) as key:
             signed = sign_roster(dismiss(self._register(), site), key)
             return self._bring_into_force(signed, "revoke", f"{site}: {reason}", now)
@@ -255,19 +257,15 @@ class Consortium:
         """Finish what a crash interrupted: an unlogged roster, an old `roster.json`."""
         signed = self.roster
         log = self.log
-        logged = [line.entry.get("serial") for line in log.lines()]
-        if signed.roster.serial not in logged:
-            entry = log_entry(
-                "recover", "a change that was cut off", self._last_time(log), signed.roster
-            )
-            log.append(entry)
-        if _content(self.files.roster) != signed.to_json():
-            write_public(self.files.roster, signed.to_json())
-
-    def _last_time(self, log: ChainFile) -> int:
-        """A time without a clock: that of the line before."""
         lines = log.lines()
-        return int(lines[-1].entry["time"]) if lines else self._about.created
+        logged = [line.entry.get("serial") for line in lines]
+        if signed.roster.serial not in logged:
+            # A time without a clock: that of the line before.
+            time = int(lines[-1].entry["time"]) if lines else self._about.created
+            log.append(log_entry("recover", "a change that was cut off", time, signed.roster))
+        shown = self.files.roster
+        if not shown.exists() or shown.read_bytes() != signed.to_json():
+            write_public(shown, signed.to_json())
 
     def _record(self, kind: LogKind, about: str, now: int, roster: Roster | None = None) -> None:
         self.log.append(log_entry(kind, about, now, roster))
@@ -290,13 +288,3 @@ def _certificate(path: Path) -> x509.Certificate:
         return x509.load_pem_x509_certificate(data)
     except ValueError:
         raise ConsortiumDamaged(f"{path}: is no certificate; restore it from a backup.") from None
-
-
-def _content(path: Path) -> bytes | None:
-    return path.read_bytes() if path.exists() else None
-
-
-def _require_reason(reason: str) -> None:
-    fault = fault_in(reason, least=1, most=MAX_REASON_CHARACTERS)
-    if fault is not None:
-        raise MisuseError(f"The reason {quoted(reason)} {fault}; give it with --reason.")

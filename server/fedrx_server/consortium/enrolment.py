@@ -1,7 +1,7 @@
-"""Who may come in, who must leave: rules over rosters, without files or keys.
+"""Which sites may enter a roster and leave it: rules over rosters, without files or keys.
 
-A key that has left the roster never comes back, whoever asks: an old request, found in a mailbox,
-must not undo a revocation.
+A key that has left the roster never comes back: an old request, found in a mailbox, must not undo
+a revocation.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ class Register:
     Attributes:
         roster: the present one.
         requests: every request that was ever accepted, by its identity key.
-        ended: identity keys that stood on an earlier roster and no longer do.
+        ended: identity keys of earlier rosters that are not on the present one.
     """
 
     roster: Roster
@@ -81,12 +81,24 @@ def admit(
     """
     if not requests:
         raise EnrolmentRefused("No request was given; name at least one request file.")
-    _require_distinct(requests)
+    kinds = ("site id", "site"), ("identity key", "identity"), ("SuperNode key", "authentication")
+    for what, attribute in kinds:
+        values = [getattr(request, attribute) for request in requests]
+        if len(set(values)) < len(values):
+            raise EnrolmentRefused(
+                f"Two of the requests have the same {what}; give each site's request once."
+            )
+    new = {}
     for request in requests:
-        _require_valid(request, now)
-        _require_place(register, request, rotate=rotate)
-        _require_new_keys(register, request)
-    new = {request.site: _entry(request, now) for request in requests}
+        _require_admissible(register, request, now, rotate=rotate)
+        new[request.site] = SiteEntry(
+            site=request.site,
+            name=request.name,
+            identity=request.identity,
+            # A roster is valid only while every entry is, so none may begin later than now.
+            not_before=min(request.not_before, now),
+            not_after=request.not_after,
+        )
     staying = [entry for entry in register.roster.sites if entry.site not in new]
     return Roster((*staying, *new.values()), register.roster.serial + 1)
 
@@ -102,36 +114,15 @@ def dismiss(register: Register, site: str) -> Roster:
     return replace(register.roster, sites=staying, serial=register.roster.serial + 1)
 
 
-def _entry(request: EnrolmentRequest, now: int) -> SiteEntry:
-    return SiteEntry(
-        site=request.site,
-        name=request.name,
-        identity=request.identity,
-        # A roster is believed only while every entry is valid, so none may begin later than now.
-        not_before=min(request.not_before, now),
-        not_after=request.not_after,
-    )
-
-
-def _require_distinct(requests: Sequence[EnrolmentRequest]) -> None:
-    kinds = ("site id", "site"), ("identity key", "identity"), ("SuperNode key", "authentication")
-    for what, attribute in kinds:
-        values = [getattr(request, attribute) for request in requests]
-        if len(set(values)) < len(values):
-            raise EnrolmentRefused(
-                f"Two of the requests have the same {what}; give each site's request once."
-            )
-
-
-def _require_valid(request: EnrolmentRequest, now: int) -> None:
+def _require_admissible(
+    register: Register, request: EnrolmentRequest, now: int, *, rotate: bool
+) -> None:
+    """Refuse a request that is not valid now, or whose site id or keys are not free."""
     if not request.not_before - LIMITS.max_ahead_s <= now < request.not_after:
         raise EnrolmentRefused(
             f"Site '{request.site}' asks for a validity that does not cover this moment; let it "
             "write a new request with `fedrx site request`."
         )
-
-
-def _require_place(register: Register, request: EnrolmentRequest, *, rotate: bool) -> None:
     if rotate:
         _require_member(register.roster, request.site)
     held = register.roster.entry(request.site)
@@ -144,9 +135,6 @@ def _require_place(register: Register, request: EnrolmentRequest, *, rotate: boo
             f"Site id '{request.site}' is taken by another key; ask that site by telephone, and "
             "give --rotate if it is the one that changes its keys."
         )
-
-
-def _require_new_keys(register: Register, request: EnrolmentRequest) -> None:
     used = {accepted.authentication for accepted in register.requests.values()}
     current = {entry.identity for entry in register.roster.sites}
     if request.identity in register.ended | current or request.authentication in used:

@@ -1,13 +1,12 @@
-"""Where things stand in a consortium folder, and the keys that are made once.
+"""Where things are in a consortium folder, and the keys that are made once.
 
-The signing key decides who belongs; the authority's key decides who may call himself the
+The signing key decides which sites belong; the authority's key decides which server is the
 coordinator. Both can be encrypted. The TLS key cannot: the server reads it when it starts by
 itself, and it is replaced without asking any site.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -131,11 +130,16 @@ class ConsortiumInfo:
         with unusable(path):
             data = path.read_bytes()
         try:
-            return _about(from_json(data, source=str(path)))
+            document = from_json(data, source=str(path))
+            name, created = document["name"], document["created"]
+            if isinstance(name, str) and type(created) is int:
+                key = from_base64(document["consortium"], source="The consortium key")
+                return cls(name, key, created)
         except (MalformedMessage, MisuseError, KeyError, TypeError):
-            raise ConsortiumDamaged(
-                f"{path}: is no description of a consortium; restore it from a backup."
-            ) from None
+            pass
+        raise ConsortiumDamaged(
+            f"{path}: is no description of a consortium; restore it from a backup."
+        )
 
 
 def signing_key(
@@ -158,10 +162,3 @@ def signing_key(
 def write_about(files: ConsortiumFiles, about: ConsortiumInfo) -> None:
     """Write name and public key; done once, when the folder is made."""
     write_public(files.about, about.to_json())
-
-
-def _about(document: dict[str, Any]) -> ConsortiumInfo:
-    if not isinstance(document["name"], str) or type(document["created"]) is not int:
-        raise TypeError
-    key = from_base64(document["consortium"], source="The consortium key")
-    return ConsortiumInfo(document["name"], key, document["created"])

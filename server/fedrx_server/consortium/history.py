@@ -1,6 +1,6 @@
-"""What a consortium folder remembers: every roster it signed, every request it accepted.
+"""What a consortium folder keeps: every roster it signed, every request it accepted.
 
-Read anew and verified each time; a file that was changed is an error, never a fact.
+Everything is read and verified each time; a file that was changed is an error.
 """
 
 import contextlib
@@ -88,7 +88,7 @@ def log_entry(kind: LogKind, about: str, now: int, roster: Roster | None) -> dic
 
 
 def edition(files: ConsortiumFiles, serial: int) -> Path:
-    """Where the roster of this serial stands."""
+    """The file of the roster of this serial."""
     return files.rosters / f"{serial:06d}.json"
 
 
@@ -106,9 +106,24 @@ def read_rosters(files: ConsortiumFiles, consortium: bytes) -> tuple[SignedRoste
         count = len(list(files.rosters.glob("*.json")))
     if not count:
         raise ConsortiumDamaged(f"{files.rosters}: holds no roster; restore it from a backup.")
-    return tuple(
-        _read_roster(edition(files, serial), serial, consortium) for serial in range(count)
-    )
+    rosters = []
+    for serial in range(count):
+        path = edition(files, serial)
+        with unusable(path):
+            data = path.read_bytes()
+        try:
+            signed = SignedRoster.from_json(data)
+            with contextlib.suppress(RosterEntryExpired):
+                # Only the signature counts: an expired entry must remain replaceable.
+                signed.verify(consortium, 0)
+        except FedRxError as error:
+            raise ConsortiumDamaged(f"{path}: {error} Restore it from a backup.") from None
+        if signed.roster.serial != serial:
+            raise ConsortiumDamaged(
+                f"{path}: holds serial {signed.roster.serial}; restore it from a backup."
+            )
+        rosters.append(signed)
+    return tuple(rosters)
 
 
 def keep_request(files: ConsortiumFiles, signed: SignedEnrolmentRequest) -> None:
@@ -128,31 +143,13 @@ def read_requests(files: ConsortiumFiles) -> tuple[EnrolmentRequest, ...]:
     """
     with unusable(files.requests):
         paths = sorted(files.requests.glob("*.json"))
-    return tuple(_read_request(path) for path in paths)
-
-
-def _read_roster(path: Path, serial: int, consortium: bytes) -> SignedRoster:
-    with unusable(path):
-        data = path.read_bytes()
-    try:
-        signed = SignedRoster.from_json(data)
-        with contextlib.suppress(RosterEntryExpired):
-            # Only the signature counts: the coordinator must be able to replace an expired entry.
-            signed.verify(consortium, 0)
-    except FedRxError as error:
-        raise ConsortiumDamaged(f"{path}: {error} Restore it from a backup.") from None
-    if signed.roster.serial != serial:
-        raise ConsortiumDamaged(
-            f"{path}: holds serial {signed.roster.serial}; restore it from a backup."
-        )
-    return signed
-
-
-def _read_request(path: Path) -> EnrolmentRequest:
-    with unusable(path):
-        data = path.read_bytes()
-    try:
-        signed = SignedEnrolmentRequest.from_json(data)
-        return signed.verify(signed.request.time)
-    except FedRxError as error:
-        raise ConsortiumDamaged(f"{path}: {error} Restore it from a backup.") from None
+    requests = []
+    for path in paths:
+        with unusable(path):
+            data = path.read_bytes()
+        try:
+            signed = SignedEnrolmentRequest.from_json(data)
+            requests.append(signed.verify(signed.request.time))
+        except FedRxError as error:
+            raise ConsortiumDamaged(f"{path}: {error} Restore it from a backup.") from None
+    return tuple(requests)

@@ -32,13 +32,13 @@ _STOP_WITHIN_S = 3
 
 
 class _Server(uvicorn.Server):
-    """Lets the questions that wait for a message end when it is told to stop."""
+    """Ends the calls that wait for a message when it has to stop."""
 
     link: Link
 
     def handle_exit(self, sig: int, frame: object) -> None:
         """As uvicorn does, and wake who waits."""
-        super().handle_exit(sig, frame)  # type: ignore[arg-type]  # a frame, of which nobody reads
+        super().handle_exit(sig, frame)  # type: ignore[arg-type]  # the frame is never read
         self.link.stop()
 
 

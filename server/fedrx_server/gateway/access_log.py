@@ -1,7 +1,7 @@
-"""What the door refused, for the coordinator's log: who it was as far as known, and why.
+"""What the gateway refused, for the coordinator's log: the caller as far as known, and why.
 
-Whoever tries the same again and again gets a line and then a count, so that a hostile peer can
-neither fill the log nor push what others did out of it.
+A caller that tries the same again and again gets a line and then a count, so that a hostile peer
+can neither fill the log nor push what others did out of it.
 """
 
 import logging
@@ -44,7 +44,15 @@ class Refusals:
 
     def write(self, request: Request, response: Response) -> None:
         """Note a refusal."""
-        caller = _caller(request)
+        # Whence the call came, as the proxy saw it, and which node and key it shows.
+        caller = request.headers.get(ADDRESS_HEADER, "the coordinator's host")
+        key = request.headers.get(FLEET_HTTP_PUBLIC_KEY_HEADER, "")
+        if key:
+            caller += f" with key {sha256(key.encode()).hexdigest()[:16]}"
+        parsed = getattr(request.state, "protobuf_request", None)
+        node = getattr(getattr(parsed, "node", None), "node_id", 0)
+        if node:
+            caller += f", which says it is node {node}"
         reason = bytes(response.body)[:_REASON_BYTES]
         said = f"{request.url.path}: {response.status_code} {reason!r}"
         now, kind = self._clock(), (caller, said)
@@ -58,13 +66,3 @@ class Refusals:
         self._seen[kind] = _Seen(now)
         while len(self._seen) > _KINDS:
             self._seen.popitem(last=False)
-
-
-def _caller(request: Request) -> str:
-    """Whence a call came, as the proxy saw it, and which node and key it shows."""
-    address = request.headers.get(ADDRESS_HEADER, "the coordinator's host")
-    parsed = getattr(request.state, "protobuf_request", None)
-    node = getattr(getattr(parsed, "node", None), "node_id", 0)
-    key = request.headers.get(FLEET_HTTP_PUBLIC_KEY_HEADER, "")
-    shown = f" with key {sha256(key.encode()).hexdigest()[:16]}" if key else ""
-    return f"{address}{shown}{f', which says it is node {node}' if node else ''}"

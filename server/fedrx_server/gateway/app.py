@@ -1,6 +1,6 @@
 """The SuperLink's fleet paths and our fused ones, before Flower's own application.
 
-Flower's handlers answer Flower's calls, behind Flower's own check of who asks; each object is
+Flower's handlers answer Flower's calls, behind Flower's own check of the caller; each object is
 compared with its owner first. The fused calls do the same work in one call: `take` and `give` for
 sites, `send` and `collect` for the coordinator's process. All other paths go to Flower unchanged;
 no fleet path does.
@@ -36,7 +36,7 @@ from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 from flwr.superlink.routers.fleet.node_auth import authenticate_node
 from flwr.superlink.servicer.fleet import fleet_handlers
-from google.protobuf.message import Message  # type: ignore[import-untyped]  # ships no types  # type: ignore[import-untyped]  # ships no types
+from google.protobuf.message import Message  # type: ignore[import-untyped]  # ships no types
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message as AsgiMessage
@@ -91,7 +91,7 @@ def stock_calls(owners: Owners) -> Mapping[str, FlowerEndpoint]:
 
 
 logger = logging.getLogger(__name__)
-# A run also waits for sites to be gone, of which no bell tells.
+# A run also waits for sites to be gone, of which no notice comes.
 _LOOK_AGAIN_S: Final = 2.0
 Fused = Callable[[Request], Awaitable[Response]]
 
@@ -140,15 +140,15 @@ class Link:
             return
         await self._app(scope, receive, send)
         if path == "/v1/control/unregister-node":
-            self._bell.ring_all()  # whoever was shut out hears it now
+            self._bell.ring_all()  # a site that was shut out gets its refusal now
 
     def stop(self) -> None:
-        """Let open questions end."""
+        """Let waiting calls end."""
         self._stopping = True
         self._bell.ring_all()
 
     def _timely(self, request: Request, send: Send) -> Send:
-        """Gives up on a site that does not take what it asked for."""
+        """Give up on a site that does not take what it asked for."""
 
         async def sent(message: AsgiMessage) -> None:
             async with asyncio.timeout(self._limits.send_within_s):
@@ -168,10 +168,7 @@ class Link:
             request.state.node = node
         if path in self._fused:
             return await self._fused[path](request)
-        return await self._answer_stock(request, self._stock[path])
-
-    async def _answer_stock(self, request: Request, call: FlowerEndpoint) -> Response:
-        kind = PROTOBUF_REQUEST_TYPES["POST", request.url.path]
+        kind, call = PROTOBUF_REQUEST_TYPES["POST", path], self._stock[path]
         longest = self._limits.object_bytes + self._limits.head_bytes
         lot = self._transfer.lot(request.state.node)
         try:
@@ -276,8 +273,13 @@ class Link:
     async def _wait_for(
         self, key: Hashable, look: Callable[[], list[Parcel]], request: Request, again_s: float
     ) -> list[Parcel]:
-        """Look, and again when the bell rings or `again_s` has passed, until there is something."""
-        end = time.monotonic() + _wait_s(request, self._limits.wait_s)
+        """Look, and again on a notice or after `again_s`, until there is something."""
+        longest = self._limits.wait_s
+        try:
+            asked = float(request.headers.get(WAIT_HEADER, longest))
+        except ValueError:
+            asked = longest
+        end = time.monotonic() + min(max(asked, 0.0), longest)
         while True:
             ticket = self._bell.subscription(key)
             found = await self._transfer.run(look)
@@ -285,11 +287,3 @@ class Link:
             if found or left <= 0 or self._stopping:
                 return found
             await self._bell.wait(ticket, min(left, again_s))
-
-
-def _wait_s(request: Request, longest: float) -> float:
-    try:
-        asked = float(request.headers.get(WAIT_HEADER, longest))
-    except ValueError:
-        return longest
-    return min(max(asked, 0.0), longest)

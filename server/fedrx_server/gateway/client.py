@@ -32,7 +32,7 @@ from fedrx_server.gateway.endpoints import FRAMES_MEDIA_TYPE, RUNTIME, WAIT_HEAD
 
 
 class ReplyUnreadable(PeerError):
-    """A reply's objects are no message; its site counts as lost for this request."""
+    """A reply's objects are not a message; its site counts as lost for this request."""
 
 
 def inflate_reply(
@@ -162,7 +162,15 @@ class LinkClient:
                 if response.is_error:
                     response.read()
                     response.raise_for_status()
-                return list(_arrivals(self._framed(response)))
+                bodies = self._framed(response)
+                head = PullAppMessagesResponse.FromString(_next(bodies))
+                arrived = []
+                for message, tree in zip(
+                    head.messages_list, head.message_object_trees, strict=True
+                ):
+                    contents = {name: _next(bodies) for name in ordered(tree) if name}
+                    arrived.append(Arrived(message, tree.object_id, contents))
+                return arrived
 
         return cast("list[Arrived]", self._retries.invoke(once))
 
@@ -171,13 +179,6 @@ class LinkClient:
         for part in response.iter_raw():
             yield from reader.feed(part)
         reader.close()
-
-
-def _arrivals(bodies: Iterator[bytes]) -> Iterator[Arrived]:
-    head = PullAppMessagesResponse.FromString(_next(bodies))
-    for message, tree in zip(head.messages_list, head.message_object_trees, strict=True):
-        contents = {name: _next(bodies) for name in ordered(tree) if name}
-        yield Arrived(message, tree.object_id, contents)
 
 
 def _next(bodies: Iterator[bytes]) -> bytes:

@@ -37,7 +37,7 @@ C = TypeVar("C", bound=ProtobufClient)
 
 
 class SuperLinkRefused(FedRxError):
-    """The SuperLink said no, or is not there; the run so far lies in the run folder."""
+    """The SuperLink refused, or is not there; the run so far is in the run folder."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class SuperLinkAddress:
     def http(
         self, base_url: str = "", headers: Mapping[str, str] | None = None, keep_s: float = 5.0
     ) -> httpx.Client:
-        """A client that asks nobody else: whatever proxy the environment names, this is loopback.
+        """A client that uses no proxy of the environment: this is loopback.
 
         Args:
             base_url: Before every path.
@@ -95,7 +95,7 @@ class SuperLinkAddress:
         interceptors: Sequence[ProtobufClientInterceptor],
         retry_invoker: RetryInvoker | None = None,
     ) -> C:
-        """One of Flower's clients, on `http` and not on one of its own making."""
+        """One of Flower's clients, on the HTTP client of `http` instead of its own."""
         trust = trusting(self.ca_certificate)
         client = kind(
             f"https://{self.address}",
@@ -208,14 +208,9 @@ def translated() -> Iterator[None]:
             f"the SuperLink cannot be reached ({error}): is `fedrx coordinator start` running?"
         ) from None
     except httpx.HTTPStatusError as error:
-        raise SuperLinkRefused(
-            f"the SuperLink refused {error.request.url.path}: {_said(error.response)}"
-        ) from None
-
-
-def _said(response: httpx.Response) -> str:
-    try:
-        body = read_json(response.text)
-        return str(body.get("message") or body.get("detail") or body)
-    except (ValueError, AttributeError):
-        return f"HTTP {response.status_code}"
+        try:
+            body = read_json(error.response.text)
+            said = str(body.get("message") or body.get("detail") or body)
+        except (ValueError, AttributeError):
+            said = f"HTTP {error.response.status_code}"
+        raise SuperLinkRefused(f"the SuperLink refused {error.request.url.path}: {said}") from None

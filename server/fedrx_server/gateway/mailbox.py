@@ -139,7 +139,10 @@ class Mailbox:
             reply = row.pop("reply")
             if reply and self._sizes(reply) is not None:
                 continue
-            if self._running(row["run_id"]) and (parcel := self._parcel(row)):
+            run = int64_to_uint64(row["run_id"])
+            status = self._state.get_run_status({run}).get(run)
+            running = status is not None and status.status == Status.RUNNING
+            if running and (parcel := self._parcel(row)):
                 return parcel
         return None
 
@@ -156,15 +159,20 @@ class Mailbox:
         """Begin to take a reply; the node is its sender, which the caller has checked.
 
         Raises:
-            HTTPException: 409 if nobody waits for it any more, 400 if its tree cannot be.
+            HTTPException: 409 if no request waits for it any more, 400 if its tree cannot be.
         """
         reply = message_from_proto(head)
         meta = reply.metadata
-        self._supersede(meta.reply_to_message_id, meta.message_id)
+        request = meta.reply_to_message_id
+        # Drop a half-given reply of an agent that has since restarted.
+        for row in self._rows("message_res", "reply_to_message_id", [request]):
+            half = row["message_id"]
+            if half != meta.message_id and self._sizes(half) is None:
+                self._store.delete(half)
+                self._state.query("DELETE FROM message_res WHERE message_id = :id", {"id": half})
         if self._state.store_message_res(reply) is None:
             raise refuse("nobody waits for this reply", 409)
         missing = self._register(meta.run_id, tree)
-        request = meta.reply_to_message_id
         return Intake(ordered(tree), missing, lambda: self._store.delete(request))
 
     def put(self, intake: Intake, contents: Collection[bytes]) -> None:
@@ -179,8 +187,20 @@ class Mailbox:
                 raise refuse("the message is too long", 413)
             if intake.position >= len(intake.expected):
                 raise refuse("more objects than announced", 400)
-            self._put(intake, intake.expected[intake.position], content)
+            object_id = intake.expected[intake.position]
             intake.position += 1
+            if len(content) > self._limits.object_bytes:
+                raise refuse("an object is too long", 413)
+            if object_id in intake.missing:
+                try:
+                    self._store.put(object_id, content)
+                except Exception as error:
+                    # Flower has one class for each thing that can be wrong with an object.
+                    why = f"an object cannot be stored ({type(error).__name__})"
+                    raise refuse(why, 400) from error
+            elif hashlib.sha256(content).hexdigest() != object_id:
+                # Another sender's object may be named only by a sender that has it.
+                raise refuse("an object is not the one announced", 400)
 
     def finish(self, intake: Intake) -> None:
         """Say that all objects are there.
@@ -198,7 +218,10 @@ class Mailbox:
         self, run: int, heads: Collection[ProtoMessage], trees: Collection[ObjectTree]
     ) -> tuple[list[str], Intake]:
         """Begin to take requests to sites; gives their ids, empty where one cannot be sent."""
-        self._sweep(run)
+        # What expired without an answer is removed, so that the store does not grow.
+        names = {"run": uint64_to_int64(run), "now": self._clock()}
+        for row in self._state.query(_EXPIRED, names):
+            self._remove(row["message_id"], row["reply"])
         ids: list[str] = []
         expected: dict[str, None] = {}
         missing: set[str] = set()
@@ -249,39 +272,11 @@ class Mailbox:
             contents = {name: content for name, content in rows if content}
         return [contents[name] for name in object_ids]
 
-    def _put(self, intake: Intake, object_id: str, content: bytes) -> None:
-        if len(content) > self._limits.object_bytes:
-            raise refuse("an object is too long", 413)
-        if object_id not in intake.missing:
-            # Somebody else's object may be named only by who has it.
-            if hashlib.sha256(content).hexdigest() != object_id:
-                raise refuse("an object is not the one announced", 400)
-            return
-        try:
-            self._store.put(object_id, content)
-        except Exception as error:
-            # Flower has one class for each thing that can be wrong with an object.
-            raise refuse(f"an object cannot be stored ({type(error).__name__})", 400) from error
-
     def _register(self, run: int, tree: ObjectTree) -> set[str]:
         try:
             return set(self._store.preregister(run, tree))
         except ValueError as error:
             raise refuse("the tree of objects cannot be", 400) from error
-
-    def _supersede(self, request: str, reply: str) -> None:
-        """Drop a half-given reply of an agent that has since restarted."""
-        for row in self._rows("message_res", "reply_to_message_id", [request]):
-            if row["message_id"] != reply and self._sizes(row["message_id"]) is None:
-                self._store.delete(row["message_id"])
-                names = {"id": row["message_id"]}
-                self._state.query("DELETE FROM message_res WHERE message_id = :id", names)
-
-    def _sweep(self, run: int) -> None:
-        """Remove what expired without an answer, so that the store does not grow."""
-        names = {"run": uint64_to_int64(run), "now": self._clock()}
-        for row in self._state.query(_EXPIRED, names):
-            self._remove(row["message_id"], row["reply"])
 
     def _remove(self, request: str, reply: str | None) -> None:
         self._state.delete_messages({request})
@@ -297,17 +292,15 @@ class Mailbox:
             if message_id not in known
         ]
         if self._clock() - self._begun > self._limits.grace_s:
+            query = text(_GONE).bindparams(bindparam("ids", expanding=True))
+            names = {"ids": list(waiting), "since": self._clock() - self._limits.gone_after_s}
+            with self._state.session() as session:
+                rows = [dict(row) for row in session.execute(query, names).mappings()]
             errors += [
                 create_message_error_unavailable_res_message(_message(row).metadata, "node_unavail")
-                for row in self._gone(waiting)
+                for row in rows
             ]
         return [Parcel(message_to_proto(error), ObjectTree(), {}) for error in errors]
-
-    def _gone(self, waiting: Collection[str]) -> list[dict[str, Any]]:
-        query = text(_GONE).bindparams(bindparam("ids", expanding=True))
-        with self._state.session() as session:
-            names = {"ids": list(waiting), "since": self._clock() - self._limits.gone_after_s}
-            return [dict(row) for row in session.execute(query, names).mappings()]
 
     def _rows(self, table: str, column: str, ids: Collection[str]) -> list[dict[str, Any]]:
         query = text(
@@ -344,11 +337,6 @@ class Mailbox:
             return ObjectTree(object_id=name, children=below)
 
         return grown(root)
-
-    def _running(self, run: int) -> bool:
-        run_id = int64_to_uint64(run)
-        status = self._state.get_run_status({run_id}).get(run_id)
-        return status is not None and status.status == Status.RUNNING
 
 
 def _message(row: dict[str, Any]) -> Message:

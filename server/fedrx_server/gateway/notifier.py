@@ -1,4 +1,4 @@
-"""Tells questions that wait for a message when it is worth looking again; all in one event loop."""
+"""Wakes calls that wait for a message when it is worth looking again; all in one event loop."""
 
 import asyncio
 import contextlib
@@ -6,9 +6,9 @@ from collections.abc import Hashable
 
 
 class Notifier:
-    """One bell for each key, a node or a run.
+    """One event for each key, a node or a run.
 
-    Take the ticket first, look then, wait last: whoever rings in between is heard.
+    Subscribe first, look then, wait last: a notice in between is not missed.
     """
 
     def __init__(self) -> None:
@@ -19,19 +19,19 @@ class Notifier:
         return self._tickets.setdefault(key, asyncio.Event())
 
     def notify(self, key: Hashable) -> None:
-        """Wake whoever waits under this key."""
+        """Wake all that wait under this key."""
         ticket = self._tickets.pop(key, None)
         if ticket is not None:
             ticket.set()
 
     def ring_all(self) -> None:
-        """Wake everybody, e.g. because a site was shut out."""
+        """Wake all, e.g. because a site was shut out."""
         for key in list(self._tickets):
             self.notify(key)
 
     @staticmethod
     async def wait(ticket: asyncio.Event, timeout_s: float) -> None:
-        """Wait for the bell, or for so long."""
+        """Wait for a notice, at most so long."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await ticket.wait()

@@ -1,7 +1,7 @@
 """Room for large objects under way: so much for all sites together, however many there are.
 
 A connection holds a lot from the announcement of a large object until it is stored or sent. Each
-owner has at most one, so that whoever is slow on purpose keeps nobody else from the rest.
+owner has at most one, so that one that is slow on purpose keeps no other from the rest.
 """
 
 import asyncio

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
-from google.protobuf.message import Message  # type: ignore[import-untyped]  # ships no types  # type: ignore[import-untyped]  # ships no types
+from google.protobuf.message import Message  # type: ignore[import-untyped]  # ships no types
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -24,6 +24,7 @@ from fedrx_server.gateway.ownership import refuse
 from fedrx_server.gateway.slots import Slot, TransferSlots
 
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 
 def parse(kind: type[M], data: bytes) -> M:
@@ -45,7 +46,7 @@ async def read_protobuf(
 
     Raises:
         HTTPException: 413 if it is too long, 503 if it does not come in time.
-        FlowerError: It is none.
+        FlowerError: It is not one.
     """
     ProtobufTranslationMiddleware._check_request_media_type(request)  # noqa: SLF001 - the same
     source, parts, held = _Parts(request, limits, lot), [], 0
@@ -70,7 +71,7 @@ async def read_frames(
         request: The call.
         head_bytes: Longest head.
         limits: Sizes.
-        lot: Held while an object is on its way that is not small; whoever stores it lets go.
+        lot: Held while an object is on its way that is not small; the code that stores it lets go.
 
     Raises:
         HTTPException: 400 if a frame is too long or the body ends within one, 503 if one does not
@@ -260,7 +261,7 @@ def _slices(pieces: Iterable[bytes]) -> Iterator[memoryview]:
 
 
 class _Closed(StreamingResponse):
-    """Gives back what its body holds as soon as nobody reads it any more."""
+    """A response that releases what its body holds as soon as it is read no more."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

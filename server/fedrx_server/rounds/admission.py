@@ -14,13 +14,11 @@ from dataclasses import dataclass, field
 from fedrx_common.errors import PeerError
 from fedrx_protocol.messages import codec
 from fedrx_protocol.messages.offer import OfferReply, RunOffer
+from fedrx_protocol.messages.refusal import ASKED_AT_ONCE, Refusal
 
 LONGEST_PAUSE_S = 30.0
 # A site that lets a long deadline pass again and again is asked again after several of them.
 LONGEST_COSTLY_PAUSE_S = 3600.0
-LOST = "lost"
-# What a site answers that has restarted, and so lost the run or its keys; asked again at once.
-FORGOTTEN = frozenset({"RunUnknown", "OutOfOrder", "SessionMismatch"})
 
 
 class VersionDiffers(PeerError):
@@ -83,7 +81,7 @@ class Admission:
         return frozenset(self._willing) & self._connected
 
     def update_connected(self, connected: Collection[int]) -> None:
-        """Take note of who is connected; whoever came back is asked at once."""
+        """Note which nodes are connected; one that came back is asked at once."""
         arrived = frozenset(connected) - self._connected
         self._connected = frozenset(connected)
         self._willing -= arrived
@@ -133,8 +131,16 @@ class Admission:
         absence = self._absences[node]
         absence.times += 1
         absence.reason = reason
-        absence.fresh = absence.times == 1 and reason in FORGOTTEN
-        absence.due = self.offers.now() + _pause(absence.times, reason, cost_s)
+        absence.fresh = absence.times == 1 and reason in ASKED_AT_ONCE
+        if absence.fresh:
+            absence.due = self.offers.now()
+            return
+        # 1, 2, 4 ... 30 s; a site that keeps others waiting is left alone for longer than it cost.
+        doubled = 2.0 ** min(absence.times - 1, 20)
+        pause_s = min(LONGEST_PAUSE_S, doubled)
+        if reason == Refusal.LOST:
+            pause_s = max(pause_s, min(LONGEST_COSTLY_PAUSE_S, cost_s * (doubled - 1)))
+        absence.due = self.offers.now() + pause_s
 
     def proved(self, node: int) -> None:
         """A node took part in a round to the end of its computation: past failures are over."""
@@ -147,22 +153,11 @@ class Admission:
     def missing(self, sites: Collection[str]) -> dict[str, str]:
         """Why each of these sites does not take part; those that are willing are left out."""
         nodes = {self._names[node]: node for node in self._connected if node in self._names}
-        return {
-            site: self._why(nodes.get(site))
-            for site in sorted(sites)
-            if nodes.get(site) not in self._willing
-        }
-
-    def _why(self, node: int | None) -> str:
-        if node is None:
-            return "not connected"
-        return self._absences[node].reason or "has not answered yet"
-
-
-def _pause(times: int, reason: str, cost_s: float) -> float:
-    """1, 2, 4 ... 30 s; a site that keeps others waiting is left alone for longer than it cost."""
-    if times == 1 and reason in FORGOTTEN:
-        return 0.0
-    doubled = 2.0 ** min(times - 1, 20)
-    costly = min(LONGEST_COSTLY_PAUSE_S, cost_s * (doubled - 1)) if reason == LOST else 0.0
-    return max(min(LONGEST_PAUSE_S, doubled), costly)
+        missing = {}
+        for site in sorted(sites):
+            node = nodes.get(site)
+            if node is None:
+                missing[site] = "not connected"
+            elif node not in self._willing:
+                missing[site] = self._absences[node].reason or "has not answered yet"
+        return missing

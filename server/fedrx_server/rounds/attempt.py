@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedrx_common.errors import PeerError
 from fedrx_protocol.messages import codec
-from fedrx_protocol.messages.secure_aggregation import ResolveReply, UnmaskReply, UnmaskRequest
+from fedrx_protocol.messages.secure_aggregation import ResolveReply, UnmaskReply
 from fedrx_protocol.plan import RoundPlan
 from fedrx_protocol.secagg.coordinator import CoordinatorRound
 from fedrx_server.rounds.exchange import Reply
@@ -60,7 +60,7 @@ class Attempt:
         self._fallen: dict[str, Failure] = {}
 
     def collect(self, weights: Vector) -> None:
-        """Ask all participants to train on `weights`; a lost or refusing one has dropped."""
+        """Ask all participants to train on `weights`; one that is lost or refuses has dropped."""
         request = self._current.request
         headers = dict.fromkeys(request.participants, codec.encode(request))
 
@@ -77,7 +77,7 @@ class Attempt:
         return self._current.answered == self._current.request.participants
 
     def resolve(self) -> bool:
-        """Open the masks toward dropped sites until nobody else drops; False if too few remain."""
+        """Open the masks toward dropped sites until no other drops; False if too few remain."""
 
         def take(reply: Reply) -> None:
             resolved = codec.decode(reply.header, ResolveReply)
@@ -98,6 +98,12 @@ class Attempt:
         Raises:
             StudyStopped: Sites that are needed stayed silent; the stored sum waits for them.
         """
+
+        def take(reply: Reply) -> None:
+            unmasked = codec.decode(reply.header, UnmaskReply)
+            self._members.require_own(reply, unmasked.site)
+            self._current.add_unmask(unmasked)
+
         requests = self._current.unmask_requests()
         silent = frozenset(requests)
         for tries in count():
@@ -107,24 +113,23 @@ class Attempt:
                 )
                 retry_policy.next_request(missing_shares)
                 self._members.keys()  # a site that came back needs to be found first
-            silent = self._ask_shares({site: requests[site] for site in silent}, tries)
-            if self._current.can_open:
-                return self._opened()
-            if not silent:
+            headers = {site: codec.encode(requests[site]) for site in silent}
+            label = f"{self._label} again {tries}" if tries else self._label
+            failed = self._ask("query.unmask", headers, take, label)
+            silent = frozenset(site for site, failure in failed.items() if failure.lost)
+            if self._current.can_open or not silent:
                 break
-        return None
-
-    def _ask_shares(self, requests: Mapping[str, UnmaskRequest], again: int) -> frozenset[str]:
-        headers = {site: codec.encode(request) for site, request in requests.items()}
-        label = f"{self._label} again {again}" if again else self._label
-
-        def take(reply: Reply) -> None:
-            unmasked = codec.decode(reply.header, UnmaskReply)
-            self._members.require_own(reply, unmasked.site)
-            self._current.add_unmask(unmasked)
-
-        failed = self._ask("query.unmask", headers, take, label)
-        return frozenset(site for site, failure in failed.items() if failure.lost)
+        if not self._current.can_open:
+            return None
+        participants = len(self._current.request.participants)
+        try:
+            total, survivors = self._current.result()
+        except PeerError as error:
+            # A site's seed does not fit its commitment, so that the sum has no value.
+            self._members.reasons[error.refusal] += 1
+            logger.warning("%s: %s", self._label, error)
+            return None
+        return OpenedSum(self._plan, total, len(survivors), participants)
 
     def ended(self, *, opened: bool, charged: bool) -> EndedAttempt:
         """What is to be judged once the attempt is over.
@@ -151,19 +156,9 @@ class Attempt:
         label: str,
         payload: Vector | None = None,
     ) -> dict[str, Failure]:
-        """Ask sites, and remember who did not do its part; one that does after all is forgotten."""
+        """Ask sites, and remember which failed; one that answers after all is forgotten."""
         failed = self._members.ask(kind, headers, take, label=label, payload=payload)
         for site in headers:
             self._fallen.pop(site, None)
         self._fallen.update(failed)
         return failed
-
-    def _opened(self) -> OpenedSum | None:
-        """The sum; `None` if a site's seed does not fit its commitment, so that it has none."""
-        try:
-            total, survivors = self._current.result()
-        except PeerError as error:
-            self._members.reasons[error.refusal] += 1
-            logger.warning("%s: %s", self._label, error)
-            return None
-        return OpenedSum(self._plan, total, len(survivors), len(self._current.request.participants))

@@ -17,6 +17,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
+from fedrx_protocol.messages.refusal import Refusal
+
 _SHORTEST_WAIT_S = 0.005
 _LONGEST_WAIT_S = 0.25
 _LOOK_EVERY_S = 3.0
@@ -106,7 +108,27 @@ class Exchange:
         del payload
         yield from (Reply(node, lost=True) for node, message_id in pushed.items() if not message_id)
         waiting = {message_id: node for node, message_id in pushed.items() if message_id}
-        yield from self._collect(waiting, deadline_s)
+        end, wait = self._clock() + deadline_s, _SHORTEST_WAIT_S
+        look, gone = self._clock() + _LOOK_EVERY_S, frozenset[int]()
+        while waiting and self._clock() < end:
+            arrived = self._arrived(waiting)
+            idle = not arrived
+            while arrived:
+                yield arrived.pop(0)  # nothing here refers to it while the next one comes
+            if not idle:
+                wait = _SHORTEST_WAIT_S
+            elif waiting:
+                self._sleep(wait)
+                wait = min(2 * wait, _LONGEST_WAIT_S)
+            if waiting and self._clock() >= look:
+                look = self._clock() + _LOOK_EVERY_S
+                # One that is away at two looks in a row has not merely been restarted.
+                away = frozenset(waiting.values()).difference(self.nodes())
+                for message_id in [m for m, node in waiting.items() if node in away & gone]:
+                    yield Reply(waiting.pop(message_id), lost=True)
+                gone = away
+        for node in waiting.values():
+            yield Reply(node, lost=True)
 
     def post(
         self,
@@ -117,7 +139,7 @@ class Exchange:
         deadline_s: float,
         witness: Mapping[int, bytes] = MappingProxyType({}),
     ) -> None:
-        """Send requests that nobody waits for; their replies come in beside those of `send`.
+        """Send requests without waiting; their replies come in beside those of `send`.
 
         Args:
             kind: Flower message type.
@@ -159,45 +181,22 @@ class Exchange:
         witness: Mapping[int, bytes],
     ) -> dict[int, str | None]:
         """Hand requests to the grid; the message's id by node, none where it could not be sent."""
-        record = None if payload is None else _array_record(payload)
-        messages = [
-            Message(
-                _content(header, record, witness.get(node, b"")),
-                node,
-                kind,
-                group_id=attempt,
-                ttl=deadline_s,
-            )
-            for node, header in headers.items()
-        ]
-        size = 0 if payload is None else payload.nbytes
+        shared, size = {}, 0
+        if payload is not None:
+            size = payload.nbytes
+            little_endian = np.ascontiguousarray(payload, dtype="<f4")
+            array = Array("float32", little_endian.shape, "fedrx.raw", little_endian.tobytes())
+            shared["payload"] = ArrayRecord({"vector": array})
+        messages = []
+        for node, header in headers.items():
+            beside = {"witness": witness[node]} if witness.get(node) else {}
+            record = ConfigRecord({"header": header, **beside})
+            content = RecordDict({_RECORD: record, **shared})
+            messages.append(Message(content, node, kind, group_id=attempt, ttl=deadline_s))
         self.traffic.down += sum(len(header) + size for header in headers.values())
         # Flower gives None for a message it could not push, and no list if all were too large.
         ids = list(self._grid.push_messages(messages))[: len(headers)]
         return dict(zip_longest(headers, ids))
-
-    def _collect(self, waiting: dict[str, int], deadline_s: float) -> Iterator[Reply]:
-        end, wait = self._clock() + deadline_s, _SHORTEST_WAIT_S
-        look, gone = self._clock() + _LOOK_EVERY_S, frozenset[int]()
-        while waiting and self._clock() < end:
-            arrived = self._arrived(waiting)
-            idle = not arrived
-            while arrived:
-                yield arrived.pop(0)  # nothing here refers to it while the next one comes
-            if not idle:
-                wait = _SHORTEST_WAIT_S
-            elif waiting:
-                self._sleep(wait)
-                wait = min(2 * wait, _LONGEST_WAIT_S)
-            if waiting and self._clock() >= look:
-                look = self._clock() + _LOOK_EVERY_S
-                # One that is away at two looks in a row has not merely been restarted.
-                away = frozenset(waiting.values()).difference(self.nodes())
-                for message_id in [m for m, node in waiting.items() if node in away & gone]:
-                    yield Reply(waiting.pop(message_id), lost=True)
-                gone = away
-        for node in waiting.values():
-            yield Reply(node, lost=True)
 
     def _arrived(self, waiting: dict[str, int]) -> list[Reply]:
         """Replies that have come; takes their requests out of `waiting`."""
@@ -218,33 +217,14 @@ class Exchange:
         record = message.content.get(_RECORD)
         config = record if isinstance(record, ConfigRecord) else ConfigRecord()
         header, refusal = config.get("header", b""), config.get("refusal", "")
-        payload = _payload(message.content)
+        vectors, payload = message.content.get("payload"), b""
+        if isinstance(vectors, ArrayRecord) and "vector" in vectors:
+            payload = vectors["vector"].data
         if not isinstance(header, bytes) or not isinstance(refusal, str):
             return Reply(node, lost=True)
         if refusal and not _REASON.fullmatch(refusal):
-            refusal = "Unreadable"
+            refusal = Refusal.UNREADABLE
         self.traffic.up += len(header) + len(payload)
         witness = config.get("witness", b"")
         kept = witness if isinstance(witness, bytes) else b""
         return Reply(node, header, payload, refusal, witness=kept)
-
-
-def _content(header: bytes, payload: ArrayRecord | None, witness: bytes) -> RecordDict:
-    beside = {"witness": witness} if witness else {}
-    content = RecordDict({_RECORD: ConfigRecord({"header": header, **beside})})
-    if payload is not None:
-        content["payload"] = payload
-    return content
-
-
-def _array_record(vector: NDArray[np.float32]) -> ArrayRecord:
-    little_endian = np.ascontiguousarray(vector, dtype="<f4")
-    array = Array("float32", little_endian.shape, "fedrx.raw", little_endian.tobytes())
-    return ArrayRecord({"vector": array})
-
-
-def _payload(content: RecordDict) -> bytes:
-    record = content.get("payload")
-    if isinstance(record, ArrayRecord) and "vector" in record:
-        return record["vector"].data
-    return b""

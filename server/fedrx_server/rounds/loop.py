@@ -1,8 +1,8 @@
-"""The study's loop: ask, collect, resolve, unmask, step, commit; again until the last round.
+"""The study's loop: ask, collect, resolve, unmask, step, commit; until the last round.
 
 The loop knows sites by the roster, sums by the plan and nodes by the exchange. It holds one
 accumulating vector whatever the number of sites, and it commits a round only when its sum is open.
-What it logs is who took part and why somebody did not; there is nothing else that it could log.
+It logs who took part and why a site did not; there is nothing else that it could log.
 """
 
 import logging
@@ -35,7 +35,7 @@ Observer = Callable[[RoundRecord], None]
 
 
 class StudyRun:
-    """Runs a study from where its folder stands to the end.
+    """Runs a study from the last round in its folder to the end.
 
     Args:
         parties: Who and what.
@@ -46,7 +46,7 @@ class StudyRun:
         observer: Called after every finished round.
         retry_policy: What to do when a round cannot be completed; by default the study's number of
             attempts is made, and then the run stops.
-        watch: Told what happens meanwhile.
+        watch: Is called as things happen.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class StudyRun:
 
     @property
     def weights(self) -> Vector:
-        """The global weights as they stand, shape `(d,)`."""
+        """The present global weights, shape `(d,)`."""
         return self._optimizer.weights
 
     def run(self) -> None:
@@ -90,30 +90,28 @@ class StudyRun:
             StudyStopped: a round could not be completed.
         """
         while self._round <= self._study.final_round:
-            self._one_round()
+            began = time.monotonic()
+            up, down = self._traffic.up, self._traffic.down
+            opened = self._finish_pending() or self._attempts()
+            metrics = self._apply(opened)
+            record = RoundRecord(
+                round=self._round,
+                attempt=opened.plan.attempt,
+                participants=opened.participants,
+                survivors=opened.survivors,
+                dropped=opened.participants - opened.survivors,
+                metrics=None if metrics is None else metrics.flat(),
+                bytes_up=self._traffic.up - up,
+                bytes_down=self._traffic.down - down,
+                seconds=time.monotonic() - began,
+            )
+            self._folder.save_round(record, self.weights, self._optimizer.state())
+            self._observer(record)
             self._round += 1
-
-    def _one_round(self) -> None:
-        began = time.monotonic()
-        up, down = self._traffic.up, self._traffic.down
-        opened = self._finish_pending() or self._attempts()
-        metrics = self._apply(opened)
-        record = RoundRecord(
-            round=self._round,
-            attempt=opened.plan.attempt,
-            participants=opened.participants,
-            survivors=opened.survivors,
-            dropped=opened.participants - opened.survivors,
-            metrics=None if metrics is None else metrics.flat(),
-            bytes_up=self._traffic.up - up,
-            bytes_down=self._traffic.down - down,
-            seconds=time.monotonic() - began,
-        )
-        self._folder.save_round(record, self.weights, self._optimizer.state())
-        self._observer(record)
 
     def _attempts(self) -> OpenedSum:
         tries = failures = 0
+        reserve = self._study.privacy.reserve_rounds
         while True:
             self._members.reasons.clear()
             keys = self._members.keys()
@@ -125,25 +123,22 @@ class StudyRun:
                     return opened
                 failures += 1
             tries += 1
-            self._retry_policy.next_attempt(self._failed_attempt(tries, failures))
+            failure = FailedAttempt(
+                round=self._round,
+                tries=tries,
+                failures=failures,
+                members=self._members.able,
+                threshold=self._parties.least,
+                reasons=dict(self._members.reasons),
+                missing=self._members.missing(),
+                sites=len(self._parties.sites),
+                one_list=self._parties.one_list,
+                left_out=self._folder.left_out,
+                causes=self._folder.blame.causes(),
+                futile=self._charged and self._folder.blame.futile(self._round, reserve),
+            )
+            self._retry_policy.next_attempt(failure)
             self._members.renew()
-
-    def _failed_attempt(self, tries: int, failures: int) -> FailedAttempt:
-        reserve = self._study.privacy.reserve_rounds
-        return FailedAttempt(
-            round=self._round,
-            tries=tries,
-            failures=failures,
-            members=self._members.able,
-            threshold=self._parties.least,
-            reasons=dict(self._members.reasons),
-            missing=self._members.missing(),
-            sites=len(self._parties.sites),
-            one_list=self._parties.one_list,
-            left_out=self._folder.left_out,
-            causes=self._folder.blame.causes(),
-            futile=self._charged and self._folder.blame.futile(self._round, reserve),
-        )
 
     def _attempt(self, keys: KeyDirectory, present: tuple[str, ...]) -> OpenedSum | None:
         """One try; `None` if too few sites remained for the sum to be opened."""
@@ -188,7 +183,7 @@ class StudyRun:
         return opened
 
     def _judge(self, attempt: Attempt, *, opened: bool) -> None:
-        """Put on record who spoiled an attempt, before anything else is tried."""
+        """Record which sites spoiled an attempt, before anything else is tried."""
         ended = attempt.ended(opened=opened, charged=self._charged)
         liars = most_liars(self._parties.plan.parameters)
         self._folder.save_blame(self._folder.blame.judged(ended, liars))
@@ -199,8 +194,17 @@ class StudyRun:
         """Step the optimizer on an opened sum and read its metrics."""
         sums = opened.plan.layout.decode(opened.total)
         if "training" in sums:
-            weight = float(sums["weight"][0]) if "weight" in sums else None
-            direction = self._direction(sums["training"], weight, opened.survivors)
+            survivors, total = opened.survivors, sums["training"]
+            if "weight" in sums:
+                mean = total / max(float(sums["weight"][0]), 1.0)
+            elif self._study.privacy.mode == "distributed":
+                # Public, whatever the sample was: the agreed size, and how many sites took part.
+                patients = self._study.cohort.patients * (1 - self._study.cohort.held_out)
+                sampled = self._study.training.sample_rate * patients * survivors
+                mean = total / max(sampled / len(self._parties.roster.sites), 1.0)
+            else:
+                mean = total / survivors
+            direction = mean if self._study.steps == "gradient" else -mean
             everywhere = np.zeros(len(self._trained))  # a frozen weight has no direction
             everywhere[self._trained] = direction
             self._optimizer.step(everywhere, self._round)
@@ -210,27 +214,7 @@ class StudyRun:
         agreed = metric_plan(self._study, final=self._round == self._study.final_round)
         return agreed.from_state(sums["metrics"], noise_sd=part.noise_sd(opened.survivors) or None)
 
-    def _direction(
-        self, total: NDArray[np.float64], weight: float | None, survivors: int
-    ) -> NDArray[np.float64]:
-        """What to step against: a mean gradient, or minus a mean change."""
-        if weight is None and self._study.privacy.mode == "distributed":
-            # Public, whatever the sample was: the agreed size, and how many sites took part.
-            agreed = self._study.cohort.patients * (1 - self._study.cohort.held_out)
-            weight = (
-                self._study.training.sample_rate
-                * agreed
-                * survivors
-                / len(self._parties.roster.sites)
-            )
-        mean = total / (survivors if weight is None else max(weight, 1.0))
-        return mean if self._study.steps == "gradient" else -mean
-
     @property
     def _charged(self) -> bool:
         """Whether a failed attempt spends privacy of patients."""
         return self._parties.offers is not None and self._study.privacy.mode != "none"
-
-    @property
-    def _threshold(self) -> int:
-        return self._parties.plan.parameters.threshold

@@ -1,4 +1,4 @@
-"""Which node is which site, with which keys: the coordinator's dealings with many sites at once.
+"""Which node is which site, with which keys; asks many sites at once.
 
 Nodes are Flower's numbers and sites the roster's names; the only bridge between them is an advert
 that the site signed. A refusal is counted and logged by the name of its reason, never by more.
@@ -20,22 +20,23 @@ from numpy.typing import NDArray
 from fedrx_common.errors import PeerError
 from fedrx_protocol.messages import codec
 from fedrx_protocol.messages.offer import OfferReply
+from fedrx_protocol.messages.refusal import ASKED_AT_ONCE, Refusal
 from fedrx_protocol.messages.secure_aggregation import Advert
 from fedrx_protocol.plan import StudyPlan
 from fedrx_protocol.secagg.coordinator import KeyDirectory
 from fedrx_protocol.secagg.errors import ParticipantsInvalid
 from fedrx_protocol.secagg.parameters import session_id
 from fedrx_protocol.trust.roster import Roster
-from fedrx_server.rounds.admission import FORGOTTEN, LOST, Admission, Offers, VersionDiffers
+from fedrx_server.rounds.admission import Admission, Offers, VersionDiffers
 from fedrx_server.rounds.exchange import Exchange, Reply
 from fedrx_server.rounds.observer import RunObserver
 from fedrx_server.rounds.witness import Witness, kept_heads, taken
-from fedrx_server.runs.blame import LEFT_OUT, Failure
+from fedrx_server.runs.blame import Failure
 from fedrx_server.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-# Only training computes for long; whoever needs more than this for anything else is not there.
+# Only training computes for long; a site that needs more for anything else counts as lost.
 STAGE_DEADLINE_S = 30.0
 # A site that is asked whether it takes part while the run could go on without it.
 KNOCK_DEADLINE_S = 5.0
@@ -92,7 +93,7 @@ class Membership:
         parties: Who and what.
         exchange: Requests and replies.
         folder: Keeps the count of key epochs, and who is left out.
-        watch: Told what happens.
+        watch: Is called as things happen.
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class Membership:
 
     @property
     def able(self) -> int:
-        """How many sites can take part, be it that their keys are still to come."""
+        """How many sites can take part, even if their keys are still to come."""
         if self._admission is None:
             return len(self.present)
         out = {*self._folder.left_out, *self._parties.without}
@@ -149,11 +150,11 @@ class Membership:
         if self._admission is None:
             return {}
         gone = set(self._parties.sites).difference(self.present)
-        out = dict.fromkeys(self._folder.left_out, LEFT_OUT)
+        out = dict.fromkeys(self._folder.left_out, Refusal.LEFT_OUT)
         return dict(sorted({**self._admission.missing(gone), **out}.items()))
 
     def renew(self) -> None:
-        """Ask for new keys before the next attempt, whoever is there then."""
+        """Ask for new keys before the next attempt, of the sites that are there then."""
         self._stale = True
 
     def ask(
@@ -182,7 +183,7 @@ class Membership:
         failed = self._ask_nodes(kind, nodes, take, label=label, payload=payload)
         gone = set(headers).difference(known.values())
         return {
-            **dict.fromkeys(gone, Failure(LOST, lost=True)),
+            **dict.fromkeys(gone, Failure(Refusal.LOST, lost=True)),
             **{known[node]: failure for node, failure in failed.items()},
         }
 
@@ -202,14 +203,24 @@ class Membership:
             raise ParticipantsInvalid(f"'{self.name(reply.node)}' answered in another's name.")
 
     def _live_keys(self, admission: Admission) -> KeyDirectory | None:
-        """Offer the run to whoever is due, and renew the keys if that, or a loss, asks for it."""
+        """Offer the run to nodes that are due; renew the keys if that, or a loss, asks for it."""
         enough = self._enough(len(self.present))
         for reply in self._exchange.posted(ask=not enough):
             self._note("query.open", reply.node, self._read(reply, self._opened, "open"), 0.0)
         due = sorted(self._not_for_good(admission.due()))
         offers = dict.fromkeys(due, admission.offers.message()) if due else {}
         known = {node for node in offers if enough and not admission.fresh(node)}
-        self._knock(admission, {node: offers.pop(node) for node in known})
+        if known:
+            # Ask whether they are back, while the run goes on without them.
+            for node in known:
+                admission.asked(node)
+            self._exchange.post(
+                "query.open",
+                {node: offers.pop(node) for node in known},
+                attempt="open",
+                deadline_s=self._deadline_s("query.open", KNOCK_DEADLINE_S),
+                witness=self._heads(known),
+            )
         if offers:
             longest = KNOCK_DEADLINE_S if enough else STAGE_DEADLINE_S
             self._ask_nodes("query.open", offers, self._opened, label="open", longest_s=longest)
@@ -220,24 +231,10 @@ class Membership:
         return self._keys
 
     def _not_for_good(self, nodes: Iterable[int]) -> frozenset[int]:
-        """Without those that have no part in this run, as far as their names are known."""
+        """The nodes without those left out of this run, as far as their names are known."""
         out = {site for site, one in self._folder.left_out.items() if one.for_good}
         out |= self._parties.without
         return frozenset(node for node in nodes if self.name(node) not in out)
-
-    def _knock(self, admission: Admission, offers: Mapping[int, bytes]) -> None:
-        """Ask sites whether they are back, while the run goes on without them."""
-        for node in offers:
-            admission.asked(node)
-        if offers:
-            deadline_s = self._deadline_s("query.open", KNOCK_DEADLINE_S)
-            self._exchange.post(
-                "query.open",
-                offers,
-                attempt="open",
-                deadline_s=deadline_s,
-                witness=self._heads(offers),
-            )
 
     def _opened(self, reply: Reply) -> None:
         answer = codec.decode(reply.header, OfferReply)
@@ -314,14 +311,14 @@ class Membership:
         return {} if witness is None else kept_heads(witness, {n: self.name(n) for n in nodes})
 
     def _read(self, reply: Reply, take: Callable[[Reply], object], label: str) -> Failure | None:
-        """Hand a reply on; what is wrong with it, or nothing."""
+        """Hand a reply on; return what is wrong with it, if anything."""
         failure = None
         if reply.witness and self._parties.witness is not None:
             taken(self._parties.witness, reply.witness, self._parties.roster)
         if reply.lost or reply.refusal:
-            failure = Failure(LOST if reply.lost else reply.refusal, lost=reply.lost)
+            failure = Failure(Refusal.LOST if reply.lost else reply.refusal, lost=reply.lost)
             logger.info("%s: %s: %s", label, self.name(reply.node), failure.reason)
-            self._stale = self._stale or failure.reason in FORGOTTEN
+            self._stale = self._stale or failure.reason in ASKED_AT_ONCE
         else:
             try:
                 take(reply)
@@ -333,7 +330,7 @@ class Membership:
         return failure
 
     def _note(self, kind: str, node: int, failure: Failure | None, cost_s: float) -> None:
-        """Leave a live site out that failed, until it answers again."""
+        """Leave out a live site that failed, until it answers again."""
         self._watch.on_reply(self.name(node), failure.reason if failure else "")
         if self._admission is None:
             return

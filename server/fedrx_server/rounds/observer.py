@@ -1,4 +1,4 @@
-"""What a run tells whoever looks on: stages, who answered, whom it waits for. Names, no numbers.
+"""What a run reports: stages, sites that answered, sites it waits for. Names, no numbers.
 
 A run never depends on its watch; the one that is not looked at has this class, which does nothing.
 """
@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 
 class RunObserver:
-    """Told what happens, as it happens; every method may be left as it is."""
+    """Is called as things happen; a subclass overrides the methods that it needs."""
 
     def on_request(self, kind: str, sites: Collection[str]) -> None:
         """A request of this Flower message type goes out to these sites."""

@@ -2,7 +2,7 @@
 
 SGD with momentum and Adam on one flat vector, as torch defines them (the tests hold them to
 torch's own). FedAvg is SGD with learning rate 1 on the mean weight change, FedAdam (Reddi et al.
-2021) is Adam on it. Weight decay stands apart from the direction, as in AdamW (Loshchilov and
+2021) is Adam on it. Weight decay is apart from the direction, as in AdamW (Loshchilov and
 Hutter 2019). The state is a dict of arrays, so that a checkpoint is safetensors and a resumed run
 continues to the last bit.
 """
@@ -44,7 +44,12 @@ class ServerOptimizer:
         rate = self._settings.learning_rate
         if self._settings.decay == "linear":
             rate *= 1.0 - (round_number - 1) / self._rounds
-        move = self._adam(direction) if self._settings.name == "adam" else self._sgd(direction)
+        move = direction
+        if self._settings.name == "adam":
+            move = self._adam(direction)
+        elif self._settings.momentum:
+            move = self._settings.momentum * self._past("momentum", direction) + direction
+            self._state = {"momentum": move}
         kept = max(0.0, 1.0 - rate * self._settings.weight_decay)
         self._weights = (kept * self._weights - rate * move).astype(np.float32)
 
@@ -55,13 +60,6 @@ class ServerOptimizer:
     def restore(self, state: dict[str, Vector]) -> None:
         """Continue from a checkpoint's state."""
         self._state = {name: value.copy() for name, value in state.items()}
-
-    def _sgd(self, direction: Vector) -> Vector:
-        if not self._settings.momentum:
-            return direction
-        momentum = self._settings.momentum * self._past("momentum", direction) + direction
-        self._state = {"momentum": momentum}
-        return momentum
 
     def _adam(self, direction: Vector) -> Vector:
         """Kingma, Ba 2015, algorithm 1."""

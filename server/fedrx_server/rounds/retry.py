@@ -7,16 +7,29 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from fedrx_common.errors import FedRxError
+from fedrx_protocol.messages.refusal import Refusal
 from fedrx_server.rounds.observer import RunObserver
 from fedrx_server.runs.blame import LeftOut
 
-_EXHAUSTED = ("BudgetExhausted",)
-# What a site says when its sum has no finite or no fitting value any more.
-_RUNAWAY = ("ValueOutOfRange", "TrainingInvalid")
-_RELEASED = ("ModelAlreadyReleased",)
+# A site says this when its sum has no finite or no fitting value any more.
+_RAN_AWAY: Final = (
+    "round {round}: too many sites computed values beyond all bounds, so training has run away: "
+    "use a smaller training.optimizer.learning_rate, or training.local.learning_rate where sites "
+    "train epochs, and begin a new run."
+)
+ENDS: Final[Mapping[Refusal, str]] = {
+    Refusal.BUDGET_EXHAUSTED: "stopped before round {round}: the sites' privacy budget is spent "
+    "after {finished} rounds; the model up to here is kept.{because}",
+    Refusal.VALUE_OUT_OF_RANGE: _RAN_AWAY,
+    Refusal.TRAINING_INVALID: _RAN_AWAY,
+    Refusal.MODEL_ALREADY_RELEASED: "round {round} cannot be repeated: its sum was unmasked and "
+    "did not open, and sites answer once for each model where sums are exact; begin a new "
+    "run.{because}",
+}
+"""Why a run ends where too few sites are left without those that refuse so."""
 
 
 class StudyStopped(FedRxError):
@@ -93,7 +106,7 @@ class RetryPolicy(Protocol):
 
 @dataclass(frozen=True)
 class StopAfterAttempts:
-    """Tries again at once, so many times, and then stops: for simulations, where nobody waits.
+    """Tries again at once, so many times, and then stops: for simulations, which never wait.
 
     Args:
         attempts: Tries at one round.
@@ -129,7 +142,7 @@ class WaitForSites:
     """Waits for sites as long as it takes; only what no waiting mends ends the run.
 
     Args:
-        watch: Told for whom it waits.
+        watch: Is called with the sites for which it waits.
         look_s: Between two looks at who is there.
         pause_s: After the first failed attempt; doubles with each.
         longest_s: The longest pause.
@@ -184,65 +197,30 @@ def _stop_if_beyond_help(failure: FailedAttempt, reasons: Mapping[str, int], sit
         sites: Sites that are not left out, whatever keeps them away.
     """
     if failure.left_out and failure.sites - len(failure.left_out) < failure.threshold:
-        raise StudyStopped(_left_out(failure))
-    for names, sentence in (
-        (_EXHAUSTED, _budget_spent),
-        (_RUNAWAY, _ran_away),
-        (_RELEASED, _released),
-    ):
-        lost = sum(reasons.get(name, 0) for name in names)
-        if lost and sites - lost < failure.threshold:
-            raise StudyStopped(sentence(failure))
+        without = (
+            "a run without them is another study, because all sums of this one have one list"
+            if failure.one_list
+            else "or begin a new run without them"
+        )
+        raise StudyStopped(
+            f"round {failure.round} needs {failure.threshold} of {failure.sites} sites, and these "
+            f"are left out because they spoiled attempts: {_named(failure.left_out)}. Mend them, "
+            f"then resume the run with --readmit SITE; {without}."
+        )
+    lost = Counter[str]()
+    for refusal, sentence in ENDS.items():
+        lost[sentence] += reasons.get(refusal, 0)
+    for sentence, count in lost.items():
+        if count and sites - count < failure.threshold:
+            because = _because(failure)
+            raise StudyStopped(
+                sentence.format(round=failure.round, finished=failure.round - 1, because=because)
+            )
     if failure.futile:
-        raise StudyStopped(_futile(failure))
-
-
-def _left_out(failure: FailedAttempt) -> str:
-    """Why a run ends that leaves out so many that the others are too few."""
-    without = (
-        "a run without them is another study, because all sums of this one have one list"
-        if failure.one_list
-        else "or begin a new run without them"
-    )
-    return (
-        f"round {failure.round} needs {failure.threshold} of {failure.sites} sites, and these are "
-        f"left out because they spoiled attempts: {_named(failure.left_out)}. Mend them, then "
-        f"resume the run with --readmit SITE; {without}."
-    )
-
-
-def _futile(failure: FailedAttempt) -> str:
-    """Why a run ends rather than spend its reserve on what fails again and again."""
-    return (
-        f"round {failure.round} is not tried again, because attempts failed that spent privacy: "
-        f"{failure.causes}. Mend the cause, then resume the run."
-    )
-
-
-def _released(failure: FailedAttempt) -> str:
-    """Why a run of exact sums ends where one was unmasked in part."""
-    return (
-        f"round {failure.round} cannot be repeated: its sum was unmasked and did not open, and "
-        "sites answer once for each model where sums are exact; begin a new run."
-        + _because(failure)
-    )
-
-
-def _ran_away(failure: FailedAttempt) -> str:
-    """Why a run ends where the same weights would give the same overflow again."""
-    return (
-        f"round {failure.round}: too many sites computed values beyond all bounds, so training "
-        "has run away: use a smaller training.optimizer.learning_rate, or "
-        "training.local.learning_rate where sites train epochs, and begin a new run."
-    )
-
-
-def _budget_spent(failure: FailedAttempt) -> str:
-    """Why a run ends where too many sites would spend more than they may."""
-    return (
-        f"stopped before round {failure.round}: the sites' privacy budget is spent after "
-        f"{failure.round - 1} rounds; the model up to here is kept." + _because(failure)
-    )
+        raise StudyStopped(
+            f"round {failure.round} is not tried again, because attempts failed that spent "
+            f"privacy: {failure.causes}. Mend the cause, then resume the run."
+        )
 
 
 def _because(failure: FailedAttempt) -> str:

@@ -1,6 +1,6 @@
-"""Sites' masked vectors on disk until nobody can drop any more, so that memory holds their sum.
+"""Sites' masked vectors on disk until no site can drop any more, so that memory holds their sum.
 
-The files have no name and are gone with the process; what is in them is masked. They lie in the
+The files have no name and are gone with the process; what is in them is masked. They are in the
 folder that is given, which belongs on the coordinator's encrypted disk.
 """
 
@@ -18,10 +18,10 @@ _KEEP_BYTES: Final = 2**20
 
 
 class SpilledVectors(MutableMapping[str, RingVector]):
-    """A mapping of site to vector (uint32, one row); long vectors lie in files.
+    """A mapping of site to vector (uint32, one row); long vectors are in files.
 
     Args:
-        folder: Where the files lie.
+        folder: Where the files are.
     """
 
     def __init__(self, folder: Path) -> None:

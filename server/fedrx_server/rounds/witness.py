@@ -98,7 +98,7 @@ class Witness:
 
         Args:
             data: the signed head, as JSON.
-            roster: whose keys are believed.
+            roster: has the sites' keys.
 
         Raises:
             PeerError: no head of a site on the roster; nothing was kept.
@@ -112,10 +112,21 @@ class Witness:
         with unusable(self._folder):
             self._folder.mkdir(mode=0o700, exist_ok=True)
         with locked(self._folder):
-            self._compare(signed, int(self._clock()))
+            now, kept = int(self._clock()), self.of(signed.site)
+            if kept is None or signed.head.count > kept.newest.head.count:
+                before = None if kept is None else kept.contradiction
+                self._write(Witnessed(signed, now, before))
+                return
+            overtaken = now - kept.time <= OVERTAKEN_S
+            forks = signed.head.count == kept.newest.head.count and signed.head != kept.newest.head
+            goes_back = signed.head.count < kept.newest.head.count and not overtaken
+            if (forks or goes_back) and kept.contradiction is None:
+                found = Witnessed(kept.newest, kept.time, signed)
+                logger.error("%s", found.sentence)
+                self._write(found)
 
     def forget(self, site: str) -> None:
-        """Begin anew with a site whose folder was restored, after a person decided so.
+        """Remove what is kept of a site whose folder was restored, after a person decided so.
 
         Raises:
             MisuseError: nothing is kept of it.
@@ -125,20 +136,6 @@ class Witness:
             raise MisuseError(f"nothing is kept of a site '{site}'; look at the list without it.")
         with locked(self._folder):
             path.unlink(missing_ok=True)
-
-    def _compare(self, signed: SignedHead, now: int) -> None:
-        kept = self.of(signed.site)
-        if kept is None or signed.head.count > kept.newest.head.count:
-            before = None if kept is None else kept.contradiction
-            self._write(Witnessed(signed, now, before))
-            return
-        overtaken = now - kept.time <= OVERTAKEN_S
-        forks = signed.head.count == kept.newest.head.count and signed.head != kept.newest.head
-        goes_back = signed.head.count < kept.newest.head.count and not overtaken
-        if (forks or goes_back) and kept.contradiction is None:
-            found = Witnessed(kept.newest, kept.time, signed)
-            logger.error("%s", found.sentence)
-            self._write(found)
 
     def _write(self, kept: Witnessed) -> None:
         other = kept.contradiction

@@ -1,7 +1,7 @@
-"""Who spoiled attempts at rounds, and who is left out of the next ones; kept in the run's folder.
+"""Which sites spoiled attempts at rounds and are left out of the next; kept in the run's folder.
 
 Every attempt is charged at the sites that answered, so a site that makes attempts fail spends what
-belongs to all. Three kinds of fault are told apart:
+belongs to all. There are three kinds of fault:
 
     proof     a site sent what no honest site sends; counted, whether or not the attempt failed
     absence   a site took part, then lacked, and for want of it a charged attempt failed
@@ -14,10 +14,11 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal, get_args
 
 from fedrx_common.errors import RunError
 from fedrx_common.files import write_file
+from fedrx_protocol.messages.refusal import Refusal
 from fedrx_protocol.secagg.blame import ShareFault, Verdict, proved_by_faults
 from fedrx_server.runs.files import read_json, to_json
 
@@ -30,11 +31,7 @@ MOST_DOUBTS: Final = 3
 MOST_IN_A_ROW: Final = 5
 """After so many failed attempts at one round it stops, or after half of a smaller reserve."""
 
-LEFT_OUT: Final = "LeftOut"
-"""Why a site is missing that the run leaves out."""
-
 _FILE: Final = "blame.json"
-_SHARES: Final = "ShareInvalid"
 
 Kind = Literal["proof", "absence", "doubt"]
 
@@ -96,6 +93,10 @@ class Fault:
     sites: tuple[str, ...]
     reason: str
 
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(self.kind)
+
 
 @dataclass(frozen=True)
 class LeftOut:
@@ -141,11 +142,20 @@ class Blame:
         pairs = tuple(dict.fromkeys((*self.pairs, *found)))
         fresh = {site for pair in found for site in pair}
         by_pairs = proved_by_faults((ShareFault(*pair) for pair in pairs), liars) & fresh
-        proofs = dict.fromkeys(ended.verdict.proved | by_pairs, _SHARES)
+        proofs = dict.fromkeys(ended.verdict.proved | by_pairs, str(Refusal.SHARE_INVALID))
         proofs |= {site: one.reason for site, one in ended.fallen.items() if one.proved}
         new = [_fault(ended, "proof", reason, site) for site, reason in sorted(proofs.items())]
-        if not (ended.opened or proofs):
-            new = _unproved(ended)
+        fallen = {site: one.reason for site, one in sorted(ended.fallen.items())}
+        if ended.opened or proofs:
+            pass
+        elif ended.verdict.doubtful:
+            doubtful = sorted(ended.verdict.doubtful)
+            new = [_fault(ended, "doubt", Refusal.SHARE_INVALID, *doubtful)]
+        elif ended.charged and 2 * len(fallen) < ended.participants:
+            new = [_fault(ended, "absence", reason, site) for site, reason in fallen.items()]
+        elif ended.charged:
+            # Most sites failed: the cause is the network or the coordinator, not a site.
+            new = [_fault(ended, "doubt", Counter(fallen.values()).most_common(1)[0][0])]
         return replace(self, faults=tuple(dict.fromkeys((*self.faults, *new))), pairs=pairs)
 
     def left_out(self, latest: tuple[int, int]) -> dict[str, LeftOut]:
@@ -183,10 +193,13 @@ class Blame:
     def causes(self) -> str:
         """Who failed of what, and how often, in words; empty if nothing did."""
         counted = Counter((one.kind, one.sites, one.reason) for one in self.faults)
-        return ", ".join(
-            f"{_who(kind, sites)}: {reason}{f' ({times} times)' if times > 1 else ''}"
-            for (kind, sites, reason), times in counted.most_common()
-        )
+        causes = []
+        for (kind, sites, reason), times in counted.most_common():
+            who = " and ".join(sites) or "half of the sites or more"
+            if kind == "doubt" and sites:
+                who += ", or a site that holds shares of it"
+            causes.append(f"{who}: {reason}{f' ({times} times)' if times > 1 else ''}")
+        return ", ".join(causes)
 
     def forgiven(self, readmitted: Collection[str] = ()) -> "Blame":
         """After a person has looked: proofs stay, but for those of readmitted sites."""
@@ -210,10 +223,9 @@ def read_blame(folder: Path) -> Blame:
         return Blame()
     document = read_json(path)
     try:
-        faults = tuple(_fault_from(one) for one in document["faults"])
-        return Blame(
-            faults, tuple((str(owner), str(holder)) for owner, holder in document["pairs"])
-        )
+        faults = tuple(Fault(**{**one, "sites": tuple(one["sites"])}) for one in document["faults"])
+        pairs = tuple((str(owner), str(holder)) for owner, holder in document["pairs"])
+        return Blame(faults, pairs)
     except (KeyError, TypeError, ValueError):
         raise RunError(
             f"{path}: is damaged; remove it, and the run leaves no site out any more."
@@ -221,37 +233,9 @@ def read_blame(folder: Path) -> Blame:
 
 
 def write_blame(folder: Path, blame: Blame, *, sync: bool = True) -> None:
-    """Put it on record, all or nothing."""
+    """Write the faults to a run's folder, all or nothing."""
     write_file(folder / _FILE, to_json(asdict(blame)).encode(), sync=sync)
-
-
-def _unproved(ended: EndedAttempt) -> list[Fault]:
-    """What can be said of an attempt that failed and proves no site wrong."""
-    if ended.verdict.doubtful:
-        return [_fault(ended, "doubt", _SHARES, *sorted(ended.verdict.doubtful))]
-    if not ended.charged:
-        return []
-    fallen = {site: one.reason for site, one in sorted(ended.fallen.items())}
-    if 2 * len(fallen) < ended.participants:
-        return [_fault(ended, "absence", reason, site) for site, reason in fallen.items()]
-    # As good as everybody: no site's doing, rather the network's or the coordinator's.
-    return [_fault(ended, "doubt", Counter(fallen.values()).most_common(1)[0][0])]
 
 
 def _fault(ended: EndedAttempt, kind: Kind, reason: str, *sites: str) -> Fault:
     return Fault(ended.round, ended.attempt, kind, sites, reason)
-
-
-def _fault_from(document: Mapping[str, Any]) -> Fault:
-    fault = Fault(**{**document, "sites": tuple(document["sites"])})
-    if fault.kind not in {"proof", "absence", "doubt"}:
-        raise ValueError(fault.kind)
-    return fault
-
-
-def _who(kind: Kind, sites: tuple[str, ...]) -> str:
-    if kind != "doubt":
-        return sites[0]
-    if not sites:
-        return "half of the sites or more"
-    return f"{' and '.join(sites)}, or a site that holds shares of it"

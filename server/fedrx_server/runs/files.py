@@ -1,6 +1,7 @@
-"""The files of a run folder that are written once, and the lock: helpers of `run_folder`.
+"""The files of a run folder that are written once, and the lock.
 
-Everything read here is checked before it is believed; a folder is made in one step or not at all.
+Everything that is read here is checked before it is used; a folder is made in one step or not at
+all.
 """
 
 import fcntl
@@ -80,14 +81,26 @@ def unwritable_named(path: Path) -> Iterator[None]:
 
 def lock_folder(path: Path) -> int:
     """Lock a run folder for this process; the lock ends with the process, however it ends."""
-    descriptor = os.open(path / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+    descriptor = try_lock(path / "lock", mode=0o644)
+    if descriptor is None:
+        raise RunInUse(f"{path}: another process is using this run folder; wait for it to end.")
+    return descriptor
+
+
+def try_lock(file: Path, *, mode: int, shared: bool = False) -> int | None:
+    """Lock a file for as long as the descriptor is open; None if another process holds it.
+
+    Args:
+        file: Made if it is not there.
+        mode: Its permissions then.
+        shared: Whether others may lock it so at the same time.
+    """
+    descriptor = os.open(file, os.O_CREAT | os.O_RDWR, mode)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
-        raise RunInUse(
-            f"{path}: another process is using this run folder; wait for it to end."
-        ) from None
+        return None
     return descriptor
 
 
@@ -103,7 +116,11 @@ def stored_study(path: Path) -> Study:
         )
     if not (path / "study.json").is_file() or not (path / "meta.json").is_file():
         raise RunError(f"{path}: is not a run folder (no study.json in it).")
-    _check_format(path / "meta.json")
+    found = read_json(path / "meta.json").get("format")
+    if found != FORMAT:
+        raise RunError(
+            f"{path / 'meta.json'}: run folder of format {found}, this program knows {FORMAT}."
+        )
     document = read_json(path / "study.json")
     try:
         study = Study.from_document(document["study"], source=str(path / "study.json"))
@@ -116,12 +133,6 @@ def stored_study(path: Path) -> Study:
             f"(digest {digest[:16]}…, now {study.digest[:16]}…)."
         )
     return study
-
-
-def _check_format(path: Path) -> None:
-    found = read_json(path).get("format")
-    if found != FORMAT:
-        raise RunError(f"{path}: run folder of format {found}, this program knows {FORMAT}.")
 
 
 def read_json(path: Path) -> dict[str, Any]:

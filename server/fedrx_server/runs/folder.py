@@ -330,7 +330,7 @@ class RunFolder:
         """The next attempt of a round, from 0; stored before it is returned, so never given twice.
 
         Raises:
-            RunError: the round lies before the one that was last attempted.
+            RunError: the round is before the one that was last attempted.
         """
         last = self._counters
         if round_number < last.round:

@@ -1,7 +1,7 @@
 """The file that holds a round between its masked sum and its unmasking.
 
-Round number and a digest stand before the state, so that a resumed coordinator neither counts a
-round twice nor believes a damaged file.
+Round number and a digest precede the state, so that a resumed coordinator neither counts a
+round twice nor uses a damaged file.
 """
 
 import hashlib

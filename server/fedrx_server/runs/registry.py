@@ -1,7 +1,7 @@
-"""The runs of a coordinator: where they lie, what is wanted of each, and how to look at one.
+"""The runs of a coordinator: where they are, what is wanted of each, and how to read one.
 
-A run is a folder under `runs/`; what is wanted of it stands in its `wanted.json`, which commands
-write and the coordinator obeys. Looking takes no lock and changes nothing.
+A run is a folder under `runs/`; commands write what is wanted of it to its `wanted.json`, and the
+coordinator obeys. Reading takes no lock and changes nothing.
 """
 
 import re
@@ -46,7 +46,7 @@ class DesiredState:
 
 
 def runs_folder(consortium: Path) -> Path:
-    """Where a consortium's runs lie."""
+    """Where a consortium's runs are."""
     return consortium / "runs"
 
 
@@ -128,28 +128,38 @@ class Runs:
             MisuseError: the model file is missing, too much, or another model or study's.
             RunError: the folder cannot be made.
         """
+        # Imported on use: looking at a run must not wait for torch.
+        from fedrx_models.transfer import start_model  # noqa: PLC0415
+
         plan = require_plan(study, roster)
-        _require_sites(roster, without, plan.parameters.threshold)
-        _require_start(study, start)
+        threshold, ids = plan.parameters.threshold, roster.roster.ids
+        unknown = sorted(set(without).difference(ids))
+        if unknown:
+            raise MisuseError(
+                f"--without {unknown[0]}: no such site is on the roster; it has {', '.join(ids)}."
+            )
+        taking_part = [site for site in ids if site not in without]
+        if len(taking_part) < threshold:
+            raise MisuseError(
+                f"--without leaves {len(taking_part)} sites, and the study needs {threshold} in a "
+                "sum: leave fewer out."
+            )
+        start_model(study, 0, start)
         numbers = [_order(name)[1] for name in self.names() if _order(name)[0] == study.name]
         path = self.folder / f"{study.name}-{max(numbers, default=0) + 1}"
-        meta = {
+        meta: dict[str, Any] = {
             # Never given twice, even where a folder was removed or an old backup restored.
             "run_id": f"{path.name}.{secrets.token_hex(4)}",
             "start_seed": secrets.randbits(_SEED_BITS),
-            **_who(study, roster, frozenset(without)),
         }
+        if study.opens_one_list(live=True):
+            meta["sites"] = taking_part
+        elif without:
+            meta["without"] = sorted(set(without))
         text = roster.to_json().decode()
         RunFolder.create(path, study, text, meta, study_text=study_text, start=start).close()
         write_wanted(path, DesiredState("running"))
         return path
-
-
-def _who(study: Study, roster: SignedRoster, without: frozenset[str]) -> dict[str, list[str]]:
-    """Who takes part: a list that stands, where all sums have one; else who is left out of any."""
-    if study.opens_one_list(live=True):
-        return {"sites": [site for site in roster.roster.ids if site not in without]}
-    return {"without": sorted(without)} if without else {}
 
 
 def absent_sites(meta: Mapping[str, Any], roster: Roster) -> frozenset[str]:
@@ -187,29 +197,6 @@ def require_list(run: RunFolder, before: Roster, after: Roster, threshold: int) 
         )
 
 
-def _require_sites(roster: SignedRoster, without: Collection[str], threshold: int) -> None:
-    """Hold the sites that are left out against the roster and the threshold."""
-    unknown = sorted(set(without).difference(roster.roster.ids))
-    if unknown:
-        raise MisuseError(
-            f"--without {unknown[0]}: no such site is on the roster; it has "
-            f"{', '.join(roster.roster.ids)}."
-        )
-    left = len(roster.roster.ids) - len(set(without))
-    if left < threshold:
-        raise MisuseError(
-            f"--without leaves {left} sites, and the study needs {threshold} in a sum: leave fewer "
-            "out."
-        )
-
-
-def _require_start(study: Study, start: Path | None) -> None:
-    # Imported on use: looking at a run must not wait for torch.
-    from fedrx_models.transfer import start_model  # noqa: PLC0415
-
-    start_model(study, 0, start)
-
-
 def require_plan(study: Study, roster: SignedRoster) -> StudyPlan:
     """The study's plan for a roster, checked.
 
@@ -226,12 +213,12 @@ def require_plan(study: Study, roster: SignedRoster) -> StudyPlan:
 
 @dataclass(frozen=True)
 class RunView:
-    """A run as anybody may look at it, finished or not.
+    """What any process may read of a run, finished or not.
 
     Args:
         path: its folder.
         study: the study.
-        signed: its present roster; nobody has verified it here.
+        signed: its present roster; not verified here.
         run_id: what sites know it by.
         rounds: finished rounds.
         eras: rosters before the present one.
@@ -248,7 +235,7 @@ class RunView:
 
     @classmethod
     def read(cls, path: Path) -> "RunView":
-        """Look at a run; its lock is not needed.
+        """Read a run; its lock is not needed.
 
         Raises:
             RunError: no run folder, or a damaged one.
@@ -276,23 +263,19 @@ class RunView:
     def attempts(self) -> tuple[tuple[int, int, int], ...]:
         """Every attempt that was begun: round, attempt, and the sites on its roster.
 
-        One that a site never heard of is counted too: what is claimed is never too little.
+        One whose requests no site received is counted too, so that the bound is never too small.
         """
         last = {record.round: record.attempt for record in self.rounds}
         begun, attempt = self.begun
         if begun > max(last, default=0):
             last[begun] = attempt
-        return tuple(
-            (number, tried, self._sites(number, tried))
-            for number, most in last.items()
-            for tried in range(most + 1)
-        )
-
-    def _sites(self, round_number: int, attempt: int) -> int:
-        for era in self.eras:
-            if (round_number, attempt) < (era.round, era.attempt):
-                return era.sites
-        return len(self.signed.roster.sites)
+        now = len(self.signed.roster.sites)
+        attempts = []
+        for number, most in last.items():
+            for tried in range(most + 1):
+                later = (e.sites for e in self.eras if (number, tried) < (e.round, e.attempt))
+                attempts.append((number, tried, next(later, now)))
+        return tuple(attempts)
 
 
 def _begun(path: Path) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """What `fedrx coordinator start` keeps running: SuperLink, proxy, admitted sites, and the runs.
 
-Nothing is decided here: who is admitted stands in the roster, what runs in each run's
-`wanted.json`. Both are looked at every two seconds, so that a command needs only to write a file,
-and a killed coordinator finds everything again when it is started.
+Nothing is decided here: the roster says which sites are admitted, and each run's `wanted.json`
+whether it runs. Both are read every two seconds, so that a command needs only to write a file, and
+a coordinator that was killed finds everything again when it is started.
 """
 
 import logging
@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from cryptography.hazmat.primitives.serialization import (
@@ -23,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fedrx_common.errors import FedRxError
-from fedrx_server.consortium.consortium import Consortium, Member
+from fedrx_server.consortium.consortium import Consortium
 from fedrx_server.gateway.control import (
     SiteNode,
     SuperLinkAddress,
@@ -40,7 +39,7 @@ from fedrx_server.service.superlink import Ports, SuperLink
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 2.0
-# The doors are compared with the roster even if nothing seems to have changed.
+# The registered sites are compared with the roster even if nothing seems to have changed.
 _DOORS_EVERY_S: Final = 30.0
 _STOP_WITHIN_S: Final = 15.0
 _RESTART_WAIT_S: Final = 1.0
@@ -97,7 +96,11 @@ class Coordinator:
                 said = False
                 while not stop.is_set() and files.tls.resolve() == folder:
                     doors.reconcile()
-                    self._tell(link, doors)
+                    processes = {"coordinator": os.getpid(), **link.pids, **self._workers.pids}
+                    serving = Serving(processes, dict(doors.online))
+                    if serving != self._told:
+                        write_instance(self._folder, serving)
+                    self._told = serving
                     if doors.applied and not said:
                         link.admit()
                         ready()
@@ -113,16 +116,9 @@ class Coordinator:
                 over.set()
                 watch.join()
 
-    def _tell(self, link: SuperLink, doors: "NodeRegistrar") -> None:
-        processes = {"coordinator": os.getpid(), **link.pids, **self._workers.pids}
-        serving = Serving(processes, dict(doors.online))
-        if serving != self._told:
-            write_instance(self._folder, serving)
-        self._told = serving
-
 
 class NodeRegistrar:
-    """Holds the SuperLink's registered sites against the roster, and sees which are online.
+    """Compares the SuperLink's registered sites with the roster, and sees which are online.
 
     Attributes:
         online: By site of the roster, as last seen.
@@ -171,11 +167,15 @@ class NodeRegistrar:
 
         Raises:
             SuperLinkRefused: It is not there.
-            ConsortiumDamaged: The roster cannot be believed.
+            ConsortiumDamaged: The roster does not verify.
         """
         members = {member.request.authentication: member for member in self._consortium.members}
         nodes = list_sites(self._superlink_address)
-        known = {_point(node): node for node in nodes}
+        known = {}
+        for node in nodes:
+            # A node's key as enrolment requests write it: a compressed point.
+            key = load_pem_public_key(node.public_key)
+            known[key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)] = node
         self.online = {
             member.entry.site: self.online.get(member.entry.site, False)
             for member in members.values()
@@ -185,11 +185,15 @@ class NodeRegistrar:
             unregister_site(self._superlink_address, known[point].node)
             logger.info("%s is shut out", known[point].name)
         for point in sorted(members.keys() - known.keys()):
-            _register(self._superlink_address, members[point])
-            logger.info("%s is admitted", members[point].entry.site)
+            member = members[point]
+            pem = member.request.authentication_key.public_bytes(
+                Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+            )
+            register_site(self._superlink_address, pem, member.entry.site)
+            logger.info("%s is admitted", member.entry.site)
 
     def _notice(self, nodes: Iterable[SiteNode]) -> None:
-        """Remember who is online; who came and who went is logged."""
+        """Remember which sites are online, and log each that came or went."""
         for node in nodes:
             before = self.online.get(node.name)
             if before is not None and before != node.online:
@@ -266,45 +270,27 @@ class Workers:
         now = self.now()
         if worker.process is not None:
             steady = now - worker.started > _STEADY_AFTER_S
-            worker.wait = _RESTART_WAIT_S if steady else _longer(worker.wait)
+            longer = min(_RESTART_LONGEST_S, 2 * worker.wait)
+            worker.wait = longer if worker.wait and not steady else _RESTART_WAIT_S
             worker.due = now + worker.wait
             code = worker.process.returncode
             logger.warning("run %s ended (status %d); again in %.0f s", name, code, worker.wait)
             worker.process = None
-        if now >= worker.due:
-            worker.process, worker.started = _start(self.runs.folder / name, superlink_address), now
-            logger.info("run %s is driven by process %d", name, worker.process.pid)
-
-
-def _start(run: Path, superlink_address: SuperLinkAddress) -> subprocess.Popen[bytes]:
-    """Start a run's process; what it must not show in a list of processes goes through a pipe."""
-    with (run / "worker.out").open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, "-m", "fedrx_server.service.worker", str(run.resolve())],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            # Ctrl-C at the terminal is for the coordinator, which ends its runs in order.
-            start_new_session=True,
-        )
-    if process.stdin is not None:
-        process.stdin.write(dump_address(superlink_address).encode() + b"\n")
-        process.stdin.flush()
-    return process
-
-
-def _register(superlink_address: SuperLinkAddress, member: Member) -> None:
-    pem = member.request.authentication_key.public_bytes(
-        Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
-    )
-    register_site(superlink_address, pem, member.entry.site)
-
-
-def _point(node: SiteNode) -> bytes:
-    """A node's key as enrolment requests write it: a compressed point."""
-    key = load_pem_public_key(node.public_key)
-    return key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
-
-
-def _longer(wait_s: float) -> float:
-    return min(_RESTART_LONGEST_S, 2 * wait_s) if wait_s else _RESTART_WAIT_S
+        if now < worker.due:
+            return
+        run = self.runs.folder / name
+        with (run / "worker.out").open("wb") as output:
+            process = subprocess.Popen(  # noqa: S603 - our own command
+                [sys.executable, "-m", "fedrx_server.service.worker", str(run.resolve())],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                # Ctrl-C at the terminal is for the coordinator, which ends its runs in order.
+                start_new_session=True,
+            )
+        if process.stdin is not None:
+            # What a list of processes must not show goes through a pipe.
+            process.stdin.write(dump_address(superlink_address).encode() + b"\n")
+            process.stdin.flush()
+        worker.process, worker.started = process, now
+        logger.info("run %s is driven by process %d", name, process.pid)

@@ -1,4 +1,4 @@
-"""How the coordinator tells a run's process the way to the SuperLink: one line on its input.
+"""The address of the SuperLink, as the coordinator gives it to a run's process on its input.
 
 Not as an argument and not in the environment, which others on the machine can read.
 """
@@ -26,7 +26,7 @@ def parse_address(line: str) -> SuperLinkAddress:
     """Read what `dump_address` wrote.
 
     Raises:
-        MisuseError: it is no such line.
+        MisuseError: it is not such a line.
     """
     try:
         document = read_json(line)

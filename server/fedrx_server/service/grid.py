@@ -1,8 +1,8 @@
 """A run over the real SuperLink: our own process asks for it, takes its task and drives it.
 
-Flower wants a bundle for every run. Ours holds a table of contents and no line of code, and nobody
-runs it: the coordinator is the process that calls `live_run`, the sites are what each hospital
-installed. All of this speaks to the SuperLink's Control and Runtime paths, on loopback.
+Flower wants a bundle for every run. Ours holds a table of contents and no line of code, and is
+never run: the coordinator is the process that calls `live_run`, the sites are what each hospital
+installed. All of this uses the SuperLink's Control and Runtime paths, on loopback.
 
 Flower is pinned to one version, because the names used here are not a public interface.
 """
@@ -126,7 +126,7 @@ class LiveGrid(HttpGrid):
         self._answers_until = 0.0
 
     def _connect(self) -> None:
-        """Connect on the coordinator's own way, which no proxy of the environment is on."""
+        """Connect as the coordinator does, without any proxy of the environment."""
         interceptors: list[ProtobufClientInterceptor] = [
             self._tracing,
             RuntimeVersionHttpInterceptor(component_name="flwr-serverapp"),
@@ -170,9 +170,16 @@ class LiveGrid(HttpGrid):
             self._arrived.extend(self._link.collect(waiting, self._had, wait_s))
             self._had.clear()
         while self._arrived:
-            reply = self._read(self._arrived.popleft())
-            if reply is not None:
-                return [reply]
+            arrived = self._arrived.popleft()
+            if not arrived.root:
+                return [message_from_proto(arrived.head)]
+            self._had.append(arrived.root)
+            try:
+                longest = DEFAULT_LIMITS.reply_bytes
+                return [inflate_reply(arrived.head, arrived.root, arrived.contents, longest)]
+            except PeerError as error:
+                # Its node counts as lost.
+                logger.warning("a reply cannot be read: %s", error)
         return []
 
     def _try_push_messages(self, run_id: int, messages: Iterable[Message]) -> list[str]:
@@ -193,18 +200,6 @@ class LiveGrid(HttpGrid):
         logger.debug("run %d: %d messages", run_id, len(known))
         return known
 
-    def _read(self, arrived: Arrived) -> Message | None:
-        """A reply as Flower's message; None, and so its node lost, if it cannot be read."""
-        if not arrived.root:
-            return message_from_proto(arrived.head)
-        self._had.append(arrived.root)
-        try:
-            longest = DEFAULT_LIMITS.reply_bytes
-            return inflate_reply(arrived.head, arrived.root, arrived.contents, longest)
-        except PeerError as error:
-            logger.warning("a reply cannot be read: %s", error)
-            return None
-
 
 def _open_run(superlink_address: SuperLinkAddress, study: str) -> tuple[int, str]:
     """Run id and the token of its task."""
@@ -213,21 +208,17 @@ def _open_run(superlink_address: SuperLinkAddress, study: str) -> tuple[int, str
     with control_client(superlink_address) as control:
         run = int(control.StartRun(StartRunRequest(fab=fab)).run_id)
     logger.info("study %s is run %d", study, run)
-    with task_queue(superlink_address) as queue:
-        return run, _claim(queue, superlink_address, run)
-
-
-def _claim(queue: RuntimeHttpClient, superlink_address: SuperLinkAddress, run: int) -> str:
     request = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
-    while True:
-        claim = queue.AcquireTask(request)
-        if not claim.token:
-            raise SuperLinkRefused(f"run {run}: another process took its task; look who did.")
-        if claim.task.run_id == run:
-            return str(claim.token)
-        # What a coordinator left behind that died between opening a run and taking its task.
-        logger.warning("run %d was never begun and is given up", claim.task.run_id)
-        LiveGrid(superlink_address, claim.token).finish(SubStatus.FAILED)
+    with task_queue(superlink_address) as queue:
+        while True:
+            claim = queue.AcquireTask(request)
+            if not claim.token:
+                raise SuperLinkRefused(f"run {run}: another process took its task; look who did.")
+            if claim.task.run_id == run:
+                return run, str(claim.token)
+            # A coordinator left it behind that died between opening a run and taking its task.
+            logger.warning("run %d was never begun and is given up", claim.task.run_id)
+            LiveGrid(superlink_address, claim.token).finish(SubStatus.FAILED)
 
 
 def _beat(grid: LiveGrid, over: threading.Event) -> None:

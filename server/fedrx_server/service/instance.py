@@ -1,6 +1,5 @@
-"""Whether somebody serves a consortium's folder: one process at a time, seen by all others."""
+"""Whether a coordinator serves a consortium's folder: one at a time, seen by all others."""
 
-import fcntl
 import json
 import os
 import time
@@ -13,9 +12,11 @@ from typing import Final
 from fedrx_common.documents import read_json
 from fedrx_common.errors import MisuseError
 from fedrx_common.files import write_file
+from fedrx_server.runs.files import try_lock
 
 _LOCK_PATIENCE_S: Final = 1.0
 _SERVING: Final = "serving.json"
+_LOCK: Final = "lock"
 
 
 class CoordinatorRunning(MisuseError):
@@ -24,13 +25,10 @@ class CoordinatorRunning(MisuseError):
 
 def is_serving(consortium: Path) -> bool:
     """Whether a coordinator serves this folder now."""
-    descriptor = os.open(_lock_path(consortium), os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+    descriptor = try_lock(consortium / _LOCK, mode=0o600, shared=True)
+    if descriptor is None:
         return True
-    finally:
-        os.close(descriptor)
+    os.close(descriptor)
     return False
 
 
@@ -48,13 +46,13 @@ class Serving:
 
 
 def write_instance(consortium: Path, serving: Serving) -> None:
-    """Write it down, for whoever asks for the status."""
+    """Write it down, for commands that show the status."""
     document = json.dumps(asdict(serving), sort_keys=True)
     write_file(consortium / _SERVING, document.encode(), sync=False)
 
 
 def serving_of(consortium: Path) -> Serving | None:
-    """What serves this folder now; None if nobody does."""
+    """What serves this folder now; None if nothing does."""
     if not is_serving(consortium):
         return None
     try:
@@ -73,28 +71,15 @@ def exclusive(consortium: Path) -> Iterator[None]:
     Raises:
         CoordinatorRunning: Another process serves this folder.
     """
-    descriptor = os.open(_lock_path(consortium), os.O_CREAT | os.O_RDWR, 0o600)
     end = time.monotonic() + _LOCK_PATIENCE_S
+    while (descriptor := try_lock(consortium / _LOCK, mode=0o600)) is None:
+        # Another process may only be looking whether a coordinator serves.
+        if time.monotonic() > end:
+            raise CoordinatorRunning(
+                f"{consortium}: a coordinator is running in this folder already; stop it first."
+            )
+        time.sleep(0.05)
     try:
-        while not _locked(descriptor):
-            # Somebody may only be looking whether anybody serves.
-            if time.monotonic() > end:
-                raise CoordinatorRunning(
-                    f"{consortium}: a coordinator is running in this folder already; stop it first."
-                )
-            time.sleep(0.05)
         yield
     finally:
         os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _lock_path(consortium: Path) -> Path:
-    return consortium / "lock"

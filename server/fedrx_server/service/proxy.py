@@ -1,6 +1,6 @@
 """The door that sites see: nginx, which passes the fleet paths on to the SuperLink, nothing else.
 
-The SuperLink's Control paths ask nobody who he is, and its Runtime paths are on the same port.
+The SuperLink's Control paths do not check the caller, and its Runtime paths are on the same port.
 So the SuperLink listens on loopback, and what comes from outside is compared with a list here; the
 path that goes on is built from that list, never copied from the request.
 

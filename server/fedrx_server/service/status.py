@@ -16,8 +16,8 @@ from typing import Any, Final, Literal
 from fedrx_common.canonical_json import finite_or_none
 from fedrx_common.errors import RunError
 from fedrx_common.files import write_file
+from fedrx_protocol.messages.refusal import Refusal
 from fedrx_server.rounds.observer import RunObserver
-from fedrx_server.runs.blame import LEFT_OUT
 from fedrx_server.runs.checkpoints import RoundRecord
 from fedrx_server.runs.files import read_json, to_json
 
@@ -117,7 +117,7 @@ def read_live(folder: Path) -> LiveState | None:
     """The last moment that a run's process wrote down; none before its first.
 
     None too where a power cut tore the file, or another release wrote it: the next process of the
-    run writes it anew, and nothing depends on it.
+    run writes it again, and nothing depends on it.
     """
     path = folder / _FILE
     if not path.exists():
@@ -161,7 +161,7 @@ class LiveWatch(RunObserver):
 
     @property
     def state(self) -> LiveState:
-        """What stands now."""
+        """The present state."""
         return self._state
 
     def on_request(self, kind: str, sites: Collection[str]) -> None:
@@ -174,7 +174,7 @@ class LiveWatch(RunObserver):
         self._change(state=state, asked=tuple(sorted(sites)))
 
     def on_reply(self, site: str, reason: str) -> None:
-        """Note who answered, and why somebody did not."""
+        """Note that a site answered, or why it did not."""
         asked = tuple(name for name in self._state.asked if name != site)
         absent = {name: why for name, why in self._state.absent.items() if name != site}
         if reason:
@@ -207,7 +207,7 @@ class LiveWatch(RunObserver):
             state="waiting",
             sentence=sentence,
             absent=dict(missing),
-            waiting_for={site: why for site, why in missing.items() if why != LEFT_OUT},
+            waiting_for={site: why for site, why in missing.items() if why != Refusal.LEFT_OUT},
             present=tuple(site for site in self._state.present if site not in missing),
             asked=(),
         )

@@ -1,8 +1,8 @@
 """Starts Flower's SuperLink and the proxy before it, and keeps both running.
 
 The SuperLink listens on loopback only, with TLS, node authentication and its state in a file; it
-gives tasks only to who knows a secret in the coordinator's folder. Sites reach the proxy. Neither
-outlives the process that supervises them.
+gives tasks only to a caller that has a secret of the coordinator's folder. Sites reach the proxy.
+Neither outlives the process that supervises them.
 """
 
 import errno
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S: Final = 0.1
 
-# An address that stands for all of them is none to connect to.
+# An address that means all interfaces cannot be connected to.
 _EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 # Flower's own switches: nothing is reported, nothing is installed.
@@ -136,7 +136,20 @@ class SuperLink:
         """
         with self._probes():
             try:
-                self._start(timeout_s)
+                for address in (self._ports.listen, Address("127.0.0.1", self._ports.inner)):
+                    _check_free(address)
+                children = (self._superlink, self._proxy)
+                for child in children:
+                    child.begin_log()
+                    child.start()
+                end = time.monotonic() + timeout_s
+                while not self.is_ready():
+                    for child in children:
+                        if not child.alive or time.monotonic() > end:
+                            raise NotStarted(f"the {child.name} did not come up; see {child.log}.")
+                    time.sleep(_LOOK_EVERY_S)
+                if self._admits:
+                    self.admit()
                 yield self
             finally:
                 self._tell(ready=False)
@@ -144,7 +157,7 @@ class SuperLink:
                 self._superlink.stop()
 
     def admit(self) -> None:
-        """Say that it is ready, to the log and to probes: the sites of the roster are let in."""
+        """Report to the log and to probes that it is ready and admits the roster's sites."""
         self._admits = True
         self._tell(ready=True)
         logger.info("ready: sites reach %s", self._ports.listen)
@@ -174,21 +187,6 @@ class SuperLink:
                 return answer.status_code == 401
         except httpx.HTTPError:
             return False
-
-    def _start(self, timeout_s: float) -> None:
-        for address in (self._ports.listen, Address("127.0.0.1", self._ports.inner)):
-            _check_free(address)
-        for child in (self._superlink, self._proxy):
-            child.begin_log()
-            child.start()
-        end = time.monotonic() + timeout_s
-        while not self.is_ready():
-            for child in (self._superlink, self._proxy):
-                if not child.alive or time.monotonic() > end:
-                    raise NotStarted(f"the {child.name} did not come up; see {child.log}.")
-            time.sleep(_LOOK_EVERY_S)
-        if self._admits:
-            self.admit()
 
     def _trust(self) -> ssl.SSLContext:
         return trusting(self._tls.ca_certificate.read_bytes())
@@ -267,13 +265,12 @@ def _check_free(address: Address) -> None:
             try:
                 probe.bind(place)
             except OSError as error:
-                raise MisuseError(_occupied(address, error)) from None
-
-
-def _occupied(address: Address, error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"port {address.port} is taken: another coordinator may run, or choose another port."
-    return (
-        f"nothing can listen on {address} ({error.strerror}): choose an address of this machine "
-        "and a port that this account may use."
-    )
+                if error.errno == errno.EADDRINUSE:
+                    raise MisuseError(
+                        f"port {address.port} is taken: another coordinator may run, or choose "
+                        "another port."
+                    ) from None
+                raise MisuseError(
+                    f"nothing can listen on {address} ({error.strerror}): choose an address of "
+                    "this machine and a port that this account may use."
+                ) from None

@@ -1,8 +1,8 @@
 """The process that drives one run: `python -m fedrx_server.service.worker consortium/runs/NAME-1`.
 
-It is told on standard input how to reach the SuperLink, and ends when that input does, so that no
+It reads on standard input how to reach the SuperLink, and ends when that input does, so that no
 run goes on without its coordinator. It may be killed at any moment: the next one goes on from the
-last finished round. Whatever cannot be mended by trying again is marked as failed, in a sentence.
+last finished round. What another try cannot repair is marked as failed, in a sentence.
 """
 
 import logging
@@ -25,7 +25,7 @@ from fedrx_models.files import save_model
 from fedrx_models.metrics.registry import measures_of
 from fedrx_models.planning import plan_for
 from fedrx_models.transfer import start_model, trained_positions
-from fedrx_protocol.trust.roster import Roster, SignedRoster
+from fedrx_protocol.trust.roster import SignedRoster
 from fedrx_server.consortium.files import ConsortiumFiles, ConsortiumInfo
 from fedrx_server.gateway.control import SuperLinkAddress, list_sites
 from fedrx_server.report.from_run import run_privacy, run_report, run_result
@@ -57,20 +57,26 @@ Ending = Literal["stopped", "finished", "failed"]
 DONE: Final = 0
 FAILED: Final = 2
 AGAIN: Final = 3
-"""Exit status of a worker that another one may do better than."""
+"""Exit status of a worker after which another one may succeed."""
 
 _LOG_BYTES: Final = 1_000_000
 _LOG_FILES: Final = 3
 
 
 class StopAsked(BaseException):
-    """SIGTERM: as safe at any moment as SIGKILL, but the SuperLink and the reader are told."""
+    """SIGTERM: as safe at any moment as SIGKILL, but the run is closed at the SuperLink."""
 
 
 def main(argv: list[str]) -> int:
     """Drive the run in the folder that is named; gives the exit status."""
     folder = Path(argv[1])
-    _log_to(folder / "worker.log")
+    handler = RotatingFileHandler(
+        folder / "worker.log", maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8"
+    )
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.INFO, format=form, handlers=[handler])
+    for chatty in ("httpx", "flwr"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     superlink_address = parse_address(sys.stdin.readline())
@@ -82,7 +88,7 @@ def main(argv: list[str]) -> int:
 
 
 class Worker:
-    """Drives one run from where its folder stands to its end.
+    """Drives one run from the last round in its folder to its end.
 
     Args:
         run: The open run folder.
@@ -90,7 +96,7 @@ class Worker:
         consortium: The consortium's raw public key, 32 bytes.
 
     Raises:
-        RunError: The folder's roster cannot be believed, or has ended.
+        RunError: The folder's roster does not verify, or has ended.
     """
 
     def __init__(
@@ -98,10 +104,23 @@ class Worker:
     ) -> None:
         self._run = run
         self._superlink_address = superlink_address
-        self._roster = _verified(run, consortium)
+        try:
+            signed = SignedRoster.from_json(run.roster_json.encode())
+            self._roster = signed.verify(consortium, int(time.time()))
+        except PeerError as error:
+            raise RunError(
+                f"{run.path / 'roster.json'}: {error} Then resume the run with --new-roster."
+            ) from None
         self._plan = plan_for(run.study, len(self._roster.sites))
         self._plan.check()
-        self._run_id, self._seed = _identity(run)
+        meta = run.meta
+        try:
+            self._run_id, self._seed = str(meta["run_id"]), int(meta["start_seed"])
+        except (KeyError, TypeError, ValueError):
+            raise RunError(
+                f"{run.path / 'meta.json'}: belongs to no live run; `fedrx coordinator run` makes "
+                "one."
+            ) from None
         view = RunView.read(run.path)
         self._releases = list(planned_releases(run.study, self._run_id, view.attempts()))
         self._watch = LiveWatch(run.path, self._first_state(), self._spent)
@@ -111,11 +130,18 @@ class Worker:
         study = self._run.study
         if not RunView.read(self._run.path).finished:
             with live_run(self._superlink_address, study.name) as exchange:
+                offers = Offers(
+                    run=self._run_id,
+                    study=bytes.fromhex(study.digest),
+                    roster=self._run.roster_json.encode(),
+                    version=version("fedrx"),
+                    names=self._names,
+                )
                 parties = RunParties(
                     self._run_id,
                     self._plan,
                     self._roster,
-                    self._offers(),
+                    offers,
                     without=absent_sites(self._run.meta, self._roster),
                     witness=Witness(self._run.path.parents[1]),
                 )
@@ -130,16 +156,15 @@ class Worker:
                     retry_policy=retry_policy,
                     watch=self._watch,
                 ).run()
-        self._conclude()
-
-    def _offers(self) -> Offers:
-        return Offers(
-            run=self._run_id,
-            study=bytes.fromhex(self._run.study.digest),
-            roster=self._run.roster_json.encode(),
-            version=version("fedrx"),
-            names=self._names,
-        )
+        model, checkpoint = self._model(), self._run.latest_checkpoint()
+        if checkpoint is None:
+            raise RunError(f"{self._run.path}: has no finished round; resume the run.")
+        set_vector(model, checkpoint.weights)
+        view = RunView.read(self._run.path)
+        privacy = run_privacy(view)
+        save_model(self._run.path / "model.safetensors", model, study.digest)
+        write_report(self._run.report_path, run_report(view, privacy))
+        self._run.write_result(run_result(view, privacy))
 
     def _names(self) -> dict[int, str]:
         return {site.node: site.name for site in list_sites(self._superlink_address)}
@@ -157,17 +182,6 @@ class Worker:
             record.seconds,
         )
         self._watch.finished_round(record)
-
-    def _conclude(self) -> None:
-        model, checkpoint = self._model(), self._run.latest_checkpoint()
-        if checkpoint is None:
-            raise RunError(f"{self._run.path}: has no finished round; resume the run.")
-        set_vector(model, checkpoint.weights)
-        view = RunView.read(self._run.path)
-        privacy = run_privacy(view)
-        save_model(self._run.path / "model.safetensors", model, self._run.study.digest)
-        write_report(self._run.report_path, run_report(view, privacy))
-        self._run.write_result(run_result(view, privacy))
 
     def _spent(self, round_number: int, attempt: int) -> float:
         """Upper bound on epsilon once this attempt is made too."""
@@ -228,7 +242,7 @@ def _work(folder: Path, superlink_address: SuperLinkAddress) -> None:
 
 
 def _end(folder: Path, goal: Ending, sentence: str = "") -> int:
-    """Write down why nobody needs to start the run again."""
+    """Write down why the run is not started again."""
     level = logging.ERROR if goal == "failed" else logging.INFO
     logger.log(level, "%s. %s", goal, sentence)
     write_wanted(folder, DesiredState(goal, sentence))
@@ -237,7 +251,7 @@ def _end(folder: Path, goal: Ending, sentence: str = "") -> int:
 
 
 def _say(folder: Path, state: State, sentence: str = "") -> None:
-    """Tell whoever looks; the folder may be the very thing that cannot be written."""
+    """Write the state for commands to read; it may be this folder that cannot be written."""
     try:
         last = read_live(folder)
         if last is not None:
@@ -247,28 +261,6 @@ def _say(folder: Path, state: State, sentence: str = "") -> None:
             )
     except OSError as error:
         logger.warning("the state could not be written down (%s)", error)
-
-
-def _identity(run: RunFolder) -> tuple[str, int]:
-    """What sites know the run by, and the seed of its start weights."""
-    meta = run.meta
-    try:
-        return str(meta["run_id"]), int(meta["start_seed"])
-    except (KeyError, TypeError, ValueError):
-        raise RunError(
-            f"{run.path / 'meta.json'}: belongs to no live run; `fedrx coordinator run` makes one."
-        ) from None
-
-
-def _verified(run: RunFolder, consortium: bytes) -> Roster:
-    """The run's roster, after its signature and the validity of its entries."""
-    try:
-        signed = SignedRoster.from_json(run.roster_json.encode())
-        return signed.verify(consortium, int(time.time()))
-    except PeerError as error:
-        raise RunError(
-            f"{run.path / 'roster.json'}: {error} Then resume the run with --new-roster."
-        ) from None
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
@@ -281,16 +273,6 @@ def _end_with_input() -> None:
     """The coordinator holds the other end: whatever ends it, by a signal too, ends this process."""
     sys.stdin.read()
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _log_to(path: Path) -> None:
-    handler = RotatingFileHandler(
-        path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8"
-    )
-    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=logging.INFO, format=form, handlers=[handler])
-    for chatty in ("httpx", "flwr"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":

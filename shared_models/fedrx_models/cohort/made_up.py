@@ -29,9 +29,9 @@ _MISSING = 0.2
 def made_up(schema: FeatureSchema, patients: int) -> PatientBatch:
     """Invent a number of patients, always the same ones.
 
-            The first patient, and every second one after, has as many visits as the study allows; the
-        others have half as many. Outcomes are 0 or 1, which every kind of target reads. Some outcomes
-        are unknown, and some blocks are missing. Every fourth patient is set apart, which only a
+    The first patient, and every second one after, has as many visits as the study allows; the
+    others have half as many. Outcomes are 0 or 1, which every kind of target reads. Some outcomes
+    are unknown, and some blocks are missing. Every fourth patient is set apart, which only a
     forecast reads.
     """
     rng = np.random.default_rng(0)
