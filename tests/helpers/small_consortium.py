@@ -28,7 +28,7 @@ from fedrx_server.rounds.exchange import Exchange
 from fedrx_server.rounds.loop import RunParties, StudyRun
 from fedrx_server.runs.folder import RunFolder
 from fedrx_simulation.federation.inprocess import InProcessGrid
-from fedrx_simulation.federation.sites import Consortium
+from fedrx_simulation.federation.sites import SimulatedConsortium
 
 torch.set_num_threads(1)
 
@@ -140,7 +140,7 @@ class Stage:
             for name, size in zip(self.names, sizes, strict=True)
         }
         self.run_id = run
-        self.consortium = Consortium(self.study, self.names, run, seed=5)
+        self.consortium = SimulatedConsortium(self.study, self.names, run, seed=5)
         self.plan = self.consortium.plan
         self.roster = self.consortium.roster
         self.session = session_id(run, self.study.digest, self.roster.digest)

@@ -21,7 +21,7 @@ from fedrx_server.runs.registry import (
 from fedrx_server.service.instance import (
     CoordinatorRunning,
     Serving,
-    alone,
+    exclusive,
     is_serving,
     serving_of,
     write_instance,
@@ -372,16 +372,16 @@ class TestReport:
 class TestServing:
     def test_one_at_a_time_and_seen_by_others(self, tmp_path):
         assert not is_serving(tmp_path)
-        with alone(tmp_path):
+        with exclusive(tmp_path):
             assert is_serving(tmp_path)
-            with pytest.raises(CoordinatorRunning, match="already"), alone(tmp_path):
+            with pytest.raises(CoordinatorRunning, match="already"), exclusive(tmp_path):
                 pass
             assert is_serving(tmp_path)
         assert not is_serving(tmp_path)
 
     def test_what_serves_is_told_while_it_does(self, tmp_path):
         assert serving_of(tmp_path) is None
-        with alone(tmp_path):
+        with exclusive(tmp_path):
             assert serving_of(tmp_path) == Serving()
             told = Serving({"coordinator": 7, "proxy": 8}, {"lyon": True, "turku": False})
             write_instance(tmp_path, told)
