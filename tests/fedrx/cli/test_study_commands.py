@@ -135,7 +135,7 @@ def test_other_modes_can_be_checked(fedrx, place, mode):
 
 
 @pytest.mark.parametrize(
-    "command", [("simulate",), ("study", "new"), ("study", "check")], ids=" ".join
+    "command", [("simulate",), ("compare",), ("study", "new"), ("study", "check")], ids=" ".join
 )
 def test_every_command_has_help_with_an_example(fedrx, command):
     ran = fedrx(*command, "--help")
