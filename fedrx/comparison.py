@@ -116,10 +116,10 @@ def run(request: Request, observer: CellObserver = lambda *_: None) -> Compariso
 
 
 def _studies(study: Study, models: tuple[str, ...]) -> dict[str, Study]:
-    """The study with each model, by the name that the tables show.
+    """Make the study with each model, by the name that the tables show.
 
     Raises:
-        MisuseError: a name stands twice, or a study file has other patients than the study.
+        MisuseError: a name is given twice, or a study file has other patients than the study.
     """
     found: dict[str, Study] = {}
     for model in models:

@@ -1,4 +1,4 @@
-"""The `fedrx` command: parses, calls, prints. Whatever it does, a notebook can do too.
+"""The `fedrx` command: parses, calls, prints. A notebook can do all that it does.
 
 Progress and messages go to standard error, results to standard output. A mistake in what was
 given is one sentence and exit code 2; a run that could not finish exits with 3, one that was
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NoReturn
 
-# Before Flower or Ray is imported: neither may call home from a hospital.
+# Before Flower or Ray is imported: neither may contact its maker from a hospital.
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

@@ -1,7 +1,7 @@
 """Synthetic omics cohorts with planted effects, for any study that has blocks.
 
 Everything is invented: for testing and teaching. Three effects are planted on genes of the study,
-so that one can see whether a model finds them:
+so that a test can see whether a model finds them:
 
 - an interaction of two genes that has no main effect, which a linear model cannot see (epistasis);
 - a responder subgroup: those with one gene in its upper state respond, the others do not;
@@ -65,7 +65,7 @@ class GenomicCohorts:
         missingness: 0 to below 1; mean share of patients who lack a block; sites differ. The
             block that holds the planted effects is as often missing as any other.
         measurement_shift: standard deviation between sites of a constant offset of every gene
-            that is no mutation, in reference standard deviations.
+            that is not a mutation, in reference standard deviations.
         noise_sd: unexplained standard deviation of a number.
         seed: same seed, same patients; a site's patients do not depend on the other sites.
 
