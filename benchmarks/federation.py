@@ -2,7 +2,7 @@
 
 Sites add their patients' clipped gradients, and a patient's gradient does not depend on the site.
 So a step is taken on all training patients at once, with the noise of the whole sum. The transport
-and the masks change a sum by its rounding only; `fedrx simulate --compare` runs with them.
+and the masks change a sum by its rounding only; `fedrx compare` runs with them.
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ judged on, mean over sites. Absolute error in mg a week, its 95 % interval, the 
 patients against the first model, and for the folds the error with a private head at each site.
 A patient's error is the mean over seeds.
 
-`fedrx simulate --compare` trains with masks and transport, and takes hours for the same tables; see
+`fedrx compare` trains with masks and transport, and takes hours for the same tables; see
 `federation.py`. Needs the real patient table beside the checkout.
 """
 

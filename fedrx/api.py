@@ -8,11 +8,9 @@ import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from fedrx.evaluation_check import EvaluationCheck
 from fedrx.sources import (
     PatientFile,
     Source,
@@ -24,15 +22,12 @@ from fedrx.sources import (
     synthetic_sites,
     write_patients,
 )
+from fedrx.study_cost import study_cost
 from fedrx.study_templates import TASKS, fitting_steps, new_study, template, under_noise
 from fedrx_common.errors import FedRxError, StudyError
 from fedrx_models.cohort.cohort import Cohort
-from fedrx_models.contract import get_vector
 from fedrx_models.files import load_model
-from fedrx_models.planning import make_plan
 from fedrx_models.registry import check_config
-from fedrx_models.transfer import study_model
-from fedrx_protocol.study.schema import PanelTarget
 from fedrx_protocol.study.study import Study
 from fedrx_server.runs.folder import RunFolder
 from fedrx_simulation.evaluation.result import SimulationResult
@@ -41,13 +36,13 @@ from fedrx_simulation.simulate import resume as continue_run
 
 
 def default_study() -> tuple[Study, str]:
-    """The built-in warfarin study, and its text."""
+    """Give the built-in warfarin study, and its text."""
     text = template("dose")
     return Study.parse(text, source=TASKS["dose"]), text
 
 
 def read_study(path: Path | None) -> tuple[Study, str]:
-    """A study file and its text; the built-in study for `None`."""
+    """Read a study file, and give its text too; the built-in study for `None`."""
     if path is None:
         return default_study()
     study = Study.load(path)
@@ -66,7 +61,7 @@ def override(
     model: str | None = None,
     rounds: int | None = None,
 ) -> Study:
-    """A copy of `study` with the given values replaced, validated anew.
+    """Copy `study` with the given values replaced, and validate the copy.
 
     Another model starts from that model's own defaults, or where noise is added from what is
     better then, as in a new study file: the hyper-parameters in the file belong to the model in
@@ -86,7 +81,7 @@ def override(
     if rounds is not None:
         document["training"]["rounds"] = rounds
         document["training"]["local"]["rounds"] = None
-        most = max(rounds, 0)  # a number below is a mistake of its own, told once
+        most = max(rounds, 0)  # a negative number is a mistake of its own, reported once
         document["metrics"]["evaluations"] = min(document["metrics"]["evaluations"], most)
     return Study.from_document(document, source="study")
 
@@ -112,7 +107,7 @@ def simulate(
         study: A study, a study file, or `None` for the built-in warfarin study.
         cohorts: Patients by site; or `source`; or nothing for synthetic sites.
         source: A patient file or the knobs of synthetic sites.
-        seed: Makes everything repeatable; drawn anew if left out.
+        seed: Makes everything repeatable; drawn if left out.
         engine: `inprocess`, or `flower` for Flower's simulation on Ray.
         dropout: Chance that a site drops out of a round.
         delay_s: Mean reply time in simulated seconds; late replies are lost.
@@ -170,7 +165,12 @@ def resume(
     """
     folder = Path(folder)
     if study is not None:
-        _require_study(folder, study if isinstance(study, Study) else Study.load(study))
+        meant = study if isinstance(study, Study) else Study.load(study)
+        # Options and the sizes of synthetic sites change a study before it runs, so the digest of
+        # its file is not the run's: the file that the run was started from counts as its study.
+        written = folder / "study.toml"
+        if not written.is_file() or Study.load(written).digest != meant.digest:
+            RunFolder.open(folder, meant).close()
     if cohorts is None:
         with RunFolder.open(folder) as run:
             options, schema = stored_options(run), run.study.feature_schema
@@ -179,95 +179,8 @@ def resume(
     return continue_run(folder, cohorts, observer=observer)
 
 
-def _require_study(folder: Path, study: Study) -> None:
-    """Refuse the folder of another study; the file it was started from counts as its study.
-
-    Options and the sizes of synthetic sites change a study before it runs, so its file alone no
-    longer has the digest of the run.
-    """
-    written = folder / "study.toml"
-    known = Study.load(written).digest if written.is_file() else None
-    if study.digest != known:
-        RunFolder.open(folder, study).close()
-
-
-def study_cost(study: Study, sites: int) -> dict[str, Any]:
-    """What a study will cost with a number of sites: noise, privacy, bytes a round.
-
-    Raises:
-        MisuseError: The study cannot be run with so many sites; says what to change.
-    """
-    plan = make_plan(study, sites)
-    plan.check()
-    check = EvaluationCheck.of(plan)
-    weights = len(get_vector(study_model(study, seed=0)))
-    between, final = plan.metrics_noise
-    masked = max(plan.round(number, 0).layout.length for number in (1, study.final_round))
-    return {
-        "study": study.name,
-        "digest": study.digest,
-        "model": study.model.name,
-        "weights": weights,
-        "trained_weights": plan.dimension,
-        "rounds": study.rounds,
-        # As in the report: a round's metrics are of the model after the round before.
-        "evaluation_rounds": [number - 1 for number in study.evaluation_rounds],
-        "sites": sites,
-        "threshold": plan.parameters.threshold,
-        "max_colluding_sites": plan.parameters.max_colluding,
-        "min_honest_sites": plan.parameters.min_honest,
-        "stable_lists_live": study.opens_one_list(live=True),
-        "privacy": {
-            "mode": study.privacy.mode,
-            "epsilon": None if study.privacy.mode == "none" else study.privacy.epsilon,
-            "delta": study.privacy.delta,
-            "epsilon_at_two_sites": plan.epsilon_at_two_sites or None,
-            "noise_multiplier": plan.training_noise or None,
-            "evaluation_noise_multiplier": between if isfinite(between) and between else None,
-            "final_evaluation_noise_multiplier": final or None,
-        },
-        "targets_in_no_block": _targets_in_no_block(study),
-        "bytes_up_per_site_and_round": 4 * masked,
-        "bytes_down_per_site_and_round": 4 * weights,
-        "evaluations": check.to_json(),
-        "warnings": [*_warnings(study), *check.warnings()],
-    }
-
-
-def _warnings(study: Study) -> list[str]:
-    """What is allowed in a study and seldom meant, a sentence each."""
-    found = []
-    delta, patients, usual = study.privacy.delta, study.cohort.patients, study.delta_limit / 10
-    if study.privacy.mode != "none" and delta > usual:
-        found.append(f"δ = {delta:g} is large for {patients} patients: {usual:.2g} is usual.")
-    if study.cohort.largest_site > patients:
-        found.append(
-            f"cohort.largest_site is {study.cohort.largest_site}, but all sites together have "
-            f"{patients} patients: a smaller one makes sums finer."
-        )
-    bound, largest = study.metrics.error_bound, study.largest_error
-    if study.metrics_are_private and bound > largest:
-        found.append(
-            f"metrics.error_bound is {bound:g}, but no error can be above {largest:g}: the noise "
-            "on errors grows with it."
-        )
-    return found
-
-
-def _targets_in_no_block(study: Study) -> dict[str, list[str]]:
-    """By drug, genes that it acts on and no block measures; drugs without such are left out."""
-    if not isinstance(study.target, PanelTarget):
-        return {}
-    genes = {gene.upper() for block in study.blocks for gene in block.genes}
-    strange = {
-        drug.name: [gene for gene in drug.targets if gene.upper() not in genes]
-        for drug in study.target.drugs
-    }
-    return {drug: missing for drug, missing in strange.items() if missing}
-
-
 def new_run_folder(study: Study, now: datetime) -> Path:
-    """Where `fedrx simulate` keeps a run if it is not told: `runs/NAME-TIME`."""
+    """Name the folder in which `fedrx simulate` keeps a run by default: `runs/NAME-TIME`."""
     return Path("runs") / f"{study.name}-{now:%Y%m%d-%H%M%S-%f}"
 
 

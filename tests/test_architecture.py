@@ -79,8 +79,9 @@ FOLDERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
         "fedrx": {
             "__init__": "api",
-            "cli": "api sources views",
-            "api": "evaluation_check sources study_templates",
+            "cli": "api comparison views",
+            "comparison": "api sources views",
+            "api": "sources study_cost study_templates",
         },
     }
 )

@@ -1,4 +1,4 @@
 """The `fedrx` command: parses, calls the front door, prints through the views.
 
-Whatever a command does, a notebook can do too.
+A notebook can do all that a command does.
 """

@@ -1,197 +1,147 @@
-"""`fedrx simulate --compare`: models side by side on the same patients, and what comes of it."""
+"""`fedrx compare`: models side by side on the same patients."""
 
 import json
-import secrets
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated
 
-from rich.table import Table
+import typer
 
-from fedrx import api
-from fedrx.sources import Source, gather
-from fedrx.views.comparison import in_words, interval_in_words, privacy_in_words, shown, write_page
+from fedrx.cli import options
 from fedrx.views.terminal import PlainConsole
-from fedrx_common.errors import MisuseError
-from fedrx_models.cohort.cohort import Cohort
-from fedrx_models.planning import make_plan
-from fedrx_protocol.study.study import Study
-from fedrx_simulation.comparison.compare import (
-    Cell,
-    CellObserver,
-    ComparisonPlan,
-    begun_with,
-    compare,
-)
-from fedrx_simulation.comparison.statistics import ComparisonTable, tables
-from fedrx_simulation.federation.sites import taking_part
 
-_FILE = ".toml"
-_MOST_REPEATS = 1000
+if TYPE_CHECKING:
+    from fedrx.api import Source, Study
+    from fedrx.comparison import Comparison
+    from fedrx_simulation.comparison.compare import Cell, CellObserver
+
 _FILE_WIDTH = 200  # columns
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the command line asked for.
-
-    Args:
-        study: The study; its `[model]` section counts for the model that it names.
-        models: Names of models, which start from their own defaults unless it is the study's; or
-            study files, of which `[model]` and `[training]` count: a model trained as it needs.
-        source: Patients.
-        folds: Parts of each site; `None` for 5, or for none where sites are left out.
-        leave_one_site_out: Whether each site is left out once.
-        repeats: How many seeds.
-        personalised: Whether a private head at each site is judged too.
-        seed: The first of them; drawn anew if left out.
-        output: Folder; one of the same comparison is continued.
-    """
-
-    study: Study
-    models: tuple[str, ...]
-    source: Source
-    folds: int | None
-    leave_one_site_out: bool
-    repeats: int
-    personalised: bool
-    seed: int | None
-    output: Path
+def register(app: typer.Typer) -> None:
+    """Add the command to `fedrx`."""
+    example = "fedrx compare study.toml --models linear,mlp,cnn.toml --folds 5"
+    app.command(epilog=f"Example: {example}")(compare)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What a comparison found.
+def compare(
+    context: typer.Context,
+    study: options.StudyFile = None,
+    *,
+    models: Annotated[
+        str, typer.Option(help="Models, e.g. linear,mlp, or study files: linear,cnn.toml.")
+    ],
+    folds: Annotated[int | None, typer.Option(help="Parts of each site's patients; 5.")] = None,
+    leave_one_site_out: Annotated[
+        bool, typer.Option("--leave-one-site-out", help="Leave out each site too.")
+    ] = False,
+    repeats: Annotated[int, typer.Option(help="How many seeds.")] = 1,
+    personalised: Annotated[
+        bool, typer.Option("--personalised", help="Judge a private head at each site too.")
+    ] = False,
+    data: options.Data = None,
+    mapping: options.Mapping = None,
+    split_by: options.SplitBy = None,
+    sites: options.Sites = None,
+    patients: options.Patients = None,
+    heterogeneity: options.Heterogeneity = 0.7,
+    missingness: options.Missingness = 0.2,
+    shift: options.Shift = 0.1,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Makes the whole comparison repeatable.", min=0, max=options.LARGEST_SEED
+        ),
+    ] = None,
+    epsilon: options.Epsilon = None,
+    privacy: options.Privacy = None,
+    rounds: options.Rounds = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder to make or to go on with; runs/STUDY-comparison if left out."),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Train models on the same patients of all sites, and say which predicts better."""
+    options.refuse_shapes_of_a_file(options.given(context))
+    # Imported here so that `fedrx --help` does not wait for torch.
+    from fedrx import api
 
-    Attributes:
-        study: the study, with the sizes of its patients.
-        tables: one for each scheme.
-        trainings: how often a model was trained on these patients.
-        folder: where it is kept.
-        notes: sentences on sites that were left out, and on what a person should look at.
-    """
-
-    study: Study
-    tables: tuple[ComparisonTable, ...]
-    trainings: int
-    folder: Path
-    notes: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            "study": self.study.name,
-            "study_digest": self.study.digest,
-            "privacy": self.study.privacy.mode,
-            "epsilon": None if self.study.privacy.mode == "none" else self.study.privacy.epsilon,
-            "trainings": self.trainings,
-            "tables": [asdict(table) for table in self.tables],
-            "folder": str(self.folder),
-            "notes": list(self.notes),
-        }
-
-
-def run(request: Request, observer: CellObserver) -> Comparison:
-    """Compare, or continue a comparison.
-
-    Raises:
-        MisuseError: Something given cannot be used; says what to change.
-        StudyStopped: A training could not be completed; the same command continues.
-    """
-    if not 1 <= request.repeats <= _MOST_REPEATS:
-        raise MisuseError(f"--repeats is {request.repeats}: use 1 to {_MOST_REPEATS}.")
-    seed = _seed(request)
-    gathered = gather(request.study, request.source, seed)
-    cohorts, notes = taking_part(gathered.study, gathered.cohorts)
-    studies = _studies(gathered.study, request.models)
-    folds = request.folds
-    if folds is None:
-        folds = 0 if request.leave_one_site_out and not request.personalised else 5
-    plan = ComparisonPlan(
-        studies,
-        folds,
-        request.leave_one_site_out,
-        tuple(range(seed, seed + request.repeats)),
-        request.personalised,
+    agreed, _, source = options.study_and_patients(
+        study,
+        data=data,
+        mapping=mapping,
+        split_by=split_by,
+        sites=sites,
+        patients=patients,
+        heterogeneity=heterogeneity,
+        missingness=missingness,
+        shift=shift,
     )
-    _check(studies, cohorts, left_out=int(request.leave_one_site_out))
-    found = compare(plan, cohorts, request.output, observer)
-    notes = (*gathered.described.get("quality", {}).get("notes", ()), *notes)
-    trainings = sum(1 for _ in plan.cells(sorted(cohorts)))
-    result = Comparison(gathered.study, tables(plan, found), trainings, request.output, notes)
-    (request.output / "result.json").write_text(json.dumps(result.to_json()), encoding="utf-8")
-    write_page(request.output / "comparison.html", gathered.study, result.tables, trainings)
-    return result
-
-
-def _studies(study: Study, models: tuple[str, ...]) -> dict[str, Study]:
-    """The study with each model, by the name that the tables show.
-
-    Raises:
-        MisuseError: a name stands twice, or a study file has other patients than the study.
-    """
-    found: dict[str, Study] = {}
-    for model in models:
-        name = Path(model).stem if model.endswith(_FILE) else model
-        if name in found:
-            raise MisuseError(f"--compare names '{name}' twice: name each once.")
-        found[name] = (
-            _trained_as(study, Path(model))
-            if model.endswith(_FILE)
-            else (api.override(study, model=model))
-        )
-    return found
-
-
-def _trained_as(study: Study, path: Path) -> Study:
-    """The study with model and training of another study file."""
-    other, _ = api.read_study(path)
-    if other.feature_schema != study.feature_schema:
-        raise MisuseError(
-            f"{path}: has other features, blocks or target than the study; models are compared "
-            "on the same patients only."
-        )
-    document = study.model_dump(mode="json")
-    taken = other.model_dump(mode="json")
-    document |= {"model": taken["model"], "training": taken["training"]}
-    wanted = document["metrics"]
-    found = Study.from_document(
-        {**document, "metrics": {**wanted, "evaluations": 0}}, source=str(path)
+    run_and_print(
+        api.override(agreed, epsilon=epsilon, privacy=privacy, rounds=rounds),
+        source,
+        models=models,
+        folds=folds,
+        leave_one_site_out=leave_one_site_out,
+        repeats=repeats,
+        personalised=personalised,
+        seed=seed,
+        output=output,
+        as_json=as_json,
     )
-    return found.with_(metrics={"evaluations": min(wanted["evaluations"], found.rounds)})
 
 
-def _check(studies: Mapping[str, Study], cohorts: Mapping[str, Cohort], *, left_out: int) -> None:
-    """Build every model and plan before the first training."""
-    for study in studies.values():
-        make_plan(study, len(cohorts) - left_out).check()
+def run_and_print(
+    study: "Study",
+    source: "Source",
+    *,
+    models: str,
+    folds: int | None,
+    leave_one_site_out: bool,
+    repeats: int,
+    personalised: bool,
+    seed: int | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare what the options name, and print the outcome."""
+    from fedrx import comparison
+
+    request = comparison.Request(
+        study=study,
+        models=tuple(name.strip() for name in models.split(",") if name.strip()),
+        source=source,
+        folds=folds,
+        leave_one_site_out=leave_one_site_out,
+        repeats=repeats,
+        personalised=personalised,
+        seed=seed,
+        output=output or Path("runs") / f"{study.name}-comparison",
+    )
+    if as_json:
+        sys.stdout.write(json.dumps(comparison.run(request).to_json()) + "\n")
+    else:
+        print_comparison(comparison.run(request, observe(PlainConsole(err=True))))
 
 
-def _seed(request: Request) -> int:
-    """The seed that was given, that of the comparison that goes on, or a new one."""
-    begun = begun_with(request.output)
-    if request.seed is None and begun:
-        return begun[0]
-    return secrets.randbelow(2**31) if request.seed is None else request.seed
+def observe(console: PlainConsole) -> "CellObserver":
+    """Print a line for each training."""
 
-
-def observe(console: PlainConsole) -> CellObserver:
-    """A line for each training, on standard error."""
-
-    def told(cell: Cell, number: int, count: int) -> None:
+    def told(cell: "Cell", number: int, count: int) -> None:
         folds = cell.scheme == "folds"
         what = f"fold {int(cell.part) + 1}" if folds else f"without site {cell.part}"
-        console.print(
-            f"{number}/{count} {cell.model}, {what}, seed {cell.seed}",
-        )
+        console.print(f"{number}/{count} {cell.model}, {what}, seed {cell.seed}")
 
     return told
 
 
-def print_comparison(found: Comparison) -> None:
-    """A table for each scheme, and where the page is."""
+def print_comparison(found: "Comparison") -> None:
+    """Print a table for each scheme, and where the page is."""
+    from rich.table import Table
+
+    from fedrx.views.comparison import in_words, interval_in_words, privacy_in_words, shown
+
     out = PlainConsole()
     if not out.is_terminal:  # a file has no edge at which words would have to be cut
         out.width = max(out.width, _FILE_WIDTH)
@@ -212,13 +162,3 @@ def print_comparison(found: Comparison) -> None:
         out.print(note, markup=False)
     out.print(privacy_in_words(found.study, found.trainings))
     out.print(f"Page: {found.folder / 'comparison.html'}")
-
-
-def command(request: Request, *, as_json: bool) -> None:
-    """Run, and print the outcome."""
-    console = PlainConsole(err=True)
-    found = run(request, (lambda *_: None) if as_json else observe(console))
-    if as_json:
-        sys.stdout.write(json.dumps(found.to_json()) + "\n")
-    else:
-        print_comparison(found)

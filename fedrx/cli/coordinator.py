@@ -1,16 +1,15 @@
 """`fedrx coordinator`: found a consortium, and say who belongs to it.
 
-Keys and rosters here, runs in `cli_coordinator_runs`; every command can be repeated by a script,
+Keys and rosters here, runs in `runs`; every command can be repeated by a script,
 and none prints a secret.
 """
 
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,7 +20,6 @@ from fedrx.views.terminal import say
 from fedrx_common.errors import FedRxError, MisuseError, counted
 
 if TYPE_CHECKING:
-    from fedrx_protocol.trust.enrolment import SignedEnrolmentRequest
     from fedrx_server.consortium.consortium import Consortium
 
 app = typer.Typer(
@@ -78,14 +76,31 @@ def enroll(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Verify enrolment requests and sign a new roster with them: all of them, or none."""
+    from fedrx_protocol.trust.enrolment import SignedEnrolmentRequest
     from fedrx_server.consortium.consortium import Consortium
 
     consortium = Consortium(folder)
-    signed = [_read_request(path) for path in requests]
+    signed = []
+    for path in requests:
+        try:
+            signed.append(SignedEnrolmentRequest.from_json(path.read_bytes()))
+        except OSError as error:
+            raise MisuseError(
+                f"{path}: cannot be read ({error.strerror}); check the path."
+            ) from None
+        except FedRxError as error:
+            raise MisuseError(f"{path}: {error}") from None
     now = _now()
-    _naming(requests, lambda: consortium.preview(signed, now=now, rotate=rotate))
+    try:
+        consortium.preview(signed, now=now, rotate=rotate)
+    except FedRxError as error:  # a request file that does wrong is a mistake in what was given
+        files = ", ".join(str(path) for path in requests)
+        raise MisuseError(f"{files}: {error} The roster is unchanged.") from None
     for item in signed:
-        _show_request(item)
+        asked = item.request
+        until = f"{_date(asked.not_before)} to {_date(asked.not_after)}"
+        say(f"{asked.site}  {asked.name}  {until}  FedRx {asked.version}")
+        say(f"  identity {asked.fingerprint}")
     _confirm(yes=yes)
     passphrase = passphrase_for(needed=consortium.needs_passphrase, file=passphrase_file)
     roster = consortium.enroll(signed, now=now, passphrase=passphrase, rotate=rotate).roster
@@ -138,10 +153,29 @@ def roster(folder: Folder, *, as_json: AsJson = False) -> None:
     from fedrx_server.consortium.consortium import Consortium
 
     consortium = Consortium(folder)
-    if as_json:
-        sys.stdout.write(json.dumps(_described(consortium)) + "\n")
-        return
     current = consortium.roster.roster
+    if as_json:
+        described = {
+            "name": consortium.name,
+            "fingerprint": consortium.fingerprint,
+            "serial": current.serial,
+            "digest": current.digest.hex(),
+            "hosts": list(consortium.hosts),
+            "tls_not_after": int(consortium.certificate.not_valid_after_utc.timestamp()),
+            "sites": [
+                {
+                    "site": member.entry.site,
+                    "name": member.entry.name,
+                    "identity": member.request.fingerprint,
+                    "supernode": member.request.authentication_ssh,
+                    "not_before": member.entry.not_before,
+                    "not_after": member.entry.not_after,
+                }
+                for member in consortium.members
+            ],
+        }
+        sys.stdout.write(json.dumps(described) + "\n")
+        return
     say(f"{consortium.name}: roster {current.serial}, {counted(len(current.sites), 'site')}")
     say(f"Fingerprint: {consortium.fingerprint}")
     for member in consortium.members:
@@ -165,37 +199,8 @@ def log(folder: Folder) -> None:
     say(f"{len(lines)} lines, unchanged; head {lines[-1].head}", err=True)
 
 
-def _read_request(path: Path) -> "SignedEnrolmentRequest":
-    from fedrx_protocol.trust.enrolment import SignedEnrolmentRequest
-
-    try:
-        return SignedEnrolmentRequest.from_json(path.read_bytes())
-    except OSError as error:
-        raise MisuseError(f"{path}: cannot be read ({error.strerror}); check the path.") from None
-    except FedRxError as error:
-        raise MisuseError(f"{path}: {error}") from None
-
-
-def _naming(paths: Sequence[Path], act: Callable[[], object]) -> None:
-    """What a request file does wrong is a mistake in what was given, whoever wrote it."""
-    try:
-        act()
-    except FedRxError as error:
-        files = ", ".join(str(path) for path in paths)
-        raise MisuseError(f"{files}: {error} The roster is unchanged.") from None
-
-
-def _show_request(signed: "SignedEnrolmentRequest") -> None:
-    request = signed.request
-    say(
-        f"{request.site}  {request.name}  {_date(request.not_before)} to "
-        f"{_date(request.not_after)}  FedRx {request.version}"
-    )
-    say(f"  identity {request.fingerprint}")
-
-
 def _confirm(*, yes: bool) -> None:
-    """A request proves possession of keys, not who sent it: only a person can compare that."""
+    """Ask a person to compare: a request proves possession of keys, not who sent it."""
     if yes:
         return
     if not sys.stdin.isatty():
@@ -216,7 +221,7 @@ def _handed_out(consortium: "Consortium", serial: int, sites: int) -> str:
 
 
 def _warn_expiry(consortium: "Consortium", now: int) -> None:
-    """One expired entry stops a roster from being believed, so say it a month ahead."""
+    """Say it a month ahead: sites refuse a roster with one expired entry."""
     for entry in consortium.roster.roster.sites:
         if entry.not_after < now + EXPIRY_WARNING_S:
             say(
@@ -225,29 +230,6 @@ def _warn_expiry(consortium: "Consortium", now: int) -> None:
                 err=True,
             )
     warn_certificate(consortium)
-
-
-def _described(consortium: "Consortium") -> dict[str, Any]:
-    current = consortium.roster.roster
-    return {
-        "name": consortium.name,
-        "fingerprint": consortium.fingerprint,
-        "serial": current.serial,
-        "digest": current.digest.hex(),
-        "hosts": list(consortium.hosts),
-        "tls_not_after": int(consortium.certificate.not_valid_after_utc.timestamp()),
-        "sites": [
-            {
-                "site": member.entry.site,
-                "name": member.entry.name,
-                "identity": member.request.fingerprint,
-                "supernode": member.request.authentication_ssh,
-                "not_before": member.entry.not_before,
-                "not_after": member.entry.not_after,
-            }
-            for member in consortium.members
-        ],
-    }
 
 
 def _until(consortium: "Consortium") -> str:

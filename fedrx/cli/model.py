@@ -2,6 +2,7 @@
 
 import json
 import sys
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,7 +59,7 @@ def ripple(
 
 
 def _network(path: Path, study: Path | None) -> "PatientModel":
-    """A finished model that can be asked, of the study that was meant."""
+    """Load a finished model that can be asked, of the study that was meant."""
     from fedrx.api import read_study
     from fedrx_models.files import load_model
 
@@ -78,7 +79,7 @@ def _network(path: Path, study: Path | None) -> "PatientModel":
 
 
 def _patients(schema: "FeatureSchema", data: Path | None, mapping: Path | None) -> "Cohort":
-    """The patients that are asked about: those of a table, or synthetic ones."""
+    """Load the patients of a table, or draw synthetic ones."""
     from fedrx.api import SyntheticSites, load_cohorts
     from fedrx_client.data.load import load_cohort
     from fedrx_client.data.mapping import TableMapping
@@ -93,24 +94,7 @@ def _patients(schema: "FeatureSchema", data: Path | None, mapping: Path | None) 
 
 
 def _as_json(moved: "Ripple", schema: "FeatureSchema") -> dict[str, Any]:
-    return {
-        "marker": moved.marker,
-        "by": moved.amount,
-        "unit": next(one.unit for one in schema.markers if one.name == moved.marker),
-        "patients": moved.patients,
-        "time_unit": None if schema.visits is None else schema.visits.time_unit,
-        "follows": [_cell(moved, h, m) for m, h in _order(moved)],
-    }
-
-
-def _order(moved: "Ripple") -> list[tuple[int, int]]:
-    """Markers as in the study, the one that moves first; each with its horizons."""
-    markers = sorted(range(len(moved.markers)), key=lambda m: moved.markers[m] != moved.marker)
-    return [(m, h) for m in markers for h in range(len(moved.horizons))]
-
-
-def _cell(moved: "Ripple", h: int, m: int) -> dict[str, Any]:
-    """One marker at one horizon, in its unit; null where there is no forecast."""
+    """Describe each marker at each horizon, in its unit; null where there is no forecast."""
     parts = {
         "mean": moved.mean,
         "lower": moved.lower,
@@ -118,13 +102,21 @@ def _cell(moved: "Ripple", h: int, m: int) -> dict[str, Any]:
         "agreement": moved.agreement,
         "forecast_band": moved.band,
     }
-    values = {name: float(part[h, m]) for name, part in parts.items()}
-    known = {name: value if value == value else None for name, value in values.items()}  # noqa: PLR0124 - NaN
+    follows: list[dict[str, Any]] = []
+    # Markers as in the study, the one that moves first; each with its horizons.
+    for m in sorted(range(len(moved.markers)), key=lambda m: moved.markers[m] != moved.marker):
+        for h, horizon in enumerate(moved.horizons):
+            values = {name: float(part[h, m]) for name, part in parts.items()}
+            known = {name: None if isnan(value) else value for name, value in values.items()}
+            place = {"marker": moved.markers[m], "unit": moved.units[m], "horizon": horizon}
+            follows.append({**place, **known})
     return {
-        "marker": moved.markers[m],
-        "unit": moved.units[m],
-        "horizon": moved.horizons[h],
-        **known,
+        "marker": moved.marker,
+        "by": moved.amount,
+        "unit": next(one.unit for one in schema.markers if one.name == moved.marker),
+        "patients": moved.patients,
+        "time_unit": None if schema.visits is None else schema.visits.time_unit,
+        "follows": follows,
     }
 
 
@@ -140,10 +132,23 @@ def _show(moved: "Ripple", schema: "FeatureSchema", *, synthetic: bool) -> None:
     table = Table(title=f"{title}, so many {told['time_unit']}s later")
     for name in ("marker", f"{told['time_unit']}s", "moves", "80 % of patients", "agree", "band"):
         table.add_column(name, justify="left" if name == "marker" else "right", no_wrap=True)
-    still = _still(moved, schema)
+    still = [  # no path of the graph leads to them
+        marker.name
+        for m, marker in enumerate(schema.forecast_markers)
+        if (abs(moved.mean[:, m]) < _STILL * marker.unit_scale).all()
+    ]
     for cell in told["follows"]:
-        if cell["marker"] not in still:
-            table.add_row(*_row(cell))
+        if cell["marker"] in still:
+            continue
+        row = ["–", "–", "–", "–"]
+        if cell["mean"] is not None:
+            row = [
+                f"{cell['mean']:+.3g}",
+                f"{cell['lower']:+.2g} to {cell['upper']:+.2g}",
+                f"{100 * cell['agreement']:.0f} %",
+                f"± {cell['forecast_band']:.2g}",
+            ]
+        table.add_row(f"{cell['marker']} ({cell['unit']})", f"{cell['horizon']:g}", *row)
     out.print(table)
     if still:
         out.print(f"No path of the network is long enough to move: {', '.join(still)}.")
@@ -152,25 +157,3 @@ def _show(moved: "Ripple", schema: "FeatureSchema", *, synthetic: bool) -> None:
         f"Asked of {moved.patients} {whom}. What the model expects to see, not what an "
         "intervention would cause. The band is that of a forecast, which holds 80 % of outcomes."
     )
-
-
-def _row(cell: dict[str, Any]) -> list[str]:
-    where = [f"{cell['marker']} ({cell['unit']})", f"{cell['horizon']:g}"]
-    if cell["mean"] is None:
-        return [*where, "–", "–", "–", "–"]
-    return [
-        *where,
-        f"{cell['mean']:+.3g}",
-        f"{cell['lower']:+.2g} to {cell['upper']:+.2g}",
-        f"{100 * cell['agreement']:.0f} %",
-        f"± {cell['forecast_band']:.2g}",
-    ]
-
-
-def _still(moved: "Ripple", schema: "FeatureSchema") -> list[str]:
-    """Markers that do not move at any horizon: no path of the graph leads to them."""
-    return [
-        marker.name
-        for m, marker in enumerate(schema.forecast_markers)
-        if (abs(moved.mean[:, m]) < _STILL * marker.unit_scale).all()
-    ]

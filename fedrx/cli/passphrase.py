@@ -1,4 +1,4 @@
-"""Where a passphrase comes from: a file, the environment, or a person at a terminal.
+"""Reads a passphrase: from a file, the environment, or a person at a terminal.
 
 Never from the command line itself, which every user of the machine can read.
 """
@@ -15,15 +15,15 @@ VARIABLE = "FEDRX_PASSPHRASE"
 
 
 class PassphraseMissing(MisuseError):
-    """A passphrase was asked for or is needed, and none could be had."""
+    """A passphrase was asked for or is needed, and none was given."""
 
 
 def new_passphrase(file: Path | None, *, ask: bool) -> str | None:
-    """The passphrase for new keys, or None to leave them unencrypted.
+    """Read the passphrase for new keys, or None to leave them unencrypted.
 
     Raises:
         PassphraseMissing: the file cannot be used, or there is no terminal to ask at.
-        MisuseError: both a file and the question are wanted.
+        MisuseError: both a file and the question were asked for.
     """
     if ask and file is not None:
         raise MisuseError("give --ask-passphrase or --passphrase-file, not both.")
@@ -35,7 +35,7 @@ def new_passphrase(file: Path | None, *, ask: bool) -> str | None:
 
 
 def passphrase_for(*, needed: bool, file: Path | None) -> str | None:
-    """The passphrase of existing keys; a terminal is asked only if one is needed.
+    """Read the passphrase of existing keys; ask at a terminal only if one is needed.
 
     Raises:
         PassphraseMissing: the file cannot be used, or one is needed and there is none.

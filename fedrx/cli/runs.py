@@ -1,7 +1,7 @@
-"""`fedrx coordinator start`, and the life of a run: run, status, stop, resume, report.
+"""`fedrx coordinator start`, and the commands of a run: run, status, stop, resume, report.
 
-Only `start` serves; the other commands write down what is wanted, or read what is there, so that
-they work whether or not a coordinator is running.
+Only `start` serves. The other commands write the desired state or read files, so they work
+whether or not a coordinator runs.
 """
 
 import json
@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
@@ -78,7 +79,17 @@ def start(
 
     consortium = Consortium(folder)
     ports = Ports(port, inner_port, health_port, bare_host(host))
-    _log_to(folder / "service.log")
+    log = folder / "service.log"
+    try:
+        file = RotatingFileHandler(
+            log, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8"
+        )
+    except OSError as error:
+        raise MisuseError(f"{log}: cannot be written ({error.strerror}).") from None
+    form = "%(asctime)s %(levelname)s %(message)s"
+    handlers: list[logging.Handler] = [file, logging.StreamHandler()]
+    logging.basicConfig(level=logging.INFO, format=form, handlers=handlers, force=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     over = threading.Event()
     on_ending(over.set)
     warn_certificate(consortium)
@@ -174,6 +185,8 @@ def status(
 
 def stop(folder: Folder, name: RunName) -> None:
     """Stop a run after what it has finished; `resume` goes on from there."""
+    from fedrx_server.runs.files import RunInUse
+    from fedrx_server.runs.folder import RunFolder
     from fedrx_server.runs.registry import DesiredState, read_wanted, write_wanted
     from fedrx_server.service.instance import is_serving
 
@@ -183,7 +196,10 @@ def stop(folder: Folder, name: RunName) -> None:
         raise MisuseError(f"Run {name} is {goal} already; nothing is to be stopped.")
     write_wanted(path, DesiredState("stopped", "stopped by the coordinator; it can be resumed."))
     end = time.monotonic() + _STOP_PATIENCE_S
-    while is_serving(folder) and _in_use(path):
+    while is_serving(folder):
+        with suppress(RunInUse):
+            RunFolder.open(path).close()
+            break
         if time.monotonic() > end:
             raise RunError(f"{path}: its process has not ended yet; see {path / 'worker.log'}.")
         time.sleep(0.1)
@@ -310,7 +326,7 @@ def _follow(folder: Path, path: Path, *, as_json: bool) -> None:
 
 
 def _change_roster(path: Path, consortium: "Consortium") -> list[str]:
-    """Put the roster in force into a run that stands still; gives the sites that are gone."""
+    """Put the roster in force into a stopped run, and name the sites that are gone."""
     from fedrx_protocol.trust.roster import SignedRoster
     from fedrx_server.runs.folder import RunFolder
     from fedrx_server.runs.registry import require_list, require_plan
@@ -335,7 +351,7 @@ def _change_roster(path: Path, consortium: "Consortium") -> list[str]:
 
 
 def _forgive(path: Path, readmitted: list[str], gone: list[str]) -> None:
-    """A person has looked at what spoiled attempts: forget it, but for proofs against others."""
+    """Forget what spoiled attempts, after a person looked at it; proofs against others stay."""
     from fedrx_server.runs.blame import read_blame
     from fedrx_server.runs.folder import RunFolder
 
@@ -370,19 +386,8 @@ def _described(path: Path) -> dict[str, Any]:
 
 
 def _coordinator(verb: str, *words: str | Path) -> str:
-    """A command of this module, to be pasted."""
+    """Write a command of this module, to be pasted."""
     return command("fedrx", "coordinator", verb, *words)
-
-
-def _in_use(path: Path) -> bool:
-    from fedrx_server.runs.files import RunInUse
-    from fedrx_server.runs.folder import RunFolder
-
-    try:
-        RunFolder.open(path).close()
-    except RunInUse:
-        return True
-    return False
 
 
 def _runs(folder: Path) -> "Runs":
@@ -405,27 +410,13 @@ def _tell_ready(consortium: "Consortium", ports: "Ports") -> None:
 
 
 def warn_certificate(consortium: "Consortium") -> None:
-    """Say a month ahead what will close the door."""
+    """Say a month ahead that the certificate ends, after which no site can connect."""
     certificate = consortium.certificate.not_valid_after_utc
     if certificate.timestamp() < time.time() + EXPIRY_WARNING_S:
         say(
             f"The TLS certificate ends {certificate:%Y-%m-%d}: run `fedrx coordinator renew`.",
             err=True,
         )
-
-
-def _log_to(path: Path) -> None:
-    """Log to the terminal, and to a file that cannot grow without end."""
-    try:
-        file = RotatingFileHandler(
-            path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8"
-        )
-    except OSError as error:
-        raise MisuseError(f"{path}: cannot be written ({error.strerror}).") from None
-    form = "%(asctime)s %(levelname)s %(message)s"
-    handlers: list[logging.Handler] = [file, logging.StreamHandler()]
-    logging.basicConfig(level=logging.INFO, format=form, handlers=handlers, force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def _print(document: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
-"""`fedrx site`: a hospital's own keys, whom it believes, and its audit log.
+"""`fedrx site`: a hospital's keys, its consortium, and its audit log.
 
-Private keys are made here and stay here; none is ever printed.
+Private keys are made here and stay here; no command prints one.
 """
 
 import json
@@ -103,7 +103,14 @@ def join(
     before = identity.fingerprint
     data = _read(identity.offered_path if roster is None else roster)
     if offered:
-        _compare(identity, data, yes=yes)
+        from fedrx.views.site import roster_page
+        from fedrx_client.identity.pins import verified_roster
+
+        now = _now()
+        newer = verified_roster(data, identity.pin.consortium, now)
+        say(roster_page(identity.roster(now), newer))
+        if not yes:
+            typer.confirm("Believe this roster from now on?", abort=True)
     believed = identity.join(
         data,
         now=_now(),
@@ -162,8 +169,26 @@ def show(
 ) -> None:
     """Show this site's fingerprint, the consortium it believes, and the roster."""
     from fedrx_client.identity.identity import SiteIdentity
+    from fedrx_protocol.trust.roster import fingerprint
 
-    described = _described(SiteIdentity(folder))
+    identity = SiteIdentity(folder)
+    described: dict[str, Any] = {
+        "site": identity.site,
+        "name": identity.name,
+        "identity": identity.fingerprint,
+        "encrypted": identity.needs_passphrase,
+        "joined": identity.joined,
+    }
+    newest = identity.request.request.fingerprint
+    if newest != identity.fingerprint:
+        described["next_identity"] = newest
+    if identity.joined:
+        roster = identity.roster(_now())
+        described |= {
+            "consortium": fingerprint(identity.pin.consortium),
+            "serial": roster.serial,
+            "sites": list(roster.ids),
+        }
     if as_json:
         sys.stdout.write(json.dumps(described) + "\n")
         return
@@ -190,7 +215,7 @@ def audit(
 
     noted = None if head is None else ChainHead.parse(head)
     log = _log(SiteIdentity(folder))
-    # The lines can be read whatever happened to the rest of the folder: they are the evidence.
+    # The lines are the evidence: they can be read even if the rest of the folder is damaged.
     checked = verify_folder(folder, noted).log if verify else log.verify(noted)
     lines = () if verify else log.lines()
     if as_json:
@@ -201,41 +226,6 @@ def audit(
     for line in lines:
         say(f"{line.number:6d}  {line.entry}")
     say(f"{checked.count} lines, unchanged; head {checked}", err=not verify)
-
-
-def _compare(identity: "SiteIdentity", data: bytes, *, yes: bool) -> None:
-    """Show who comes and who goes with an offered roster, and ask."""
-    from fedrx.views.site import roster_page
-    from fedrx_client.identity.pins import verified_roster
-
-    now = _now()
-    offered = verified_roster(data, identity.pin.consortium, now)
-    say(roster_page(identity.roster(now), offered))
-    if not yes:
-        typer.confirm("Believe this roster from now on?", abort=True)
-
-
-def _described(identity: "SiteIdentity") -> dict[str, Any]:
-    from fedrx_protocol.trust.roster import fingerprint
-
-    described: dict[str, Any] = {
-        "site": identity.site,
-        "name": identity.name,
-        "identity": identity.fingerprint,
-        "encrypted": identity.needs_passphrase,
-        "joined": identity.joined,
-    }
-    newest = identity.request.request.fingerprint
-    if newest != identity.fingerprint:
-        described["next_identity"] = newest
-    if identity.joined:
-        roster = identity.roster(_now())
-        described |= {
-            "consortium": fingerprint(identity.pin.consortium),
-            "serial": roster.serial,
-            "sites": list(roster.ids),
-        }
-    return described
 
 
 def _echo_request(identity: "SiteIdentity") -> None:

@@ -1,4 +1,4 @@
-"""`fedrx site start`: the hospital's agent, in the foreground, until it is told to stop."""
+"""`fedrx site start`: the hospital's agent, in the foreground, until it gets a signal to stop."""
 
 import logging
 import sys
@@ -17,8 +17,6 @@ from fedrx.views.terminal import say
 from fedrx_common.errors import MisuseError
 
 if TYPE_CHECKING:
-    from fedrx_client.connection.fleet import Endpoint
-    from fedrx_client.identity.identity import Keys, SiteIdentity
     from fedrx_client.participation.live_site import LiveSite
 
 LOG_BYTES = 5_000_000
@@ -50,6 +48,7 @@ def start(
     from fedrx.views.site import start_page
     from fedrx_client.app import live_client_app
     from fedrx_client.connection.agent import run_agent
+    from fedrx_client.connection.fleet import Endpoint
     from fedrx_client.connection.route import proxy_for
     from fedrx_client.identity.identity import SiteIdentity
     from fedrx_client.participation.live_site import LiveSite
@@ -65,7 +64,9 @@ def start(
     proxy = proxy_for(Address.parse(settings.coordinator))
     passphrase = passphrase_for(needed=identity.needs_passphrase, file=passphrase_file)
     keys = identity.keys(passphrase)
-    door = _door(identity, settings.coordinator, keys)
+    now = _now()
+    identity.roster(now)  # all that is pinned is verified first
+    door = Endpoint(settings.coordinator, identity.authority(now), keys.authentication)
     chosen = pick_device(settings.device)
     with only_agent(folder), _serving(LiveSite(folder, keys, device=chosen)) as live:
         settings.keep(folder)
@@ -88,18 +89,9 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: fedrx site start charite --coordinator fl.example.org:8443")(start)
 
 
-def _door(identity: "SiteIdentity", address: str, keys: "Keys") -> "Endpoint":
-    """The coordinator's address and the site's own key, after all that is pinned was verified."""
-    from fedrx_client.connection.fleet import Endpoint
-
-    now = _now()
-    identity.roster(now)
-    return Endpoint(address, identity.authority(now), keys.authentication)
-
-
 @contextmanager
 def _serving(live: "LiveSite") -> Iterator["LiveSite"]:
-    """Write down that the agent begins and ends; a full disk must not hide why it ends."""
+    """Record that the agent begins and ends; a full disk must not hide why it ends."""
     live.started()
     try:
         yield live
@@ -111,7 +103,7 @@ def _serving(live: "LiveSite") -> Iterator["LiveSite"]:
 
 
 def _log_to(path: Path, level: Level) -> None:
-    """Lines as things happen: to standard error, and to a file of bounded size."""
+    """Log to standard error, and to a file of bounded size."""
     form = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
     kept = _PrivateLog(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
     for handler in (kept, logging.StreamHandler(sys.stderr)):

@@ -4,7 +4,7 @@ import getpass
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,13 +19,11 @@ from fedrx_common.text import command, escaped
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from fedrx_client.approvals.approval import Approval
     from fedrx_client.approvals.store import Approvals
     from fedrx_client.checks.study import Check
     from fedrx_client.data.load import LoadResult
     from fedrx_client.identity.identity import SiteIdentity
     from fedrx_client.records.ledger import Ledger
-    from fedrx_protocol.plan import StudyPlan
     from fedrx_protocol.study.study import Study
 
 Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
@@ -73,7 +71,11 @@ def approve(
     if revoke is not None:
         if study or data or mapping or max_epsilon or no_cap or min_patients:
             raise MisuseError("--revoke takes only the folder, --by and --passphrase-file.")
-        _revoke(folder, revoke, by, passphrase_file)
+        identity, kept = _identity(folder), _approvals(folder)
+        file = Path(revoke)
+        digest = _study(file).digest if file.is_file() else kept.digest_of(revoke)
+        taken = kept.revoke(digest, _key(identity, passphrase_file), now=_now(), by=by)
+        say(f"Taken back: study '{taken.name}'. A running site answers nothing for it now.")
         return
     if study is None or data is None or mapping is None:
         raise MisuseError("approve needs a study file, --data and --mapping (or --revoke STUDY).")
@@ -81,8 +83,48 @@ def approve(
         raise MisuseError("give --max-epsilon or --no-cap, not both.")
     if not no_cap and max_epsilon is None:
         raise MisuseError("give --max-epsilon with the site's cap, or else --no-cap.")
-    wish = _Wish(max_epsilon, min_patients, days, by, cohort)
-    _approve(folder, _Files(study, data, mapping), wish, yes=yes, passphrase_file=passphrase_file)
+    # Imported here so that a mistake in the options does not wait for torch.
+    from fedrx.views.site import changes_page, counted_page, study_page
+    from fedrx_client.approvals.approval import Approval
+    from fedrx_client.approvals.study_files import StudyFiles
+    from fedrx_client.checks.study import read_releases
+    from fedrx_client.participation.site import check_cohort_size
+    from fedrx_client.records.ledger import PrivacyCap
+    from fedrx_models.planning import make_plan
+
+    identity, agreed = _identity(folder), _study(study)
+    patients = _load(identity, agreed, data, mapping).cohort
+    check_cohort_size(agreed, patients)
+    sites = identity.roster(_now()).ids
+    approval = Approval.of(
+        agreed,
+        cohort=patients.fingerprint,
+        cap=None if max_epsilon is None else PrivacyCap(max_epsilon, agreed.privacy.delta),
+        minimum_patients=min_patients,
+        now=_now(),
+        days=days,
+        by=by,
+        cohort_name=cohort,
+        sites=sites,
+    )
+    approval.require_cohort(patients.fingerprint, len(patients))
+    plan = make_plan(agreed, len(sites))
+    plan.check()
+    say(study_page(plan, len(patients)))
+    say(counted_page(approval, read_releases(folder)))
+    for namesake in _approvals(folder).all():
+        if namesake.approval.name == agreed.name and namesake.approval.study != agreed.digest:
+            before = StudyFiles(folder).study(namesake.approval.study)
+            say(changes_page(namesake, before, approval, agreed, _now()))
+    if not yes:
+        typer.confirm(f"Approve this as {escaped(by)} for {counted(days, 'day')}?", abort=True)
+    key = _key(identity, passphrase_file)
+    # Kept first: what is kept without an approval is never used, but an approval without it cannot
+    # start.
+    StudyFiles(folder).keep(agreed, mapping.read_text(encoding="utf-8"), data)
+    _approvals(folder).add(approval, key)
+    undo = command("fedrx", "site", "approve", folder, "--revoke", agreed.name)
+    say(f"Approved; take it back with `{undo}`.")
 
 
 def approvals(folder: Folder, *, as_json: AsJson = False) -> None:
@@ -188,120 +230,41 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: fedrx site ledger charite --verify")(ledger)
 
 
-@dataclass(frozen=True)
-class _Files:
-    """The study, the patients, and how to read them."""
-
-    study: Path
-    data: Path
-    mapping: Path
-
-
-@dataclass(frozen=True)
-class _Wish:
-    """What the person who approves allows, and for how long."""
-
-    max_epsilon: float | None
-    min_patients: int | None
-    days: int
-    by: str
-    cohort: str
-
-
-def _approve(
-    folder: Path, files: _Files, wish: _Wish, *, yes: bool, passphrase_file: Path | None
-) -> None:
-    from fedrx.views.site import changes_page, counted_page, study_page
-    from fedrx_client.approvals.study_files import StudyFiles
-    from fedrx_client.checks.study import read_releases
-    from fedrx_client.participation.site import check_cohort_size
-
-    identity, agreed = _identity(folder), _study(files.study)
-    cohort = _load(identity, agreed, files.data, files.mapping).cohort
-    check_cohort_size(agreed, cohort)
-    approval = _approval(agreed, cohort.fingerprint, wish, identity.roster(_now()).ids)
-    approval.require_cohort(cohort.fingerprint, len(cohort))
-    say(study_page(_plan(identity, agreed), len(cohort)))
-    say(counted_page(approval, read_releases(folder)))
-    for namesake in _approvals(folder).all():
-        if namesake.approval.name == agreed.name and namesake.approval.study != agreed.digest:
-            before = StudyFiles(folder).study(namesake.approval.study)
-            say(changes_page(namesake, before, approval, agreed, _now()))
-    if not yes:
-        typer.confirm(
-            f"Approve this as {escaped(wish.by)} for {counted(wish.days, 'day')}?", abort=True
-        )
-    key = _key(identity, passphrase_file)
-    # Kept first: what is kept without an approval is never used, the other way round cannot start.
-    mapping = files.mapping.read_text(encoding="utf-8")
-    StudyFiles(folder).keep(agreed, mapping, files.data)
-    _approvals(folder).add(approval, key)
-    revoke = command("fedrx", "site", "approve", folder, "--revoke", agreed.name)
-    say(f"Approved; take it back with `{revoke}`.")
-
-
-def _approval(study: "Study", cohort: str, wish: _Wish, sites: tuple[str, ...]) -> "Approval":
-    from fedrx_client.approvals.approval import Approval
-    from fedrx_client.records.ledger import PrivacyCap
-
-    epsilon = wish.max_epsilon
-    return Approval.of(
-        study,
-        cohort=cohort,
-        cap=None if epsilon is None else PrivacyCap(epsilon, study.privacy.delta),
-        minimum_patients=wish.min_patients,
-        now=_now(),
-        days=wish.days,
-        by=wish.by,
-        cohort_name=wish.cohort,
-        sites=sites,
-    )
-
-
-def _revoke(folder: Path, wanted: str, by: str, passphrase_file: Path | None) -> None:
-    identity, kept = _identity(folder), _approvals(folder)
-    digest = _study(Path(wanted)).digest if Path(wanted).is_file() else kept.digest_of(wanted)
-    taken = kept.revoke(digest, _key(identity, passphrase_file), now=_now(), by=by)
-    say(f"Taken back: study '{taken.name}'. A running site answers nothing for it now.")
-
-
 def _spending(book: "Ledger", kept: "Approvals", delta: float) -> dict[str, Any]:
-    """What was spent, as JSON values: by study in the order of the ledger, and in all."""
+    """Give what was spent, as JSON values: by study in the order of the ledger, and in all."""
     from fedrx.views.site import LEDGER_ASSUMPTION, spent_document
 
-    studies = dict.fromkeys(release.study for release in book.releases())
+    approved = {one.approval.study: one.approval for one in reversed(kept.all())}
+    studies = []
+    for study in dict.fromkeys(release.study for release in book.releases()):
+        approval = approved.get(study)
+        cap = approval.cap if approval else None
+        left = None
+        if approval and cap:
+            # The cap is for these patients over all studies: others' spending counts here too.
+            left = max(0.0, cap.epsilon - book.spent(cap.delta, cohort=approval.cohort_key).total)
+        spent = book.spent(cap.delta if cap else delta, study=study)
+        studies.append(
+            {
+                "study": study,
+                "name": approval.name if approval else None,
+                "releases": len(book.releases(study)),
+                "spent": spent_document(spent),
+                "cap": cap.epsilon if cap else None,
+                "left": left,
+            }
+        )
     return {
-        "studies": [_study_spending(book, kept, study, delta) for study in studies],
+        "studies": studies,
         "in_all": spent_document(book.spent(delta)),
         "assumption": LEDGER_ASSUMPTION,
-    }
-
-
-def _study_spending(book: "Ledger", kept: "Approvals", study: str, delta: float) -> dict[str, Any]:
-    from fedrx.views.site import spent_document
-
-    approval = next((one.approval for one in kept.all() if one.approval.study == study), None)
-    cap = approval.cap if approval else None
-    delta = cap.delta if cap else delta
-    releases = book.releases(study)
-    left = None
-    if approval and cap:
-        # The cap is for these patients over all studies, so others' spending counts here too.
-        left = max(0.0, cap.epsilon - book.spent(delta, cohort=approval.cohort_key).total)
-    return {
-        "study": study,
-        "name": approval.name if approval else None,
-        "releases": len(releases),
-        "spent": spent_document(book.spent(delta, study=study)),
-        "cap": cap.epsilon if cap else None,
-        "left": left,
     }
 
 
 def _network(
     identity: "SiteIdentity", coordinator: str | None, passphrase: str | None
 ) -> "tuple[Check, ...]":
-    """Checks of the way to the coordinator, if one was named and this site has joined it."""
+    """Check the way to the coordinator, if one was named and this site has joined it."""
     from fedrx_client.checks.network import Network
     from fedrx_client.connection.endpoint import Endpoint
     from fedrx_client.identity.pins import read_file
@@ -323,14 +286,6 @@ def _load(identity: "SiteIdentity", study: "Study", data: Path, mapping: Path) -
 
     table = TableMapping.load(mapping)
     return load_cohort(data, table, study.feature_schema, site=identity.site)
-
-
-def _plan(identity: "SiteIdentity", study: "Study") -> "StudyPlan":
-    from fedrx_models.planning import make_plan
-
-    plan = make_plan(study, len(identity.roster(_now()).ids))
-    plan.check()
-    return plan
 
 
 def _study(path: Path) -> "Study":

@@ -31,7 +31,7 @@ LEDGER_ASSUMPTION = (
 
 
 def study_page(plan: StudyPlan, patients: int) -> str:
-    """What a study would do with a site's patients.
+    """Say what a study would do with a site's patients.
 
     Args:
         plan: the study for the roster's sites.
@@ -51,11 +51,35 @@ def study_page(plan: StudyPlan, patients: int) -> str:
         f"Patients: {patients} of this site, {study.cohort.held_out:.0%} of them held out to test.",
         f"Reads: {read}; and the target {target}.",
         f"Model: {study.model.name} with {plan.dimension:,} weights, {study.rounds} rounds.",
-        *_transfer(study),
-        f"Privacy: {privacy_in_words(plan)}",
-        *_two_sites(plan),
-        f"Metrics: {_metrics(study)}",
-        f"Leaves the building: {_leaves(plan)}",
+    ]
+    if study.transfer is not None:
+        frozen = ", ".join(study.transfer.freeze) or "nothing"
+        lines += [
+            f"Starts from: the model of study {study.transfer.study}; of it stays fixed: {frozen}.",
+            (
+                "Adds up: patients who were in that study too lose what both studies spend; this "
+                "site's ledger counts both under their name."
+            ),
+        ]
+    lines.append(f"Privacy: {privacy_in_words(plan)}")
+    noisy = study.privacy.mode != "none"
+    if noisy:
+        twice = ceil(100 * plan.epsilon_at_two_sites) / 100  # a promise is rounded upwards
+        lines.append(
+            "At two hospitals: a patient who is at two sites of this study with the same records "
+            f"is promised epsilon {twice:.2f}, not {study.privacy.epsilon:g}."
+        )
+    rounds = ", ".join(str(number - 1) for number in study.evaluation_rounds)
+    how = "with noise" if study.metrics_are_private else "without noise"
+    what = "change of the weights" if study.steps == "local" else "sum of gradients"
+    noise = ", with noise added here" if noisy else ""
+    lines += [
+        f"Metrics: sums of errors over held-out patients, {how}, after rounds {rounds}.",
+        (
+            f"Leaves the building: each round a masked {what} over this site's patients{noise}; "
+            f"only the sum over at least {plan.parameters.threshold} sites can be opened. Also "
+            "public keys and key shares."
+        ),
         NEVER_LEAVES,
         f"If the coordinator lies: {if_it_lies(plan)}",
     ]
@@ -63,7 +87,7 @@ def study_page(plan: StudyPlan, patients: int) -> str:
 
 
 def if_it_lies(plan: StudyPlan) -> str:
-    """What a coordinator could work out by comparing sums over different lists of sites.
+    """Say what a coordinator could work out by comparing sums over different lists of sites.
 
     Args:
         plan: the study for the roster's sites; taken as a live study.
@@ -89,34 +113,8 @@ def if_it_lies(plan: StudyPlan) -> str:
     )
 
 
-def _two_sites(plan: StudyPlan) -> list[str]:
-    if plan.study.privacy.mode == "none":
-        return []
-    promised = plan.study.privacy.epsilon
-    twice = ceil(100 * plan.epsilon_at_two_sites) / 100  # a promise is rounded upwards
-    return [
-        (
-            "At two hospitals: a patient who is at two sites of this study with the same records "
-            f"is promised epsilon {twice:.2f}, not {promised:g}."
-        )
-    ]
-
-
-def _transfer(study: Study) -> list[str]:
-    if study.transfer is None:
-        return []
-    frozen = ", ".join(study.transfer.freeze) or "nothing"
-    return [
-        f"Starts from: the model of study {study.transfer.study}; of it stays fixed: {frozen}.",
-        (
-            "Adds up: patients who were in that study too lose what both studies spend; this "
-            "site's ledger counts both under their name."
-        ),
-    ]
-
-
 def counted_page(approval: Approval, releases: Sequence[Release]) -> str:
-    """Under which name these patients' spending is counted, and what it says so far.
+    """Say under which name these patients' spending is counted, and how much it is so far.
 
     Args:
         approval: what is about to be signed.
@@ -136,7 +134,7 @@ def counted_page(approval: Approval, releases: Sequence[Release]) -> str:
 def changes_page(
     kept: KeptApproval, before: Study | None, wanted: Approval, after: Study, now: int
 ) -> str:
-    """How a study differs from one of the same name that the site approved earlier.
+    """Say how a study differs from one of the same name that the site approved earlier.
 
     Args:
         kept: the earlier approval.
@@ -159,7 +157,7 @@ def changes_page(
 
 
 def privacy_in_words(plan: StudyPlan) -> str:
-    """What a patient is promised, with its assumption."""
+    """Say what a patient is promised, with its assumption."""
     study, parameters = plan.study, plan.parameters
     mode, privacy = study.privacy.mode, study.privacy
     if mode == "none":
@@ -176,7 +174,7 @@ def privacy_in_words(plan: StudyPlan) -> str:
 
 
 def check_page(lines: Iterable[CheckLine]) -> str:
-    """Green and red lines, each red one with its remedy."""
+    """Show green and red lines, each red one with its remedy."""
     page = []
     for line in lines:
         page.append(f"{'ok ' if line.ok else 'NOT'}  {line.name}: {line.text}")
@@ -186,17 +184,20 @@ def check_page(lines: Iterable[CheckLine]) -> str:
 
 
 def approvals_page(kept: Sequence[KeptApproval], now: int) -> str:
-    """A line for each approval."""
-    return "\n".join(
-        f"{one.state(now):9}  {one.approval.study[:12]}  {one.approval.name}  "
-        f"{day(one.approval.approved_at)} to {day(one.approval.expires_at)}  "
-        f"{_cap(one)}  by {one.approval.by}"
-        for one in kept
-    )
+    """Show a line for each approval."""
+    lines = []
+    for one in kept:
+        approval = one.approval
+        cap = "no cap" if approval.cap is None else f"cap {approval.cap.epsilon:g}"
+        lines.append(
+            f"{one.state(now):9}  {approval.study[:12]}  {approval.name}  "
+            f"{day(approval.approved_at)} to {day(approval.expires_at)}  {cap}  by {approval.by}"
+        )
+    return "\n".join(lines)
 
 
 def roster_page(before: Roster, after: Roster) -> str:
-    """Who comes, who goes and whose keys change between two rosters."""
+    """Show who comes, who goes and whose keys change between two rosters."""
     lines = [f"Roster {before.serial} -> {after.serial}"]
     for site in sorted({*before.ids, *after.ids}):
         old, new = before.entry(site), after.entry(site)
@@ -212,7 +213,7 @@ def roster_page(before: Roster, after: Roster) -> str:
 
 
 def start_page(folder: Path, coordinator: str, device: str, now: int) -> str:
-    """What a person should see when the site's agent starts.
+    """Show what a person should see when the site's agent starts.
 
     Args:
         folder: the site's folder.
@@ -233,7 +234,17 @@ def start_page(folder: Path, coordinator: str, device: str, now: int) -> str:
     approvals, releases = Approvals(folder), read_releases(folder)
     kept = approvals.all()
     in_force = [one.approval for one in kept if one.state(now) == "in force"]
-    lines += [_approved_line(approval, releases, now) for approval in in_force]
+    for approval in in_force:
+        told = "no cap (sums without noise)"
+        if approval.cap is not None:
+            own = [one for one in releases if one.cohort == approval.cohort_key]
+            spent = finite_or_none(Account.of(own).spent(approval.cap.delta).total)
+            told = (
+                f"cap epsilon {approval.cap.epsilon:g} for '{approval.cohort_name}', "
+                f"{_number(spent)} of it spent"
+            )
+        until, left = day(approval.expires_at), approval.time_left(now)
+        lines.append(f"Approved: '{approval.name}' until {until} ({left} left), {told}.")
     if not in_force:
         lines.append("No study is approved: every request will be refused (`fedrx site approve`).")
     lines += [f"Not believed: {sentence}" for sentence in approvals.doubtful()]
@@ -248,22 +259,18 @@ def start_page(folder: Path, coordinator: str, device: str, now: int) -> str:
     return "\n".join(lines)
 
 
-def _approved_line(approval: Approval, releases: Sequence[Release], now: int) -> str:
-    left = approval.time_left(now)
-    text = f"Approved: '{approval.name}' until {day(approval.expires_at)} ({left} left), "
-    if approval.cap is None:
-        return f"{text}no cap (sums without noise)."
-    counted = [one for one in releases if one.cohort == approval.cohort_key]
-    spent = Account.of(counted).spent(approval.cap.delta).total
-    return (
-        f"{text}cap epsilon {approval.cap.epsilon:g} for '{approval.cohort_name}', "
-        f"{_number(finite_or_none(spent))} of it spent."
-    )
-
-
 def ledger_page(document: dict[str, Any]) -> str:
-    """Spent and left, per study and in all."""
-    lines = [_spent_line(study) for study in document["studies"]]
+    """Show what is spent and left, by study and in all."""
+    lines = []
+    for study in document["studies"]:
+        name, spent = study["name"] or "no longer approved", study["spent"]
+        cap = "no cap"
+        if study["cap"] is not None:
+            cap = f"cap {study['cap']:g}, left for its patients {_number(study['left'])}"
+        lines.append(
+            f"{study['study'][:12]} ({name}): {study['releases']} releases, "
+            f"epsilon {_number(spent['total'])} at delta {spent['delta']:g}; {cap}."
+        )
     total = document["in_all"]
     lines.append(f"in all: epsilon {_number(total['total'])} at delta {total['delta']:g}.")
     lines.append(document["assumption"])
@@ -271,45 +278,13 @@ def ledger_page(document: dict[str, Any]) -> str:
 
 
 def spent_document(spent: PrivacySpent) -> dict[str, float | None]:
-    """A spent budget as JSON values; None where no noise was added."""
+    """Give a spent budget as JSON values; None where no noise was added."""
     return {
         "training": finite_or_none(spent.training),
         "metrics": finite_or_none(spent.metrics),
         "total": finite_or_none(spent.total),
         "delta": spent.delta,
     }
-
-
-def _spent_line(study: dict[str, Any]) -> str:
-    name = study["name"] or "no longer approved"
-    spent, left = study["spent"], study["left"]
-    text = (
-        f"{study['study'][:12]} ({name}): {study['releases']} releases, "
-        f"epsilon {_number(spent['total'])} at delta {spent['delta']:g}"
-    )
-    if study["cap"] is None:
-        return f"{text}; no cap."
-    return f"{text}; cap {study['cap']:g}, left for its patients {_number(left)}."
-
-
-def _leaves(plan: StudyPlan) -> str:
-    what = "change of the weights" if plan.study.steps == "local" else "sum of gradients"
-    noise = "" if plan.study.privacy.mode == "none" else ", with noise added here"
-    return (
-        f"each round a masked {what} over this site's patients{noise}; only the sum over at least "
-        f"{plan.parameters.threshold} sites can be opened. Also public keys and key shares."
-    )
-
-
-def _metrics(study: Study) -> str:
-    rounds = ", ".join(str(number - 1) for number in study.evaluation_rounds)
-    how = "with noise" if study.metrics_are_private else "without noise"
-    return f"sums of errors over held-out patients, {how}, after rounds {rounds}."
-
-
-def _cap(kept: KeptApproval) -> str:
-    cap = kept.approval.cap
-    return "no cap" if cap is None else f"cap {cap.epsilon:g}"
 
 
 def _number(value: float | None) -> str:

@@ -109,8 +109,8 @@ def test_what_the_others_change_runs(fedrx, course):
 
 def test_models_are_compared_patient_by_patient_and_marker_by_marker(fedrx, course, place):
     course("course.toml", 'markers = ["creatinine"]', 'markers = ["creatinine", "urea"]')
-    compared = ("--compare", "last_value,linear_mixed", "--folds", "3", "--output", "c")
-    ran = fedrx("simulate", *FILES, "--sites", "3", "--seed", "1", *compared, "--json")
+    compared = ("--models", "last_value,linear_mixed", "--folds", "3", "--output", "c")
+    ran = fedrx("compare", *FILES, "--sites", "3", "--seed", "1", *compared, "--json")
     assert ran.code == 0, ran.err
     (table,) = ran.json["tables"]
     rule, model = table["models"]

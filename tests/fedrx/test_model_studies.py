@@ -1,4 +1,4 @@
-"""`fedrx study new --model` writes files that run at once; `--compare` puts models in a table."""
+"""`fedrx study new --model` writes files that run at once; `fedrx compare` says which is better."""
 
 import re
 
@@ -164,7 +164,7 @@ def test_an_unknown_model_or_task_is_one_sentence(fedrx, place, options, words):
 
 
 def test_models_are_compared_and_the_same_command_goes_on(fedrx, place):
-    command = ("simulate", *QUICK[:-2], "--compare", "linear,mlp", "--folds", "2", "--output", "c")
+    command = ("compare", *QUICK[:-2], "--models", "linear,mlp", "--folds", "2", "--output", "c")
     ran = fedrx(*command, "--seed", "3")
     assert ran.code == 0, ran.err
     assert "4/4 mlp, fold 2, seed 3" in ran.err
@@ -186,8 +186,8 @@ def test_a_study_file_is_compared_as_it_trains(fedrx, place):
     text = template("dose").replace('name = "linear"', 'name = "mlp"\nhidden = [4]', 1)
     text = text.replace("rounds = 100", "rounds = 8").replace("epsilon = 1.0", "epsilon = 99.0")
     (place / "small.toml").write_text(text)
-    options = (*QUICK, "--compare", "linear,small.toml", "--folds", "2", "--output", "c")
-    ran = fedrx("simulate", *options, "--json")
+    options = (*QUICK, "--models", "linear,small.toml", "--folds", "2", "--output", "c")
+    ran = fedrx("compare", *options, "--json")
     assert ran.code == 0, ran.err
     assert [one["model"] for one in ran.json["tables"][0]["models"]] == ["linear", "small"]
     assert ran.json["epsilon"] == 1.0
@@ -195,7 +195,7 @@ def test_a_study_file_is_compared_as_it_trains(fedrx, place):
 
 def test_a_study_file_of_other_patients_is_refused(fedrx, place):
     (place / "other.toml").write_text(template("toxicity"))
-    ran = fedrx("simulate", *QUICK, "--compare", "linear,other.toml", "--output", "c")
+    ran = fedrx("compare", *QUICK, "--models", "linear,other.toml", "--output", "c")
     assert ran.code == 2
     assert "other.toml: has other features, blocks or target" in ran.err
     assert not (place / "c").exists()
@@ -204,17 +204,41 @@ def test_a_study_file_of_other_patients_is_refused(fedrx, place):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--compare", "linear"), "--compare needs at least two models"),
-        (("--compare", "linear,linear"), "--compare names 'linear' twice"),
-        (("--compare", "linear,forest"), "'model.name' is 'forest': allowed are linear, mlp"),
-        (("--compare", "linear,mlp", "--folds", "41"), "fewer than the 41 folds"),
-        (("--compare", "linear,mlp", "--repeats", "0"), "--repeats is 0"),
-        (("--compare", "linear,mlp", "--engine", "flower"), "--engine cannot be given with --comp"),
-        (("--folds", "3"), "--folds needs --compare MODELS"),
-        (("--personalised",), "--personalised needs --compare MODELS"),
+        (("linear",), "a comparison needs at least two models"),
+        (("linear,linear",), "'linear' is named twice"),
+        (("linear,forest",), "'model.name' is 'forest': allowed are linear, mlp"),
+        (("linear,mlp", "--folds", "41"), "fewer than the 41 folds"),
+        (("linear,mlp", "--repeats", "0"), "--repeats is 0"),
+        (("linear,mlp", "--engine", "flower"), "No such option"),
     ],
 )
 def test_a_comparison_that_cannot_be_is_one_sentence(fedrx, place, options, words):
+    ran = fedrx("compare", *QUICK, "--models", *options)
+    assert ran.code == 2
+    assert words in ran.err
+    assert ran.err.count("\n") == 1
+    assert not (place / "runs").exists()
+
+
+def test_the_old_option_gives_the_same_comparison_and_names_the_new_command(fedrx, place):
+    options = (*QUICK, "--folds", "2", "--seed", "3", "--json")
+    new = fedrx("compare", *options, "--models", "linear,mlp", "--output", "new")
+    old = fedrx("simulate", *options, "--compare", "linear,mlp", "--output", "old")
+    assert (new.code, old.code) == (0, 0), new.err + old.err
+    assert {**old.json, "folder": "new"} == new.json
+    assert (new.err, old.err.count("\n")) == ("", 1)
+    assert "use `fedrx compare --models`" in old.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--compare", "linear,mlp", "--engine", "flower"), "--engine cannot be given with --comp"),
+        (("--folds", "3"), "--folds belongs to `fedrx compare`"),
+        (("--personalised",), "--personalised belongs to `fedrx compare`"),
+    ],
+)
+def test_options_of_a_comparison_and_of_a_run_are_not_mixed(fedrx, place, options, words):
     ran = fedrx("simulate", *QUICK, *options)
     assert ran.code == 2
     assert words in ran.err

@@ -152,8 +152,8 @@ def test_a_survival_outcome_without_events_is_refused(refused, omics):
     ],
 )
 def test_a_cohort_smaller_than_the_folds_is_refused(refused, omics, options, words):
-    compared = ("--compare", "linear,mlp", *options, "--output", "c")
-    assert words in refused("simulate", "omics-study.toml", *DATA, *compared)
+    compared = ("--models", "linear,mlp", *options, "--output", "c")
+    assert words in refused("compare", "omics-study.toml", *DATA, *compared)
 
 
 class TestEarlierWeights:

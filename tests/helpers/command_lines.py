@@ -9,7 +9,9 @@ import typer
 
 from fedrx.cli.main import app
 
-COMMAND = re.compile(r"(?<![\w/.-])(`?)fedrx ((?:simulate|study|coordinator|site)\b[^`|;&#>)]*)")
+COMMAND = re.compile(
+    r"(?<![\w/.-])(`?)fedrx ((?:simulate|compare|study|coordinator|site)\b[^`|;&#>)]*)"
+)
 
 
 @cache

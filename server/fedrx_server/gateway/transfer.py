@@ -149,7 +149,6 @@ def batches(sizes: Mapping[str, int], batch_bytes: int) -> list[list[str]]:
 _THREADS: Final = 3
 # TLS keeps some copies of what is written at a time.
 _WRITE_BYTES: Final = 2**18
-T = TypeVar("T")
 
 
 class Transfer:

@@ -9,7 +9,7 @@ from fedrx_common.errors import MisuseError
 from fedrx_models.cohort.cohort import Cohort
 
 LARGEST_SITE = 1_000_000
-"""Patients of one synthetic site: a slip of the finger shall not exhaust a machine's memory."""
+"""Patients of one synthetic site: a typing mistake must not exhaust a machine's memory."""
 
 MOST_SITES = 100_000
 """Of one synthetic federation, for the same reason."""
@@ -52,10 +52,7 @@ def check_knobs(knobs: object, patients: tuple[int, int], **own: tuple[float, fl
                 else f"lie between {least:g} and {most:g}"
             )
             raise ImpossibleCohorts(f"{name} is {value:g}: it must {allowed}.")
-    _check_sizes(*patients)
-
-
-def _check_sizes(low: int, high: int) -> None:
+    low, high = patients
     if high > LARGEST_SITE:
         raise ImpossibleCohorts(
             f"patients is {low}..{high}: a synthetic site has at most {LARGEST_SITE:,}."
@@ -74,7 +71,7 @@ def draw_sites(
     seed: int,
     sizes: Sequence[int] | None = None,
 ) -> dict[str, Cohort]:
-    """All sites by name, in order; a site's patients do not depend on the other sites.
+    """Draw all sites by name, in order; a site's patients do not depend on the other sites.
 
     Args:
         draw: draws one site, from its own randomness, name and size.

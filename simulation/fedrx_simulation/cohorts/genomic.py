@@ -1,7 +1,7 @@
 """Synthetic omics cohorts with planted effects, for any study that has blocks.
 
 Everything is invented: for testing and teaching. Three effects are planted on genes of the study,
-so that one can see whether a model finds them:
+so that a test can see whether a model finds them:
 
 - an interaction of two genes that has no main effect, which a linear model cannot see (epistasis);
 - a responder subgroup: those with one gene in its upper state respond, the others do not;
@@ -33,7 +33,6 @@ from fedrx_simulation.cohorts.federation import ImpossibleCohorts, check_knobs, 
 from fedrx_simulation.cohorts.genomic_blocks import (
     FACTORS,
     RARE_CARRIERS,
-    PlantedGenes,
     States,
     draw_states,
     planted_genes,
@@ -66,7 +65,7 @@ class GenomicCohorts:
         missingness: 0 to below 1; mean share of patients who lack a block; sites differ. The
             block that holds the planted effects is as often missing as any other.
         measurement_shift: standard deviation between sites of a constant offset of every gene
-            that is no mutation, in reference standard deviations.
+            that is not a mutation, in reference standard deviations.
         noise_sd: unexplained standard deviation of a number.
         seed: same seed, same patients; a site's patients do not depend on the other sites.
 
@@ -101,7 +100,7 @@ def generate_genomic(knobs: GenomicCohorts) -> dict[str, Cohort]:
 
 
 def _draw_site(knobs: GenomicCohorts, rng: Generator, name: str, size: int) -> Cohort:
-    """One site: true values first, the outcome from them, then what is missing."""
+    """Draw one site: true values first, the outcome from them, then what is missing."""
     schema, planted = knobs.schema, planted_genes(knobs.schema)
     values = {feature.name: draw_feature(rng, feature, size) for feature in schema.features}
     between = knobs.heterogeneity
@@ -112,17 +111,32 @@ def _draw_site(knobs: GenomicCohorts, rng: Generator, name: str, size: int) -> C
         b.name: draw_states(rng, b, planted, factors, knobs.measurement_shift)
         for b in schema.blocks
     }
-    effect = _effect(knobs, planted, states[planted.block]) + _clinical(schema, values)
-    target = _outcome(rng, knobs, effect, states)
+    block = states[planted.block]
+    first, second = planted.interacting
+    responds = block.upper(planted.responder).astype(np.float64)
+    harmed = block.rare(planted.toxic).astype(np.float64)
+    effect = (  # each is centred, so that the rate stays near
+        knobs.interaction * (block.of(first) * block.of(second))
+        + knobs.responder * (responds - 0.44)
+        + knobs.toxicity * (harmed - RARE_CARRIERS)
+    )
+    number = next((one for one in schema.features if isinstance(one, NumberFeature)), None)
+    if number is not None:  # so that there is something for `linear` to find
+        column = values[number.name].astype(np.float64)
+        effect = effect + _CLINICAL_EFFECT * (column - number.mean) / number.scale
+    target = _outcome(rng, knobs, effect, block)
     measured = {b.name: measured_block(b, states[b.name]) for b in schema.blocks}
-    for block in measured.values():
-        block[rng.random(size) < _missing_rate(rng, knobs.missingness)] = np.nan
+    for genes in measured.values():
+        drawn, mean = rng.random(size), knobs.missingness
+        # A site's own rate, a Beta draw with this mean: some sites measure next to nothing.
+        rate = rng.beta(2 * mean, 2 * (1 - mean)) if mean else 0.0
+        genes[drawn < rate] = np.nan
     patients = tuple(f"{name}-p{i + 1:05d}" for i in range(size))
     return Cohort(name, schema, patients, values, target, measured)
 
 
 def draw_feature(rng: Generator, feature: object, size: int) -> NDArray[np.generic]:
-    """A feature of `size` patients, from its public reference; nothing is missing."""
+    """Draw a feature of `size` patients, from its public reference; nothing is missing."""
     if isinstance(feature, NumberFeature):
         drawn = rng.normal(feature.mean, feature.scale, size)
         return np.clip(drawn, feature.minimum, feature.maximum)
@@ -131,59 +145,30 @@ def draw_feature(rng: Generator, feature: object, size: int) -> NDArray[np.gener
     return rng.random(size) < _FLAG_RATE
 
 
-def _clinical(schema: FeatureSchema, values: dict[str, NDArray[np.generic]]) -> Floats:
-    """A main effect of the first number, so that there is something for `linear` to find."""
-    for feature in schema.features:
-        if isinstance(feature, NumberFeature):
-            column = values[feature.name].astype(np.float64)
-            return _CLINICAL_EFFECT * (column - feature.mean) / feature.scale
-    return np.zeros(1)
-
-
-def _effect(knobs: GenomicCohorts, planted: PlantedGenes, states: States) -> Floats:
-    """Sum of the planted effects, `(patients,)`; each is centred, so that the rate stays near."""
-    first, second = planted.interacting
-    product = states.of(first) * states.of(second)
-    responds = states.upper(planted.responder).astype(np.float64) - 0.44
-    harmed = states.rare(planted.toxic).astype(np.float64) - RARE_CARRIERS
-    effect: Floats = (
-        knobs.interaction * product + knobs.responder * responds + knobs.toxicity * harmed
-    )
-    return effect
-
-
-def _outcome(
-    rng: Generator, knobs: GenomicCohorts, effect: Floats, states: dict[str, States]
-) -> Floats:
-    """Outcomes as a `Cohort` holds them."""
+def _outcome(rng: Generator, knobs: GenomicCohorts, effect: Floats, block: States) -> Floats:
+    """Draw outcomes as a `Cohort` holds them; `block` is the one with the planted genes."""
     target = knobs.schema.target
     if isinstance(target, BinaryTarget):
         chance = 1 / (1 + np.exp(-(effect + math.log(target.rate / (1 - target.rate)))))
         return (rng.random(len(chance)) < chance).astype(np.float64)
     if isinstance(target, SurvivalTarget):
-        return _times(rng, target, effect)
+        chance = 1 / (1 + np.exp(-(effect + math.log(target.hazard / (1 - target.hazard)))))
+        happens = rng.random((len(effect), len(target.edges))) < chance[:, None]
+        first = np.where(happens.any(axis=1), happens.argmax(axis=1), len(target.edges))
+        begins = np.array([0.0, *target.edges])
+        ends = np.array([*target.edges, target.edges[-1]])
+        time = begins[first] + rng.uniform(0.01, 1, len(first)) * (ends[first] - begins[first])
+        leaves = np.where(  # a third leaves unharmed at a random time
+            rng.random(len(first)) < 1 / 3, rng.uniform(0, target.edges[-1], len(first)), np.inf
+        )
+        event = (first < len(target.edges)) & (time <= leaves)
+        return np.stack([np.minimum(time, leaves), event.astype(np.float64)], axis=1)
     if isinstance(target, PanelTarget):
-        return _responses(rng, knobs, target, effect, states)
+        return _responses(rng, knobs, target, effect, block)
     if isinstance(target, ForecastTarget):
         raise ImpossibleCohorts("a forecast is drawn by the generator of courses.")
     noisy = effect + rng.normal(0.0, knobs.noise_sd, len(effect))
     return restore_target(target, noisy)
-
-
-def _times(rng: Generator, target: SurvivalTarget, effect: Floats) -> Floats:
-    """Times and events, `(patients, 2)`; a third leaves unharmed at a random time."""
-    offset = math.log(target.hazard / (1 - target.hazard))
-    chance = 1 / (1 + np.exp(-(effect + offset)))
-    happens = rng.random((len(effect), len(target.edges))) < chance[:, None]
-    first = np.where(happens.any(axis=1), happens.argmax(axis=1), len(target.edges))
-    begins = np.array([0.0, *target.edges])
-    ends = np.array([*target.edges, target.edges[-1]])
-    time = begins[first] + rng.uniform(0.01, 1, len(first)) * (ends[first] - begins[first])
-    leaves = np.where(
-        rng.random(len(first)) < 1 / 3, rng.uniform(0, target.edges[-1], len(first)), np.inf
-    )
-    event = (first < len(target.edges)) & (time <= leaves)
-    return np.stack([np.minimum(time, leaves), event.astype(np.float64)], axis=1)
 
 
 def _responses(
@@ -191,10 +176,9 @@ def _responses(
     knobs: GenomicCohorts,
     target: PanelTarget,
     effect: Floats,
-    states: dict[str, States],
+    block: States,
 ) -> Floats:
-    """Responses `(patients, drugs)`: what a patient's drugs share, the drug's targets, noise."""
-    block = states[planted_genes(knobs.schema).block]
+    """Draw responses `(patients, drugs)`: what a patient's drugs share, the targets, noise."""
     general = rng.normal(0.0, _GENERAL_SD, len(effect))
     shared = general + 0.5 * effect
     responses = np.tile(shared[:, None], (1, len(target.drugs)))
@@ -207,8 +191,3 @@ def _responses(
     untried = rng.random(responses.shape) < 0.15
     untried[np.arange(len(untried)), rng.integers(0, untried.shape[1], len(untried))] = False
     return np.where(untried, np.nan, restored)
-
-
-def _missing_rate(rng: Generator, mean: float) -> float:
-    """A site's own rate, a Beta draw with this mean: some sites measure next to nothing."""
-    return float(rng.beta(2 * mean, 2 * (1 - mean))) if mean else 0.0

@@ -45,7 +45,7 @@ class PlantedGenes:
 
 
 def planted_genes(schema: FeatureSchema) -> PlantedGenes:
-    """Where the effects sit in cohorts of this study.
+    """Choose the genes that carry the effects in cohorts of this study.
 
     Raises:
         ImpossibleCohorts: if the study has no block with enough genes.
@@ -91,49 +91,38 @@ class States:
 def draw_states(
     rng: Generator, block: Block, planted: PlantedGenes, factors: Floats, shift: float
 ) -> States:
-    """A block of the patients of one site, whose shared factors are `(patients, FACTORS)`."""
-    if block.kind == "mutation":
-        return _alleles(rng, block, planted, len(factors))
-    return _expressed(rng, block, planted, factors, shift)
+    """Draw a block of the patients of one site, whose shared factors are `(patients, FACTORS)`.
 
-
-def _alleles(rng: Generator, block: Block, planted: PlantedGenes, size: int) -> States:
-    """Independent allele counts, `(size, genes)`."""
-    frequency = np.full(len(block.genes), _OTHER_ALLELE)
-    for gene in set(planted.interacting) & set(block.genes):
-        frequency[block.genes.index(gene)] = _COMMON_ALLELE
-    if planted.toxic in block.genes:
-        rare = RARE_CARRIERS if block.maximum < 2 else math.sqrt(RARE_CARRIERS)
-        frequency[block.genes.index(planted.toxic)] = rare
-    if block.maximum < 2:  # carriers: -1 and 1
-        carriers = rng.random((size, len(block.genes))) < frequency
-        return States(block.genes, 2.0 * carriers.astype(np.float64) - 1, discrete=True)
-    counts = rng.binomial(2, frequency, (size, len(block.genes))).astype(np.float64)
-    return States(block.genes, counts - 1, discrete=True)
-
-
-def _expressed(
-    rng: Generator, block: Block, planted: PlantedGenes, factors: Floats, shift: float
-) -> States:
-    """Standard deviations from the reference, `(size, genes)`; genes share factors."""
+    Mutations are independent allele counts; other genes are standard deviations from the
+    reference, and share the factors.
+    """
     size, count = len(factors), len(block.genes)
+    if block.kind == "mutation":
+        frequency = np.full(count, _OTHER_ALLELE)
+        for gene in set(planted.interacting) & set(block.genes):
+            frequency[block.genes.index(gene)] = _COMMON_ALLELE
+        if planted.toxic in block.genes:
+            rare = RARE_CARRIERS if block.maximum < 2 else math.sqrt(RARE_CARRIERS)
+            frequency[block.genes.index(planted.toxic)] = rare
+        if block.maximum < 2:  # carriers: -1 and 1
+            carriers = rng.random((size, count)) < frequency
+            return States(block.genes, 2.0 * carriers.astype(np.float64) - 1, discrete=True)
+        counts = rng.binomial(2, frequency, (size, count)).astype(np.float64)
+        return States(block.genes, counts - 1, discrete=True)
     own = rng.standard_normal((size, count)) * math.sqrt(1 - _FACTOR_SHARE)
-    loadings = _rng_of(block.name).standard_normal((FACTORS, count))
+    # The same randomness for one name at every site: how genes relate is biology.
+    biology = Generator(PCG64(int.from_bytes(block.name.encode(), "big")))
+    loadings = biology.standard_normal((FACTORS, count))
     shared = factors @ loadings * math.sqrt(_FACTOR_SHARE / FACTORS)
     for gene in (*planted.interacting, planted.responder, planted.toxic):
-        if gene in block.genes:  # independent, so that each effect stands alone
+        if gene in block.genes:  # independent, so that each effect is separate
             shared[:, block.genes.index(gene)] = 0
     offset = rng.normal(0.0, shift, count)
     return States(block.genes, own + shared + offset, discrete=False)
 
 
-def _rng_of(name: str) -> Generator:
-    """The same randomness for one name at every site: how genes hang together is biology."""
-    return Generator(PCG64(int.from_bytes(name.encode(), "big")))
-
-
 def measured(block: Block, states: States) -> Floats:
-    """Values in the block's unit, inside its range."""
+    """Give values in the block's unit, inside its range."""
     if states.discrete:
         values = (states.steps + 1) / 2 if block.maximum < 2 else states.steps + 1
     else:

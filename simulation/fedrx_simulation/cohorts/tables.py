@@ -1,6 +1,6 @@
 """Synthetic patients as the files that a hospital would have, and the one mapping for all sites.
 
-For a rehearsal with the very commands that a live study uses. The columns are named after the
+For a rehearsal with the same commands that a live study uses. The columns are named after the
 study's features, genes and drugs, and hold its own units and values. A study of columns alone has
 one table a site; one with omics blocks or a panel of drugs has a folder a site, with a file for
 each block and one for the panel beside the table. A forecast has a table with a row for each visit,
@@ -10,7 +10,7 @@ and one of features beside it.
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,6 @@ from fedrx_protocol.study.schema import (
     BinaryTarget,
     Block,
     CategoryFeature,
-    Feature,
     FeatureSchema,
     ForecastTarget,
     NumberFeature,
@@ -35,7 +34,7 @@ PATIENT = "patient_id"
 PATIENTS = "patients.csv"
 FEATURES = "features.csv"
 TIME, EPISODE = "Time", "Episode"
-EVENT = "Event"  # no feature's name: those have no capitals
+EVENT = "Event"  # not the name of a feature: those have no capitals
 
 
 def write_tables(cohorts: Mapping[str, Cohort], folder: Path) -> tuple[Path, ...]:
@@ -66,29 +65,50 @@ def write_tables(cohorts: Mapping[str, Cohort], folder: Path) -> tuple[Path, ...
 
 
 def mapping_text(schema: FeatureSchema) -> str:
-    """The mapping file (TOML) of tables as `write_tables` makes them."""
-    sections = [
-        f"[table]\npatient = {_quoted(PATIENT)}",
-        *([] if _is_course(schema) else [f"[target]\n{_target_source(schema)}"]),
-        *(f"[features.{feature.name}]\n" + _source(feature) for feature in schema.features),
-        *(f"[blocks.{block.name}]\n" + _block_source(block) for block in schema.blocks),
-        *_course_sources(schema),
-    ]
-    return (
-        "# How these synthetic tables become the study's features.\n\n"
-        + "\n\n".join(sections)
-        + "\n"
-    )
+    """Write the mapping (TOML) of tables that `write_tables` makes."""
+    sections = [f"[table]\npatient = {_quoted(PATIENT)}"]
+    if not _is_course(schema):
+        sections.append(f"[target]\n{_target_source(schema)}")
+    for feature in schema.features:
+        name = _quoted(feature.name)
+        source = f'kind = "flag"\nany_of = [{name}]'
+        if isinstance(feature, NumberFeature):
+            source = f'kind = "number"\ncolumn = {name}\nunit = {_quoted(feature.unit)}'
+        elif isinstance(feature, CategoryFeature):
+            source = f'kind = "category"\ncolumn = {name}'
+        sections.append(f"[features.{feature.name}]\n{source}")
+    for block in schema.blocks:
+        file, unit = _quoted(_block_file(block)), _quoted(block.unit)
+        where = f"file = {file}\npatient = {_quoted(PATIENT)}\nunit = {unit}"
+        sections.append(f"[blocks.{block.name}]\n{where}")
+    if schema.visits is not None:
+        where = f"time = {_quoted(TIME)}\nepisode = {_quoted(EPISODE)}"
+        once = f"features = {_quoted(FEATURES)}\npatient = {_quoted(PATIENT)}"
+        unit = f"unit = {_quoted(schema.visits.time_unit)}"
+        sections.append(f'[visits]\n{where}\n{unit}\n{once}\nshort = "drop"')
+        parts = [("markers", one.name, one.unit) for one in schema.markers]
+        parts += [("treatments", one.name, one.unit) for one in schema.treatments]
+        for kind, name, unit in parts:
+            source = f"column = {_quoted(name)}\nunit = {_quoted(unit)}"
+            sections.append(f"[{kind}.{name}]\n{source}")
+    title = "# How these synthetic tables become the study's features."
+    return "\n\n".join([title, *sections]) + "\n"
 
 
 def _write_site(folder: Path, cohort: Cohort) -> Path:
-    """A site's files; its main table."""
+    """Write a site's files, and name its main table."""
     schema = cohort.schema
     if _is_course(schema):
         (folder / cohort.site).mkdir()
         table = folder / cohort.site / PATIENTS
         _write(table.parent / FEATURES, *_main(cohort))
-        _write(table, _visit_columns(schema), _visit_rows(cohort))
+        names = [*(one.name for one in schema.markers), *(one.name for one in schema.treatments)]
+        visited = []
+        for patient, visits in zip(cohort.patients, cohort.visits, strict=True):
+            for visit in visits[~np.isnan(visits[:, 0])]:
+                time, episode, *values = visit.tolist()
+                visited.append([patient, *map(_number, (episode, time, *values))])
+        _write(table, [EPISODE, TIME, *names], visited)
         return table
     if not schema.blocks and not isinstance(schema.target, PanelTarget):
         table = folder / f"{cohort.site}.csv"
@@ -97,8 +117,8 @@ def _write_site(folder: Path, cohort: Cohort) -> Path:
         table = folder / cohort.site / PATIENTS
     _write(table, *_main(cohort))
     for block in schema.blocks:
-        values = cohort.blocks[block.name]
-        _write(table.parent / _block_file(block), block.genes, _rows(cohort.patients, values))
+        rows = _rows(cohort.patients, cohort.blocks[block.name])
+        _write(table.parent / _block_file(block), block.genes, rows)
     if isinstance(schema.target, PanelTarget):
         drugs = [drug.name for drug in schema.target.drugs]
         _write(table.parent / _panel_file(schema), drugs, _rows(cohort.patients, cohort.target))
@@ -114,54 +134,28 @@ def _write(path: Path, columns: Iterable[str], rows: Iterable[Iterable[str]]) ->
 
 
 def _main(cohort: Cohort) -> tuple[list[str], Iterator[tuple[str, ...]]]:
-    """Columns and rows of the table of features, and of an outcome that is no panel."""
-    schema = cohort.schema
-    outcomes = _outcome_columns(schema)
-    columns = [cohort.patients, *(_texts(cohort, feature) for feature in schema.features)]
-    if outcomes:
+    """Give columns and rows of the table of features, and of an outcome that is not a panel."""
+    schema, names = cohort.schema, []
+    columns: list[Sequence[str]] = [cohort.patients]
+    for feature in schema.features:
+        values = cohort.values[feature.name].tolist()
+        names.append(feature.name)
+        if isinstance(feature, NumberFeature):
+            columns.append([_number(value) for value in values])
+        else:
+            told = feature.values if isinstance(feature, CategoryFeature) else ("0", "1")
+            columns.append(["" if value < 0 else told[int(value)] for value in values])
+    if not isinstance(schema.target, PanelTarget | ForecastTarget):
+        outcomes = [schema.target.name]
+        outcomes += [EVENT] if isinstance(schema.target, SurvivalTarget) else []
         numbers = cohort.target.reshape(len(cohort), len(outcomes))
         columns += [[_number(value) for value in column] for column in numbers.T]
-    names = [*(feature.name for feature in schema.features), *outcomes]
+        names += outcomes
     return names, zip(*columns, strict=True)
-
-
-def _outcome_columns(schema: FeatureSchema) -> list[str]:
-    if isinstance(schema.target, PanelTarget | ForecastTarget):
-        return []
-    return [schema.target.name, *([EVENT] if isinstance(schema.target, SurvivalTarget) else [])]
 
 
 def _is_course(schema: FeatureSchema) -> bool:
     return isinstance(schema.target, ForecastTarget)
-
-
-def _visit_columns(schema: FeatureSchema) -> list[str]:
-    markers, treatments = ([p.name for p in parts] for parts in (schema.markers, schema.treatments))
-    return [EPISODE, TIME, *markers, *treatments]
-
-
-def _visit_rows(cohort: Cohort) -> Iterator[list[str]]:
-    """A row for each visit."""
-    for patient, visits in zip(cohort.patients, cohort.visits, strict=True):
-        for visit in visits[~np.isnan(visits[:, 0])]:
-            time, episode, *values = visit.tolist()
-            yield [patient, _number(episode), *(_number(value) for value in (time, *values))]
-
-
-def _course_sources(schema: FeatureSchema) -> Iterator[str]:
-    """Sections of the mapping for visits, markers and treatments."""
-    if schema.visits is None:
-        return
-    where = f"time = {_quoted(TIME)}\nepisode = {_quoted(EPISODE)}"
-    once = f"features = {_quoted(FEATURES)}\npatient = {_quoted(PATIENT)}"
-    unit = f"unit = {_quoted(schema.visits.time_unit)}"
-    yield f'[visits]\n{where}\n{unit}\n{once}\nshort = "drop"'
-    yield from (_course_source("markers", one.name, one.unit) for one in schema.markers)
-    yield from (_course_source("treatments", one.name, one.unit) for one in schema.treatments)
-
-
-def _course_source(kind: str, name: str, unit: str) -> str:
-    return f"[{kind}.{name}]\ncolumn = {_quoted(name)}\nunit = {_quoted(unit)}"
 
 
 def _rows(patients: tuple[str, ...], values: NDArray[np.float64]) -> Iterator[list[str]]:
@@ -191,20 +185,6 @@ def _target_source(schema: FeatureSchema) -> str:
     return f"{column}\n{unit}"
 
 
-def _source(feature: Feature) -> str:
-    name = _quoted(feature.name)
-    if isinstance(feature, NumberFeature):
-        return f'kind = "number"\ncolumn = {name}\nunit = {_quoted(feature.unit)}'
-    if isinstance(feature, CategoryFeature):
-        return f'kind = "category"\ncolumn = {name}'
-    return f'kind = "flag"\nany_of = [{name}]'
-
-
-def _block_source(block: Block) -> str:
-    file, unit = _quoted(_block_file(block)), _quoted(block.unit)
-    return f"file = {file}\npatient = {_quoted(PATIENT)}\nunit = {unit}"
-
-
 def _block_file(block: Block) -> str:
     return f"block-{block.name}.csv"
 
@@ -216,13 +196,3 @@ def _panel_file(schema: FeatureSchema) -> str:
 def _quoted(text: str) -> str:
     """A TOML basic string; JSON's escapes are a part of TOML's."""
     return json.dumps(text, ensure_ascii=False)
-
-
-def _texts(cohort: Cohort, feature: Feature) -> Iterator[str]:
-    for value in cohort.values[feature.name].tolist():
-        if isinstance(feature, NumberFeature):
-            yield _number(value)
-        elif isinstance(feature, CategoryFeature):
-            yield "" if value < 0 else feature.values[value]
-        else:
-            yield "" if value < 0 else str(int(value))

@@ -27,7 +27,6 @@ from fedrx_protocol.study.schema import (
     CategoryFeature,
     ContinuousTarget,
     FeatureSchema,
-    FlagFeature,
     NumberFeature,
 )
 from fedrx_simulation.cohorts.ancestry import ANCESTRIES
@@ -90,17 +89,11 @@ class WarfarinCohorts:
 
     def __post_init__(self) -> None:
         check_knobs(self, self.patients, missingness=(0, 1))
-        self._check_sizes()
-        self._check_schema()
-
-    def _check_sizes(self) -> None:
         if self.sizes is not None and (len(self.sizes) != self.sites or min(self.sizes) < 1):
             raise ImpossibleCohorts(
                 f"sizes has {len(self.sizes)} entries for {self.sites} sites: "
                 "give one number of at least 1 for each site."
             )
-
-    def _check_schema(self) -> None:
         unknown = sorted({feature.name for feature in self.schema.features} - _GENERATED)
         if unknown:
             raise ImpossibleCohorts(
@@ -118,7 +111,7 @@ class WarfarinCohorts:
 
 
 def dose_target(schema: FeatureSchema) -> ContinuousTarget:
-    """The target, if it is a dose.
+    """Give the target, if it is a dose.
 
     Raises:
         ImpossibleCohorts: for an outcome of another kind.
@@ -142,20 +135,32 @@ def generate(knobs: WarfarinCohorts) -> dict[str, Cohort]:
 
 
 def _draw_site(knobs: WarfarinCohorts, rng: Generator, name: str, size: int) -> Cohort:
-    """One site: true values first, dose from them, then what the site would have recorded."""
+    """Draw one site: true values first, dose from them, then what the site would have recorded."""
     truth = _draw_patients(rng, _draw_mix(rng, knobs.heterogeneity), size)
-    typed = {f.name: _typed(f, truth[f.name]) for f in knobs.schema.features}
+    typed: dict[str, Column] = {}  # as a `Cohort` holds it, inside the schema's range
+    for feature in knobs.schema.features:
+        column = truth[feature.name]
+        if isinstance(feature, NumberFeature):
+            column = np.clip(column, feature.minimum, feature.maximum)
+        elif isinstance(feature, CategoryFeature):
+            codes = {value: code for code, value in enumerate(feature.values)}
+            known = [codes.get(value, MISSING_CATEGORY) for value in column]
+            column = np.array(known, dtype=np.int16)
+        typed[feature.name] = column
     patients = tuple(f"{name}-p{i + 1:05d}" for i in range(size))
     target = dose_target(knobs.schema)
     placeholder = np.full(size, reference_target(target))
     complete = Cohort(name, knobs.schema, patients, typed, placeholder)
-    dose = _draw_dose(rng, complete, knobs.noise_sd)
+    # Stable weekly dose in mg, `(n,)`: the equation on the true values, plus noise.
+    root = np.sqrt(pharmacogenetic_dose(complete)) + rng.normal(0.0, knobs.noise_sd, size)
+    dose = np.square(np.maximum(root, _LOWEST_ROOT_DOSE))
+    dose = np.clip(dose, target.minimum, target.maximum)
     recorded = _record(rng, knobs, complete.values)
     return Cohort(name, knobs.schema, patients, recorded, dose)
 
 
 def _draw_mix(rng: Generator, heterogeneity: float) -> NDArray[np.float64]:
-    """A site's ancestry mix, `(ancestries,)`.
+    """Draw a site's ancestry mix, `(ancestries,)`.
 
     A Dirichlet with concentration 1/h - 1 has the variance h p (1 - p), of which a single
     patient's p (1 - p) is the whole: `h` is the part that lies between sites.
@@ -170,7 +175,7 @@ def _draw_mix(rng: Generator, heterogeneity: float) -> NDArray[np.float64]:
 
 
 def _draw_patients(rng: Generator, mix: NDArray[np.float64], size: int) -> dict[str, Column]:
-    """True values by feature name: numbers, text for categories, booleans for flags."""
+    """Draw true values by feature name: numbers, text for categories, booleans for flags."""
     names, figures = np.array(list(ANCESTRIES)), list(ANCESTRIES.values())
     ancestry = rng.choice(len(figures), size=size, p=mix)
 
@@ -179,7 +184,9 @@ def _draw_patients(rng: Generator, mix: NDArray[np.float64], size: int) -> dict[
 
     female = (rng.random(size) >= of("male")).astype(np.int64)
     everyone = np.arange(size)
-    height_z, weight_z = _correlated(rng, size, _HEIGHT_WEIGHT_CORRELATION)
+    height_z, other = rng.standard_normal((2, size))
+    correlation = _HEIGHT_WEIGHT_CORRELATION
+    weight_z = correlation * height_z + math.sqrt(1 - correlation**2) * other
     log_sd = of("weight_log_sd")
     age = np.clip(rng.normal(of("age_years"), _AGE_SD_YEARS), *_ADULT_AGES)
     return {
@@ -202,7 +209,7 @@ def _draw_patients(rng: Generator, mix: NDArray[np.float64], size: int) -> dict[
 
 
 def draw_vkorc1(rng: Generator, frequency_a: Column) -> Column:
-    """VKORC1 -1639 genotypes in Hardy-Weinberg proportions, `(n,)` of text.
+    """Draw VKORC1 -1639 genotypes in Hardy-Weinberg proportions, `(n,)` of text.
 
     Args:
         rng: simulation randomness.
@@ -212,7 +219,7 @@ def draw_vkorc1(rng: Generator, frequency_a: Column) -> Column:
 
 
 def draw_cyp2c9(rng: Generator, frequency_2: Column, frequency_3: Column) -> Column:
-    """CYP2C9 diplotypes in Hardy-Weinberg proportions, `(n,)` of text.
+    """Draw CYP2C9 diplotypes in Hardy-Weinberg proportions, `(n,)` of text.
 
     Args:
         rng: simulation randomness.
@@ -225,33 +232,10 @@ def draw_cyp2c9(rng: Generator, frequency_2: Column, frequency_3: Column) -> Col
     return np.array([f"*{a}/*{b}" for a, b in zip(low, high, strict=True)], dtype="U5")
 
 
-def _correlated(rng: Generator, size: int, correlation: float) -> tuple[Column, Column]:
-    first, other = rng.standard_normal((2, size))
-    return first, correlation * first + math.sqrt(1 - correlation**2) * other
-
-
-def _typed(feature: NumberFeature | CategoryFeature | FlagFeature, column: Column) -> Column:
-    """True values as a `Cohort` holds them, inside the schema's range."""
-    if isinstance(feature, NumberFeature):
-        return np.clip(column, feature.minimum, feature.maximum)
-    if isinstance(feature, CategoryFeature):
-        codes = {value: code for code, value in enumerate(feature.values)}
-        return np.array([codes.get(value, MISSING_CATEGORY) for value in column], dtype=np.int16)
-    return column
-
-
-def _draw_dose(rng: Generator, complete: Cohort, noise_sd: float) -> NDArray[np.float64]:
-    """Stable weekly dose in mg, `(n,)`: the equation on the true values, plus noise."""
-    root = np.sqrt(pharmacogenetic_dose(complete)) + rng.normal(0.0, noise_sd, len(complete))
-    target = dose_target(complete.schema)
-    dose: NDArray[np.float64] = np.square(np.maximum(root, _LOWEST_ROOT_DOSE))
-    return np.clip(dose, target.minimum, target.maximum)
-
-
 def _record(
     rng: Generator, knobs: WarfarinCohorts, truth: Mapping[str, Column]
 ) -> dict[str, Column]:
-    """What the site's table holds: shifted measurements, missing values."""
+    """Give what the site's table holds: shifted measurements, missing values."""
     recorded = {name: column.copy() for name, column in truth.items()}
     features = {feature.name: feature for feature in knobs.schema.features}
     for name, sd in _SHIFTED_SD.items():
@@ -260,15 +244,11 @@ def _record(
         if isinstance(feature, NumberFeature):
             recorded[name] = np.clip(recorded[name], feature.minimum, feature.maximum)
     for name, factor in _MISSING.items():
-        gone = rng.random(len(recorded[name])) < factor * _missing_rate(rng, knobs.missingness)
+        drawn, rate = rng.random(len(recorded[name])), knobs.missingness
+        if rate not in {0.0, 1.0}:
+            # A site's own rate: a Beta draw with this mean, so that some record next to nothing.
+            c = _MISSING_CONCENTRATION
+            rate = float(rng.beta(c * rate, c * (1 - rate)))
         nothing = np.nan if isinstance(features[name], NumberFeature) else MISSING_CATEGORY
-        recorded[name][gone] = nothing
+        recorded[name][drawn < factor * rate] = nothing
     return recorded
-
-
-def _missing_rate(rng: Generator, mean: float) -> float:
-    """A site's own rate: a Beta draw with this mean, so that some sites record next to nothing."""
-    if mean in {0.0, 1.0}:
-        return mean
-    c = _MISSING_CONCENTRATION
-    return float(rng.beta(c * mean, c * (1 - mean)))

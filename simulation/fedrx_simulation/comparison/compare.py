@@ -67,7 +67,7 @@ class ComparisonPlan:
     def __post_init__(self) -> None:
         if not self.studies or (len(self.studies) == 1 and not self.leave_one_site_out):
             raise MisuseError(
-                "--compare needs at least two models, separated by commas, or one model and "
+                "a comparison needs at least two models, separated by commas, or one model and "
                 "--leave-one-site-out."
             )
         if self.folds == 1 or self.folds < 0:
@@ -82,8 +82,8 @@ class ComparisonPlan:
         for study in self.studies.values():
             if study is not None and study.transfer is not None:
                 raise MisuseError(
-                    "--compare trains every model from the beginning: remove [transfer] from the "
-                    "study file."
+                    "a comparison trains every model from the beginning: remove [transfer] from "
+                    "the study file."
                 )
 
     @property
@@ -118,7 +118,7 @@ class Cell:
 
     @property
     def file(self) -> str:
-        """Where its outcome is kept."""
+        """Name of the file of its outcome."""
         return f"{self.scheme}-{self.seed}-{self.part}-{self.model}.json"
 
 
@@ -129,7 +129,7 @@ class CellResult:
     Attributes:
         metrics: exact metrics by key.
         scores: one number for each unit of the paired test, lower is better: a patient's loss,
-            or for a panel, by drug, 1 minus the correlation; `None` where it cannot be computed.
+            or for a panel, by drug, 1 minus the correlation; `None` if it cannot be computed.
         units: whose scores these are: each patient's number among all patients, see
             `patient_numbers`, or each drug's; the same patient has the same in every repeat.
         personal: the same with a private head at each site, where that was asked for.
@@ -171,39 +171,33 @@ def compare(
 
     Raises:
         MisuseError: Something given cannot be used, or the folder is of another comparison.
-        DataError: A site has fewer patients than there are folds, or what a cell trains on or
-            holds out is nobody, or all alike.
-        RunInUse: Another process is at work in the folder.
+        DataError: A site has fewer patients than there are folds, or a cell trains on or holds
+            out no patients, or patients who are all alike.
+        RunInUse: Another process works in the folder.
         StudyStopped: A training could not be completed; the same call continues.
     """
     _check(plan, cohorts)
     _claim(folder, plan, cohorts)
+    cells = list(plan.cells(sorted(cohorts)))
+    found: dict[Cell, CellResult] = {}
     lock = lock_folder(folder)
     try:
         for left in folder.glob(f"{_RUNNING}*"):  # of a comparison that was killed
             shutil.rmtree(left)
-        return _train_all(plan, cohorts, folder, observer)
+        for number, cell in enumerate(cells, start=1):
+            path = folder / "cells" / cell.file
+            if not path.is_file():
+                observer(cell, number, len(cells))
+                with tempfile.TemporaryDirectory(dir=folder, prefix=_RUNNING) as place:
+                    _write(path, asdict(_train(plan, cell, cohorts, Path(place) / "run")))
+            found[cell] = _kept(path, CellResult.of)
     finally:
         os.close(lock)
-
-
-def _train_all(
-    plan: ComparisonPlan, cohorts: Mapping[str, Cohort], folder: Path, observer: CellObserver
-) -> dict[Cell, CellResult]:
-    """Every cell's outcome; what the folder holds already is read."""
-    cells = list(plan.cells(sorted(cohorts)))
-    found: dict[Cell, CellResult] = {}
-    for number, cell in enumerate(cells, start=1):
-        path = folder / "cells" / cell.file
-        if not path.is_file():
-            observer(cell, number, len(cells))
-            with tempfile.TemporaryDirectory(dir=folder, prefix=_RUNNING) as place:
-                _write(path, asdict(_train(plan, cell, cohorts, Path(place) / "run")))
-        found[cell] = _kept(path, CellResult.of)
     return found
 
 
 def _check(plan: ComparisonPlan, cohorts: Mapping[str, Cohort]) -> None:
+    """Check the patients that every cell trains on and holds out, before the first training."""
     for site, cohort in cohorts.items():
         if len(cohort) < plan.folds:
             raise DataError(
@@ -212,28 +206,28 @@ def _check(plan: ComparisonPlan, cohorts: Mapping[str, Cohort]) -> None:
             )
     first, *_ = plan.studies
     for cell in plan.cells(sorted(cohorts)):
-        if cell.model == first:
-            _check_split(_split(plan, cell, cohorts), cell)
-
-
-def _check_split(split: "_Split", cell: Cell) -> None:
-    """Whom a cell trains on and whom it holds out, before the first training of any."""
-    sites = by_site(split.cohorts)
-    consortium = SimulatedConsortium(split.study, tuple(sites), "checking", cell.seed, split.fold)
-    try:
-        consortium.check_split(sites)
-    except DataError as error:
-        where, fewer = f"without site '{cell.part}'", ""
-        if cell.scheme == "folds":
-            where, fewer = f"fold {int(cell.part) + 1}", "use fewer folds, or "
-        reason = str(error).partition(":")[0]
-        raise DataError(
-            f"{where}, seed {cell.seed}: {reason}; {fewer}give another --seed, or more patients."
-        ) from None
+        if cell.model != first:  # the split is the same
+            continue
+        split = _split(plan, cell, cohorts)
+        sites = by_site(split.cohorts)
+        consortium = SimulatedConsortium(
+            split.study, tuple(sites), "checking", cell.seed, split.fold
+        )
+        try:
+            consortium.check_split(sites)
+        except DataError as error:
+            where, fewer = f"without site '{cell.part}'", ""
+            if cell.scheme == "folds":
+                where, fewer = f"fold {int(cell.part) + 1}", "use fewer folds, or "
+            reason = str(error).partition(":")[0]
+            raise DataError(
+                f"{where}, seed {cell.seed}: {reason}; {fewer}give another --seed, or more "
+                "patients."
+            ) from None
 
 
 def _claim(folder: Path, plan: ComparisonPlan, cohorts: Mapping[str, Cohort]) -> None:
-    """Write what the folder compares, or hold it against what it was begun with."""
+    """Write what the folder compares, or check it against what is there already."""
     described = {
         "format": _FORMAT,
         "models": {name: study.digest for name, study in plan.studies.items()},
@@ -246,7 +240,17 @@ def _claim(folder: Path, plan: ComparisonPlan, cohorts: Mapping[str, Cohort]) ->
     path = folder / "comparison.json"
     with unwritable_named(folder):
         if path.is_file():
-            _require_same(folder, read_json(path), described)
+            begun = read_json(path)
+            if begun.get("format") != _FORMAT:
+                raise MisuseError(
+                    f"{folder}: holds a comparison of another version of FedRx; name another "
+                    "folder."
+                )
+            if begun != described:
+                raise MisuseError(
+                    f"{folder}: holds another comparison (other models, folds, seeds, study or "
+                    "patients); name another folder, or repeat the same command to continue it."
+                )
             return
         if folder.exists() and any(folder.iterdir()):
             raise MisuseError(
@@ -256,21 +260,8 @@ def _claim(folder: Path, plan: ComparisonPlan, cohorts: Mapping[str, Cohort]) ->
         _write(path, described)
 
 
-def _require_same(folder: Path, begun: Mapping[str, Any], described: Mapping[str, Any]) -> None:
-    """Raise unless what a folder was begun with is what is asked for now."""
-    if begun.get("format") != _FORMAT:
-        raise MisuseError(
-            f"{folder}: holds a comparison of another version of FedRx; name another folder."
-        )
-    if begun != described:
-        raise MisuseError(
-            f"{folder}: holds another comparison (other models, folds, seeds, study or "
-            "patients); name another folder, or repeat the same command to continue it."
-        )
-
-
 def begun_with(folder: Path) -> tuple[int, ...]:
-    """The seeds of the comparison that a folder holds; none where it holds none."""
+    """Read the seeds of the comparison in a folder; none if there is no comparison."""
     path = folder / "comparison.json"
     if not os.path.isfile(path):  # noqa: PTH113 - unlike Path's, never raises
         return ()
@@ -278,7 +269,7 @@ def begun_with(folder: Path) -> tuple[int, ...]:
 
 
 def _kept(path: Path, of: Callable[[Mapping[str, Any]], KeptT]) -> KeptT:
-    """What a file of a comparison holds.
+    """Read a file of a comparison.
 
     Raises:
         RunError: it cannot be read, or holds something else.
@@ -290,7 +281,7 @@ def _kept(path: Path, of: Callable[[Mapping[str, Any]], KeptT]) -> KeptT:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """A file that appears under its name only when complete."""
+    """Write a file that appears under its name only when it is complete."""
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(json.dumps(content), encoding="utf-8")
     os.replace(partial, path)  # noqa: PTH105 - the atomic replacement, by its usual name
@@ -320,7 +311,7 @@ def _split(plan: ComparisonPlan, cell: Cell, cohorts: Mapping[str, Cohort]) -> _
 def _train(
     plan: ComparisonPlan, cell: Cell, cohorts: Mapping[str, Cohort], folder: Path
 ) -> CellResult:
-    """Train one cell, and judge it on whoever was left out."""
+    """Train one cell, and judge it on the patients that were left out."""
     split = _split(plan, cell, cohorts)
     study, fold = split.study, split.fold
     options = SimulationOptions(seed=cell.seed, baselines=False, fold=fold)
@@ -343,7 +334,7 @@ def _train(
 
 
 def patient_numbers(cohorts: Mapping[str, Cohort]) -> dict[tuple[str, str], int]:
-    """Every patient's number, by site and name: sites, and patients in them, in sorted order.
+    """Number all patients, by site and name: sites, and patients in them, in sorted order.
 
     The order of a table's rows plays no part, as in a cohort's fingerprint.
     """
@@ -356,7 +347,7 @@ def _numbers_of(judged: Iterable[Cohort], numbers: Mapping[tuple[str, str], int]
 
 
 def judge(target: Target, predicted: Floats, actual: Floats, patients: Sequence[int]) -> CellResult:
-    """Metrics and paired scores of predictions.
+    """Compute metrics and paired scores of predictions.
 
     A left-out site may be too small, or too uniform, for its kind of metric; it then has scores
     only.
@@ -371,26 +362,26 @@ def judge(target: Target, predicted: Floats, actual: Floats, patients: Sequence[
         metrics = exact_metrics(target, predicted, actual).flat()
     except DataError:
         metrics = {}
-    units = range(len(target.drugs)) if isinstance(target, PanelTarget) else patients
-    return CellResult(metrics, _scores(target, predicted, actual), list(units))
-
-
-def _scores(target: Target, predicted: Floats, actual: Floats) -> list[float | None]:
+    scores: list[float | None]
+    units: Sequence[int] = patients
     if isinstance(target, PanelTarget):
         by_drug = exact_panel(predicted, actual, target).by_drug or {}
-        found = (by_drug.get(drug.name) for drug in target.drugs)
-        return [None if value is None else 1.0 - value for value in found]
-    if isinstance(target, SurvivalTarget):
-        return [float(error) for error in patient_errors(predicted, actual, target)]
-    if isinstance(target, ForecastTarget):
-        scores = patient_scores(predicted, actual).tolist()
-        return [None if math.isnan(score) else score for score in scores]
-    errors = np.abs(predicted - actual)
-    return [float(e**2 if isinstance(target, BinaryTarget) else e) for e in errors]
+        found = [by_drug.get(drug.name) for drug in target.drugs]
+        scores = [None if value is None else 1.0 - value for value in found]
+        units = range(len(target.drugs))
+    elif isinstance(target, SurvivalTarget):
+        scores = [float(error) for error in patient_errors(predicted, actual, target)]
+    elif isinstance(target, ForecastTarget):
+        errors = patient_scores(predicted, actual).tolist()
+        scores = [None if math.isnan(error) else error for error in errors]
+    else:
+        apart = np.abs(predicted - actual)
+        scores = [float(e**2 if isinstance(target, BinaryTarget) else e) for e in apart]
+    return CellResult(metrics, scores, list(units))
 
 
 def headline_of(plan: ComparisonPlan) -> str:
-    """Key of the metric that models are ranked by: for a panel the correlation."""
+    """Give the key of the metric that ranks models: for a panel the correlation."""
     if isinstance(plan.target, PanelTarget):
         return "correlation"
     return measures_of(plan.target)[0].key

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,9 @@ _SINGLE = "ratio "
 """What a forecast's metrics put before the name of a marker and horizon."""
 
 PERSONALISED = ", personalised"
-"""What stands behind a model's name where each site has put a private head on it."""
+"""Follows a model's name where each site has put a private head on it."""
 
-_SAME = 1e-9  # by no more than this of the largest do differences differ that are all alike
+_SAME = 1e-9  # differences are all alike if they differ by at most this share of the largest
 
 
 @dataclass(frozen=True)
@@ -79,67 +79,72 @@ class ComparisonTable:
 
 
 def tables(plan: ComparisonPlan, found: Mapping[Cell, CellResult]) -> tuple[ComparisonTable, ...]:
-    """A table for each scheme."""
-    schemes = sorted({cell.scheme for cell in found})
-    return tuple(_table(plan, found, scheme) for scheme in schemes)
-
-
-def _table(
-    plan: ComparisonPlan, found: Mapping[Cell, CellResult], scheme: Scheme
-) -> ComparisonTable:
+    """Make a table for each scheme."""
     measures = measures_of(plan.target)
     headline = next(one for one in measures if one.key == headline_of(plan))
-    by_model: dict[str, Results] = {}
-    for model in plan.studies:
-        results = {c: r for c, r in found.items() if c.model == model and c.scheme == scheme}
-        by_model[model] = results
-        personal = {c: r.personal for c, r in results.items() if r.personal is not None}
-        if personal:
-            by_model[f"{model}{PERSONALISED}"] = personal
     first, *_ = plan.studies
-    share = 1 / (plan.folds - 1) if scheme == "folds" else 0.0
-    scores = {model: _scores(results.values()) for model, results in by_model.items()}
-    return ComparisonTable(
-        scheme=scheme,
-        headline=headline,
-        measures=measures,
-        unit=UNITS.get(plan.target.kind, "patients"),
-        models=tuple(
-            _line(
-                model,
-                results,
-                headline.key,
-                share=share,
-                own=scores[model],
-                first=scores[first],
-            )
+    made = []
+    for scheme in sorted({cell.scheme for cell in found}):
+        by_model: dict[str, Results] = {}
+        for model in plan.studies:
+            results = {c: r for c, r in found.items() if c.model == model and c.scheme == scheme}
+            by_model[model] = results
+            personal = {c: r.personal for c, r in results.items() if r.personal is not None}
+            if personal:
+                by_model[f"{model}{PERSONALISED}"] = personal
+        share = 1 / (plan.folds - 1) if scheme == "folds" else 0.0
+        reference = _scores(by_model[first].values())
+        lines = tuple(
+            _line(model, results, headline.key, share, None if model == first else reference)
             for model, results in by_model.items()
-        ),
-    )
+        )
+        unit = UNITS.get(plan.target.kind, "patients")
+        made.append(ComparisonTable(scheme, headline, measures, unit, lines))
+    return tuple(made)
 
 
 def _line(
-    model: str,
-    results: Results,
-    key: str,
-    *,
-    share: float,
-    own: Scores,
-    first: Scores,
+    model: str, results: Results, key: str, share: float, reference: Scores | None
 ) -> ComparedModel:
-    keys = {name for result in results.values() for name in result.metrics}
-    values = {name: _values(results, name) for name in keys}
-    means = {name: float(one.mean()) for name, one in values.items()}
-    interval = _within_range(key, mean_interval(values.get(key, np.zeros(0)), share))
-    single = _single(values, share)
-    if own is first:
-        return ComparedModel(model, means, interval, single)
-    differences = np.array([score - first[unit] for unit, score in own.items() if unit in first])
-    return ComparedModel(
+    """Describe one model.
+
+    Args:
+        model: its name.
+        results: its cells.
+        key: the headline's.
+        share: as for `mean_interval`.
+        reference: the first model's scores; `None` for that model itself.
+    """
+    # A site's repeats share its patients, so they are not further sites and are averaged; repeated
+    # folds overlap, which `mean_interval` knows.
+    parts: dict[str, dict[tuple[str, int], list[float]]] = {}
+    for cell, result in results.items():
+        repeat = 0 if cell.scheme == "sites" else cell.seed
+        for name, value in result.metrics.items():
+            parts.setdefault(name, {}).setdefault((cell.part, repeat), []).append(value)
+    values = {
+        name: np.array([np.mean(part) for part in by_part.values()])
+        for name, by_part in parts.items()
+    }
+    line = ComparedModel(
         model=model,
-        means=means,
-        interval=interval,
-        single=single,
+        means={name: float(one.mean()) for name, one in values.items()},
+        interval=_within_range(key, mean_interval(values.get(key, np.zeros(0)), share)),
+        single={
+            name.removeprefix(_SINGLE): (
+                float(one.mean()),
+                _within_range("ratio", mean_interval(one, share)),
+            )
+            for name, one in sorted(values.items())
+            if name.startswith(_SINGLE)
+        },
+    )
+    if reference is None:
+        return line
+    own = _scores(results.values())
+    differences = np.array([own[unit] - reference[unit] for unit in own if unit in reference])
+    return replace(
+        line,
         difference=float(differences.mean()) if differences.size else None,
         difference_interval=mean_interval(differences, 0.0),
         p=paired_p(differences),
@@ -147,22 +152,8 @@ def _line(
     )
 
 
-def _single(
-    values: Mapping[str, Floats], share: float
-) -> dict[str, tuple[float, tuple[float, float] | None]]:
-    """Mean and interval of each marker and horizon of a forecast."""
-    return {
-        name.removeprefix(_SINGLE): (
-            float(one.mean()),
-            _within_range("ratio", mean_interval(one, share)),
-        )
-        for name, one in sorted(values.items())
-        if name.startswith(_SINGLE)
-    }
-
-
 def _within_range(key: str, ends: tuple[float, float] | None) -> tuple[float, float] | None:
-    """An interval cut to what the metric can be; few folds give very wide ones."""
+    """Cut an interval to what the metric can be; few folds give very wide ones."""
     if ends is None:
         return None
     least, most = {
@@ -173,22 +164,8 @@ def _within_range(key: str, ends: tuple[float, float] | None) -> tuple[float, fl
     return max(least, ends[0]), min(most, ends[1])
 
 
-def _values(results: Results, name: str) -> Floats:
-    """One metric, of every fold of every repeat, or of every site, averaged over repeats.
-
-    A site's repeats share its patients, so they are no further sites; repeated folds overlap, which
-    `mean_interval` knows.
-    """
-    by_part: dict[tuple[str, int], list[float]] = {}
-    for cell, result in results.items():
-        if name in result.metrics:
-            repeat = 0 if cell.scheme == "sites" else cell.seed
-            by_part.setdefault((cell.part, repeat), []).append(result.metrics[name])
-    return np.array([np.mean(found) for found in by_part.values()])
-
-
 def _scores(results: Iterable[CellResult]) -> Scores:
-    """Paired scores of one model: each patient's, or drug's, averaged over all cells."""
+    """Average the paired scores of one model over all cells, by patient or by drug."""
     by_unit: dict[int, list[float]] = {}
     for result in results:
         for unit, score in zip(result.units, result.scores, strict=True):
@@ -198,7 +175,7 @@ def _scores(results: Iterable[CellResult]) -> Scores:
 
 
 def mean_interval(values: Floats, share: float) -> tuple[float, float] | None:
-    """95 % t-interval of a mean, `None` for fewer than two values.
+    """Compute the 95 % t-interval of a mean; `None` for fewer than two values.
 
     Args:
         values: `(n,)`.
@@ -215,10 +192,10 @@ def mean_interval(values: Floats, share: float) -> tuple[float, float] | None:
 
 
 def paired_p(differences: Floats) -> float | None:
-    """Two-sided paired t-test of the mean; `None` for fewer than two pairs, or if none differs.
+    """Compute p of a two-sided paired t-test; `None` for fewer than two pairs, or no difference.
 
-    It asks what "better" and "worse" say, and is below 0.05 just where the 95 % interval of the
-    mean leaves out 0. A test of ranks asks something else, and can point the other way. Source:
+    It tests what "better" and "worse" say, and is below 0.05 exactly where the 95 % interval of the
+    mean leaves out 0. A test of ranks tests something else, and can point the other way. Source:
     Student, Biometrika 1908;6:1-25.
 
     Args:

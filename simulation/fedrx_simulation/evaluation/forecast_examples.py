@@ -4,8 +4,6 @@ A simulation owns its patients. Nothing here is ever called for a live run, and 
 goes into a picture.
 """
 
-import contextlib
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,10 +13,10 @@ from fedrx_models.cohort.encoding import encode
 from fedrx_models.cohort.visits import EPISODE, FIRST_VALUE, TIME, forecast_target, visits_section
 from fedrx_models.contract import PatientModel
 from fedrx_models.flux.pathway_gnn import PathwayNetwork
-from fedrx_models.flux.ripple import Ripple, ripple
+from fedrx_models.flux.ripple import ripple
 from fedrx_models.heads import FORECAST_LEVEL
-from fedrx_models.metrics.forecast import ForecastMetrics, PairSpread, pair_spread, patient_scores
-from fedrx_protocol.study.schema import FeatureSchema, Marker
+from fedrx_models.metrics.forecast import ForecastMetrics, pair_spread, patient_scores
+from fedrx_protocol.study.schema import FeatureSchema
 from fedrx_server.report.forecast_data import (
     ForecastPictures,
     MarkerCourse,
@@ -53,7 +51,7 @@ def forecast_pictures(
     *,
     invented: bool,
 ) -> ForecastPictures:
-    """All pictures of the held-out patients.
+    """Draw all pictures of the held-out patients.
 
     Args:
         model: the federated model.
@@ -62,23 +60,29 @@ def forecast_pictures(
         metrics: their exact metrics.
         invented: whether the patients are synthetic.
     """
-    schema = everyone.schema
+    schema, spread = everyone.schema, pair_spread(predicted, everyone.target)
+    target = forecast_target(schema)
+    places = [(name, horizon.at) for horizon in target.horizons for name in target.markers]
+    reaches = zip(_known(spread.ratio), _known(spread.coverage), strict=True)
     return ForecastPictures(
         time_unit=visits_section(schema).time_unit,
         level=100 * FORECAST_LEVEL,
         held_out=len(everyone),
         invented=invented,
         patients=_patients(everyone, predicted),
-        pairs=_pairs(schema, metrics, pair_spread(predicted, everyone.target)),
+        pairs=[
+            PairResult(marker, horizon, pair.ratio, pair.coverage, *reach)
+            for (marker, horizon), pair, reach in zip(places, metrics.pairs, reaches, strict=True)
+        ],
         quantiles=_quantiles(schema, predicted, everyone.target),
         ripple=_ripple(model, everyone),
     )
 
 
 def _patients(everyone: Cohort, predicted: Floats) -> list[PatientCourse]:
-    """Patients at three ranks of the mean error over the course, with much to compare."""
+    """Choose patients at three ranks of the mean error over the course, with much to compare."""
     scores = patient_scores(predicted, everyone.target)
-    if not np.isfinite(scores).any():  # no marker of anybody ever changed
+    if not np.isfinite(scores).any():  # no marker of any patient ever changed
         return []
     judged = (~np.isnan(everyone.target[..., 0])).sum(axis=(2, 3))
     there = judged.max(axis=1)
@@ -95,7 +99,7 @@ def _patients(everyone: Cohort, predicted: Floats) -> list[PatientCourse]:
 def _courses(
     everyone: Cohort, predicted: Floats, patient: int, judged: NDArray[np.int64]
 ) -> list[MarkerCourse]:
-    """Every marker of one patient, from the latest visit at which most can be compared."""
+    """Show every marker of one patient, from the latest visit at which most can be compared."""
     origin = len(judged) - 1 - int(judged[::-1].argmax())
     target = forecast_target(everyone.schema)
     visits = everyone.visits[patient]
@@ -104,49 +108,29 @@ def _courses(
     shown = (visits[:, EPISODE] == visits[origin, EPISODE]) & (
         (times >= -_BEFORE * longest) & (times <= _AFTER * longest)
     )
-    ahead = np.array([horizon.at for horizon in target.horizons])
-    names = [marker.name for marker in everyone.schema.markers]
-    return [
-        _course(
-            marker,
-            np.where(shown, times, np.nan),
-            visits[:, FIRST_VALUE + names.index(marker.name)],
-            ahead,
-            predicted[patient, origin, :, m],
+    ahead = [horizon.at for horizon in target.horizons]
+    columns = {marker.name: FIRST_VALUE + i for i, marker in enumerate(everyone.schema.markers)}
+    found = []
+    for m, marker in enumerate(everyone.schema.forecast_markers):
+        values = visits[:, columns[marker.name]]
+        there = shown & np.isfinite(times) & np.isfinite(values)
+        known = values[there & (times <= 0)]
+        forecast = predicted[patient, origin, :, m]
+        made = bool(np.isfinite(forecast).all())
+        median, lower, upper = forecast.T if made else np.empty((3, 0))
+        course = MarkerCourse(
+            marker=marker.name,
+            unit=marker.unit,
+            times=times[there].tolist(),
+            values=values[there].tolist(),
+            last=float(known[-1]) if made and len(known) else None,
+            ahead=ahead if made else [],
+            median=median.tolist(),
+            lower=lower.tolist(),
+            upper=upper.tolist(),
         )
-        for m, marker in enumerate(everyone.schema.forecast_markers)
-    ]
-
-
-def _course(
-    marker: Marker, times: Floats, values: Floats, ahead: Floats, forecast: Floats
-) -> MarkerCourse:
-    """One marker; `times` is NaN where nothing is shown, `forecast` is `(H, 3)`."""
-    there = np.isfinite(times) & np.isfinite(values)
-    known = values[there & (times <= 0)]
-    made = np.isfinite(forecast).all()
-    median, lower, upper = forecast.T if made else np.empty((3, 0))
-    return MarkerCourse(
-        marker=marker.name,
-        unit=marker.unit,
-        times=times[there].tolist(),
-        values=values[there].tolist(),
-        last=float(known[-1]) if made and len(known) else None,
-        ahead=ahead.tolist() if made else [],
-        median=median.tolist(),
-        lower=lower.tolist(),
-        upper=upper.tolist(),
-    )
-
-
-def _pairs(schema: FeatureSchema, metrics: ForecastMetrics, spread: PairSpread) -> list[PairResult]:
-    target = forecast_target(schema)
-    places = [(name, horizon.at) for horizon in target.horizons for name in target.markers]
-    reaches = zip(_known(spread.ratio), _known(spread.coverage), strict=True)
-    return [
-        PairResult(marker, horizon, pair.ratio, pair.coverage, *reach)
-        for (marker, horizon), pair, reach in zip(places, metrics.pairs, reaches, strict=True)
-    ]
+        found.append(course)
+    return found
 
 
 def _known(values: Floats) -> list[float | None]:
@@ -154,7 +138,7 @@ def _known(values: Floats) -> list[float | None]:
 
 
 def _quantiles(schema: FeatureSchema, predicted: Floats, actual: Floats) -> list[QuantileShares]:
-    """Share of outcomes below each quantile: over a patient's visits, horizons, then patients."""
+    """Average outcomes below each quantile: over a patient's visits, horizons, then patients."""
     outcome = actual[..., 0, None]
     below = np.where(np.isnan(outcome), np.nan, predicted >= outcome)
     ascending = np.argsort(_NOMINAL)
@@ -171,32 +155,25 @@ def _quantiles(schema: FeatureSchema, predicted: Floats, actual: Floats) -> list
 
 
 def _ripple(model: PatientModel, everyone: Cohort) -> list[RippleRow]:
-    """Each marker moved by one public scale; nothing for a model without a network of markers."""
+    """Move each marker by one public scale; nothing for a model without a network of markers."""
     if not isinstance(getattr(model, "network", None), PathwayNetwork):
         return []
     some = everyone.select(np.arange(min(len(everyone), _RIPPLE_PATIENTS)))
     batch = encode(some, everyone.schema)
+    scales = np.array([marker.unit_scale for marker in everyone.schema.forecast_markers])
     found = []
     for marker in everyone.schema.markers:
-        # A marker that nobody has at the newest visit, or that cannot move so far, has no row.
-        with contextlib.suppress(MisuseError):
+        try:
             moved = ripple(model, batch, marker.name, marker.unit_scale)
-            found.append(_ripple_row(everyone.schema, moved))
-    return found
-
-
-def _ripple_row(schema: FeatureSchema, moved: Ripple) -> RippleRow:
-    """Each follower where it moves most, in its public scale at the mean."""
-    scales = np.array([marker.unit_scale for marker in schema.forecast_markers])
-    scaled = moved.mean / scales
-    most = np.nan_to_num(np.abs(scaled)).argmax(axis=0)
-    unit = next(marker.unit for marker in schema.markers if marker.name == moved.marker)
-    return RippleRow(
-        leader=f"{moved.marker} {moved.amount:+.3g} {unit}",
-        followers=moved.markers,
-        moves=[
+        except MisuseError:  # no patient has it at the newest visit, or it cannot move so far
+            continue
+        scaled = moved.mean / scales
+        most = np.nan_to_num(np.abs(scaled)).argmax(axis=0)  # each follower, where it moves most
+        moves = [
             None if name == moved.marker or np.isnan(scaled[most[i], i]) else scaled[most[i], i]
             for i, name in enumerate(moved.markers)
-        ],
-        horizons=[moved.horizons[place] for place in most],
-    )
+        ]
+        leader = f"{moved.marker} {moved.amount:+.3g} {marker.unit}"
+        horizons = [moved.horizons[place] for place in most]
+        found.append(RippleRow(leader, moved.markers, moves, horizons))
+    return found

@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 def block_curve(
     model: PatientModel, held_out: Cohort, seed: int, shares: Sequence[float] = SHARES
 ) -> BlockCurve | None:
-    """The headline by the share of blocks dropped; None for a study without blocks.
+    """Compute the headline by the share of blocks dropped; None for a study without blocks.
 
     None as well where some draw of patients allows no judgement, as when none of them responds.
 
@@ -42,30 +42,29 @@ def block_curve(
     batch, rng = encode(held_out, model.schema), np.random.default_rng(seed)
 
     def draw(share: float) -> tuple[float, float]:
+        """Give the headline on all patients, and on as many of them drawn with replacement."""
         kept = torch.from_numpy(rng.random(tuple(batch.omics_observed.shape)) >= share)
         predicted = model.predict(without_blocks(batch, model.schema, kept)).mean
         others = rng.integers(0, len(held_out), len(held_out))
         return _headline(held_out, predicted), _headline(held_out, predicted, others)
 
-    try:
-        points = [_point([draw(share) for _ in range(DRAWS)]) for share in shares]
-    except DataError:
-        return None
-    value, low, high = np.array(points).T.tolist()
-    return BlockCurve(list(shares), value, low, high)
-
-
-def _point(draws: list[tuple[float, float]]) -> tuple[float, float, float]:
-    """Mean and interval, from each draw's headline on all patients and on as many drawn anew."""
-    everybody, others = np.array(draws).T
-    value, reach = float(everybody.mean()), Z95 * float(others.std(ddof=1))
-    return value, value - reach, value + reach
+    points = []
+    for share in shares:
+        try:
+            draws = [draw(share) for _ in range(DRAWS)]
+        except DataError:
+            return None
+        everybody, others = np.array(draws).T
+        value, reach = float(everybody.mean()), Z95 * float(others.std(ddof=1))
+        points.append((value, value - reach, value + reach))
+    means, low, high = np.array(points).T.tolist()
+    return BlockCurve(list(shares), means, low, high)
 
 
 def _headline(
     held_out: Cohort, predicted: Floats, chosen: NDArray[np.int64] | slice = _ALL
 ) -> float:
-    """The study's first metric on the patients at `chosen`.
+    """Compute the study's first metric on the patients at `chosen`.
 
     Raises:
         DataError: if they have none, as when no two of them can be compared.

@@ -20,7 +20,7 @@ class WatchedGrid(SimulatorGrid):
 
     Args:
         grid: The grid that does the work.
-        over: Set by whoever ends the engine.
+        over: Set when the engine ends.
     """
 
     def __init__(self, grid: Grid, over: threading.Event) -> None:

@@ -27,7 +27,7 @@ class Faults:
 
     Args:
         dropout: Chance that a site drops out of an attempt at a round, from 0 to below 1.
-        delay_s: Mean of a site's exponential reply time, in seconds; nobody really waits.
+        delay_s: Mean of a site's exponential reply time, in seconds; no process waits for it.
         deadline_s: A reply later than this is lost.
         seed: Fixes who drops when.
     """
@@ -46,24 +46,24 @@ class Faults:
             raise MisuseError(f"deadline is {self.deadline_s:g} s: it must lie above 0.")
 
     def loses(self, site: str, attempt: str, stage: str, *, before: bool) -> bool:
-        """Whether `site` is lost in this attempt at this stage, before or after its work."""
+        """Say whether `site` is lost in this attempt at this stage, before or after its work."""
         if self.dropout and self._uniform(site, attempt, "drop") < self.dropout:
             chosen = _STAGES[int(self._uniform(site, attempt, "stage") * len(_STAGES))]
             if chosen == (stage, before):
                 return True
-        return not before and self._reply_time_s(site, attempt, stage) > self.deadline_s
-
-    def _reply_time_s(self, site: str, attempt: str, stage: str) -> float:
-        return -self.delay_s * log(1.0 - self._uniform(site, attempt, f"delay {stage}"))
+        if before:
+            return False
+        reply_time_s = -self.delay_s * log(1.0 - self._uniform(site, attempt, f"delay {stage}"))
+        return reply_time_s > self.deadline_s
 
     def _uniform(self, *what: str) -> float:
-        """A number in [0, 1) that depends on the seed and on nothing else that runs."""
+        """Draw a number in [0, 1) that depends on nothing but the seed and `what`."""
         digest = hashlib.sha256("\x00".join((str(self.seed), *what)).encode()).digest()
         return int.from_bytes(digest[:6], "big") / 2.0**48
 
 
 def faults_mod(faults: Faults, sites: Sequence[str]) -> Mod:
-    """The mod that makes the sites fail; `sites` are in the order of their partition ids."""
+    """Make the mod that makes the sites fail; `sites` are in the order of their partition ids."""
 
     def mod(
         message: Message, context: Context, call_next: Callable[[Message, Context], Message]

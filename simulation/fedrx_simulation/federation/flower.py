@@ -24,7 +24,6 @@ from fedrx_client.app import make_client_app
 from fedrx_client.participation.site import Site
 from fedrx_common.errors import FedRxError, MisuseError
 from fedrx_models.cohort.cohort import Cohort
-from fedrx_protocol.study.schema import FeatureSchema
 from fedrx_simulation.federation.cancellable import WatchedGrid
 from fedrx_simulation.federation.faults import faults_mod
 from fedrx_simulation.federation.setup import EngineSetup
@@ -78,32 +77,29 @@ class FlowerEngine:
         Raises:
             FedRxError: What the app raised, or `EngineFailed` if Flower or Ray did.
         """
+        from flwr.simulation import run_simulation  # noqa: PLC0415 - imports Ray
+
         setup = self._setup
         logging.getLogger("flwr").setLevel(logging.ERROR)
         with tempfile.TemporaryDirectory(prefix="fedrx-") as folder:
             for index, cohort in enumerate(setup.cohorts.values()):
                 _save(cohort, Path(folder) / f"{index}.npz")
             opener = _Opener(setup.consortium, Path(folder), setup.sites_folder.resolve())
-            self._simulate(self._watched(server_app), opener)
-
-    def _simulate(self, server_app: ServerApp, opener: "_Opener") -> None:
-        from flwr.simulation import run_simulation  # noqa: PLC0415 - imports Ray
-
-        setup = self._setup
-        app = make_client_app(opener, [faults_mod(setup.faults, setup.sites)])
-        try:
-            run_simulation(server_app, app, len(setup.sites), backend_config=dict(_BACKEND))
-        except RuntimeError as error:
-            raise EngineFailed(
-                f"Flower's simulation on Ray broke down ({error.__cause__ or error}): resume the "
-                "run, or use engine 'inprocess'."
-            ) from error
-        finally:
-            # Flower's thread of the ServerApp would wait for sites that nobody runs any more.
-            self._over.set()
+            app = make_client_app(opener, [faults_mod(setup.faults, setup.sites)])
+            watched, nodes = self._watched(server_app), len(setup.sites)
+            try:
+                run_simulation(watched, app, nodes, backend_config=dict(_BACKEND))
+            except RuntimeError as error:
+                raise EngineFailed(
+                    f"Flower's simulation on Ray broke down ({error.__cause__ or error}): resume "
+                    "the run, or use engine 'inprocess'."
+                ) from error
+            finally:
+                # Flower's thread of the ServerApp would wait for sites that no engine runs.
+                self._over.set()
 
     def _watched(self, server_app: ServerApp) -> ServerApp:
-        """The app, begun when all nodes are there and ended when the engine is."""
+        """Wrap the app, to begin when all nodes are there and to end when the engine does."""
         watched = ServerApp()
 
         def main(grid: Grid, context: Context) -> None:
@@ -132,15 +128,8 @@ class _Opener:
         return _open(self, int(context.node_config["partition-id"]))
 
 
-@lru_cache(maxsize=256)
-def _open(opener: _Opener, index: int) -> Site:
-    """A worker's own copy of a site, kept warm; its folder is shared with the other workers."""
-    consortium, site = opener.consortium, opener.consortium.sites[index]
-    cohort = _load(opener.cohorts / f"{index}.npz", site, consortium.study.feature_schema)
-    return consortium.open_site(cohort, opener.sites_folder / site)
-
-
 def _save(cohort: Cohort, path: Path) -> None:
+    """Write patients as `_open` reads them."""
     columns = {f"value.{name}": column for name, column in cohort.values.items()}
     columns |= {"patients": np.array(cohort.patients), "target": cohort.target}
     columns |= {f"block.{name}": block for name, block in cohort.blocks.items()}
@@ -148,9 +137,13 @@ def _save(cohort: Cohort, path: Path) -> None:
     np.savez(path, allow_pickle=False, **columns)
 
 
-def _load(path: Path, site: str, schema: FeatureSchema) -> Cohort:
-    with np.load(path) as arrays:
-        return Cohort(
+@lru_cache(maxsize=256)
+def _open(opener: _Opener, index: int) -> Site:
+    """Open a worker's own copy of a site, kept warm; the workers share the site's folder."""
+    consortium, site = opener.consortium, opener.consortium.sites[index]
+    schema = consortium.study.feature_schema
+    with np.load(opener.cohorts / f"{index}.npz") as arrays:
+        cohort = Cohort(
             site=site,
             schema=schema,
             patients=tuple(str(patient) for patient in arrays["patients"]),
@@ -159,3 +152,4 @@ def _load(path: Path, site: str, schema: FeatureSchema) -> Cohort:
             blocks={block.name: arrays[f"block.{block.name}"] for block in schema.blocks},
             visits=arrays["visits"],
         )
+    return consortium.open_site(cohort, opener.sites_folder / site)

@@ -14,7 +14,6 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from fedrx_client.participation.site import Site, SiteParts, check_cohort_size
 from fedrx_client.records.database import SiteStore
@@ -57,7 +56,7 @@ class SimulatedConsortium:
     def signed_roster(self) -> SignedRoster:
         """The roster, signed by the simulated consortium."""
         entries = tuple(
-            SiteEntry(site, site, _raw_public(self.identity(site)), 0, _FOREVER)
+            SiteEntry(site, site, self.identity(site).public_key().public_bytes_raw(), 0, _FOREVER)
             for site in self.sites
         )
         return sign_roster(Roster(entries, serial=1), self._key("consortium", ""))
@@ -90,7 +89,7 @@ class SimulatedConsortium:
         return cohort.split(self.study.cohort.held_out, salt, self.fold)
 
     def check(self, cohorts: Mapping[str, Cohort]) -> None:
-        """Hold the study against its sites before anything is made.
+        """Check the study against its sites before anything is made.
 
         Raises:
             FedRxError: The study cannot be run with these sites; says what to change.
@@ -103,10 +102,10 @@ class SimulatedConsortium:
             require_markers(self.study.feature_schema, (c.visits for c in cohorts.values()))
 
     def check_split(self, cohorts: Mapping[str, Cohort]) -> None:
-        """Hold those trained on, and those held out, of all sites against the outcome.
+        """Check the outcomes of the patients trained on and of those held out, of all sites.
 
         Raises:
-            DataError: One of the two is nobody, or all alike.
+            DataError: One of the two has no patients, or patients who are all alike.
         """
         share = self.study.cohort.held_out
         aside = {s: c.aside(share, self.split_salt(s), self.fold) for s, c in cohorts.items()}
@@ -125,6 +124,7 @@ class SimulatedConsortium:
         """Open one site in its folder; its ledger survives a killed process, not a power cut."""
         folder.mkdir(parents=True, exist_ok=True)
         store = SiteStore(folder / "site.db", durability="process")
+        one_list = self.study.opens_one_list(live=False)
         party = SiteParty(
             site=cohort.site,
             identity=self.identity(cohort.site),
@@ -133,7 +133,7 @@ class SimulatedConsortium:
             session=session_id(self.run_id, self.study.digest, self.roster.digest),
             guard=SqliteGuard(store),
             single_context_per_model=self.study.opens_exact_sums,
-            one_list_of=self._one_list_of,
+            one_list_of=bytes.fromhex(self.study.digest) if one_list else None,
         )
         return Site(
             SiteParts(
@@ -149,11 +149,6 @@ class SimulatedConsortium:
             )
         )
 
-    @property
-    def _one_list_of(self) -> bytes | None:
-        stable = self.study.opens_one_list(live=False)
-        return bytes.fromhex(self.study.digest) if stable else None
-
     def _key(self, purpose: str, site: str) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(self._secret(purpose, site))
 
@@ -164,7 +159,7 @@ class SimulatedConsortium:
 
 
 def by_site(cohorts: Mapping[str, Cohort] | Sequence[Cohort]) -> dict[str, Cohort]:
-    """Cohorts by site id, in the order of the ids.
+    """Order cohorts by site id.
 
     Raises:
         MisuseError: Two cohorts carry the same id, or there is none.
@@ -188,7 +183,7 @@ _FAR = 1.25  # times, or a share, from which a table is another size than was ag
 def taking_part(
     study: Study, cohorts: Mapping[str, Cohort]
 ) -> tuple[dict[str, Cohort], tuple[str, ...]]:
-    """The sites that are large enough for a study, and sentences on what a person should know.
+    """Find the sites that are large enough for a study, and what a person should know.
 
     Args:
         study: The study.
@@ -215,7 +210,3 @@ def taking_part(
             "which every mean is divided: set it to the size that the consortium will have."
         )
     return kept, tuple(notes)
-
-
-def _raw_public(key: Ed25519PrivateKey) -> bytes:
-    return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)

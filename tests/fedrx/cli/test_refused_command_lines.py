@@ -82,10 +82,10 @@ def test_a_command_line_that_makes_no_sense(refused, argv, sentence):
 
 
 TOO_LONG = "x" * 300
-COMPARE = ("--compare", "linear,mlp", "--sites", "3", "--patients", "30", "--folds", "2")
+COMPARE = ("compare", "--models", "linear,mlp", "--sites", "3", "--patients", "30", "--folds", "2")
 
 
-@pytest.mark.parametrize("command", [("simulate",), ("simulate", *COMPARE)], ids=["run", "compare"])
+@pytest.mark.parametrize("command", [("simulate",), COMPARE], ids=["run", "compare"])
 @pytest.mark.parametrize("folder", ["study.toml", "study.toml/x", "/proc/x", TOO_LONG])
 def test_a_folder_that_cannot_be_made(refused, command, folder):
     told = refused(*command, "--output", folder)

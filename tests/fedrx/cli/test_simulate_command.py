@@ -11,7 +11,7 @@ import time
 import pytest
 from keyboard import FEDRX, start_fedrx
 
-from fedrx.cli import compare as compare_command
+from fedrx import comparison
 from fedrx_server.runs import checkpoints
 
 DATA = ("--data", "patients.csv", "--mapping", "mapping.toml", "--split-by", "site")
@@ -165,12 +165,15 @@ def test_the_file_of_the_run_is_the_same_study_whatever_options_changed(fedrx, p
     assert fedrx("simulate", "study.toml", "--resume", "run").code == 0
 
 
-def test_an_interrupted_comparison_says_how_to_go_on(fedrx, monkeypatch):
+@pytest.mark.parametrize(
+    "command", [("compare", "--models"), ("simulate", "--compare")], ids=["new", "old"]
+)
+def test_an_interrupted_comparison_says_how_to_go_on(fedrx, monkeypatch, command):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compare_command, "compare", interrupted)
-    ran = fedrx("simulate", *SMALL[:4], "--compare", "linear,mlp", "--output", "c")
+    monkeypatch.setattr(comparison, "compare", interrupted)
+    ran = fedrx(*command, "linear,mlp", *SMALL[:4], "--output", "c")
     assert ran.code == 130
     assert "goes on when the same command is given again" in ran.err
     assert "--resume" not in ran.err  # which refuses a comparison

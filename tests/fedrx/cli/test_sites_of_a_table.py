@@ -71,8 +71,8 @@ def test_one_model_is_compared_with_itself_without_each_site(fedrx, place, chang
     lines = (place / "patients.csv").read_text().splitlines()
     more = [line.replace("hospital-A", "hospital-D").replace("p", "q", 1) for line in lines[1:16]]
     (place / "patients.csv").write_text("\n".join((*lines, *more)) + "\n")
-    alone = ("--compare", "linear", "--leave-one-site-out", "--json", "--output", "compared")
-    ran = fedrx("simulate", "study.toml", *DATA, "--seed", "1", *alone)
+    alone = ("--models", "linear", "--leave-one-site-out", "--json", "--output", "compared")
+    ran = fedrx("compare", "study.toml", *DATA, "--seed", "1", *alone)
     assert ran.code == 0, ran.err
     (table,) = ran.json["tables"]
     assert table["scheme"] == "sites"

@@ -27,13 +27,13 @@ def test_checking_says_what_privacy_and_rounds_cost(fedrx):
     assert ran.code == 0
     for part in ("fine", "3 rounds", "5 sites", "at least 4", "ε = 8", "noise multiplier"):
         assert part in ran.out
-    assert ran.out.count("Warning") == 1  # of 12 held-out patients, see below
+    assert ran.out.count("Warning") == 1  # of 18 held-out patients, see below
 
 
 def test_evaluations_that_will_say_nothing_are_told_with_what_helps(fedrx):
     found = fedrx("study", "check", "study.toml", "--sites", "5", "--json").json
     (warning,) = found["warnings"]
-    assert "Noise will hide all evaluations: with about 12 held-out patients" in warning
+    assert "Noise will hide all evaluations: with about 18 held-out patients" in warning
     assert "Use metrics.evaluations = 0, so that a single one at the end" in warning
     assert "hold out about" in warning
     assert f"Warning: {warning}" in fedrx("study", "check", "study.toml", "--sites", "5").out
@@ -135,7 +135,7 @@ def test_other_modes_can_be_checked(fedrx, place, mode):
 
 
 @pytest.mark.parametrize(
-    "command", [("simulate",), ("study", "new"), ("study", "check")], ids=" ".join
+    "command", [("simulate",), ("compare",), ("study", "new"), ("study", "check")], ids=" ".join
 )
 def test_every_command_has_help_with_an_example(fedrx, command):
     ran = fedrx(*command, "--help")

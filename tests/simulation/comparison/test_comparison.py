@@ -8,7 +8,8 @@ import pytest
 from omics_cohorts import TARGETS, omics_cohort, omics_schema
 from scipy import stats
 
-from fedrx.cli.compare import Comparison, print_comparison
+from fedrx.cli.compare import print_comparison
+from fedrx.comparison import Comparison
 from fedrx.views.comparison import in_words
 from fedrx_common.errors import DataError, MisuseError
 from fedrx_protocol.study.study import Study

@@ -1,21 +1,94 @@
-"""What `fedrx study check` says of a study's evaluations: which ones noise hides, what would help.
+"""What a study will cost, before the first patient is touched: noise, privacy, bytes, warnings.
 
-Before the first patient is touched; an evaluation that says nothing costs as much privacy as one
-that does.
+An evaluation that says nothing costs as much privacy as one that does, so the warnings say which
+evaluations noise hides, and what would help.
 """
 
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 from typing import Any
 
+from fedrx_models.contract import get_vector
 from fedrx_models.metrics.foresight import expected_headline
 from fedrx_models.metrics.registry import Measure, measures_of
+from fedrx_models.planning import make_plan
+from fedrx_models.transfer import study_model
 from fedrx_protocol.plan import StudyPlan
 from fedrx_protocol.privacy.figures import Figure
+from fedrx_protocol.study.schema import PanelTarget
 from fedrx_protocol.study.study import Study
 
 _HOLD_OUT = "find more, or raise cohort.held_out"
 _MULTIPLES = (1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100)
+
+
+def study_cost(study: Study, sites: int) -> dict[str, Any]:
+    """Say what a study will cost with a number of sites: noise, privacy, bytes a round.
+
+    Raises:
+        MisuseError: The study cannot be run with so many sites; says what to change.
+    """
+    plan = make_plan(study, sites)
+    plan.check()
+    check = EvaluationCheck.of(plan)
+    weights = len(get_vector(study_model(study, seed=0)))
+    between, final = plan.metrics_noise
+    masked = max(plan.round(number, 0).layout.length for number in (1, study.final_round))
+    unmeasured: dict[str, list[str]] = {}
+    if isinstance(study.target, PanelTarget):
+        measured = {gene.upper() for block in study.blocks for gene in block.genes}
+        for drug in study.target.drugs:
+            if strange := [gene for gene in drug.targets if gene.upper() not in measured]:
+                unmeasured[drug.name] = strange
+    return {
+        "study": study.name,
+        "digest": study.digest,
+        "model": study.model.name,
+        "weights": weights,
+        "trained_weights": plan.dimension,
+        "rounds": study.rounds,
+        # As in the report: a round's metrics are of the model after the round before.
+        "evaluation_rounds": [number - 1 for number in study.evaluation_rounds],
+        "sites": sites,
+        "threshold": plan.parameters.threshold,
+        "max_colluding_sites": plan.parameters.max_colluding,
+        "min_honest_sites": plan.parameters.min_honest,
+        "stable_lists_live": study.opens_one_list(live=True),
+        "privacy": {
+            "mode": study.privacy.mode,
+            "epsilon": None if study.privacy.mode == "none" else study.privacy.epsilon,
+            "delta": study.privacy.delta,
+            "epsilon_at_two_sites": plan.epsilon_at_two_sites or None,
+            "noise_multiplier": plan.training_noise or None,
+            "evaluation_noise_multiplier": between if isfinite(between) and between else None,
+            "final_evaluation_noise_multiplier": final or None,
+        },
+        "targets_in_no_block": unmeasured,
+        "bytes_up_per_site_and_round": 4 * masked,
+        "bytes_down_per_site_and_round": 4 * weights,
+        "evaluations": check.to_json(),
+        "warnings": [*_warnings(study), *check.warnings()],
+    }
+
+
+def _warnings(study: Study) -> list[str]:
+    """Say what is allowed in a study and seldom meant, a sentence each."""
+    found = []
+    delta, patients, usual = study.privacy.delta, study.cohort.patients, study.delta_limit / 10
+    if study.privacy.mode != "none" and delta > usual:
+        found.append(f"δ = {delta:g} is large for {patients} patients: {usual:.2g} is usual.")
+    if study.cohort.largest_site > patients:
+        found.append(
+            f"cohort.largest_site is {study.cohort.largest_site}, but all sites together have "
+            f"{patients} patients: a smaller one makes sums finer."
+        )
+    bound, largest = study.metrics.error_bound, study.largest_error
+    if study.metrics_are_private and bound > largest:
+        found.append(
+            f"metrics.error_bound is {bound:g}, but no error can be above {largest:g}: the noise "
+            "on errors grows with it."
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -95,7 +168,11 @@ class EvaluationCheck:
     def _remedies(self, count: int) -> list[str]:
         """What would leave something to read."""
         if not self.final.hidden:
-            fewer = next((k for k in range(count - 1, 0, -1) if not self._fewer(k, count)), 0)
+            between, last = self.noise_sd
+            fewer = count - 1
+            # Evaluations before the last share their budget alike.
+            while fewer and self._hidden((between * sqrt(fewer / count), last), 1):
+                fewer -= 1
             end = "so few" if fewer else "the single one at the end"
             more = self._patients(self.noise_sd)
             return [
@@ -116,10 +193,6 @@ class EvaluationCheck:
         """The fewest held-out patients with whom noise hides nothing, of a few multiples."""
         enough = (k for k in _MULTIPLES if not self._hidden(noise_sd, k))
         return next((k * self.held_out for k in enough), None)
-
-    def _fewer(self, count: int, before: int) -> bool:
-        """Whether anything is hidden with `count` evaluations before the last: they share alike."""
-        return self._hidden((self.noise_sd[0] * sqrt(count / before), self.noise_sd[1]), 1)
 
     def _hidden(self, noise_sd: tuple[float, float], more: float) -> bool:
         """Whether noise hides either kind of evaluation, with `more` times the patients."""

@@ -1,0 +1,117 @@
+"""The options that `fedrx simulate` and `fedrx compare` share: a study and its patients."""
+
+from collections.abc import Set
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from click.core import ParameterSource
+
+from fedrx_common.errors import MisuseError
+
+if TYPE_CHECKING:
+    from fedrx.api import Source, Study
+
+# Half of what a generator takes, so that the seeds after it, one for each repeat, fit too.
+LARGEST_SEED = 2**63 - 1
+
+# What shapes synthetic sites and says nothing about a file of real patients.
+_SYNTHETIC = frozenset({"--patients", "--heterogeneity", "--missingness", "--shift"})
+
+StudyFile = Annotated[
+    Path | None, typer.Argument(help="Study file; the built-in warfarin study if left out.")
+]
+Data = Annotated[Path | None, typer.Option(help="CSV or Parquet file of real patients.")]
+Mapping = Annotated[
+    Path | None, typer.Option(help="How the file's columns become features (TOML).")
+]
+SplitBy = Annotated[
+    str | None, typer.Option(help="Column of the file that names each patient's site.")
+]
+Sites = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of synthetic sites (21, or 8 with omics blocks or visits), or of parts "
+        "into which the patients of --data are dealt, where it names no sites."
+    ),
+]
+Patients = Annotated[
+    str | None,
+    typer.Option(help="Patients a synthetic site, as LEAST..MOST; 63..789, or 60..240."),
+]
+Heterogeneity = Annotated[
+    float, typer.Option(help="0: sites alike; 1: each site has one ancestry.")
+]
+Missingness = Annotated[float, typer.Option(help="Mean share of unrecorded clinical values.")]
+Shift = Annotated[
+    float, typer.Option(help="Measurement shift between sites, in standard deviations.")
+]
+Epsilon = Annotated[float | None, typer.Option(help="Overrides privacy.epsilon.")]
+Privacy = Annotated[
+    str | None, typer.Option(help="Overrides privacy.mode: distributed, local or none.")
+]
+Rounds = Annotated[int | None, typer.Option(help="Overrides training.rounds.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def given(context: typer.Context) -> frozenset[str]:
+    """The options and arguments on the command line, by their names."""
+    return frozenset(
+        max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    )
+
+
+def refuse_together(option: str, found: Set[str], *, allowed: Set[str]) -> None:
+    """Refuse options that would be ignored beside `option`, if that one was given."""
+    useless = sorted(found - allowed)
+    if option in found and useless:
+        raise MisuseError(
+            f"{' and '.join(useless)} cannot be given with {option}: leave one of them out."
+        )
+
+
+def refuse_shapes_of_a_file(found: Set[str]) -> None:
+    """Refuse options of synthetic sites beside a file of real patients."""
+    refuse_together("--data", found, allowed=found - _SYNTHETIC)
+
+
+def study_and_patients(
+    study: Path | None,
+    *,
+    data: Path | None,
+    mapping: Path | None,
+    split_by: str | None,
+    sites: int | None,
+    patients: str | None,
+    heterogeneity: float,
+    missingness: float,
+    shift: float,
+) -> "tuple[Study, str, Source]":
+    """The study, its text, and the patients that the options name: a file's or synthetic ones.
+
+    Raises:
+        MisuseError: the study cannot be used, or only a part of a patient file is described.
+    """
+    from fedrx import api
+
+    named = {"--data": data, "--mapping": mapping}
+    missing = [name for name, path in named.items() if path is None]
+    if missing and (len(missing) == 1 or split_by is not None):
+        raise MisuseError(
+            "a patient file needs --data and --mapping, and --split-by COLUMN or --sites NUMBER: "
+            f"give {' and '.join(missing)} too."
+        )
+    agreed, text = api.read_study(study)
+    if data is not None and mapping is not None:
+        return agreed, text, api.PatientFile(data, mapping, split_by, sites)
+    synthetic = api.synthetic_sites(
+        agreed,
+        sites=sites,
+        patients=None if patients is None else api.parse_range(patients),
+        heterogeneity=heterogeneity,
+        missingness=missingness,
+        shift=shift,
+    )
+    return agreed, text, synthetic
