@@ -16,6 +16,7 @@ from fedrx_protocol.privacy.events import Release
 from fedrx_protocol.study.changes import study_changes
 from fedrx_protocol.study.study import Study
 from fedrx_protocol.trust.roster import Roster, fingerprint
+from fedrx_server.report.promise import in_a_line
 
 NEVER_LEAVES = (
     "Never leaves: a patient's record, name or id; this site's own gradient, weights or metrics "
@@ -51,11 +52,35 @@ def study_page(plan: StudyPlan, patients: int) -> str:
         f"Patients: {patients} of this site, {study.cohort.held_out:.0%} of them held out to test.",
         f"Reads: {read}; and the target {target}.",
         f"Model: {study.model.name} with {plan.dimension:,} weights, {study.rounds} rounds.",
-        *_transfer(study),
-        f"Privacy: {privacy_in_words(plan)}",
-        *_two_sites(plan),
-        f"Metrics: {_metrics(study)}",
-        f"Leaves the building: {_leaves(plan)}",
+    ]
+    if study.transfer is not None:
+        frozen = ", ".join(study.transfer.freeze) or "nothing"
+        lines += [
+            f"Starts from: the model of study {study.transfer.study}; of it stays fixed: {frozen}.",
+            (
+                "Adds up: patients who were in that study too lose what both studies spend; this "
+                "site's ledger counts both under their name."
+            ),
+        ]
+    lines.append(f"Privacy: {in_a_line(plan)}")
+    noise = ""
+    if study.privacy.mode != "none":
+        noise = ", with noise added here"
+        twice = ceil(100 * plan.epsilon_at_two_sites) / 100  # a promise is rounded upwards
+        lines.append(
+            "At two hospitals: a patient who is at two sites of this study with the same records "
+            f"is promised epsilon {twice:.2f}, not {study.privacy.epsilon:g}."
+        )
+    rounds = ", ".join(str(number - 1) for number in study.evaluation_rounds)
+    how = "with noise" if study.metrics_are_private else "without noise"
+    what = "change of the weights" if study.steps == "local" else "sum of gradients"
+    lines += [
+        f"Metrics: sums of errors over held-out patients, {how}, after rounds {rounds}.",
+        (
+            f"Leaves the building: each round a masked {what} over this site's patients{noise}; "
+            f"only the sum over at least {plan.parameters.threshold} sites can be opened. Also "
+            "public keys and key shares."
+        ),
         NEVER_LEAVES,
         f"If the coordinator lies: {if_it_lies(plan)}",
     ]
@@ -87,32 +112,6 @@ def if_it_lies(plan: StudyPlan) -> str:
         f"it can repeat rounds with and without this site, subtract, and so get {got}. Nothing in "
         "this study prevents it; `stable_lists = true` in [secure_aggregation] would."
     )
-
-
-def _two_sites(plan: StudyPlan) -> list[str]:
-    if plan.study.privacy.mode == "none":
-        return []
-    promised = plan.study.privacy.epsilon
-    twice = ceil(100 * plan.epsilon_at_two_sites) / 100  # a promise is rounded upwards
-    return [
-        (
-            "At two hospitals: a patient who is at two sites of this study with the same records "
-            f"is promised epsilon {twice:.2f}, not {promised:g}."
-        )
-    ]
-
-
-def _transfer(study: Study) -> list[str]:
-    if study.transfer is None:
-        return []
-    frozen = ", ".join(study.transfer.freeze) or "nothing"
-    return [
-        f"Starts from: the model of study {study.transfer.study}; of it stays fixed: {frozen}.",
-        (
-            "Adds up: patients who were in that study too lose what both studies spend; this "
-            "site's ledger counts both under their name."
-        ),
-    ]
 
 
 def counted_page(approval: Approval, releases: Sequence[Release]) -> str:
@@ -158,23 +157,6 @@ def changes_page(
     return "\n".join([title, *lines])
 
 
-def privacy_in_words(plan: StudyPlan) -> str:
-    """What a patient is promised, with its assumption."""
-    study, parameters = plan.study, plan.parameters
-    mode, privacy = study.privacy.mode, study.privacy
-    if mode == "none":
-        return "mode 'none': no differential privacy; secure aggregation alone covers this site."
-    promise = f"mode '{mode}', epsilon {privacy.epsilon:g} at delta {privacy.delta:g}, "
-    if mode == "local":
-        held = "whatever the other sites do"
-    else:
-        held = (
-            f"if at least {parameters.min_honest} of {parameters.n} sites are honest and take part"
-        )
-    exact = "" if study.metrics_are_private else "; the metrics lie outside this promise"
-    return f"{promise}{held}{exact}."
-
-
 def check_page(lines: Iterable[CheckLine]) -> str:
     """Green and red lines, each red one with its remedy."""
     page = []
@@ -187,12 +169,16 @@ def check_page(lines: Iterable[CheckLine]) -> str:
 
 def approvals_page(kept: Sequence[KeptApproval], now: int) -> str:
     """A line for each approval."""
-    return "\n".join(
-        f"{one.state(now):9}  {one.approval.study[:12]}  {one.approval.name}  "
-        f"{day(one.approval.approved_at)} to {day(one.approval.expires_at)}  "
-        f"{_cap(one)}  by {one.approval.by}"
-        for one in kept
-    )
+    lines = []
+    for one in kept:
+        approval = one.approval
+        cap = "no cap" if approval.cap is None else f"cap {approval.cap.epsilon:g}"
+        valid = f"{day(approval.approved_at)} to {day(approval.expires_at)}"
+        lines.append(
+            f"{one.state(now):9}  {approval.study[:12]}  {approval.name}  {valid}  {cap}  "
+            f"by {approval.by}"
+        )
+    return "\n".join(lines)
 
 
 def roster_page(before: Roster, after: Roster) -> str:
@@ -233,7 +219,17 @@ def start_page(folder: Path, coordinator: str, device: str, now: int) -> str:
     approvals, releases = Approvals(folder), read_releases(folder)
     kept = approvals.all()
     in_force = [one.approval for one in kept if one.state(now) == "in force"]
-    lines += [_approved_line(approval, releases, now) for approval in in_force]
+    for approval in in_force:
+        cap, spent_of = approval.cap, "no cap (sums without noise)."
+        if cap is not None:
+            counted = [one for one in releases if one.cohort == approval.cohort_key]
+            spent = _number(finite_or_none(Account.of(counted).spent(cap.delta).total))
+            name = approval.cohort_name
+            spent_of = f"cap epsilon {cap.epsilon:g} for '{name}', {spent} of it spent."
+        lines.append(
+            f"Approved: '{approval.name}' until {day(approval.expires_at)} "
+            f"({approval.time_left(now)} left), {spent_of}"
+        )
     if not in_force:
         lines.append("No study is approved: every request will be refused (`fedrx site approve`).")
     lines += [f"Not believed: {sentence}" for sentence in approvals.doubtful()]
@@ -248,22 +244,19 @@ def start_page(folder: Path, coordinator: str, device: str, now: int) -> str:
     return "\n".join(lines)
 
 
-def _approved_line(approval: Approval, releases: Sequence[Release], now: int) -> str:
-    left = approval.time_left(now)
-    text = f"Approved: '{approval.name}' until {day(approval.expires_at)} ({left} left), "
-    if approval.cap is None:
-        return f"{text}no cap (sums without noise)."
-    counted = [one for one in releases if one.cohort == approval.cohort_key]
-    spent = Account.of(counted).spent(approval.cap.delta).total
-    return (
-        f"{text}cap epsilon {approval.cap.epsilon:g} for '{approval.cohort_name}', "
-        f"{_number(finite_or_none(spent))} of it spent."
-    )
-
-
 def ledger_page(document: dict[str, Any]) -> str:
     """Spent and left, per study and in all."""
-    lines = [_spent_line(study) for study in document["studies"]]
+    lines = []
+    for study in document["studies"]:
+        spent, left = study["spent"], _number(study["left"])
+        cap = "no cap"
+        if study["cap"] is not None:
+            cap = f"cap {study['cap']:g}, left for its patients {left}"
+        lines.append(
+            f"{study['study'][:12]} ({study['name'] or 'no longer approved'}): "
+            f"{study['releases']} releases, epsilon {_number(spent['total'])} at delta "
+            f"{spent['delta']:g}; {cap}."
+        )
     total = document["in_all"]
     lines.append(f"in all: epsilon {_number(total['total'])} at delta {total['delta']:g}.")
     lines.append(document["assumption"])
@@ -278,38 +271,6 @@ def spent_document(spent: PrivacySpent) -> dict[str, float | None]:
         "total": finite_or_none(spent.total),
         "delta": spent.delta,
     }
-
-
-def _spent_line(study: dict[str, Any]) -> str:
-    name = study["name"] or "no longer approved"
-    spent, left = study["spent"], study["left"]
-    text = (
-        f"{study['study'][:12]} ({name}): {study['releases']} releases, "
-        f"epsilon {_number(spent['total'])} at delta {spent['delta']:g}"
-    )
-    if study["cap"] is None:
-        return f"{text}; no cap."
-    return f"{text}; cap {study['cap']:g}, left for its patients {_number(left)}."
-
-
-def _leaves(plan: StudyPlan) -> str:
-    what = "change of the weights" if plan.study.steps == "local" else "sum of gradients"
-    noise = "" if plan.study.privacy.mode == "none" else ", with noise added here"
-    return (
-        f"each round a masked {what} over this site's patients{noise}; only the sum over at least "
-        f"{plan.parameters.threshold} sites can be opened. Also public keys and key shares."
-    )
-
-
-def _metrics(study: Study) -> str:
-    rounds = ", ".join(str(number - 1) for number in study.evaluation_rounds)
-    how = "with noise" if study.metrics_are_private else "without noise"
-    return f"sums of errors over held-out patients, {how}, after rounds {rounds}."
-
-
-def _cap(kept: KeptApproval) -> str:
-    cap = kept.approval.cap
-    return "no cap" if cap is None else f"cap {cap.epsilon:g}"
 
 
 def _number(value: float | None) -> str:
