@@ -1,21 +1,16 @@
 """A comparison as one HTML file: table and plot for each scheme, no request to anywhere."""
 
-from importlib import resources
 from pathlib import Path
 
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 
 from fedrx_common.errors import counted
 from fedrx_common.text import escaped_html
 from fedrx_protocol.study.study import Study
+from fedrx_server.report.rendering import drawn, rendered
 from fedrx_simulation.comparison.statistics import ComparedModel, ComparisonTable
 
 _CHANCE = 0.05  # p from which a difference may well be none
-_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src data: blob:; base-uri 'none'; form-action 'none'"
-)
 _TITLES = {"folds": "Patients left out, fold by fold", "sites": "Each site left out once"}
 
 
@@ -28,24 +23,34 @@ def write_page(
 
 
 def page(study: Study, tables: tuple[ComparisonTable, ...], trainings: int) -> str:
-    """The whole document."""
-    style = resources.files("fedrx_server.report").joinpath("report.css").read_text("utf-8")
-    title = escaped_html(study.title or study.name)
-    body = "\n".join(_section(table) for table in tables)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title} – FedRx comparison</title>\n<style>{style}</style>\n"
-        f"<script>{get_plotlyjs()}</script>\n</head>\n<body>\n<main>\n"
-        f'<header><p class="eyebrow">FedRx comparison</p><h1>{title}</h1>'
-        f"<p>{escaped_html(privacy_in_words(study, trainings))}</p></header>\n{body}\n"
-        "</main>\n</body>\n</html>\n"
+    """Write the whole document."""
+    sections = []
+    for table in tables:
+        lines = [
+            (
+                one.model,
+                [
+                    *(shown(one.means.get(m.key), m.digits) for m in table.measures),
+                    interval_in_words(one, table),
+                    in_words(one, table),
+                ],
+            )
+            for one in table.models
+        ]
+        plot = drawn(_figure(table), {"displayModeBar": False})
+        sections.append((table, _TITLES[table.scheme], lines, _single(table), plot))
+    return rendered(
+        "comparison.html",
+        "fedrx.views",
+        with_plots=True,
+        title=study.title or study.name,
+        privacy=privacy_in_words(study, trainings),
+        sections=sections,
     )
 
 
 def privacy_in_words(study: Study, trainings: int) -> str:
-    """What each training promises, and what all of them together cost at most."""
+    """Say what each training promises, and what all of them together cost at most."""
     if study.privacy.mode == "none":
         return "Every model was trained without noise."
     epsilon, delta = study.privacy.epsilon, study.privacy.delta
@@ -56,50 +61,21 @@ def privacy_in_words(study: Study, trainings: int) -> str:
     )
 
 
-def _section(table: ComparisonTable) -> str:
-    heads = [f"<th>{escaped_html(measure.name)}</th>" for measure in table.measures]
-    lines = [
-        f"<tr><th scope='row'>{escaped_html(one.model)}</th>"
-        + "".join(f"<td>{shown(one.means.get(m.key), m.digits)}</td>" for m in table.measures)
-        + f"<td>{interval_in_words(one, table)}</td>"
-        + f"<td>{escaped_html(in_words(one, table))}</td></tr>"
-        for one in table.models
-    ]
-    drawn = _figure(table).to_html(
-        full_html=False, include_plotlyjs=False, config={"displayModeBar": False}
-    )
-    return (
-        f"<section><h2>{_TITLES[table.scheme]}</h2><div class='scroll'><table><thead><tr>"
-        f"<th>Model</th>{''.join(heads)}<th>{escaped_html(table.headline.label)}, 95 %</th>"
-        f"<th>Against {escaped_html(table.models[0].model)}</th></tr></thead>"
-        f"<tbody>{''.join(lines)}</tbody></table></div>{_single(table)}"
-        f"<figure>{drawn}<figcaption>Mean and 95 % interval.</figcaption></figure></section>"
-    )
+def _single(table: ComparisonTable) -> list[tuple[str, list[str]]]:
+    """Give each forecast thing's error relative to the last value, by model; none for a lone one.
 
-
-def _single(table: ComparisonTable) -> str:
-    """Of a forecast of several things, each one's error relative to the last value."""
+    A mean with its 95 % interval, e.g. "0.93 (0.90–0.97)".
+    """
     names = list(table.models[0].single)
-    if len(names) < 2:
-        return ""
-    heads = "".join(f"<th scope='col'>{escaped_html(one.model)}</th>" for one in table.models)
     lines = []
-    for name in names:
-        cells = "".join(f"<td>{_with_interval(one.single.get(name))}</td>" for one in table.models)
-        lines.append(f"<tr><th scope='row'>{escaped_html(name)}</th>{cells}</tr>")
-    return (
-        "<h3>Error relative to the last value, marker by marker</h3><div class='scroll'><table>"
-        f"<thead><tr><th>Marker and horizon</th>{heads}</tr></thead>"
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
-
-
-def _with_interval(found: tuple[float, tuple[float, float] | None] | None) -> str:
-    """A mean with its 95 % interval, e.g. "0.93 (0.90–0.97)"."""
-    if found is None:
-        return "–"
-    mean, ends = found
-    return f"{mean:.2f}" + ("" if ends is None else f" ({ends[0]:.2f}–{ends[1]:.2f})")
+    for name in names if len(names) > 1 else ():
+        cells = []
+        for one in table.models:
+            mean, ends = one.single.get(name, (None, None))
+            interval = "" if ends is None else f" ({ends[0]:.2f}–{ends[1]:.2f})"
+            cells.append(shown(mean, 2) + interval)
+        lines.append((name, cells))
+    return lines
 
 
 def shown(value: float | None, digits: int) -> str:
@@ -119,34 +95,29 @@ def in_words(one: ComparedModel, table: ComparisonTable) -> str:
 
     What chance alone brings about once in twenty times is called neither better nor worse.
     """
-    if one is table.models[0]:
-        return "–"
-    if not one.pairs:
+    if one is table.models[0] or not one.pairs:
         return "–"
     if not one.difference:
         return "no difference"
     word = "better" if one.difference < 0 else "worse"
-    if one.p is not None and one.p >= _CHANCE:
-        word = "no clear difference"
-    return f"{word}, {_p_in_words(one.p)} ({one.pairs:,} {table.unit})"
-
-
-def _p_in_words(p: float | None) -> str:
-    if p is None:
-        return "too few to test"
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    if one.p is None:
+        chance = "too few to test"
+    else:
+        word = "no clear difference" if one.p >= _CHANCE else word
+        chance = "p < 0.001" if one.p < 0.001 else f"p = {one.p:.3f}"
+    return f"{word}, {chance} ({one.pairs:,} {table.unit})"
 
 
 def _figure(table: ComparisonTable) -> go.Figure:
     """One dot a model, with the interval of its mean."""
     key = table.headline.key
-    drawn = [one for one in table.models if key in one.means]
-    means = [one.means[key] for one in drawn]
-    spans = [(mean, one.interval or (mean, mean)) for mean, one in zip(means, drawn, strict=True)]
+    models = [one for one in table.models if key in one.means]
+    means = [one.means[key] for one in models]
+    spans = [(mean, one.interval or (mean, mean)) for mean, one in zip(means, models, strict=True)]
     figure = go.Figure()
     figure.add_scatter(
         x=means,
-        y=[escaped_html(one.model) for one in drawn],
+        y=[escaped_html(one.model) for one in models],
         mode="markers",
         marker={"size": 11, "color": "#2185C9"},
         error_x={
@@ -159,7 +130,7 @@ def _figure(table: ComparisonTable) -> go.Figure:
     )
     figure.update_layout(
         template="none",
-        height=120 + 40 * len(drawn),
+        height=120 + 40 * len(models),
         margin={"l": 160, "r": 20, "t": 10, "b": 50},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",

@@ -58,7 +58,8 @@ def serving_lines(serving: Serving | None) -> list[str]:
 def status_lines(folder: Path, *, serving: bool) -> list[str]:
     """One run in words."""
     word, live, wanted = state_of(folder)
-    lines = [f"{folder.name}: {word}{_where(live)}"]
+    where = "" if live is None else f", round {live.round} of {live.of}"
+    lines = [f"{folder.name}: {word}{where}"]
     sentence = wanted.sentence or (live.sentence if live is not None else "")
     if sentence:
         lines.append(f"  {sentence}")
@@ -96,8 +97,18 @@ def figures(live: LiveState) -> list[str]:
 def follow(folder: Path) -> tuple[str, str]:
     """Show a run until it ends; gives how it ended, and why."""
     console = PlainConsole(err=True)
-    show = _live if console.is_terminal else _plain
-    return show(console, folder)
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False) as screen:
+            for moment in _moments(folder):
+                screen.update(_panel(folder, moment[0], moment[1]), refresh=True)
+        return moment[0], moment[2].sentence
+    before = ""
+    for moment in _moments(folder):
+        line = _line(moment[0], moment[1])
+        if line != before:  # a line only where something has changed
+            console.print(f"{folder.name}: {line}", soft_wrap=True)
+        before = line
+    return moment[0], moment[2].sentence
 
 
 def _moments(folder: Path) -> Iterator[tuple[str, LiveState | None, DesiredState]]:
@@ -108,24 +119,6 @@ def _moments(folder: Path) -> Iterator[tuple[str, LiveState | None, DesiredState
         if moment[2].goal != "running":
             return
         time.sleep(LOOK_EVERY_S)
-
-
-def _live(console: PlainConsole, folder: Path) -> tuple[str, str]:
-    with Live(console=console, auto_refresh=False) as screen:
-        for moment in _moments(folder):
-            screen.update(_panel(folder, moment[0], moment[1]), refresh=True)
-    return moment[0], moment[2].sentence
-
-
-def _plain(console: PlainConsole, folder: Path) -> tuple[str, str]:
-    """A line whenever there is something new to say."""
-    before = ""
-    for moment in _moments(folder):
-        line = _line(moment[0], moment[1])
-        if line != before:
-            console.print(f"{folder.name}: {line}", soft_wrap=True)
-        before = line
-    return moment[0], moment[2].sentence
 
 
 def _line(word: str, live: LiveState | None) -> str:
@@ -144,20 +137,17 @@ def _panel(folder: Path, word: str, live: LiveState | None) -> Group:
     name = folder.name
     if live is None:
         return Group(Text(escaped(f"{name}: {word}")))
+    completed = live.of if live.state == "finished" else max(0, live.round - 1)
     head = Table.grid(padding=(0, 2))
     head.add_row(
         Text(escaped(f"{name}: {word}"), style="bold"),
-        ProgressBar(total=live.of, completed=_finished(live), width=40),
+        ProgressBar(total=live.of, completed=completed, width=40),
         Text(f"round {live.round}/{live.of}"),
     )
     rows = [*_people(live, ended=False), *_left_out(folder), *figures(live)]
     sentence = [Text(escaped(live.sentence), style="yellow")] if live.sentence else []
     note = Text("Ctrl-C leaves the run to the coordinator.", style="dim")
     return Group(head, *sentence, *(Text(escaped(row)) for row in rows), note)
-
-
-def _finished(live: LiveState) -> int:
-    return live.of if live.state == "finished" else max(0, live.round - 1)
 
 
 def _people(live: LiveState, *, ended: bool) -> list[str]:
@@ -186,10 +176,6 @@ def _left_out(folder: Path) -> list[str]:
             f"{told}; stop the run, then `resume --readmit {site}`" if why.for_good else told
         )
     return lines
-
-
-def _where(live: LiveState | None) -> str:
-    return "" if live is None else f", round {live.round} of {live.of}"
 
 
 def _metric(live: LiveState) -> str:

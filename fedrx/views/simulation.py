@@ -1,7 +1,7 @@
 """What a person sees: progress on standard error, a short table at the end."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,8 @@ from fedrx.views.run import headline
 from fedrx.views.terminal import PlainConsole
 from fedrx_common.errors import counted
 from fedrx_models.metrics.registry import measures_of
-from fedrx_protocol.privacy.figures import HIDDEN, Figure
-from fedrx_server.report.data import PrivacyStatement
-from fedrx_server.report.text import WHAT_HELPS, in_sentence
+from fedrx_server.report.promise import in_a_sentence
+from fedrx_server.report.text import seen_in_words
 from fedrx_simulation.evaluation.result import SimulationResult
 from fedrx_simulation.simulate import Observer
 from fedrx_simulation.simulate import Progress as Step
@@ -34,7 +33,7 @@ _FILE_WIDTH = 120  # columns
 def progress(*, quiet: bool) -> Iterator[Observer]:
     """Show a study's rounds live on standard error; `quiet` shows nothing.
 
-    Where standard error is no terminal, every evaluation is a line of its own.
+    Where standard error is not a terminal, every evaluation is a line of its own.
     """
     console = PlainConsole(err=True)
     if quiet:
@@ -108,21 +107,29 @@ def print_result(result: SimulationResult) -> None:
     for measure in measures:
         table.add_column(measure.heading, justify="right", no_wrap=measure is measures[0])
     for row in result.report.rows:
-        table.add_row(
-            _ROWS.get(row.key, row.label),
-            *(_cell(row.figure(measure), measure.digits) for measure in measures),
-            style="bold" if row.key == "federated" else None,
-        )
+        cells = [_ROWS.get(row.key, row.label)]
+        for measure in measures:
+            figure, digits = row.figure(measure), measure.digits
+            cell = "–" if figure.value is None else f"{figure.value:.{digits}f}"
+            if figure.value is not None and figure.confidence is not None:
+                low, high = figure.confidence
+                cell += f" ({low:.{digits}f}–{high:.{digits}f})"
+            cells.append(cell)
+        table.add_row(*cells, style="bold" if row.key == "federated" else None)
     if result.quality is not None:
         out.print(result.quality.text(), markup=False)
     for note in result.notes:
         out.print(note, markup=False)
     out.print(table)
+    seen = ""
+    if result.reported:
+        figure = measures[0].figure(result.reported)
+        seen = " " + seen_in_words("A coordinator would have seen", measures[0], figure)
     out.print(
         f"Exact, on {result.metrics['federated'].n:.0f} held-out patients, because a simulation "
-        "owns them; intervals (95 %) are for the choice of patients." + _reported(result)
+        f"owns them; intervals (95 %) are for the choice of patients.{seen}"
     )
-    out.print(privacy_in_words(result.privacy))
+    out.print(in_a_sentence(result.privacy))
     out.print(
         f"Sent: {_size(result.bytes_up)} up, {_size(result.bytes_down)} down, in "
         f"{len(result.rounds)} rounds and {result.seconds:.1f} s."
@@ -145,7 +152,12 @@ def print_cost(path: Path, cost: Mapping[str, Any]) -> None:
         f"{cost['sites']} sites: a sum is opened over at least {cost['threshold']}; up to "
         f"{cost['max_colluding_sites']} may side with the coordinator."
     )
-    _print_targets(out, cost["targets_in_no_block"])
+    unseen = cost["targets_in_no_block"]  # of a large panel only the first few are shown
+    for drug, genes in list(unseen.items())[:_DRUGS_SHOWN]:
+        out.print(f"Drug '{drug}' targets {', '.join(genes)}, which no block measures.")
+    if len(unseen) > _DRUGS_SHOWN:
+        more = counted(len(unseen) - _DRUGS_SHOWN, "more drug")
+        out.print(f"The same holds for {more}; --json lists them all.")
     if privacy["epsilon"] is None:
         out.print("No differential privacy: secure aggregation alone protects each site's sum.")
     else:
@@ -164,48 +176,6 @@ def print_cost(path: Path, cost: Mapping[str, Any]) -> None:
     )
     for warning in cost["warnings"]:
         out.print(f"Warning: {warning}")
-
-
-def _print_targets(out: PlainConsole, in_no_block: Mapping[str, Sequence[str]]) -> None:
-    """Targets of drugs that a model cannot see; of a large panel only the first few."""
-    for drug, genes in list(in_no_block.items())[:_DRUGS_SHOWN]:
-        told = f"Drug '{drug}' targets {', '.join(genes)}, which no block measures."
-        out.print(told)
-    if len(in_no_block) > _DRUGS_SHOWN:
-        more = counted(len(in_no_block) - _DRUGS_SHOWN, "more drug")
-        out.print(f"The same holds for {more}; --json lists them all.")
-
-
-def privacy_in_words(privacy: PrivacyStatement) -> str:
-    """One sentence on what a patient was promised, with its assumption."""
-    if not math.isfinite(privacy.epsilon):
-        return f"Privacy: no differential privacy ({privacy.assumption})."
-    return (
-        f"Privacy: ε = {privacy.epsilon:.2f} at δ = {privacy.delta:g} for every patient, with all "
-        f"their records, {privacy.assumption}."
-    )
-
-
-def _reported(result: SimulationResult) -> str:
-    reported = result.reported
-    if not reported:
-        return ""
-    measure = measures_of(result.study.target)[0]
-    name, figure = in_sentence(measure.name), measure.figure(reported)
-    if figure.hidden:
-        return f" A coordinator would have seen a {name} that is {HIDDEN}: {WHAT_HELPS}."
-    if figure.value is None:
-        return f" A coordinator would have seen no {name}: the noise left nothing to compute."
-    seen = figure.words(measure.digits, measure.unit)
-    return f" A coordinator would have seen a {name} of {seen}."
-
-
-def _cell(figure: Figure, digits: int) -> str:
-    """An exact figure, with its interval where that is known."""
-    if figure.value is None or figure.confidence is None:
-        return "–" if figure.value is None else f"{figure.value:.{digits}f}"
-    low, high = figure.confidence
-    return f"{figure.value:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
 def _size(count: int) -> str:

@@ -16,6 +16,7 @@ from fedrx_protocol.privacy.events import Release
 from fedrx_protocol.study.changes import study_changes
 from fedrx_protocol.study.study import Study
 from fedrx_protocol.trust.roster import Roster, fingerprint
+from fedrx_server.report.promise import in_a_line
 
 NEVER_LEAVES = (
     "Never leaves: a patient's record, name or id; this site's own gradient, weights or metrics "
@@ -61,7 +62,7 @@ def study_page(plan: StudyPlan, patients: int) -> str:
                 "site's ledger counts both under their name."
             ),
         ]
-    lines.append(f"Privacy: {privacy_in_words(plan)}")
+    lines.append(f"Privacy: {in_a_line(plan)}")
     noisy = study.privacy.mode != "none"
     if noisy:
         twice = ceil(100 * plan.epsilon_at_two_sites) / 100  # a promise is rounded upwards
@@ -154,23 +155,6 @@ def changes_page(
     if earlier.sites and earlier.sites != wanted.sites:
         lines.append(f"  roster: {', '.join(earlier.sites)} -> {', '.join(wanted.sites)}")
     return "\n".join([title, *lines])
-
-
-def privacy_in_words(plan: StudyPlan) -> str:
-    """Say what a patient is promised, with its assumption."""
-    study, parameters = plan.study, plan.parameters
-    mode, privacy = study.privacy.mode, study.privacy
-    if mode == "none":
-        return "mode 'none': no differential privacy; secure aggregation alone covers this site."
-    promise = f"mode '{mode}', epsilon {privacy.epsilon:g} at delta {privacy.delta:g}, "
-    if mode == "local":
-        held = "whatever the other sites do"
-    else:
-        held = (
-            f"if at least {parameters.min_honest} of {parameters.n} sites are honest and take part"
-        )
-    exact = "" if study.metrics_are_private else "; the metrics lie outside this promise"
-    return f"{promise}{held}{exact}."
 
 
 def check_page(lines: Iterable[CheckLine]) -> str:

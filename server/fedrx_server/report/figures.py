@@ -1,4 +1,4 @@
-"""A report's plots, as Plotly figures; those of a forecast are in `report_forecast`."""
+"""A report's plots, as Plotly figures; those of a forecast are in `forecast_figures`."""
 
 from collections.abc import Sequence
 
@@ -29,6 +29,18 @@ from fedrx_server.report.plotting import (
 _OTHERS = ((GREY, ""), (ORANGE, "."), (GREEN, "x"), (PURPLE, "-"), (AMBER, "/"))
 MOST_POINTS = 2000  # more single patients than this make the file large, and the plot a blot
 
+_CURVE = (
+    "{better} is better. Bars show the noise that protects the held-out patients; a round whose "
+    "figure its noise hides is left out."
+)
+_PREDICTIONS = "Each dot is one held-out patient; in the shaded band the dose is within 20 %."
+_GROUPS = "Lower is better. Patients who need very low or very high doses are the hardest."
+_EPSILON = "Less is safer. No round may lift the line above the promise."
+_BLOCKS = (
+    "{better} is better. Each block of each held-out patient is dropped with the chance given, on "
+    "top of what is missing anyway; bars are 95 % intervals over draws of blocks and patients."
+)
+
 
 def learning_curve(curve: LearningCurve, measure: Measure) -> go.Figure:
     """The headline by round: as reported, with the interval of its noise, and exact if known."""
@@ -44,6 +56,16 @@ def learning_curve(curve: LearningCurve, measure: Measure) -> go.Figure:
         )
     if not curve.rounds:
         return figure
+    bars: dict[str, object] | None = None
+    if curve.noise:  # from end to end of each interval, which may reach further to one side
+        both = list(zip(curve.reported, curve.noise, strict=True))
+        bars = {
+            "type": "data",
+            "array": [high - value for value, (_, high) in both],
+            "arrayminus": [value - low for value, (low, _) in both],
+            "color": BLUE,
+            "thickness": 1.5,
+        }
     figure.add_scatter(
         x=list(curve.rounds),
         y=list(curve.reported),
@@ -51,23 +73,9 @@ def learning_curve(curve: LearningCurve, measure: Measure) -> go.Figure:
         mode="markers" if curve.exact else "lines+markers",
         marker={"color": BLUE, "size": 9},
         line={"color": BLUE, "width": 2},
-        error_y=_noise_bars(curve),
+        error_y=bars,
     )
     return figure
-
-
-def _noise_bars(curve: LearningCurve) -> dict[str, object] | None:
-    """From end to end of each interval, which may reach further to one side."""
-    if not curve.noise:
-        return None
-    both = list(zip(curve.reported, curve.noise, strict=True))
-    return {
-        "type": "data",
-        "array": [high - value for value, (_, high) in both],
-        "arrayminus": [value - low for value, (low, _) in both],
-        "color": BLUE,
-        "thickness": 1.5,
-    }
 
 
 def predicted_against_actual(predictions: Predictions, unit: str) -> go.Figure:
@@ -76,7 +84,10 @@ def predicted_against_actual(predictions: Predictions, unit: str) -> go.Figure:
     step = -(-len(predictions.actual) // MOST_POINTS) or 1
     actual = [float(value) for value in predictions.actual[::step]]
     predicted = [float(value) for value in predictions.predicted[::step]]
-    low, high = 0.0, _robust_top(actual)
+    # 99.5 % of the patients are below the axis's end: one extreme dose does not stretch it.
+    ordered = sorted(actual) or [1.0]
+    top = 1.05 * ordered[min(len(ordered) - 1, int(0.995 * len(ordered)))] or 1.0
+    low, high = 0.0, top
     figure.add_scatter(
         x=[low, high, high, low],
         y=[0.8 * low, 0.8 * high, 1.2 * high, 1.2 * low],
@@ -106,40 +117,27 @@ def predicted_against_actual(predictions: Predictions, unit: str) -> go.Figure:
     return figure
 
 
-def _robust_top(values: Sequence[float]) -> float:
-    """An axis end that one extreme dose does not stretch: 99.5 % of the patients lie below it."""
-    ordered = sorted(values) or [1.0]
-    return 1.05 * ordered[min(len(ordered) - 1, int(0.995 * len(ordered)))] or 1.0
-
-
 def error_by_group(groups: DoseGroups, unit: str) -> go.Figure:
     """Mean absolute error of each model in each dose group."""
     figure = blank_figure(
         f"Actual dose ({escaped_html(unit)})", f"Mean absolute error ({escaped_html(unit)})"
     )
+    typeset = (x.replace("<=", "≤ ").replace(">=", "≥ ").replace("-", "–") for x in groups.labels)
+    labels = [escaped_html(label) for label in typeset]
+    if groups.patients:
+        pairs = zip(labels, groups.patients, strict=True)
+        labels = [f"{label}<br>{count:,} patients" for label, count in pairs]
     others = iter(_OTHERS * len(groups.models))
     for model in groups.models:
         color, shape = (BLUE, "") if model.key == "federated" else next(others)
         figure.add_bar(
-            x=_group_labels(groups),
+            x=labels,
             y=list(model.mae),
             name=escaped_html(model.label),
             marker={"color": color, "pattern": {"shape": shape, "size": 6}},
         )
     figure.update_layout(barmode="group", bargap=0.3, bargroupgap=0.08)
     return figure
-
-
-def _group_labels(groups: DoseGroups) -> list[str]:
-    labels = [escaped_html(_typeset(label)) for label in groups.labels]
-    if not groups.patients:
-        return labels
-    pairs = zip(labels, groups.patients, strict=True)
-    return [f"{label}<br>{count:,} patients" for label, count in pairs]
-
-
-def _typeset(label: str) -> str:
-    return label.replace("<=", "≤ ").replace(">=", "≥ ").replace("-", "–")
 
 
 def epsilon_by_round(curve: EpsilonCurve, promised: float | None) -> go.Figure:
@@ -199,28 +197,10 @@ def all_figures(data: ReportData) -> list[NamedFigure]:
     return plots
 
 
-_CURVE = (
-    "{better} is better. Bars show the noise that protects the held-out patients; a round whose "
-    "figure its noise hides is left out."
-)
-_PREDICTIONS = "Each dot is one held-out patient; in the shaded band the dose is within 20 %."
-_GROUPS = "Lower is better. Patients who need very low or very high doses are the hardest."
-_EPSILON = "Less is safer. No round may lift the line above the promise."
-_CAPTION = (
-    "{better} is better. Each block of each held-out patient is dropped with the chance given, on "
-    "top of what is missing anyway; bars are 95 % intervals over draws of blocks and patients."
-)
-
-
 def block_figures(curve: BlockCurve | None, measure: Measure) -> list[NamedFigure]:
     """The headline as blocks are dropped, where that is known."""
     if curve is None:
         return []
-    better = "Higher" if measure.higher_is_better else "Lower"
-    return [("Blocks dropped", _CAPTION.format(better=better), _drawn(curve, measure))]
-
-
-def _drawn(curve: BlockCurve, measure: Measure) -> go.Figure:
     unit = f" ({escaped_html(measure.unit)})" if measure.unit else ""
     figure = blank_figure("Blocks dropped (%)", f"{escaped_html(measure.name)}{unit}")
     above = [high - value for high, value in zip(curve.high, curve.value, strict=True)]
@@ -234,4 +214,5 @@ def _drawn(curve: BlockCurve, measure: Measure) -> go.Figure:
         error_y={"type": "data", "array": above, "arrayminus": below, "thickness": 1.5},
         name="exact (simulation only)",
     )
-    return figure
+    better = "Higher" if measure.higher_is_better else "Lower"
+    return [("Blocks dropped", _BLOCKS.format(better=better), figure)]

@@ -36,9 +36,27 @@ _STILL = 0.005  # of a scale; less is not worth a number
 # Weak enough for text to be read on it, on light and on dark.
 _FALL_TO_RISE = ((0.0, "rgba(213,94,0,0.6)"), (0.5, "rgba(128,128,128,0)"), (1.0, BLUE + "99"))
 
+_ERROR = (
+    "Below 1 the forecast is better than the last value. Exact, on {judged}; the bars are 95 % "
+    "intervals for the patients who happened to be judged."
+)
+_COVERAGE = "A band that can be trusted holds {level:g} % of the outcomes; bars as above."
+_CALIBRATION = (
+    "How often an outcome lay below the forecast's 10 %, 50 % and 90 % quantile: on the diagonal "
+    "the band says how sure it is. Mean over horizons and patients."
+)
+_RIPPLE = (
+    "The marker on the left is measured one scale higher; the cell says how many of its own scales "
+    "another one moves where it moves most, and when. What the model expects, not what causes what."
+)
+_COURSES = (
+    "The forecast is made at 0, from what was known then. The band should hold {level:g} % of what "
+    "is measured at its horizons."
+)
+
 
 def summary_figures(pictures: ForecastPictures | None) -> list[NamedFigure]:
-    """What concerns all held-out patients, as far as there are data for it."""
+    """Draw what concerns all held-out patients, as far as there are data for it."""
     if pictures is None:
         return []
     unit, level = pictures.time_unit, pictures.level
@@ -57,32 +75,13 @@ def summary_figures(pictures: ForecastPictures | None) -> list[NamedFigure]:
 
 
 def course_figures(pictures: ForecastPictures | None) -> list[NamedFigure]:
-    """One wide figure for each chosen patient."""
+    """Draw one wide figure for each chosen patient."""
     if pictures is None:
         return []
     return [
         (one.title, _COURSES.format(level=pictures.level), patient_courses(one, pictures))
         for one in pictures.patients
     ]
-
-
-_ERROR = (
-    "Below 1 the forecast is better than the last value. Exact, on {judged}; the bars are 95 % "
-    "intervals for the patients who happened to be judged."
-)
-_COVERAGE = "A band that can be trusted holds {level:g} % of the outcomes; bars as above."
-_CALIBRATION = (
-    "How often an outcome lay below the forecast's 10 %, 50 % and 90 % quantile: on the diagonal "
-    "the band says how sure it is. Mean over horizons and patients."
-)
-_RIPPLE = (
-    "The marker on the left is measured one scale higher; the cell says how many of its own scales "
-    "another one moves where it moves most, and when. What the model expects, not what causes what."
-)
-_COURSES = (
-    "The forecast is made at 0, from what was known then. The band should hold {level:g} % of what "
-    "is measured at its horizons."
-)
 
 
 def error_by_horizon(pairs: Sequence[PairResult], time_unit: str) -> go.Figure:
@@ -110,7 +109,7 @@ def _by_horizon(
     """A line for each marker over the horizons, set apart a little so that none hides another.
 
     Args:
-        pairs: where each value stands.
+        pairs: marker and horizon of each value.
         time_unit: of the horizons.
         name: of the values.
         values: with half their intervals.
@@ -179,12 +178,22 @@ def calibration(quantiles: Sequence[QuantileShares]) -> go.Figure:
 def ripple_map(rows: Sequence[RippleRow], time_unit: str) -> go.Figure:
     """Leaders by followers; the colour and the text say how far each moves, and when."""
     figure = blank_figure("follows", "moves")
+    unit = escaped_html(time_unit)[:1]
+    texts = []
+    for row in rows:
+        words = []
+        for move, horizon in zip(row.moves, row.horizons, strict=True):
+            if move is None:
+                words.append("")  # the leader itself
+            else:
+                words.append(f"{move:+.2f}<br>{horizon:g} {unit}" if abs(move) >= _STILL else "0")
+        texts.append(words)
     most = max([abs(move) for row in rows for move in row.moves if move is not None], default=1.0)
     figure.add_heatmap(
         x=[escaped_html(name) for name in rows[0].followers],
         y=[escaped_html(row.leader) for row in rows],
         z=[list(row.moves) for row in rows],
-        text=[_moves_in_words(row, time_unit) for row in rows],
+        text=texts,
         texttemplate="%{text}",
         textfont={"size": 11},
         colorscale=[list(step) for step in _FALL_TO_RISE],
@@ -199,18 +208,6 @@ def ripple_map(rows: Sequence[RippleRow], time_unit: str) -> go.Figure:
     figure.update_xaxes(showgrid=False)
     figure.update_yaxes(showgrid=False, autorange="reversed")
     return figure
-
-
-def _moves_in_words(row: RippleRow, time_unit: str) -> list[str]:
-    """Empty for the leader itself, 0 for what stays where it is."""
-    pairs = zip(row.moves, row.horizons, strict=True)
-    return ["" if move is None else _move(move, horizon, time_unit) for move, horizon in pairs]
-
-
-def _move(move: float, horizon: float, time_unit: str) -> str:
-    if abs(move) < _STILL:
-        return "0"
-    return f"{move:+.2f}<br>{horizon:g} {escaped_html(time_unit)[:1]}"
 
 
 def patient_courses(patient: PatientCourse, pictures: ForecastPictures) -> go.Figure:

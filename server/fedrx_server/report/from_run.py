@@ -57,7 +57,7 @@ def heading(study: Study, run: str, *, simulation: bool) -> dict[str, Any]:
 
 
 def model_details(study: Study) -> list[tuple[str, str]]:
-    """Which model was trained, as the study file has it, and what it started from if not anew."""
+    """Which model was trained, as the study file has it, and what it started from."""
     chosen = [f"{key} = {json.dumps(value)}" for key, value in study.model.parameters.items()]
     known = [("Model", study.model.name)]
     known += [("Hyper-parameters", ", ".join(chosen))] if chosen else []
@@ -76,11 +76,7 @@ def reported_row(reported: Mapping[str, float]) -> ResultRow | None:
     """Released metrics as a line of the report."""
     if not reported:
         return None
-    return ResultRow(
-        key="other",
-        label="Federated, as reported",
-        values=reported,
-    )
+    return ResultRow(key="other", label="Federated, as reported", values=reported)
 
 
 def reported_curve(
@@ -91,8 +87,8 @@ def reported_curve(
 ) -> LearningCurve:
     """The headline by round as reported, and exact where a simulation has it.
 
-    A round's metrics speak of the model it was given, so they stand at the round before. A round
-    whose headline noise hides has no point.
+    A round measures the model that it was given, so its metrics belong to the round before. A
+    round whose headline is hidden by noise has no point.
     """
     measure = measures_of(target)[0]
     released = {r.round - 1: measure.figure(r.metrics) for r in rounds if r.metrics}
@@ -130,23 +126,35 @@ def run_privacy(view: RunView) -> PrivacyStatement:
 
 def run_report(view: RunView, privacy: PrivacyStatement) -> ReportData:
     """The report of a live run, finished or under way, and what `run_privacy` says of it."""
-    reported, roster = last_metrics(view.rounds), view.signed.roster
-    seconds = sum(record.seconds for record in view.rounds)
+    study, reported, roster = view.study, last_metrics(view.rounds), view.signed.roster
+    under_way = ""
+    if not view.finished:
+        under_way = f"This run is not finished: {len(view.rounds)} of {study.final_round} rounds."
+        if privacy.bounded:
+            under_way += f" So far it spent ε = {number(privacy.epsilon)} for each patient"
+            under_way += f", {privacy.assumption}."
+    rows: list[ResultRow] = []
+    # Without published figures the run's own would be a lone row, which says nothing that the
+    # words do not say.
+    if reported and is_applicable(study.feature_schema):
+        own = ResultRow("federated", "Federated", reported, "this run, noise included")
+        published = (ResultRow(key, name, at, PUBLISHED_ON) for key, name, at in _PUBLISHED)
+        rows = [own, *published]
     return ReportData(
-        **heading(view.study, view.run_id, simulation=False),
-        measures=measures_of(view.study.target),
-        outcome="" if view.finished else _under_way(view, privacy),
-        rows=_beside(view.study, reported),
+        **heading(study, view.run_id, simulation=False),
+        measures=measures_of(study.target),
+        outcome=under_way,
+        rows=rows,
         reported=reported_row(reported),
         privacy=privacy,
         consortium=[(entry.site, entry.name) for entry in roster.sites],
-        curve=reported_curve(view.rounds, view.study.target),
-        epsilon_curve=epsilon_curve(_releases(view), view.study.privacy.delta),
-        cost=run_cost(view.rounds, seconds, len(roster.sites)),
+        curve=reported_curve(view.rounds, study.target),
+        epsilon_curve=epsilon_curve(_releases(view), study.privacy.delta),
+        cost=run_cost(view.rounds, sum(one.seconds for one in view.rounds), len(roster.sites)),
         details=[
-            *model_details(view.study),
+            *model_details(study),
             ("Roster", f"serial {roster.serial}"),
-            ("Rounds", f"{len(view.rounds)} of {view.study.final_round}"),
+            ("Rounds", f"{len(view.rounds)} of {study.final_round}"),
             ("Known to the coordinator", "sums over sites, their noise included; no site's own"),
         ],
     )
@@ -175,28 +183,6 @@ def run_result(view: RunView, privacy: PrivacyStatement) -> dict[str, Any]:
     }
 
 
-def _beside(study: Study, reported: Mapping[str, float]) -> list[ResultRow]:
-    """The run's own figures above those that were published for the study's fixed rules.
-
-    None where there are no such rules: a lone row says nothing that the words do not say.
-    """
-    if not reported or not is_applicable(study.feature_schema):
-        return []
-    own = ResultRow("federated", "Federated", reported, "this run, noise included")
-    return [
-        own,
-        *(ResultRow(key, label, values, PUBLISHED_ON) for key, label, values in _PUBLISHED),
-    ]
-
-
 def _releases(view: RunView) -> tuple[Release, ...]:
     planned = planned_releases(view.study, view.run_id, view.attempts())
     return affordable(view.study, planned)
-
-
-def _under_way(view: RunView, privacy: PrivacyStatement) -> str:
-    told = f"This run is not finished: {len(view.rounds)} of {view.study.final_round} rounds."
-    if privacy.bounded:
-        told += f" So far it spent ε = {number(privacy.epsilon)} for each patient"
-        told += f", {privacy.assumption}."
-    return told

@@ -9,14 +9,15 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 
 from fedrx_models.planning import plan_for
-from fedrx_protocol.plan import Part, StudyPlan
+from fedrx_protocol.plan import StudyPlan
 from fedrx_protocol.privacy.accountant import Account, Composition, epsilon_upper, privacy_spent
 from fedrx_protocol.privacy.calibration import collusion_table
 from fedrx_protocol.privacy.events import Purpose, Release
 from fedrx_protocol.study.study import Study
 from fedrx_server.report.data import EpsilonCurve, PrivacyStatement
+from fedrx_server.report.promise import assumption_in_words
 
-# Nobody's ledger: the accountant asks for both and counts neither.
+# Every release has a time and a cohort; the accountant counts neither.
 _TIME, _COHORT = "1970-01-01T00:00:00Z", "00"
 
 
@@ -30,35 +31,34 @@ def planned_releases(
         run: Name of the run.
         attempts: Round, attempt, and sites on the roster.
     """
-    return tuple(
-        _release(plan_for(study, sites), part, run, number, attempt)
-        for number, attempt, sites in attempts
-        for part in plan_for(study, sites).round(number, attempt).parts
-        if part.name != "weight"
-    )
-
-
-def _release(plan: StudyPlan, part: Part, run: str, number: int, attempt: int) -> Release:
-    study, training = plan.study, part.name == "training"
-    noise, rate, steps = part.noise_multiplier, study.training.sample_rate, 1
-    if training and study.privacy.mode == "local":
-        local = study.training.local
-        noise, rate = plan.local_noise, min(1.0, local.batch_size / plan.patients_per_site)
-        steps = local.epochs * math.ceil(1 / rate)
-    return Release(
-        time=_TIME,
-        study=study.digest,
-        run=run,
-        round=number,
-        attempt=attempt,
-        purpose="training" if training else "metrics",
-        noise_multiplier=noise,
-        sample_rate=rate if training else 1.0,
-        steps=steps,
-        clipping_norm=study.training.clipping_norm if training else part.sensitivity,
-        cohort=_COHORT,
-        grid_slack=part.slack,
-    )
+    training, releases = study.training, []
+    for number, attempt, sites in attempts:
+        plan = plan_for(study, sites)
+        for part in plan.round(number, attempt).parts:
+            if part.name == "weight":
+                continue
+            trained = part.name == "training"
+            noise, rate, steps = part.noise_multiplier, training.sample_rate, 1
+            if trained and study.privacy.mode == "local":
+                local = training.local
+                noise, rate = plan.local_noise, min(1.0, local.batch_size / plan.patients_per_site)
+                steps = local.epochs * math.ceil(1 / rate)
+            release = Release(
+                time=_TIME,
+                study=study.digest,
+                run=run,
+                round=number,
+                attempt=attempt,
+                purpose="training" if trained else "metrics",
+                noise_multiplier=noise,
+                sample_rate=rate if trained else 1.0,
+                steps=steps,
+                clipping_norm=training.clipping_norm if trained else part.sensitivity,
+                cohort=_COHORT,
+                grid_slack=part.slack,
+            )
+            releases.append(release)
+    return tuple(releases)
 
 
 def spent_at_most(study: Study, releases: Sequence[Release]) -> float:
@@ -113,7 +113,7 @@ def privacy_statement(
         epsilon=training if exact_metrics else max(training, measured),
         delta=privacy.delta,
         promised_epsilon=None if privacy.mode == "none" else privacy.epsilon,
-        assumption=_assumption(plan, exact_metrics=exact_metrics),
+        assumption=assumption_in_words(plan, exact_metrics=exact_metrics),
         training_epsilon=training,
         metrics_epsilon=None if exact_metrics else measured,
         collusion=_collusion(plan, ledger, participants),
@@ -133,24 +133,18 @@ def epsilon_curve(releases: Sequence[Release], delta: float) -> EpsilonCurve | N
     return EpsilonCurve(rounds, spent)
 
 
-def _assumption(plan: StudyPlan, *, exact_metrics: bool) -> str:
-    parameters = plan.parameters
-    words = {
-        "none": "no noise was added: secure aggregation alone protects each site's sum",
-        "local": "whoever else colludes: each site adds the whole noise itself",
-        "distributed": (
-            f"if at least {parameters.min_honest} of {parameters.n} sites are honest and take part"
-        ),
-    }[plan.study.privacy.mode]
-    return words + ("; the metrics are exact sums outside this guarantee" if exact_metrics else "")
-
-
 def _collusion(
     plan: StudyPlan, ledger: Mapping[str, tuple[Release, ...]], participants: int
 ) -> list[tuple[int, float]]:
     """By colluding sites, what a patient can lose at most: trained on or held out, anywhere."""
     if plan.study.privacy.mode != "distributed":
         return []
+    # What was released under the promise: each site's trainings, and its metrics if they count.
+    promised = {
+        Composition.of(release for release in releases if release.purpose == purpose)
+        for releases in ledger.values()
+        for purpose in _purposes(plan.study)
+    }
     tables = [
         collusion_table(
             spent,
@@ -159,18 +153,9 @@ def _collusion(
             participants=participants,
             colluders=plan.parameters.max_colluding,
         )
-        for spent in _promised(plan.study, ledger)
+        for spent in promised
     ]
     return [max(row) for row in zip(*tables, strict=True)]
-
-
-def _promised(study: Study, ledger: Mapping[str, tuple[Release, ...]]) -> set[Composition]:
-    """What was released under the promise: each site's trainings, and its metrics if they count."""
-    return {
-        Composition.of(release for release in releases if release.purpose == purpose)
-        for releases in ledger.values()
-        for purpose in _purposes(study)
-    }
 
 
 def _purposes(study: Study) -> tuple[Purpose, ...]:

@@ -6,20 +6,8 @@ Plain text only; the page escapes it.
 import math
 
 from fedrx_models.metrics.registry import Measure
-from fedrx_protocol.privacy.figures import HIDDEN
-from fedrx_server.report.data import PrivacyStatement, ReportData, RowKey, RunCost
-
-_MODES = {
-    "distributed": (
-        "Every site adds a share of the noise; the sum over all sites carries the whole noise "
-        "before anyone can read it."
-    ),
-    "local": "Every site adds the whole noise itself, so its update is private whoever colludes.",
-    "none": (
-        "No noise was added: secure aggregation alone protects the patients, and no bound on "
-        "what the model reveals about one of them can be given."
-    ),
-}
+from fedrx_protocol.privacy.figures import HIDDEN, Figure
+from fedrx_server.report.data import ReportData, RowKey, RunCost
 
 _COMPARED: dict[RowKey, str] = {"pooled": "all records pooled", "site_alone": "sites alone"}
 DISCLAIMER = (
@@ -27,43 +15,44 @@ DISCLAIMER = (
     "reported here."
 )
 WHAT_HELPS = "more held-out patients, fewer evaluations, or a larger ε would show it"
-_LARGEST_EXPONENT = 700.0  # beyond it a float overflows, and the factor says nothing any more
 
 
 def outcome(data: ReportData) -> str:
-    """One paragraph: how well the federated model does, beside the others, and at what price."""
+    """Say how well the federated model does, beside the others, and at what price."""
     if data.outcome:
         return data.outcome
-    sentences = [*_accuracy(data), *_price(data)]
+    sentences, privacy = _accuracy(data), data.privacy
+    if privacy is not None and not privacy.bounded:
+        sentences.append("The model itself gives no privacy guarantee: this study added no noise.")
+    elif privacy is not None:
+        assumption = f", {privacy.assumption}" if privacy.assumption else ""
+        spent = f"ε = {number(privacy.epsilon)} of privacy (δ = {scientific(privacy.delta)})"
+        sentences.append(f"The whole study spent {spent} for each patient{assumption}.")
     return " ".join(sentences) or "This run has finished; no results were given to this report."
 
 
 def _accuracy(data: ReportData) -> list[str]:
-    row = data.row("federated") or data.reported
+    """Say how good the federated model is, and how it compares."""
+    row, measure = data.row("federated") or data.reported, data.headline
     if row is None:
         return []
-    figure = row.figure(data.headline)
+    figure = row.figure(measure)
     where = f"Trained across {data.cost.sites} sites" if data.cost else "Trained across the sites"
     trained = f"{where} without a patient's record leaving its site, the federated model"
     if figure.hidden:
-        name = in_sentence(data.headline.name)
-        return [f"{trained} has a {name} that is {HIDDEN}: {WHAT_HELPS}."]
+        return [f"{trained} has a {in_sentence(measure.name)} that is {HIDDEN}: {WHAT_HELPS}."]
     if figure.value is None:
         return []
-    told = _reached(data, figure.value)
-    interval = figure.interval_words(data.headline.digits)
+    target = target_in_words(data.target, data.unit)
+    if measure.key == "mae":
+        told = f"misses the actual {target} by {figure.value:.2f} {data.unit} on average"
+    elif measure.key == "ratio":
+        told = f"forecasts the {target} with {figure.value:.3f} times the error of the last value"
+    else:
+        told = f"predicts {target} with {measured(measure, figure.value)}"
+    interval = figure.interval_words(measure.digits)
     told += f" ({interval})" if interval else ""
     return [f"{trained} {told}.", *(_beside_others(data, figure.value) if figure.value > 0 else [])]
-
-
-def _reached(data: ReportData, federated: float) -> str:
-    """How good it is, in words."""
-    target = target_in_words(data.target, data.unit)
-    if data.headline.key == "mae":
-        return f"misses the actual {target} by {federated:.2f} {data.unit} on average"
-    if data.headline.key == "ratio":
-        return f"forecasts the {target} with {federated:.3f} times the error of the last value"
-    return f"predicts {target} with {measured(data.headline, federated)}"
 
 
 def in_sentence(name: str) -> str:
@@ -76,22 +65,42 @@ def measured(measure: Measure, value: float) -> str:
     return f"{in_sentence(measure.name)} {value:.{measure.digits}f}"
 
 
+def seen_in_words(saw: str, measure: Measure, figure: Figure, more: str = "") -> str:
+    """Say what a coordinator sees of the headline.
+
+    Args:
+        saw: how the sentence begins, e.g. "The coordinator saw".
+        measure: the headline.
+        figure: its value, as reported.
+        more: what follows a value.
+    """
+    name = in_sentence(measure.name)
+    if figure.hidden:
+        return f"{saw} a {name} that is {HIDDEN}: {WHAT_HELPS}."
+    if figure.value is None:
+        return f"{saw} no {name}: the noise left nothing to compute."
+    return f"{saw} a {name} of {figure.words(measure.digits, measure.unit)}{more}."
+
+
 def _beside_others(data: ReportData, federated: float) -> list[str]:
-    """Pooled data and sites alone, where they are known."""
+    """Compare with pooled data and with sites alone, where they are known."""
     found = {key: data.row(key) for key in _COMPARED}
-    known = {key: row.value(data.headline) for key, row in found.items() if row is not None}
+    values = {key: row.value(data.headline) for key, row in found.items() if row is not None}
+    known = {key: value for key, value in values.items() if value is not None}
     if data.headline.key != "mae":
-        told = [
-            f"{_COMPARED[key]} {value:.{data.headline.digits}f}"
-            for key, value in known.items()
-            if value is not None
-        ]
-        return [f"For comparison: {', '.join(told)}."] if told else []
+        others = [f"{_COMPARED[key]} {v:.{data.headline.digits}f}" for key, v in known.items()]
+        return [f"For comparison: {', '.join(others)}."] if others else []
     sentences = []
     if (pooled := known.get("pooled")) is not None:
-        sentences.append(_beside_pooled(federated, pooled, data.unit))
+        change = 100 * (pooled / federated - 1)
+        told = f"{abs(change):.1f} % {'lower' if change < 0 else 'higher'}"
+        told = "the same" if abs(change) < 0.05 else told
+        giving = f"Pooling all records in one place would give {pooled:.2f} {data.unit}"
+        sentences.append(f"{giving}, {told}.")
     if (alone := known.get("site_alone")) is not None:
-        sentences.append(_beside(federated, alone, "Sites that train alone miss by", data.unit))
+        change = 100 * (alone / federated - 1)
+        told = f"{abs(change):.0f} % {'more' if change >= 0 else 'less'}"
+        sentences.append(f"Sites that train alone miss by {alone:.2f} {data.unit}, {told}.")
     return sentences
 
 
@@ -100,71 +109,8 @@ def target_in_words(target: str, unit: str) -> str:
     return target.removesuffix("_" + unit.replace("/", "_per_")).replace("_", " ")
 
 
-def _beside_pooled(federated: float, pooled: float, unit: str) -> str:
-    change = 100 * (pooled / federated - 1)
-    if abs(change) < 0.05:
-        told = "the same"
-    else:
-        told = f"{abs(change):.1f} % {'lower' if change < 0 else 'higher'}"
-    return f"Pooling all records in one place would give {pooled:.2f} {unit}, {told}."
-
-
-def _beside(federated: float, other: float, opening: str, unit: str) -> str:
-    change = 100 * (other / federated - 1)
-    return f"{opening} {other:.2f} {unit}, {abs(change):.0f} % {_more(change)}."
-
-
-def _more(change: float) -> str:
-    return "more" if change >= 0 else "less"
-
-
-def _price(data: ReportData) -> list[str]:
-    privacy = data.privacy
-    if privacy is None:
-        return []
-    if not privacy.bounded:
-        return ["The model itself gives no privacy guarantee: this study added no noise."]
-    assumption = f", {privacy.assumption}" if privacy.assumption else ""
-    spent = f"ε = {number(privacy.epsilon)} of privacy (δ = {scientific(privacy.delta)})"
-    return [f"The whole study spent {spent} for each patient{assumption}."]
-
-
-def privacy_in_words(privacy: PrivacyStatement) -> list[str]:
-    """What the promise means, paragraph by paragraph."""
-    paragraphs = [_MODES[privacy.mode]]
-    if privacy.bounded:
-        paragraphs.append(_meaning(privacy))
-        paragraphs.append(_metrics(privacy))
-    return [paragraph for paragraph in paragraphs if paragraph]
-
-
-def _meaning(privacy: PrivacyStatement) -> str:
-    factor = math.exp(min(privacy.epsilon, _LARGEST_EXPONENT))
-    assumption = f" This holds {privacy.assumption}." if privacy.assumption else ""
-    return (
-        "Whether one patient, with all their records, is in the study or not changes the chance of "
-        f"anything that could be concluded from it by a factor of at most {number(factor)} "
-        f"(e to the power ε = {number(privacy.epsilon)}), except with a probability of about "
-        f"{scientific(privacy.delta)}.{assumption}"
-    )
-
-
-def _metrics(privacy: PrivacyStatement) -> str:
-    if privacy.metrics_epsilon is None:
-        return (
-            "The reported metrics are exact sums over the held-out patients, and lie outside "
-            "this guarantee."
-        )
-    training = number(privacy.training_epsilon)
-    return (
-        f"Patients in the training part spent ε = {training}, held-out patients, whose errors are "
-        f"reported, ε = {number(privacy.metrics_epsilon)}. No patient is in both parts, so the "
-        "larger of the two counts."
-    )
-
-
 def courses_in_words(*, invented: bool) -> str:
-    """Which patients are drawn, and who may see them."""
+    """Say which patients are drawn, and who may see them."""
     chosen = (
         "Held-out patients, chosen by the forecast's error over their whole course, among the "
         "quarter of whom most was measured later."
@@ -178,24 +124,18 @@ def courses_in_words(*, invented: bool) -> str:
 
 
 def dropouts_in_words(cost: RunCost) -> str:
-    """How many sites fell out, and what that did."""
+    """Say how many sites fell out, and what that did."""
     lost = sum(cost.dropped_by_round)
-    if not lost:
-        told = "No site fell out in any round."
-    else:
+    told = "No site fell out in any round."
+    if lost:
         rounds = sum(1 for dropped in cost.dropped_by_round if dropped)
         told = (
-            f"Sites fell out {lost} {_times(lost)}, in {rounds} of "
+            f"Sites fell out {lost} {'time' if lost == 1 else 'times'}, in {rounds} of "
             f"{len(cost.dropped_by_round)} rounds; their patients are missing from these sums only."
         )
-    if cost.repeated_attempts:
-        again = cost.repeated_attempts
+    if again := cost.repeated_attempts:
         told += f" {again} {'round' if again == 1 else 'rounds'} had to be tried again."
     return told
-
-
-def _times(count: int) -> str:
-    return "time" if count == 1 else "times"
 
 
 def number(value: float | None) -> str:

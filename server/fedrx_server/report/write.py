@@ -1,7 +1,7 @@
 """The report: one HTML file that opens anywhere, offline, for a hospital board and a coordinator.
 
-What it shows is in `report_data`, its sentences in `report_text`, its plots in `report_figures`,
-its page in `report_page`.
+What it shows is in `data`, its sentences in `text` and `promise`, its plots in `figures` and
+`forecast_figures`, its page in `page` and `templates/`.
 """
 
 from pathlib import Path

@@ -9,7 +9,7 @@ from report_pages import ATTACK, BARE, FULL, PRIVACY, Outline, outline, row
 
 from fedrx_common.errors import MisuseError, RunError
 from fedrx_models.metrics.registry import Measure
-from fedrx_server.report import text
+from fedrx_server.report import promise, text
 from fedrx_server.report.figures import (
     BLUE,
     GREY,
@@ -121,6 +121,13 @@ def test_text_from_a_study_is_never_read_as_html():
     assert parsed.handlers == []
     assert "<script>alert" not in page(hostile)
     assert "<img src=x" not in page(hostile)
+
+
+def test_text_from_a_study_is_neither_a_template_nor_a_control_character():
+    hostile = "{{ 7 * 7 }}{% include '/etc/passwd' %}\x1b[2J\u202e"
+    words = outline(replace(FULL, title=hostile, details=[(hostile, hostile)])).words
+    shown = "{{ 7 * 7 }}{% include '/etc/passwd' %}\\x1b[2J\\u202e"
+    assert words.count(shown) == 4  # the window's title, the heading and the detail's two ends
 
 
 def test_plot_labels_are_escaped_for_plotlys_own_html():
@@ -241,14 +248,14 @@ def test_without_noise_the_report_says_so_loudly(epsilon):
 
 
 def test_metrics_outside_the_guarantee_are_said_to_be():
-    words = text.privacy_in_words(replace(PRIVACY, metrics_epsilon=None))
+    words = promise.in_paragraphs(replace(PRIVACY, metrics_epsilon=None))
     assert any("lie outside this guarantee" in line for line in words)
 
 
 def test_the_promise_is_a_factor_in_words():
-    words = " ".join(text.privacy_in_words(replace(PRIVACY, epsilon=math.log(2))))
+    words = " ".join(promise.in_paragraphs(replace(PRIVACY, epsilon=math.log(2))))
     assert "factor of at most 2.00" in words
-    assert text.privacy_in_words(replace(PRIVACY, epsilon=1000.0))
+    assert promise.in_paragraphs(replace(PRIVACY, epsilon=1000.0))
 
 
 def test_dropouts_in_words():

@@ -315,10 +315,10 @@ class TestStatistics:
         chance = replace(second, p=0.405)
         assert in_words(chance, table) == "no clear difference, p = 0.405 (160 patients)"
         assert in_words(second, table).endswith(f"p = {second.p:.3f} (160 patients)")
-        plan = plan_of("binary", folds=2)
+        study = study_of("linear", "binary", mode="distributed")
         print_comparison(
             Comparison(
-                plan.studies["linear"],
+                study,
                 (replace(table, models=[table.models[0], chance]),),
                 4,
                 tmp_path,
@@ -327,7 +327,6 @@ class TestStatistics:
         # A file has no edge, as a terminal has, at which words would be cut.
         shown = capsys.readouterr().out
         assert "no clear difference, p = 0.405" in shown
-        study = plan.studies["linear"]
         cost = f"at most ε = {4 * study.privacy.epsilon:g} at δ = {4 * study.privacy.delta:g}"
         assert f"4 trainings on the same patients, and together they cost more: {cost}" in shown
 
