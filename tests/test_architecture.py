@@ -54,7 +54,7 @@ FOLDERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "pharmacogenomic": "heads contract cohort layers",
             "flux": "heads contract cohort layers",
             "personal": "fitting contract cohort",
-            "fitting": "heads contract cohort",
+            "fitting": "flux heads contract cohort",
             "heads": "contract cohort",
             "contract": "cohort",
             "metrics": "cohort",

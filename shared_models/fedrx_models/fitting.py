@@ -16,6 +16,7 @@ from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.cohort import Cohort
 from fedrx_models.cohort.encoding import encode
 from fedrx_models.contract import PatientModel
+from fedrx_models.flux.forecaster import Forecaster
 from fedrx_models.heads import ForecastHead
 
 Vector = NDArray[np.float64]
@@ -89,17 +90,15 @@ def searchable(model: PatientModel) -> PatientModel:
 
 
 def _stretch(fitted: PatientModel, model: PatientModel, parts: list[PatientBatch]) -> None:
-    """Fit the stretch of a forecast's band, in place, all else as it is; then train as `model`."""
+    """Set the stretch of a forecast's band, in place, all else as it is; then train as `model`."""
     fitted.head.joint = model.head.joint
-    free = [parameter.requires_grad for parameter in model.parameters()]
-    if isinstance(fitted.head, ForecastHead) and isinstance(model.head, ForecastHead):
-        wanted = model.head.log_stretch.weight.requires_grad
-        fitted.requires_grad_(requires_grad=False)
-        fitted.head.log_stretch.requires_grad_(wanted)
-        if wanted:
-            _minimise(fitted, parts, _ITERATIONS)
-    for parameter, was in zip(fitted.parameters(), free, strict=True):
-        parameter.requires_grad_(was)
+    if not isinstance(fitted.head, ForecastHead) or not isinstance(model.head, ForecastHead):
+        return
+    wanted = model.head.log_stretch.weight.requires_grad
+    if wanted and isinstance(fitted, Forecaster):
+        with torch.no_grad():
+            fitted.head.set_stretch([fitted.outputs(part) for part in parts], parts)
+    fitted.head.log_stretch.requires_grad_(wanted)
 
 
 def _minimise(

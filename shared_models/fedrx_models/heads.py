@@ -11,6 +11,7 @@ the patients trains nothing but a stretch of each width (docs/decisions/0021).
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -104,6 +105,34 @@ class ForecastHead(nn.Module):
         pairs = self.horizons * self.markers
         found: torch.Tensor = cells.sum(dim=(1, 2)) * batch.apart[:, 0] / pairs**0.5
         return found
+
+    def set_stretch(self, outputs: Sequence[torch.Tensor], batches: Sequence[PatientBatch]) -> None:
+        """Set each stretch to the quantile that its loss has its minimum at.
+
+        In closed form: the loss is divided by the stretch as it is, so a line search on its value
+        would not follow its slope.
+
+        Args:
+            outputs: a network's outputs for each of `batches`.
+            batches: patients; only those set apart count.
+        """
+        found = []
+        for output, batch in zip(outputs, batches, strict=True):
+            median, reach = self._parts(output)
+            residual = batch.y.reshape(median.shape) - median
+            observed = batch.y_observed.reshape(median.shape) * batch.apart[:, :, None, None]
+            weight = observed / observed.sum(dim=1, keepdim=True).clamp(min=1.0)
+            sides = torch.stack([-residual, residual], dim=-1) / reach
+            found.append((sides.flatten(0, 1), weight.flatten(0, 1)))
+        sides = torch.cat([part for part, _ in found])
+        weight = torch.cat([part for _, part in found])[..., None].expand_as(sides)
+        values, order = sides.sort(dim=0)
+        reached = weight.gather(0, order).cumsum(dim=0)
+        enough = (reached >= _UPPER * reached[-1:]).to(torch.int64).argmax(dim=0, keepdim=True)
+        quantile = values.gather(0, enough).flatten()
+        known = (reached[-1].flatten() > 0) & (quantile > 0)
+        logs = torch.where(known, quantile.clamp(min=1e-9).log(), 0.0).clamp(-_MOST, _MOST)
+        self.log_stretch.weight.data.copy_(logs[:, None])
 
     @property
     def bounded_layers(self) -> dict[str, float]:
