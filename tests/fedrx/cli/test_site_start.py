@@ -59,6 +59,7 @@ def test_it_says_who_it_is_waits_and_stops(region):
         "Never leaves",
     ):
         assert words in page
-    assert [entry.kind for entry in region.audit("site0")] == ["approval", "start", "stop"]
+    kinds = [entry.kind for entry in region.audit("site0")]
+    assert kinds == ["identity", "approval", "start", "stop"]
     settings = json.loads((home / "settings.json").read_text())
     assert settings == {"coordinator": "localhost:1", "device": "auto"}
