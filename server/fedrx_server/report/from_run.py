@@ -61,6 +61,14 @@ def model_details(study: Study) -> list[tuple[str, str]]:
     chosen = [f"{key} = {json.dumps(value)}" for key, value in study.model.parameters.items()]
     known = [("Model", study.model.name)]
     known += [("Hyper-parameters", ", ".join(chosen))] if chosen else []
+    logarithms = [marker.name for marker in study.markers if marker.transform == "log"]
+    if logarithms:
+        known.append(
+            (
+                "Errors",
+                f"in each marker's own unit; learned on a log scale: {', '.join(logarithms)}",
+            )
+        )
     if study.transfer is None:
         return known
     frozen = ", ".join(study.transfer.freeze) or "nothing"

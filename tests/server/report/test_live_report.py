@@ -10,7 +10,7 @@ from small_consortium import small_study
 from fedrx_models.metrics.registry import measures_of
 from fedrx_protocol.study.study import Study
 from fedrx_protocol.trust.roster import Roster, SiteEntry, sign_roster
-from fedrx_server.report.from_run import reported_curve, run_report, run_result
+from fedrx_server.report.from_run import model_details, reported_curve, run_report, run_result
 from fedrx_server.runs.checkpoints import RoundRecord
 from fedrx_server.runs.registry import RunView
 
@@ -84,3 +84,12 @@ def test_the_limit_is_what_a_mean_error_could_tell(warfarin, tmp_path):
         report = run_report(view(warfarin, tmp_path, metrics(8.5, reach)), PRIVACY)
         assert ("misses the actual" in outline(report).words) is shown
     assert replace(headline, tells=7.0).figure(metrics(8.5, 3.1)).shown == 8.5
+
+
+def test_it_says_on_which_scale_errors_are_where_a_marker_is_a_logarithm(repository):
+    study = Study.load(repository / "examples" / "cirrhosis" / "study.toml")
+    logarithms = [marker.name for marker in study.markers if marker.transform == "log"]
+    assert logarithms
+    said = dict(model_details(study))["Errors"]
+    assert said.startswith("in each marker's own unit")
+    assert all(name in said for name in logarithms)
