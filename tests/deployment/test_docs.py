@@ -10,7 +10,9 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 PROSE = sorted([*(ROOT / "docs").glob("*.md"), *DEPLOY.rglob("*.md")])
 SOURCES = [
-    file for room in ("client", "server", "protocol") for file in (ROOT / room).rglob("*.py")
+    file
+    for room in ("client", "server", "protocol", "common")
+    for file in (ROOT / room).rglob("*.py")
 ]
 CAMELS = {"LoadCredential"}  # systemd's
 NOTES = DEPLOY / "helm" / "fedrx" / "templates" / "NOTES.txt"
