@@ -200,11 +200,14 @@ class TestEarlierWeights:
             ((), "give that study's model.safetensors with --start-from"),
             (("--start-from", "nowhere"), "nowhere: there is no such model file"),
             (("--start-from", "omics.csv"), "omics.csv: cannot be read as safetensors"),
-            (("--compare", "linear,mlp"), "remove [transfer] from the study file"),
         ],
     )
     def test_without_them_nothing_starts(self, refused, weights, more, words):
         assert words in refused("simulate", "omics-study.toml", *DATA, *more)
+
+    def test_a_comparison_starts_from_no_earlier_weights(self, refused, weights):
+        asked = refused("compare", "omics-study.toml", *DATA, "--models", "linear,mlp")
+        assert "remove [transfer] from the study file" in asked
 
     def test_a_study_that_names_none_takes_none(self, refused, place, weights):
         (place / "omics-study.toml").write_text(STUDY)
