@@ -123,7 +123,7 @@ class Membership:
             self._admission.update_connected(self._connected)
             return self._live_keys(self._admission)
         if self._keys is None or self._stale or arrived:
-            self._advertise(self._not_for_good(self._connected))
+            self._advertise(self._with_a_part(self._connected))
         return self._keys
 
     @property
@@ -207,7 +207,7 @@ class Membership:
         enough = self._enough(len(self.present))
         for reply in self._exchange.posted(ask=not enough):
             self._note("query.open", reply.node, self._read(reply, self._opened, "open"), 0.0)
-        due = sorted(self._not_for_good(admission.due()))
+        due = sorted(self._with_a_part(admission.due()))
         offers = dict.fromkeys(due, admission.offers.message()) if due else {}
         known = {node for node in offers if enough and not admission.fresh(node)}
         if known:
@@ -224,13 +224,13 @@ class Membership:
         if offers:
             longest = KNOCK_DEADLINE_S if enough else STAGE_DEADLINE_S
             self._ask_nodes("query.open", offers, self._opened, label="open", longest_s=longest)
-        willing = self._not_for_good(admission.willing)
+        willing = self._with_a_part(admission.willing)
         newcomers = willing.difference(self._nodes.values())
         if self._enough(self.able) and (self._keys is None or self._stale or newcomers):
             self._advertise(willing)
         return self._keys
 
-    def _not_for_good(self, nodes: Iterable[int]) -> frozenset[int]:
+    def _with_a_part(self, nodes: Iterable[int]) -> frozenset[int]:
         """The nodes without those left out of this run, as far as their names are known."""
         out = {site for site, one in self._folder.left_out.items() if one.for_good}
         out |= self._parties.without
