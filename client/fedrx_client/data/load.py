@@ -114,7 +114,7 @@ def _load(
     mapping.check_against(schema)
     path = Path(path)
     # All columns that are read from the table, and no others.
-    needed = [*mapping.columns, *([] if split_by is None else [split_by])]
+    needed = [*mapping.named_columns, *([] if split_by is None else [split_by])]
     wanted = set(needed)
     if isinstance(schema.target, PanelTarget) and mapping.target.file is None:
         wanted |= set(mapping.target.panel_columns(schema.target))

@@ -17,6 +17,12 @@ from pydantic import (
     model_validator,
 )
 
+from fedrx_client.data.column_sources import (
+    DerivedColumn,
+    GenotypesSource,
+    QuerySource,
+    RecordsSource,
+)
 from fedrx_client.data.course_sources import (
     MarkerSource,
     TreatmentSource,
@@ -219,6 +225,10 @@ class TableMapping(Section):
     source: str = Field(default="mapping", description="the file's name, for errors")
     table: TableOptions
     join: JoinSource | None = None
+    sql: QuerySource | None = None
+    records: RecordsSource = RecordsSource()
+    genotypes: GenotypesSource | None = None
+    columns: dict[Column, DerivedColumn] = Field(default={})
     filters: tuple[RowFilter, ...] = ()
     target: TargetSource = TargetSource()
     features: dict[Name, FeatureSource] = Field(default={})
@@ -250,7 +260,7 @@ class TableMapping(Section):
         )
 
     @property
-    def columns(self) -> tuple[str, ...]:
+    def named_columns(self) -> tuple[str, ...]:
         """Every column of the main table, once joined, that is always read, as first mentioned."""
         names = [self.table.patient, *(f.column for f in self.filters), *self.target.main_columns]
         names.extend(course_columns(self.visits, self.markers, self.treatments))

@@ -9,8 +9,8 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Collection, Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
@@ -41,6 +41,7 @@ class Table:
         columns: by name, one stripped text per row; "" where the file holds nothing.
         header: names of all columns of the file, of which `columns` may hold a part.
         typed: columns of typed numbers, whose text always has a decimal point.
+        origins: of a column that was made, not read: where each row's value comes from, in words.
     """
 
     source: str
@@ -49,12 +50,15 @@ class Table:
     columns: dict[str, tuple[str, ...]]
     header: tuple[str, ...] = ()
     typed: frozenset[str] = frozenset()
+    origins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.places)
 
     def where(self, row: int, column: str) -> str:
         """Name a row and column in words, to start an error with."""
+        if column in self.origins:
+            return f"{self.source}, {self.origins[column][row]}, column '{column}'"
         return f"{self.source}, {self.unit} {self.places[row]}, column '{column}'"
 
     def select(self, rows: list[int]) -> "Table":
@@ -63,6 +67,7 @@ class Table:
             self,
             places=tuple(self.places[i] for i in rows),
             columns={name: tuple(cells[i] for i in rows) for name, cells in self.columns.items()},
+            origins={name: tuple(one[i] for i in rows) for name, one in self.origins.items()},
         )
 
     def require(self, names: tuple[str, ...]) -> None:
@@ -126,13 +131,13 @@ def joined(table: Table, other: Table, by: str) -> Table:
             raise DataError(
                 f"{table.where(row, by)}: value {key!r} has no row in {other.source}; add one."
             )
-    rows = [places[key] for key in table.columns[by]]
-    more = other.select(rows).columns
+    more = other.select([places[key] for key in table.columns[by]])
     return replace(
         table,
-        columns={**more, **table.columns},
+        columns={**more.columns, **table.columns},
         header=tuple(dict.fromkeys((*table.header, *other.header))),
         typed=table.typed | (other.typed - table.columns.keys()),
+        origins={**more.origins, **table.origins},
     )
 
 

@@ -15,7 +15,7 @@ def _parse(old, new):
 
 
 def test_a_mapping_names_the_columns_it_reads(mapping):
-    assert mapping.columns == (
+    assert mapping.named_columns == (
         *("id", "stable", "dose", "weight", "age", "snp", "race", "cigarettes", "cigars"),
         *("neighbour", "lab"),
     )

@@ -1,0 +1,124 @@
+"""Columns that a mapping makes: from records, from genotypes, or from other columns.
+
+`[columns.NAME]` makes a column NAME beside those of the source. Features, markers, treatments and
+the target then name it like any other column.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from fedrx_client.data.sources import Codes, Column, Section
+
+Days = float
+
+
+class FormulaColumn(Section):
+    """A column computed from others by a closed list of functions; never code."""
+
+    formula: str = Field(min_length=1, max_length=500, description="e.g. weight / (height/100)^2")
+
+
+class RecordColumn(Section):
+    """A column of the records of FHIR or OMOP: exactly one of its first four keys says of which.
+
+    A code is written `system:code`, for instance `loinc:2160-0`, `rxnorm:11289`, `omop:3016723`, or
+    is the name of a value set that FedRx ships, for instance `creatinine`.
+    """
+
+    measurement: Codes = ()
+    drug: Codes = ()
+    condition: Codes = ()
+    person: Literal["id", "sex", "age", "birth_year", "died"] | None = None
+    unit: str | None = Field(default=None, description="unit of the column; records are converted")
+    take: Literal["first", "last", "mean", "lowest", "highest", "count", "any", "dose"] | None = (
+        Field(
+            default=None, description="which record counts; in rows of times, all of that time do"
+        )
+    )
+    within: tuple[Days, Days] | None = Field(
+        default=None, description="days after the index (negative: before) that count, both ends in"
+    )
+    descendants: bool = Field(
+        default=True, description="OMOP: take the concepts below the named ones too"
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        given = [
+            bool(self.measurement),
+            bool(self.drug),
+            bool(self.condition),
+            self.person is not None,
+        ]
+        if sum(given) != 1:
+            raise ValueError("give exactly one of measurement, drug, condition and person")
+        return self
+
+
+class GenotypeColumn(Section):
+    """A column of called genotypes; `[genotypes]` names the VCF."""
+
+    gene: str | None = None
+    give: Literal["diplotype", "phenotype", "activity"] = "diplotype"
+    position: str | None = Field(default=None, description="an rs number instead of a gene")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.gene is None) == (self.position is None):
+            raise ValueError("give either gene or position")
+        return self
+
+
+class GenotypesSource(Section):
+    """A VCF whose samples are the patients, beside the table (or the source itself)."""
+
+    file: str | None = Field(default=None, min_length=1, description="none: --data is the VCF")
+    build: Literal["GRCh38", "GRCh37"] | None = None
+    samples: str | None = Field(default=None, description="CSV: sample,patient, where they differ")
+
+
+class RecordsSource(Section):
+    """How records become rows."""
+
+    rows: Literal["patients", "times"] = "patients"
+    index: str | None = Field(
+        default=None,
+        description="the record that days are counted from: 'drug rxnorm:11289' is the first of it",
+    )
+    time_unit: Literal["h", "d"] = "d"
+    every: float | None = Field(
+        default=None, gt=0, description="rows of times: measurements within one step share a row"
+    )
+
+
+class QuerySource(Section):
+    """One read-only query that gives the table, of a database that is not OMOP."""
+
+    query: str = Field(min_length=1)
+
+
+def _kind(value: object) -> str:
+    given = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    if "formula" in given:
+        return "formula"
+    return "genotype" if {"gene", "position"} & given.keys() else "record"
+
+
+DerivedColumn = Annotated[
+    Annotated[FormulaColumn, Tag("formula")]
+    | Annotated[RecordColumn, Tag("record")]
+    | Annotated[GenotypeColumn, Tag("genotype")],
+    Discriminator(_kind),
+]
+
+__all__ = [
+    "Column",
+    "DerivedColumn",
+    "FormulaColumn",
+    "GenotypeColumn",
+    "GenotypesSource",
+    "QuerySource",
+    "RecordColumn",
+    "RecordsSource",
+]

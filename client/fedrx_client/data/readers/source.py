@@ -1,0 +1,90 @@
+"""What `--data` names: a file, a folder, a database or a FHIR server."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from fedrx_common.errors import DataError
+
+SourceKind = Literal["table", "fhir", "vcf", "omop", "sql", "server"]
+
+_TABLES = {".csv", ".tsv", ".txt", ".parquet", ".pq", ".xlsx"}
+_BUNDLES = {".json", ".ndjson"}
+_DATABASES = {".sqlite", ".sqlite3", ".db"}
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_PACKED = re.compile(r"\.(gz|bgz)\Z")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A place that patients are read from.
+
+    Attributes:
+        kind: `table` (CSV, Parquet, Excel), `fhir` (bundles and bulk exports, a file or a folder
+            of them), `vcf`, `omop` (a folder of tables), `sql` (a database, OMOP or queried), or
+            `server` (of FHIR).
+        location: the path or the address, as it was given.
+    """
+
+    kind: SourceKind
+    location: str
+
+    @property
+    def path(self) -> Path | None:
+        """The file or folder; None for a database or a server."""
+        return None if _URL.match(self.location) else Path(self.location)
+
+    @property
+    def name(self) -> str:
+        """The source in words, for errors and accounts: no password and no folder above it."""
+        if self.path is not None:
+            return self.path.name
+        parts = urlsplit(self.location)
+        host = parts.netloc.rpartition("@")[2]
+        return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+    @classmethod
+    def parse(cls, text: str | Path) -> "Source":
+        """Recognise a source by its name and, for a folder, by what is in it.
+
+        Raises:
+            DataError: it is not there, or of no kind that can be read.
+        """
+        location = str(text)
+        if _URL.match(location):
+            return cls(
+                "server" if location.startswith(("http://", "https://")) else "sql", location
+            )
+        path = Path(location)
+        if path.is_dir():
+            return cls(_kind_of_folder(path), location)
+        name = _PACKED.sub("", path.name.lower())
+        suffix = Path(name).suffix
+        if not path.is_file():
+            raise DataError(f"{path}: there is no such data file.")
+        if suffix == ".vcf":
+            return cls("vcf", location)
+        if suffix in _BUNDLES:
+            return cls("fhir", location)
+        if suffix in _DATABASES:
+            return cls("sql", location)
+        if suffix in _TABLES:
+            return cls("table", location)
+        raise DataError(
+            f"{path}: is of no kind that can be read; give a table (.csv, .parquet, .xlsx), FHIR "
+            "(.json, .ndjson), a VCF, a folder of them, a database address or a FHIR address."
+        )
+
+
+def _kind_of_folder(path: Path) -> SourceKind:
+    names = {_PACKED.sub("", one.name.lower()) for one in path.iterdir()}
+    if any(name.startswith("person.") for name in names):
+        return "omop"
+    if any(Path(name).suffix in _BUNDLES for name in names):
+        return "fhir"
+    raise DataError(
+        f"{path}: holds neither FHIR files (.json, .ndjson) nor OMOP tables (person.csv or "
+        "person.parquet); name the file itself."
+    )
