@@ -66,7 +66,7 @@ class Quantity(BaseModel):
 Value = Quantity | bool | float | str | None
 
 
-class PatientFile(BaseModel):
+class PatientDocument(BaseModel):
     """One patient of a file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -108,7 +108,7 @@ def read_patients(
     patients = []
     for number, one in enumerate(listed, 1):
         try:
-            patients.append(PatientFile.model_validate(one))
+            patients.append(PatientDocument.model_validate(one))
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"][:3]) or "the object"
@@ -210,7 +210,7 @@ def study_mapping(schema: FeatureSchema, source: str = "mapping") -> TableMappin
     )
 
 
-def _table(patients: Sequence[PatientFile], schema: FeatureSchema, source: str) -> Table:
+def _table(patients: Sequence[PatientDocument], schema: FeatureSchema, source: str) -> Table:
     """Write the patients as a row each, or a row for each visit."""
     rows: list[dict[str, str]] = []
     origins: list[str] = []
@@ -247,7 +247,7 @@ def _table(patients: Sequence[PatientFile], schema: FeatureSchema, source: str) 
     )
 
 
-def _features(one: PatientFile, features: Sequence[Feature], where: str) -> dict[str, str]:
+def _features(one: PatientDocument, features: Sequence[Feature], where: str) -> dict[str, str]:
     """Write each feature as the text of a cell in the study's unit."""
     _refuse_unknown(one.features, [feature.name for feature in features], where)
     cells = {}
@@ -288,7 +288,7 @@ def _cell(value: Value, unit: str, where: str) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def _block(patients: Sequence[PatientFile], block: Block, source: str) -> NDArray[np.float64]:
+def _block(patients: Sequence[PatientDocument], block: Block, source: str) -> NDArray[np.float64]:
     """Read a block, `(n, genes)`; NaN where a gene is not given."""
     found = np.full((len(patients), len(block.genes)), np.nan)
     places = {gene: i for i, gene in enumerate(block.genes)}
