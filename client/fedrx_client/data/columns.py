@@ -15,7 +15,7 @@ from fedrx_client.data.sources import Codes, Unknown
 from fedrx_client.data.units import Conversion, conversion
 from fedrx_common.errors import DataError, counted
 
-_HINT = 'correct it, or set unknown = "missing" for it in the mapping'
+REPAIR = 'correct it, or set unknown = "missing" for it in the mapping'
 _DECADE_BIN = re.compile(r"(\d{1,3})\s*[-–]\s*(\d{1,3})|(\d{1,3})\s*\+")
 
 
@@ -61,7 +61,7 @@ class NumberRange:
 
 
 def read_numbers(
-    reading: Reading, source: NumberSource, limits: NumberRange, hint: str = _HINT
+    reading: Reading, source: NumberSource, limits: NumberRange, hint: str = REPAIR
 ) -> Parsed:
     """Read numbers in the study's unit, NaN where missing, `(rows,)` float64.
 
@@ -169,7 +169,7 @@ def read_categories(
     return Parsed(values, unknown)
 
 
-def read_flags(reading: Reading, source: FlagSource, hint: str = _HINT) -> Parsed:
+def read_flags(reading: Reading, source: FlagSource, hint: str = REPAIR) -> Parsed:
     """Read True, False, or `None` where no column has a code, `(rows,)` of objects.
 
     Args:
@@ -231,7 +231,7 @@ def impute(
     return applies
 
 
-def _unknown(where: str, complaint: str, policy: Unknown, hint: str = _HINT) -> int:
+def _unknown(where: str, complaint: str, policy: Unknown, hint: str = REPAIR) -> int:
     """Count a value as missing, or refuse it, as the mapping decides."""
     if policy == "missing":
         return 1

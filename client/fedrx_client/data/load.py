@@ -1,5 +1,6 @@
 """Turns a file into cohorts: parses once at the edge, so that nothing further in has to check."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,10 @@ from fedrx_client.data.sites import (
     natural,
     the_one,
 )
-from fedrx_client.data.sources import AbsentSource
+from fedrx_client.data.sources import AbsentSource, TargetSource
 from fedrx_client.data.table import Table, joined, read_table, rows_by_key
 from fedrx_common.errors import DataError
-from fedrx_models.cohort.cohort import MISSING_CATEGORY, Cohort
+from fedrx_models.cohort.cohort import MISSING_CATEGORY, Cohort, placeholder_outcomes
 from fedrx_protocol.study.schema import (
     CategoryFeature,
     Feature,
@@ -104,6 +105,47 @@ def load_dealt(
     return _load(path, mapping, schema, iid_partition(sites, mapping))
 
 
+def load_unlabelled(
+    path: Path | str, mapping: TableMapping, schema: FeatureSchema, *, site: str
+) -> LoadResult:
+    """Read patients to predict for: whatever the source says of their outcomes is not looked at.
+
+    Of a course one visit is enough. Outcomes in the cohort are placeholders, or what follows from
+    the visits.
+
+    Raises:
+        DataError: as `load_cohort`.
+    """
+    mapping = without_outcome(mapping)
+    whole = _whole(path, mapping, mapping.named_columns)
+    return load_table(whole, mapping, schema, site=site, folder=Path(path).parent)
+
+
+def load_table(
+    table: Table, mapping: TableMapping, schema: FeatureSchema, *, site: str, folder: Path
+) -> LoadResult:
+    """Load patients to predict for, of a table that is in memory; see `load_unlabelled`.
+
+    Args:
+        table: the patients.
+        mapping: how its columns become features.
+        schema: the study's features.
+        site: the site's name.
+        folder: where files that the mapping names beside the table are.
+    """
+    mapping = without_outcome(mapping)
+    mapping.check_inputs(schema)
+    table.require(mapping.named_columns)
+    load = _load_rows if mapping.visits is None else _load_courses
+    cohorts, quality, _ = load(table, folder, mapping, schema, the_one(site), labelled=False)
+    return LoadResult(cohorts, replace(quality, absent=mapping.absent))
+
+
+def without_outcome(mapping: TableMapping) -> TableMapping:
+    """Return a mapping that names no outcome."""
+    return mapping.model_copy(update={"target": TargetSource()})
+
+
 def _load(
     path: Path | str,
     mapping: TableMapping,
@@ -112,26 +154,30 @@ def _load(
     split_by: str | None = None,
 ) -> LoadResult:
     mapping.check_against(schema)
-    path = Path(path)
     # All columns that are read from the table, and no others.
     needed = [*mapping.named_columns, *([] if split_by is None else [split_by])]
     wanted = set(needed)
     if isinstance(schema.target, PanelTarget) and mapping.target.file is None:
         wanted |= set(mapping.target.panel_columns(schema.target))
-    if mapping.join is None:
-        whole = read_table(path, mapping.table, wanted)
-    else:
-        file, by = path.parent / mapping.join.file, mapping.join.by
-        one, other = (read_table(p, mapping.table, wanted | {by}) for p in (path, file))
-        whole = joined(one, other, by)
+    whole = _whole(path, mapping, wanted)
     whole.require(tuple(needed))
     load = _load_rows if mapping.visits is None else _load_courses
-    cohorts, quality, reasons = load(whole, path.parent, mapping, schema, sites_of)
+    cohorts, quality, reasons = load(whole, Path(path).parent, mapping, schema, sites_of)
     lost: tuple[str, ...] = ()
     if split_by is not None:
         lost = left_out(Reading(whole, mapping.table), split_by, reasons, cohorts)
     notes = (*quality.notes, *lost)
     return LoadResult(cohorts, replace(quality, absent=mapping.absent, notes=notes))
+
+
+def _whole(path: Path | str, mapping: TableMapping, wanted: Collection[str]) -> Table:
+    """Read the wanted columns of the main table, with those of the file beside it."""
+    path = Path(path)
+    if mapping.join is None:
+        return read_table(path, mapping.table, wanted)
+    file, by = path.parent / mapping.join.file, mapping.join.by
+    one, other = (read_table(p, mapping.table, {*wanted, by}) for p in (path, file))
+    return joined(one, other, by)
 
 
 _Loaded = tuple[dict[str, Cohort], DataQuality, list[str | None]]
@@ -144,10 +190,13 @@ def _load_rows(
     mapping: TableMapping,
     schema: FeatureSchema,
     sites_of: SitesOf,
+    *,
+    labelled: bool = True,
 ) -> _Loaded:
     """Load a table with a row for each patient."""
-    outcomes = outcome_table(whole, mapping, schema, folder)
-    kept = kept_rows(Reading(whole, mapping.table), mapping, outcomes.recorded)
+    outcomes = outcome_table(whole, mapping, schema, folder) if labelled else None
+    recorded = [True] * len(whole) if outcomes is None else outcomes.recorded
+    kept = kept_rows(Reading(whole, mapping.table), mapping, recorded)
     table = whole.select(kept.rows)
     sites, patients = _whose(table, mapping, sites_of)
     # A patient counts once, whatever the number of rows: privacy is promised per patient.
@@ -156,12 +205,12 @@ def _load_rows(
         _require_own_ids(patients, mapping)
     features = _read_features(Reading(table, mapping.table), mapping, schema)
     blocks = read_blocks(patients, whole, mapping, schema, folder)
-    recorded = Reading(outcomes.select(kept.rows), mapping.table)
-    content = _Content(
-        values=features.values,
-        blocks=blocks.values,
-        target=read_outcomes(recorded, mapping, schema.target),
-    )
+    if outcomes is None:
+        target = placeholder_outcomes(schema.target, len(table))
+    else:
+        reading = Reading(outcomes.select(kept.rows), mapping.table)
+        target = read_outcomes(reading, mapping, schema.target)
+    content = _Content(values=features.values, blocks=blocks.values, target=target)
     lacking = {
         f"block {name}": int(np.isnan(values).all(axis=1).sum())
         for name, values in blocks.values.items()
@@ -176,7 +225,7 @@ def _load_rows(
         imputed=features.imputed,
         unknown=features.unknown,
         strangers=blocks.strangers,
-        notes=(*outcomes.notes, *features.notes, *blocks.notes),
+        notes=(*(outcomes.notes if outcomes else ()), *features.notes, *blocks.notes),
     )
     return _cohorts(schema, sites, patients, content), quality, kept.reasons
 
@@ -187,6 +236,8 @@ def _load_courses(
     mapping: TableMapping,
     schema: FeatureSchema,
     sites_of: SitesOf,
+    *,
+    labelled: bool = True,
 ) -> _Loaded:
     """Load a table with a row for each visit."""
     visits = mapping.visits
@@ -197,7 +248,7 @@ def _load_courses(
     table = whole.select(kept.rows)
     keys = list(zip(*_whose(table, mapping, sites_of), strict=True))
     reading = Reading(table, mapping.table)
-    courses = read_courses(reading, mapping, visits, schema, keys)
+    courses = read_courses(reading, mapping, visits, schema, keys, labelled=labelled)
     sites = [keys[row][0] for row in courses.first_rows]
     patients = [keys[row][1] for row in courses.first_rows]
     once = table.select(courses.first_rows)
