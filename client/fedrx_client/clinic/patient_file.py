@@ -30,6 +30,7 @@ from fedrx_client.data.mapping import (
     TableMapping,
     TableOptions,
 )
+from fedrx_client.data.readers.source import Source
 from fedrx_client.data.table import Table
 from fedrx_client.data.units import conversion, convertible_to
 from fedrx_common.documents import DocumentInvalid, read_json
@@ -119,7 +120,13 @@ def read_patients(
     table = _table(patients, schema, source)
     plain = schema.model_copy(update={"blocks": ()})
     try:
-        loaded = load_table(table, study_mapping(plain, source), plain, site=site, folder=Path())
+        loaded = load_table(
+            table,
+            study_mapping(plain, source),
+            plain,
+            site=site,
+            source=Source("table", source),
+        )
     except DataError as error:  # there is no mapping that a person could change
         raise DataError(str(error).replace(REPAIR, "correct it, or give null")) from None
     cohort = loaded.cohort
