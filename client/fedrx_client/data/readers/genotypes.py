@@ -4,6 +4,8 @@ Every file is read once, and of each sample only its choices at the wanted posit
 is wrong with a file is one sentence that names the file and the line; then there is no call at all.
 """
 
+import csv
+import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from fedrx_client.data.harmonise.alleles.tables import GENES, GeneTable, Locus, 
 from fedrx_client.data.readers.vcf import VcfFile, VcfRecord
 from fedrx_client.data.table import Table
 from fedrx_common.errors import DataError, counted
+from fedrx_common.files import write_private
 
 BUILD = "GRCh38"
 
@@ -224,7 +227,7 @@ def genotype_table(
         DataError: as `call_genotypes`, or a column asks for a gene or a position that is not known.
     """
     files = [Path(path) for path in paths]
-    wanted = standard_columns() if columns is None else dict(columns)
+    wanted = standard_columns() if columns is None else columns
     unknown = next((c.gene for c in wanted.values() if c.gene and c.gene not in GENES), None)
     if unknown is not None:
         raise DataError(
@@ -233,12 +236,7 @@ def genotype_table(
     genes = tuple(gene for gene in GENES if any(c.gene == gene for c in wanted.values()))
     calls = call_genotypes(files, build, genes)
     bases = _bases(files, [c.position for c in wanted.values() if c.position], build)
-    cells: dict[str, tuple[str, ...]] = {"sample": tuple(calls)}
-    for name, column in wanted.items():
-        if column.gene is not None:
-            cells[name] = tuple(_cell(calls[one][column.gene], column) for one in calls)
-        elif column.position is not None:
-            cells[name] = tuple(bases[column.position][one] for one in calls)
+    cells = _cells(calls, wanted, bases)
     return Table(
         source=", ".join(path.name for path in files),
         unit="sample",
@@ -246,6 +244,16 @@ def genotype_table(
         columns=cells,
         header=tuple(cells),
     )
+
+
+def write_calls(path: Path, calls: Mapping[str, Mapping[str, Call]]) -> None:
+    """Write calls of all genes as CSV, one row a sample, readable by its owner alone."""
+    cells = _cells(calls, standard_columns(), {})
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(cells)
+    writer.writerows(zip(*cells.values(), strict=True))
+    write_private(path, text.getvalue().encode())
 
 
 def standard_columns() -> dict[str, GenotypeColumn]:
@@ -261,10 +269,20 @@ def standard_columns() -> dict[str, GenotypeColumn]:
     return found
 
 
-def _cell(call: Call, column: GenotypeColumn) -> str:
-    if column.give == "activity":
-        return "" if call.activity is None else f"{call.activity:g}"
-    return (call.phenotype if column.give == "phenotype" else call.diplotype) or ""
+def _cells(
+    calls: Mapping[str, Mapping[str, Call]],
+    columns: Mapping[str, GenotypeColumn],
+    bases: Mapping[str, Mapping[str, str]],
+) -> dict[str, tuple[str, ...]]:
+    """Write each column's cells, of `sample` first; "" where there is no call."""
+    cells: dict[str, tuple[str, ...]] = {"sample": tuple(calls)}
+    for name, column in columns.items():
+        if column.gene is None:
+            cells[name] = tuple(bases[column.position or ""][sample] for sample in calls)
+        else:
+            given = (getattr(calls[sample][column.gene], column.give) for sample in calls)
+            cells[name] = tuple("" if one is None else f"{one}" for one in given)
+    return cells
 
 
 def _bases(
