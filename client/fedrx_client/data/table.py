@@ -42,6 +42,7 @@ class Table:
         header: names of all columns of the file, of which `columns` may hold a part.
         typed: columns of typed numbers, whose text always has a decimal point.
         origins: of a column that was made, not read: where each row's value comes from, in words.
+        notes: sentences on what a person should know of the reading: records that were not used.
     """
 
     source: str
@@ -51,6 +52,7 @@ class Table:
     header: tuple[str, ...] = ()
     typed: frozenset[str] = frozenset()
     origins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.places)
