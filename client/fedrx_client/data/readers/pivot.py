@@ -7,7 +7,7 @@ order of the records in their source. Four sources of the same records therefore
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -30,7 +30,7 @@ _TICK = timedelta(microseconds=1)
 _SIDE = {"<": -2, "<=": -1, "": 0, ">=": 1, ">": 2}
 
 
-def pivot(records: Records, mapping: TableMapping, wanted: Collection[str]) -> Table:
+def pivot(records: Records, mapping: TableMapping, wanted: Container[str]) -> Table:
     """Make the columns of a mapping from records.
 
     The column `table.patient` holds the patient's id, unless the mapping makes it otherwise. Rows
@@ -60,6 +60,7 @@ def pivot(records: Records, mapping: TableMapping, wanted: Collection[str]) -> T
     if mapping.records.rows == "patients":
         names = [name for name in names if name != TIME]
     names += selection.columns
+    made = [name for name, one in mapping.columns.items() if isinstance(one, RecordColumn)]
     told = [f"{counted(n, 'record')} not read: {why}" for why, n in records.skipped.items() if n]
     told += [f"{counted(n, what)} {why}" for (what, why), n in work.notes.items()]
     return Table(
@@ -67,7 +68,7 @@ def pivot(records: Records, mapping: TableMapping, wanted: Collection[str]) -> T
         unit="row",
         places=tuple(range(1, len(rows) + 1)),
         columns={name: tuple(row.cell(name, mapping)[0] for row in rows) for name in names},
-        header=(*names, *(one for one in mapping.columns if one not in names)),
+        header=tuple(dict.fromkeys((*names, *made))),
         typed=frozenset(names) - {mapping.table.patient},
         origins={name: tuple(row.cell(name, mapping)[1] for row in rows) for name in names},
         notes=tuple(f"{records.source}: {text}." for text in sorted(told)),

@@ -26,10 +26,10 @@ from fedrx_common.errors import DataError
 
 Json = dict[str, Any]
 
-_CONCEPT = {"coding": {"system": {}, "code": {}}}
-_REFERENCE = {"reference": {}}
-_PERIOD = {"start": {}, "end": {}}
-_QUANTITY = {"value": {}, "comparator": {}, "unit": {}, "system": {}, "code": {}}
+_CONCEPT: Json = {"coding": {"system": {}, "code": {}}}
+_REFERENCE: Json = {"reference": {}}
+_PERIOD: Json = {"start": {}, "end": {}}
+_QUANTITY: Json = {"value": {}, "comparator": {}, "unit": {}, "system": {}, "code": {}}
 _VALUES = {
     "valueQuantity": _QUANTITY,
     "valueInteger": {},

@@ -276,7 +276,8 @@ def _times_a_day(timing: Any) -> Decimal | None:  # noqa: ANN401 - Timing
         return None
     repeat = timing.repeat
     if repeat is not None and repeat.period and repeat.periodUnit in _PERIODS_A_DAY:
-        return (repeat.frequency or 1) * _PERIODS_A_DAY[repeat.periodUnit] / repeat.period
+        period = Decimal(repeat.period)
+        return (repeat.frequency or 1) * _PERIODS_A_DAY[repeat.periodUnit] / period
     for code in codes_of(timing.code):
         if code.code in _TIMES_A_DAY:
             return Decimal(_TIMES_A_DAY[code.code])
