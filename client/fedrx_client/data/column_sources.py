@@ -118,7 +118,10 @@ class RecordColumn(Section):
         default=None, description="days after the index (negative: before) that count, both ends in"
     )
     descendants: bool = Field(
-        default=True, description="OMOP: take the concepts below the named ones too"
+        default=True, description="take what is below the named codes too (OMOP, ATC, ICD-10)"
+    )
+    unknown: Unknown = Field(
+        default="error", description="what to do with a value whose unit cannot be converted"
     )
 
     @model_validator(mode="after")
@@ -166,7 +169,10 @@ class RecordsSource(Section):
     )
     time_unit: Literal["h", "d"] = "d"
     every: float | None = Field(
-        default=None, gt=0, description="rows of times: measurements within one step share a row"
+        default=None,
+        gt=0,
+        le=36_525,
+        description="rows of times: measurements within one step share a row",
     )
 
 

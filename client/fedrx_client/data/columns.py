@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrx_client.data.cells import Distinct, NumberFormat, Reading
+from fedrx_client.data.harmonise.units import Conversion, conversion
 from fedrx_client.data.mapping import CategorySource, FlagSource, Imputation, NumberSource
 from fedrx_client.data.sources import Censored, Codes, Unknown
-from fedrx_client.data.units import Conversion, conversion
 from fedrx_common.errors import DataError, counted
 
 REPAIR = 'correct it, or set unknown = "missing" for it in the mapping'

@@ -170,7 +170,7 @@ def _load(
     lost: tuple[str, ...] = ()
     if split_by is not None:
         lost = left_out(Reading(whole, mapping.table), split_by, reasons, cohorts)
-    notes = (*quality.notes, *lost)
+    notes = (*whole.notes, *quality.notes, *lost)
     return LoadResult(cohorts, replace(quality, absent=mapping.absent, notes=notes))
 
 

@@ -4,6 +4,8 @@ from collections.abc import Collection, Container
 
 from fedrx_client.data.mapping import TableMapping
 from fedrx_client.data.readers.formula_columns import formula_inputs, with_formulas
+from fedrx_client.data.readers.pivot import pivot
+from fedrx_client.data.readers.selection import Selection
 from fedrx_client.data.readers.source import Source
 from fedrx_client.data.readers.tables import read_table
 from fedrx_client.data.readers.wide_to_long import WideColumns, as_long
@@ -43,4 +45,9 @@ def _read(source: Source, mapping: TableMapping, columns: Container[str]) -> Tab
     """Read one kind of source; each kind has a line here."""
     if source.kind == "table" and source.path is not None:
         return read_table(source.path, mapping.table, columns)
+    if source.kind == "fhir" and source.path is not None:
+        from fedrx_client.data.readers.fhir.files import read_fhir  # noqa: PLC0415 - it takes 2 s
+
+        selection = Selection.of(mapping, columns)
+        return pivot(read_fhir(source.path, selection.wants), mapping, columns)
     raise DataError(f"{source.name}: cannot be read yet.")
