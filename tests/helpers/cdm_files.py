@@ -53,9 +53,7 @@ def write_postgres(
                 cursor.execute(statement)
 
 
-def write_folder(
-    folder: Path, tables: Cdm, *, parquet: bool = False, upper: bool = False
-) -> Path:
+def write_folder(folder: Path, tables: Cdm, *, parquet: bool = False, upper: bool = False) -> Path:
     """Write a folder of files; `upper` names files and columns in capitals, as some exports do."""
     folder.mkdir()
     for name, types in CDM.items():

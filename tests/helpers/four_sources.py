@@ -7,7 +7,7 @@ import csv
 import io
 import random
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 
 from fedrx_client.data.harmonise.units import conversion
 from fedrx_protocol.study.schema import FeatureSchema
@@ -33,7 +33,7 @@ class Measured:
 
     @property
     def moment(self) -> datetime:
-        return self.at or datetime(self.day.year, self.day.month, self.day.day, tzinfo=timezone.utc)
+        return self.at or datetime(self.day.year, self.day.month, self.day.day, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,9 @@ def patients(count: int, seed: int = 0) -> list[Synthetic]:
             Synthetic(
                 id=str(number),
                 sex=dice.choice(("male", "female")),
-                birth=date(dice.randrange(1930, 1995), dice.randrange(1, 13), dice.randrange(1, 28)),
+                birth=date(
+                    dice.randrange(1930, 1995), dice.randrange(1, 13), dice.randrange(1, 28)
+                ),
                 start=start,
                 dose=f"{dice.randrange(10, 100) / 10:g}",
                 weight=f"{dice.uniform(45, 120):.1f}",
@@ -502,7 +504,7 @@ def cdm(drawn: list[Synthetic], *, course: bool = False) -> Cdm:
 
     def measure(one: Synthetic, concept: int, measured: Measured, unit: int) -> None:
         # OMOP has no time zones: the hospital's clock is UTC here.
-        at = None if measured.at is None else measured.at.astimezone(timezone.utc)
+        at = None if measured.at is None else measured.at.astimezone(UTC)
         add("measurement", person_id=int(one.id), measurement_concept_id=concept,
             measurement_date=str(at.date() if at else measured.day),
             measurement_datetime=at and at.strftime("%Y-%m-%d %H:%M:%S"),
@@ -530,7 +532,7 @@ def cdm(drawn: list[Synthetic], *, course: bool = False) -> Cdm:
             add("drug_exposure", person_id=int(one.id), drug_concept_id=AMIODARONE,
                 drug_exposure_start_date=str(one.amiodarone))  # fmt: skip
         for begin, end in one.given if course else ():
-            start, stop = (m.astimezone(timezone.utc).replace(tzinfo=None) for m in (begin, end))
+            start, stop = (m.astimezone(UTC).replace(tzinfo=None) for m in (begin, end))
             add("drug_exposure", person_id=int(one.id), drug_concept_id=AMIODARONE,
                 drug_exposure_start_date=str(start.date()),
                 drug_exposure_start_datetime=str(start),

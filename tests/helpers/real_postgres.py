@@ -1,10 +1,9 @@
-"""A real PostgreSQL server in a temporary folder, with a role that may read and one that may all."""
+"""A real PostgreSQL server in a temporary folder, with a role whose password is odd."""
 
 import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,7 +70,8 @@ def postgres() -> Iterator[Server]:
     secret.chmod(0o644)
 
     def run(*command: str) -> None:
-        done = subprocess.run([*as_user, *command], capture_output=True, text=True, cwd=folder)
+        whole = [*as_user, *command]
+        done = subprocess.run(whole, check=False, capture_output=True, text=True, cwd=folder)
         if done.returncode:
             raise RuntimeError(done.stdout + done.stderr)
 

@@ -6,7 +6,7 @@ never reads notes, names or addresses. See https://ohdsi.github.io/CommonDataMod
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
@@ -109,7 +109,7 @@ _LAYOUTS = (
 )
 
 
-def read_omop(tables: CdmTables, mapping: TableMapping, wanted: Collection[str]) -> Records:
+def read_omop(tables: CdmTables, mapping: TableMapping, wanted: Container[str]) -> Records:
     """Read the persons, and the records that a mapping's columns are made of.
 
     Args:

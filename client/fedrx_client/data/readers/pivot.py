@@ -7,7 +7,7 @@ order of the records in their source. Four sources of the same records therefore
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -30,7 +30,7 @@ _TICK = timedelta(microseconds=1)
 _SIDE = {"<": -2, "<=": -1, "": 0, ">=": 1, ">": 2}
 
 
-def pivot(records: Records, mapping: TableMapping, wanted: Collection[str]) -> Table:
+def pivot(records: Records, mapping: TableMapping, wanted: Container[str]) -> Table:
     """Make the columns of a mapping from records.
 
     The column `table.patient` holds the patient's id, unless the mapping makes it otherwise. Rows

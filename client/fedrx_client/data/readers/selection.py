@@ -1,6 +1,6 @@
 """Which records a mapping's columns are made of: a reader may skip every other one unread."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -63,7 +63,7 @@ class Selection:
     index: Chosen | None = None
 
     @classmethod
-    def of(cls, mapping: TableMapping, wanted: Collection[str]) -> "Selection":
+    def of(cls, mapping: TableMapping, wanted: Container[str]) -> "Selection":
         """Read the codes of a mapping.
 
         Raises:

@@ -1,7 +1,7 @@
 """Reads a database: OMOP's tables one by one, or the table that one read-only query gives."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -33,7 +33,7 @@ _TOKEN = re.compile(
 _WRITING = frozenset({"insert", "update", "delete", "merge", "into", "truncate", "drop", "alter"})
 
 
-def read_database(source: Source, mapping: TableMapping, wanted: Collection[str]) -> Records:
+def read_database(source: Source, mapping: TableMapping, wanted: Container[str]) -> Records:
     """Read OMOP's tables of a database.
 
     Args:
@@ -49,7 +49,7 @@ def read_database(source: Source, mapping: TableMapping, wanted: Collection[str]
         return read_omop(DatabaseTables(database, options), mapping, wanted)
 
 
-def read_query(source: Source, mapping: TableMapping, wanted: Collection[str]) -> Table:
+def read_query(source: Source, mapping: TableMapping, wanted: Container[str]) -> Table:
     """Read the table that the mapping's query gives; typed values become text, as of Parquet.
 
     Args:
