@@ -60,6 +60,7 @@ def pivot(records: Records, mapping: TableMapping, wanted: Container[str]) -> Ta
     if mapping.records.rows == "patients":
         names = [name for name in names if name != TIME]
     names += selection.columns
+    made = [name for name, one in mapping.columns.items() if isinstance(one, RecordColumn)]
     told = [f"{counted(n, 'record')} not read: {why}" for why, n in records.skipped.items() if n]
     told += [f"{counted(n, what)} {why}" for (what, why), n in work.notes.items()]
     return Table(
@@ -67,7 +68,7 @@ def pivot(records: Records, mapping: TableMapping, wanted: Container[str]) -> Ta
         unit="row",
         places=tuple(range(1, len(rows) + 1)),
         columns={name: tuple(row.cell(name, mapping)[0] for row in rows) for name in names},
-        header=(*names, *(one for one in mapping.columns if one not in names)),
+        header=tuple(dict.fromkeys((*names, *made))),
         typed=frozenset(names) - {mapping.table.patient},
         origins={name: tuple(row.cell(name, mapping)[1] for row in rows) for name in names},
         notes=tuple(f"{records.source}: {text}." for text in sorted(told)),

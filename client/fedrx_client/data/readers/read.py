@@ -7,6 +7,7 @@ from fedrx_client.data.readers.formula_columns import formula_inputs, with_formu
 from fedrx_client.data.readers.omop import read_omop
 from fedrx_client.data.readers.omop_folder import FolderTables
 from fedrx_client.data.readers.pivot import pivot
+from fedrx_client.data.readers.selection import Selection
 from fedrx_client.data.readers.source import Source
 from fedrx_client.data.readers.sql import read_database, read_query
 from fedrx_client.data.readers.tables import read_table
@@ -47,6 +48,11 @@ def _read(source: Source, mapping: TableMapping, columns: Container[str]) -> Tab
     """Read one kind of source; each kind has a line here."""
     if source.kind == "table" and source.path is not None:
         return read_table(source.path, mapping.table, columns)
+    if source.kind == "fhir" and source.path is not None:
+        from fedrx_client.data.readers.fhir.files import read_fhir  # noqa: PLC0415 - it takes 2 s
+
+        selection = Selection.of(mapping, columns)
+        return pivot(read_fhir(source.path, selection.wants), mapping, columns)
     if source.kind == "omop" and source.path is not None:
         return pivot(read_omop(FolderTables(source.path), mapping, columns), mapping, columns)
     if source.kind == "sql" and mapping.sql is not None and mapping.sql.query is not None:
