@@ -72,8 +72,7 @@ def approve(
         if study or data or mapping or max_epsilon or no_cap or min_patients:
             raise MisuseError("--revoke takes only the folder, --by and --passphrase-file.")
         identity, kept = _identity(folder), _approvals(folder)
-        file = Path(revoke)
-        digest = _study(file).digest if file.is_file() else kept.digest_of(revoke)
+        digest = _digest(folder, revoke)
         taken = kept.revoke(digest, _key(identity, passphrase_file), now=_now(), by=by)
         say(f"Taken back: study '{taken.name}'. A running site answers nothing for it now.")
         return
@@ -221,6 +220,38 @@ def ledger(
     say(f"{head.count} lines, unchanged; head {document['head']}", err=not verify)
 
 
+def forget(
+    folder: Folder,
+    *,
+    study: Annotated[
+        str | None, typer.Option(help="Of one study: its file, name or digest.")
+    ] = None,
+    older_than: Annotated[
+        int | None, typer.Option(help="What is older than so many days.", min=0)
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Who asks; else the account's name.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove cached cohorts and the files of studies whose approval is over."""
+    from fedrx_client.approvals import retention
+
+    if (study is None) == (older_than is None):
+        raise MisuseError("forget needs --study STUDY or --older-than DAYS: give one of them.")
+    by, now = by or getpass.getuser(), _now()
+    if older_than is not None:
+        found = retention.older_than(folder, older_than, now)
+    else:
+        found = retention.of_study(folder, _digest(folder, str(study)), now)
+    if not found.cohorts and not found.studies:
+        say("Nothing is kept that could be forgotten.")
+        return
+    say(f"To be removed: {found.text()}.")
+    if not yes:
+        typer.confirm("Remove them?", abort=True)
+    retention.forget(folder, found, now=now, by=by)
+    say("Removed; approvals, ledger and audit log stay.")
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands to `fedrx site`."""
     files = "study.toml --data cohort.csv --mapping mapping.toml"
@@ -228,6 +259,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=f"Example: fedrx site approve charite {files} --max-epsilon 2")(approve)
     app.command(epilog="Example: fedrx site approvals charite")(approvals)
     app.command(epilog="Example: fedrx site ledger charite --verify")(ledger)
+    app.command(epilog="Example: fedrx site forget charite --older-than 90")(forget)
 
 
 def _spending(book: "Ledger", kept: "Approvals", delta: float) -> dict[str, Any]:
@@ -283,9 +315,17 @@ def _network(
 def _load(identity: "SiteIdentity", study: "Study", data: Path, mapping: Path) -> "LoadResult":
     from fedrx_client.data.load import load_cohort
     from fedrx_client.data.mapping import TableMapping
+    from fedrx_client.data.privacy.pipeline import require_pipeline
 
     table = TableMapping.load(mapping)
+    require_pipeline(study, table)
     return load_cohort(data, table, study.feature_schema, site=identity.site)
+
+
+def _digest(folder: Path, study: str) -> str:
+    """Find a study's digest by its file, its name, or how the digest begins."""
+    file = Path(study)
+    return _study(file).digest if file.is_file() else _approvals(folder).digest_of(study)
 
 
 def _study(path: Path) -> "Study":
