@@ -22,6 +22,7 @@ import typer
 
 from fedrx.cli import compare as compare_command
 from fedrx.cli import coordinator as coordinator_commands
+from fedrx.cli import data as data_commands
 from fedrx.cli import model as model_commands
 from fedrx.cli import simulate as simulate_command
 from fedrx.cli import site as site_commands
@@ -47,6 +48,7 @@ app.add_typer(study_commands.app, name="study")
 app.add_typer(model_commands.app, name="model")
 app.add_typer(coordinator_commands.app, name="coordinator")
 app.add_typer(site_commands.app, name="site")
+app.add_typer(data_commands.app, name="data")
 
 
 @app.callback()
