@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from fedrx_client.approvals.store import Approvals
     from fedrx_client.checks.study import Check
     from fedrx_client.data.load import LoadResult
+    from fedrx_client.data.quality.findings import QualityReport
     from fedrx_client.identity.identity import SiteIdentity
     from fedrx_client.records.ledger import Ledger
     from fedrx_protocol.study.study import Study
@@ -60,6 +62,13 @@ def approve(
         typer.Option(help="What this site calls these patients; the cap counts by that name."),
     ] = DEFAULT_COHORT,
     by: Annotated[str | None, typer.Option(help="Who approves; else the account's name.")] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(help="Accept a red finding in the data, by its name; may be given again."),
+    ] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="Why the findings of --override are accepted.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     revoke: Annotated[
         str | None, typer.Option(help="Take an approval back: study file, name or digest.")
@@ -82,18 +91,24 @@ def approve(
         raise MisuseError("give --max-epsilon or --no-cap, not both.")
     if not no_cap and max_epsilon is None:
         raise MisuseError("give --max-epsilon with the site's cap, or else --no-cap.")
+    if bool(override) != (reason is not None):
+        raise MisuseError("--override and --reason belong together: give both, or none.")
     # Imported here so that a mistake in the options does not wait for torch.
     from fedrx.views.site import changes_page, counted_page, study_page
     from fedrx_client.approvals.approval import Approval
     from fedrx_client.approvals.study_files import StudyFiles
+    from fedrx_client.checks.quality import require_overrides
     from fedrx_client.checks.study import read_releases
     from fedrx_client.participation.site import check_cohort_size
     from fedrx_client.records.ledger import PrivacyCap
     from fedrx_models.planning import make_plan
 
     identity, agreed = _identity(folder), _study(study)
-    patients = _load(identity, agreed, data, mapping).cohort
+    loaded = _load(identity, agreed, data, mapping)
+    patients = loaded.cohort
     check_cohort_size(agreed, patients)
+    overrides = dict.fromkeys(override or (), reason or "")
+    require_overrides(_quality(agreed, data, mapping, loaded), overrides)
     sites = identity.roster(_now()).ids
     approval = Approval.of(
         agreed,
@@ -105,12 +120,15 @@ def approve(
         by=by,
         cohort_name=cohort,
         sites=sites,
+        overrides=overrides,
     )
     approval.require_cohort(patients.fingerprint, len(patients))
     plan = make_plan(agreed, len(sites))
     plan.check()
     say(study_page(plan, len(patients)))
     say(counted_page(approval, read_releases(folder)))
+    for finding, why in overrides.items():
+        say(f"Overrides: red finding '{finding}', as {why}")
     for namesake in _approvals(folder).all():
         if namesake.approval.name == agreed.name and namesake.approval.study != agreed.digest:
             before = StudyFiles(folder).study(namesake.approval.study)
@@ -163,6 +181,7 @@ def check(
 ) -> None:
     """Try a study here without sending anything: green and red lines, each red with its remedy."""
     from fedrx.views.site import check_page
+    from fedrx_client.checks.quality import quality_lines
     from fedrx_client.checks.study import DryRun
     from fedrx_models.planning import make_plan
 
@@ -175,14 +194,24 @@ def check(
         plan_of=make_plan,
         now=_now(),
         passphrase=passphrase,
+        quality=lambda loaded, overridden: quality_lines(
+            _quality(agreed, data, mapping, loaded), overridden
+        ),
     ).lines(_network(identity, coordinator, passphrase))
     ok = all(line.ok for line in lines)
     if as_json:
         found = [asdict(line) for line in lines]
-        document = {"ok": ok, "study": agreed.digest, "version": version("fedrx"), "lines": found}
+        document = {
+            "ok": ok,
+            "study": agreed.digest,
+            "version": version("fedrx"),
+            "pipeline": _pipeline(agreed, mapping),
+            "lines": found,
+        }
         sys.stdout.write(json.dumps(document) + "\n")
     else:
         say(check_page(lines))
+        say(f"Pipeline: {_pipeline(agreed, mapping) or 'the mapping cannot be read'}")
     if not ok:
         raise typer.Exit(2)
 
@@ -320,6 +349,26 @@ def _load(identity: "SiteIdentity", study: "Study", data: Path, mapping: Path) -
     table = TableMapping.load(mapping)
     require_pipeline(study, table)
     return load_cohort(data, table, study.feature_schema, site=identity.site)
+
+
+def _quality(study: "Study", data: Path, mapping: Path, loaded: "LoadResult") -> "QualityReport":
+    from fedrx_client.checks.quality import quality_of
+    from fedrx_client.data.mapping import TableMapping
+    from fedrx_client.data.readers.source import Source
+
+    table, today = TableMapping.load(mapping), datetime.fromtimestamp(_now(), UTC).date()
+    return quality_of(study, table, Source.parse(data), today=today, loaded=loaded)
+
+
+def _pipeline(study: "Study", mapping: Path) -> str | None:
+    """Return the pipeline's digest; None where the mapping cannot be read, as a line says."""
+    from fedrx_client.data.mapping import TableMapping
+    from fedrx_client.data.privacy.pipeline import pipeline_digest
+
+    try:
+        return pipeline_digest(TableMapping.load(mapping), study.feature_schema)
+    except MisuseError:
+        return None
 
 
 def _digest(folder: Path, study: str) -> str:

@@ -4,19 +4,97 @@
 the target then name it like any other column.
 """
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from fedrx_client.data.sources import Codes, Column, Section
+from fedrx_client.data.harmonise.dates import check_date_format
+from fedrx_client.data.harmonise.formulas import LONGEST, Formula
+from fedrx_client.data.sources import MISSING, Censored, Codes, Column, Section, Unknown
 
 Days = float
+_NUMBER = re.compile(r"-?\d{1,9}(\.\d{1,9})?")
 
 
 class FormulaColumn(Section):
-    """A column computed from others by a closed list of functions; never code."""
+    """A column computed from others by a closed list of functions; never code.
 
-    formula: str = Field(min_length=1, max_length=500, description="e.g. weight / (height/100)^2")
+    Its inputs are columns of the source, or other columns that the mapping makes.
+    """
+
+    formula: str = Field(
+        min_length=1, max_length=LONGEST, description="e.g. weight / (height/100)^2"
+    )
+    date_format: str | None = Field(
+        default=None, max_length=60, description="of its dates, where it is not table.date_format"
+    )
+    missing: Codes = MISSING
+    censored: Censored = "error"
+    unknown: Unknown = Field(
+        default="error", description="what to do where an input or the result is no number or date"
+    )
+
+    @field_validator("formula")
+    @classmethod
+    def _parses(cls, formula: str) -> str:
+        Formula.parse(formula)
+        return formula
+
+    @field_validator("date_format")
+    @classmethod
+    def _of_dates(cls, date_format: str | None) -> str | None:
+        if date_format is not None:
+            check_date_format(date_format)
+        return date_format
+
+    @property
+    def parsed(self) -> Formula:
+        """The formula, parsed."""
+        return Formula.parse(self.formula)
+
+
+_TIME = "{time}"
+
+
+class LongSource(Section):
+    """Repeated measurements side by side, one column a time, turned into one row a time.
+
+    `columns = { crp = "crp_{time}" }` makes a column `crp` of `crp_0`, `crp_24`, ...; `time` names
+    the made column of the times. All other columns stay the same in each row of a patient.
+    """
+
+    time: Column = Field(description="name of the column that it makes of the times")
+    columns: dict[Column, Column] = Field(
+        min_length=1, description="name of a made column -> pattern of the columns, with {time}"
+    )
+    times: dict[str, str] = Field(
+        default={}, description="text at {time} -> time; without, {time} is a number"
+    )
+
+    @model_validator(mode="after")
+    def _patterns(self) -> Self:
+        for name, pattern in self.columns.items():
+            if pattern.count(_TIME) != 1:
+                raise ValueError(f"the pattern of '{name}' needs {_TIME} once, as in 'crp_{_TIME}'")
+            if name == self.time:
+                raise ValueError(f"'{name}' cannot be both the times and a measurement")
+        for text, time in self.times.items():
+            if not _NUMBER.fullmatch(time):
+                raise ValueError(f"times.{text} is '{time}', which is no number with a point")
+        return self
+
+    def time_in(self, name: str, header: str) -> str | None:
+        """Return the time, as a number's text, of a column of a made column; None for others."""
+        start, _, end = self.columns[name].partition(_TIME)
+        if not header.startswith(start) or len(header) <= len(start) + len(end):
+            return None
+        if not header.endswith(end):
+            return None
+        text = header[len(start) : len(header) - len(end)]
+        if self.times:
+            return self.times.get(text)
+        return text if _NUMBER.fullmatch(text) else None
 
 
 class RecordColumn(Section):
@@ -118,6 +196,7 @@ __all__ = [
     "FormulaColumn",
     "GenotypeColumn",
     "GenotypesSource",
+    "LongSource",
     "QuerySource",
     "RecordColumn",
     "RecordsSource",

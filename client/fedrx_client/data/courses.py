@@ -148,6 +148,7 @@ def _rows(
             column=one.column,
             unit=one.unit,
             missing=one.missing,
+            censored=one.censored,
             unknown=one.unknown,
         )
         limits = NumberRange.of(one.unit, marker.unit, marker.minimum, marker.maximum)

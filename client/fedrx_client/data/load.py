@@ -1,4 +1,4 @@
-"""Turns a file into cohorts: parses once at the edge, so that nothing further in has to check."""
+"""Turns a source into cohorts: parses once at the edge, so that nothing further in has to check."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,9 @@ from fedrx_client.data.mapping import (
 from fedrx_client.data.omics import read_blocks
 from fedrx_client.data.outcomes import limits_of, outcome_table, read_outcomes
 from fedrx_client.data.quality.account import DataQuality
+from fedrx_client.data.readers.read import read_source
+from fedrx_client.data.readers.source import Source
+from fedrx_client.data.readers.tables import read_table
 from fedrx_client.data.sites import (
     SitesOf,
     column_partition,
@@ -31,7 +34,7 @@ from fedrx_client.data.sites import (
     the_one,
 )
 from fedrx_client.data.sources import AbsentSource
-from fedrx_client.data.table import Table, joined, read_table, rows_by_key
+from fedrx_client.data.table import Table, rows_by_key
 from fedrx_common.errors import DataError
 from fedrx_models.cohort.cohort import MISSING_CATEGORY, Cohort
 from fedrx_protocol.study.schema import (
@@ -64,12 +67,12 @@ class LoadResult:
 
 
 def load_cohort(
-    path: Path | str, mapping: TableMapping, schema: FeatureSchema, *, site: str
+    source: Source | Path | str, mapping: TableMapping, schema: FeatureSchema, *, site: str
 ) -> LoadResult:
-    """Read one site's table.
+    """Read one site's patients.
 
     Args:
-        path: a CSV or Parquet file.
+        source: a file, a folder, a database or a FHIR server; a text is parsed as one.
         mapping: how its columns become features.
         schema: the study's features and target.
         site: the site's name.
@@ -77,11 +80,11 @@ def load_cohort(
     Raises:
         DataError: naming file, line and column, if anything in it cannot be used.
     """
-    return _load(path, mapping, schema, the_one(site))
+    return _load(source, mapping, schema, the_one(site))
 
 
 def load_split(
-    path: Path | str, mapping: TableMapping, schema: FeatureSchema, *, split_by: str
+    source: Source | Path | str, mapping: TableMapping, schema: FeatureSchema, *, split_by: str
 ) -> LoadResult:
     """Read a table of several sites, as a simulation does; `split_by` names the site's column.
 
@@ -90,43 +93,38 @@ def load_split(
     Raises:
         DataError: as `load_cohort`, and where a row has no site.
     """
-    return _load(path, mapping, schema, column_partition(split_by, mapping), split_by)
+    return _load(source, mapping, schema, column_partition(split_by, mapping), split_by)
 
 
 def load_dealt(
-    path: Path | str, mapping: TableMapping, schema: FeatureSchema, *, sites: int
+    source: Source | Path | str, mapping: TableMapping, schema: FeatureSchema, *, sites: int
 ) -> LoadResult:
     """Read a table that names no site and deal its patients out to some, as a simulation does.
 
     Raises:
         DataError: as `load_cohort`, and where there are fewer patients than sites.
     """
-    return _load(path, mapping, schema, iid_partition(sites, mapping))
+    return _load(source, mapping, schema, iid_partition(sites, mapping))
 
 
 def _load(
-    path: Path | str,
+    given: Source | Path | str,
     mapping: TableMapping,
     schema: FeatureSchema,
     sites_of: SitesOf,
     split_by: str | None = None,
 ) -> LoadResult:
     mapping.check_against(schema)
-    path = Path(path)
+    source = given if isinstance(given, Source) else Source.parse(given)
     # All columns that are read from the table, and no others.
     needed = [*mapping.named_columns, *([] if split_by is None else [split_by])]
     wanted = set(needed)
     if isinstance(schema.target, PanelTarget) and mapping.target.file is None:
         wanted |= set(mapping.target.panel_columns(schema.target))
-    if mapping.join is None:
-        whole = read_table(path, mapping.table, wanted)
-    else:
-        file, by = path.parent / mapping.join.file, mapping.join.by
-        one, other = (read_table(p, mapping.table, wanted | {by}) for p in (path, file))
-        whole = joined(one, other, by)
+    whole = read_source(source, mapping, wanted)
     whole.require(tuple(needed))
     load = _load_rows if mapping.visits is None else _load_courses
-    cohorts, quality, reasons = load(whole, path.parent, mapping, schema, sites_of)
+    cohorts, quality, reasons = load(whole, source, mapping, schema, sites_of)
     lost: tuple[str, ...] = ()
     if split_by is not None:
         lost = left_out(Reading(whole, mapping.table), split_by, reasons, cohorts)
@@ -140,13 +138,13 @@ _Loaded = tuple[dict[str, Cohort], DataQuality, list[str | None]]
 
 def _load_rows(
     whole: Table,
-    folder: Path,
+    source: Source,
     mapping: TableMapping,
     schema: FeatureSchema,
     sites_of: SitesOf,
 ) -> _Loaded:
     """Load a table with a row for each patient."""
-    outcomes = outcome_table(whole, mapping, schema, folder)
+    outcomes = outcome_table(whole, mapping, schema, source)
     kept = kept_rows(Reading(whole, mapping.table), mapping, outcomes.recorded)
     table = whole.select(kept.rows)
     sites, patients = _whose(table, mapping, sites_of)
@@ -155,7 +153,7 @@ def _load_rows(
     if mapping.blocks or mapping.target.file is not None:
         _require_own_ids(patients, mapping)
     features = _read_features(Reading(table, mapping.table), mapping, schema)
-    blocks = read_blocks(patients, whole, mapping, schema, folder)
+    blocks = read_blocks(patients, whole, mapping, schema, source)
     recorded = Reading(outcomes.select(kept.rows), mapping.table)
     content = _Content(
         values=features.values,
@@ -183,7 +181,7 @@ def _load_rows(
 
 def _load_courses(
     whole: Table,
-    folder: Path,
+    source: Source,
     mapping: TableMapping,
     schema: FeatureSchema,
     sites_of: SitesOf,
@@ -204,7 +202,7 @@ def _load_courses(
     if visits.features is not None and visits.patient is not None:
         _require_own_ids(patients, mapping)
         columns = (visits.patient, *mapping.feature_columns)
-        beside = read_table(folder / visits.features, mapping.table, columns)
+        beside = read_table(source.beside(visits.features), mapping.table, columns)
         beside.require(columns)
         rows = rows_beside(beside, visits.patient, mapping.table, once, patients)
         for row, patient in enumerate(patients):

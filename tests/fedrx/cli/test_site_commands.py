@@ -101,6 +101,7 @@ def test_check_before_and_after_an_approval(fedrx, joined):
         "keys and roster",
         "disk",
         "data",
+        "quality",
         "cohort size",
         "training",
         "approval",

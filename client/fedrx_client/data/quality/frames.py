@@ -24,7 +24,7 @@ from fedrx_client.data.readers.read import read_source
 from fedrx_client.data.readers.source import Source
 from fedrx_client.data.sites import kept_rows
 from fedrx_client.data.sources import AbsentSource
-from fedrx_client.data.table import Table, joined, read_table
+from fedrx_client.data.table import Table
 from fedrx_protocol.study.schema import (
     BinaryTarget,
     CategoryFeature,
@@ -85,7 +85,8 @@ def read_frames(source: Source, mapping: TableMapping, schema: FeatureSchema) ->
     Raises:
         DataError: the source cannot be read, lacks a column, or no row is left.
     """
-    whole = _whole(source, mapping)
+    whole = read_source(source, mapping, set(mapping.named_columns))
+    whole.require(mapping.named_columns)
     reading = Reading(whole, mapping.table)
     kept = kept_rows(reading, mapping, _has_outcome(reading, mapping))
     table = whole.select(kept.rows)
@@ -114,18 +115,6 @@ def read_frames(source: Source, mapping: TableMapping, schema: FeatureSchema) ->
         lenient=frozenset(lenient),
         columns=_named(mapping),
     )
-
-
-def _whole(source: Source, mapping: TableMapping) -> Table:
-    needed = tuple(mapping.named_columns)
-    if mapping.join is None or source.path is None:
-        whole = read_source(source, mapping, set(needed))
-    else:
-        by = mapping.join.by
-        other = read_table(source.path.parent / mapping.join.file, mapping.table, {*needed, by})
-        whole = joined(read_source(source, mapping, {*needed, by}), other, by)
-    whole.require(needed)
-    return whole
 
 
 def _has_outcome(reading: Reading, mapping: TableMapping) -> list[bool]:

@@ -27,6 +27,7 @@ from fedrx_protocol.study.schema import (
     CategoryFeature,
     ContinuousTarget,
     FeatureSchema,
+    FlagFeature,
     NumberFeature,
     SurvivalTarget,
 )
@@ -88,10 +89,7 @@ def values_that_do_not_fit(frames: Frames, study: FeatureSchema) -> Iterator[Fin
             what, remedy = _RULES[rule]
             count, all_of = len(rows), int(frame[column].notna().sum())
             where = first_places(frames.table.unit, frames.places(rows))
-            text = (
-                f"{count:,} of {counted(all_of, 'value')} in {_columns(frames, column)} {what} "
-                f"({where})."
-            )
+            text = f"{count:,} of {all_of:,} values in {_columns(frames, column)} {what} ({where})."
             if column in frames.lenient:
                 yield Finding(f"{rule}:{column}", "amber", f"{text} They count as missing.")
             else:
@@ -102,6 +100,7 @@ def missing_values(frames: Frames, study: FeatureSchema) -> Iterator[Finding]:
     """Find columns in which much is missing; of markers, those that are never measured."""
     optional = {feature.name for feature in study.features if feature.optional}
     numbers = {one.name for one in study.features if isinstance(one, NumberFeature)}
+    flags = {one.name for one in study.features if isinstance(one, FlagFeature)}
     remedy = "Check column and codes in the mapping"
     for name in map(str, frames.patients.columns):
         column = frames.patients[name]
@@ -110,11 +109,13 @@ def missing_values(frames: Frames, study: FeatureSchema) -> Iterator[Finding]:
         text = f"{share:.0%} of {counted(len(column), 'row')} have no value."
         if share > MOST_MISSING and name in numbers:
             yield Finding(f"missing:{name}", "red", text, f"{cure}.")
-        elif share > _MISSING_SHOWN and name in numbers | {f.name for f in study.features}:
+        elif share > _MISSING_SHOWN and name not in flags:  # for a flag the study has a rule
             yield Finding(f"missing:{name}", "amber", text)
-    for name, column in () if frames.visits is None else frames.visits.items():
-        if len(column) and column.isna().all():
-            text = f"None of {counted(len(column), 'visit')} has a value."
+    if frames.visits is None:
+        return
+    for name in map(str, frames.visits.columns):
+        if len(frames.visits) and frames.visits[name].isna().all():
+            text = f"None of {counted(len(frames.visits), 'visit')} has a value."
             of = "visits" if name == frames.time else name
             yield Finding(f"missing:{of}", "red", text, f"{remedy}.")
 

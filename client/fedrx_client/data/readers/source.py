@@ -45,6 +45,21 @@ class Source:
         host = parts.netloc.rpartition("@")[2]
         return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
+    def beside(self, name: str) -> Path:
+        """Return where another file of the mapping is: in the folder that holds the source.
+
+        Raises:
+            DataError: the source is a database or a server, and the name is no absolute path.
+        """
+        if self.path is not None:
+            return self.path.parent / name
+        if not Path(name).is_absolute():
+            raise DataError(
+                f"{self.name}: no file is beside it; give the absolute path of '{name}' in the "
+                "mapping."
+            )
+        return Path(name)
+
     @classmethod
     def parse(cls, text: str | Path) -> "Source":
         """Recognise a source by its name and, for a folder, by what is in it.
