@@ -61,7 +61,7 @@ FOLDERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
         "fedrx_client": {
             "app": "participation identity records training",
-            "clinic": "data",
+            "clinic": "data records",
             "checks": "participation approvals identity records data training connection",
             "participation": "approvals identity records data training",
             "approvals": "identity records data",

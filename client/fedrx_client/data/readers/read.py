@@ -7,6 +7,7 @@ from fedrx_client.data.readers.formula_columns import formula_inputs, with_formu
 from fedrx_client.data.readers.omop import read_omop
 from fedrx_client.data.readers.omop_folder import FolderTables
 from fedrx_client.data.readers.pivot import pivot
+from fedrx_client.data.readers.records import Records
 from fedrx_client.data.readers.selection import Selection
 from fedrx_client.data.readers.source import Source
 from fedrx_client.data.readers.sql import read_database, read_query
@@ -42,6 +43,16 @@ def read_source(source: Source, mapping: TableMapping, wanted: Collection[str]) 
         table = as_long(table, mapping.long, mapping.table, names)
     # Here `[genotypes]` joins called genotypes by patient.
     return with_formulas(table, mapping, wanted)
+
+
+def table_of_records(records: Records, mapping: TableMapping, wanted: Collection[str]) -> Table:
+    """Make the columns that a mapping names of records that are in memory, as at a bedside.
+
+    Raises:
+        DataError: naming record and field, if anything in it cannot be used.
+    """
+    names = {*wanted, mapping.table.patient, *formula_inputs(mapping, wanted)}
+    return with_formulas(pivot(records, mapping, names), mapping, wanted)
 
 
 def _read(source: Source, mapping: TableMapping, columns: Container[str]) -> Table:
