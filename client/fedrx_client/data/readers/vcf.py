@@ -259,9 +259,9 @@ class VcfFile:
     def _opened(self) -> IO[bytes]:
         with self.path.open("rb") as file:
             start = file.read(18)
-            if start[:2] != _GZIP:
+            if len(start) < 18 or start[:2] != _GZIP:
                 return self.path.open("rb")
-            if start[12:14] == b"BC":  # bgzip: an empty block marks its end
+            if start[3] & 4 and start[12:14] == b"BC":  # bgzip: an empty block marks its end
                 file.seek(max(0, file.seek(0, 2) - len(_BGZIP_END)))
                 if file.read() != _BGZIP_END:
                     raise DataError(
