@@ -1,8 +1,8 @@
 """Reads a cell's text as nothing, a number, or a code.
 
 Every column takes the same steps: text; codes for "not recorded" of the table and of the column;
-then a number by the file's separators, or a code by its normal form; then unit and range. A reader
-of another format only has to give a `Table`.
+then a number by the file's separators, or a code by its normal form; then unit and range. Each
+different text of a column is read once. A reader of another format only has to give a `Table`.
 """
 
 import math
@@ -11,12 +11,20 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import compute
+
 from fedrx_client.data.mapping import TableOptions
-from fedrx_client.data.table import Table
+from fedrx_client.data.sources import Censored
+from fedrx_client.data.table import Table, Texts
 from fedrx_protocol.study.codes import code_key
 
 # How people and programs write the separators that look alike.
-_LIKE = str.maketrans({"\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2019": "'"})
+_ALIKE = {"\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2019": "'"}
+_LIKE = str.maketrans(_ALIKE)
+_LIMIT = re.compile(r"(?P<sign>[<>≤≥]|[<>]=)\s*(?P<number>.+)")
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,37 @@ class NumberFormat:
         number = float(digits.replace(self.decimal, "."))
         return number if math.isfinite(number) else None
 
+    def read_all(self, texts: Texts) -> NDArray[np.float64]:
+        """Read many texts as `read` does each of them, `(texts,)`, NaN for `None`."""
+        cells = texts.arrow
+        if self.thousands in (" ", "'"):
+            for written, meant in _ALIKE.items():
+                cells = compute.replace_substring(cells, written, meant)
+        plain = compute.match_substring_regex(cells, f"^(?:{self._pattern.pattern})$")
+        digits = cells.filter(plain)
+        if self.thousands is not None:
+            digits = compute.replace_substring(digits, self.thousands, "")
+        if self.decimal != ".":
+            digits = compute.replace_substring(digits, self.decimal, ".")
+        found = np.full(len(texts), np.nan)
+        is_plain = np.asarray(plain)
+        found[is_plain] = np.asarray(digits.cast(pa.float64()))
+        found[~np.isfinite(found)] = np.nan
+        # Digits of other scripts are numbers too.
+        other = ~is_plain & ~np.asarray(compute.string_is_ascii(texts.arrow))
+        for i in np.flatnonzero(other).tolist():
+            number = self.read(texts[i])
+            found[i] = np.nan if number is None else number
+        return found
+
+    def read_limit(self, text: str, rule: Censored) -> float | None:
+        """Read `<5` or `>5` by a rule that gives a number; `None` for other text."""
+        match = _LIMIT.fullmatch(text)
+        number = None if match is None else self.read(match["number"])
+        if match is None or number is None:
+            return None
+        return number / 2 if rule == "half" and match["sign"][0] in "<≤" else number
+
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         whole, point = r"\d+", re.escape(self.decimal)
@@ -54,6 +93,21 @@ class NumberFormat:
 
 
 _POINT = NumberFormat()
+
+
+@dataclass(frozen=True, eq=False)
+class Distinct:
+    """A column as its different texts.
+
+    Attributes:
+        texts: the different texts, as they first come.
+        codes: `(rows,)`, which of them each row has.
+        recorded: `(texts,)`, whether a text is a value and not a code for "not recorded".
+    """
+
+    texts: Texts
+    codes: NDArray[np.int32]
+    recorded: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -78,11 +132,30 @@ class Reading:
             column: its name.
             missing: codes for "not recorded" of this column, beside the table's.
         """
-        absent, decimal = self.keys(("", *self.options.missing, *missing)), self.options.decimal
-        return [
-            None if code_key(cell, decimal=decimal) in absent else cell
-            for cell in self.table.columns[column]
-        ]
+        column_of = self.distinct(column, missing)
+        texts = np.array([*column_of.texts, None], dtype=object)[:-1]
+        texts[~column_of.recorded] = None
+        cells: list[str | None] = texts[column_of.codes].tolist()
+        return cells
+
+    def distinct(self, column: str, missing: Collection[str] = ()) -> Distinct:
+        """Return the column's different texts, and which of them are recorded values.
+
+        Args:
+            column: its name.
+            missing: codes for "not recorded" of this column, beside the table's.
+        """
+        texts, codes = self.table.texts(column).distinct()
+        absent = self.keys(("", *self.options.missing, *missing))
+        recorded = ~np.asarray(compute.is_in(texts.arrow, pa.array(absent, pa.large_string())))
+        # Only these are not their own normal form.
+        odd = compute.or_(
+            compute.match_substring_regex(texts.arrow, "/|0$"),
+            compute.invert(compute.string_is_ascii(texts.arrow)),
+        )
+        for i in np.flatnonzero(np.asarray(odd)).tolist():
+            recorded[i] = self.key(texts[i]) not in absent
+        return Distinct(texts, codes, recorded)
 
     def written(self, column: str) -> NumberFormat:
         """Return how the column writes numbers; typed numbers have a decimal point."""

@@ -4,19 +4,97 @@
 the target then name it like any other column.
 """
 
-from typing import Annotated, Literal, Self
+import re
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from fedrx_client.data.sources import Codes, Column, Section
+from fedrx_client.data.harmonise.dates import check_date_format
+from fedrx_client.data.harmonise.formulas import LONGEST, Formula
+from fedrx_client.data.sources import MISSING, Censored, Codes, Column, Section, Unknown
 
 Days = float
+_NUMBER = re.compile(r"-?\d{1,9}(\.\d{1,9})?")
 
 
 class FormulaColumn(Section):
-    """A column computed from others by a closed list of functions; never code."""
+    """A column computed from others by a closed list of functions; never code.
 
-    formula: str = Field(min_length=1, max_length=500, description="e.g. weight / (height/100)^2")
+    Its inputs are columns of the source, or other columns that the mapping makes.
+    """
+
+    formula: str = Field(
+        min_length=1, max_length=LONGEST, description="e.g. weight / (height/100)^2"
+    )
+    date_format: str | None = Field(
+        default=None, max_length=60, description="of its dates, where it is not table.date_format"
+    )
+    missing: Codes = MISSING
+    censored: Censored = "error"
+    unknown: Unknown = Field(
+        default="error", description="what to do where an input or the result is no number or date"
+    )
+
+    @field_validator("formula")
+    @classmethod
+    def _parses(cls, formula: str) -> str:
+        Formula.parse(formula)
+        return formula
+
+    @field_validator("date_format")
+    @classmethod
+    def _of_dates(cls, date_format: str | None) -> str | None:
+        if date_format is not None:
+            check_date_format(date_format)
+        return date_format
+
+    @property
+    def parsed(self) -> Formula:
+        """The formula, parsed."""
+        return Formula.parse(self.formula)
+
+
+_TIME = "{time}"
+
+
+class LongSource(Section):
+    """Repeated measurements side by side, one column a time, turned into one row a time.
+
+    `columns = { crp = "crp_{time}" }` makes a column `crp` of `crp_0`, `crp_24`, ...; `time` names
+    the made column of the times. All other columns stay the same in each row of a patient.
+    """
+
+    time: Column = Field(description="name of the column that it makes of the times")
+    columns: dict[Column, Column] = Field(
+        min_length=1, description="name of a made column -> pattern of the columns, with {time}"
+    )
+    times: dict[str, str] = Field(
+        default={}, description="text at {time} -> time; without, {time} is a number"
+    )
+
+    @model_validator(mode="after")
+    def _patterns(self) -> Self:
+        for name, pattern in self.columns.items():
+            if pattern.count(_TIME) != 1:
+                raise ValueError(f"the pattern of '{name}' needs {_TIME} once, as in 'crp_{_TIME}'")
+            if name == self.time:
+                raise ValueError(f"'{name}' cannot be both the times and a measurement")
+        for text, time in self.times.items():
+            if not _NUMBER.fullmatch(time):
+                raise ValueError(f"times.{text} is '{time}', which is no number with a point")
+        return self
+
+    def time_in(self, name: str, header: str) -> str | None:
+        """Return the time, as a number's text, of a column of a made column; None for others."""
+        start, _, end = self.columns[name].partition(_TIME)
+        if not header.startswith(start) or len(header) <= len(start) + len(end):
+            return None
+        if not header.endswith(end):
+            return None
+        text = header[len(start) : len(header) - len(end)]
+        if self.times:
+            return self.times.get(text)
+        return text if _NUMBER.fullmatch(text) else None
 
 
 class RecordColumn(Section):
@@ -40,7 +118,10 @@ class RecordColumn(Section):
         default=None, description="days after the index (negative: before) that count, both ends in"
     )
     descendants: bool = Field(
-        default=True, description="OMOP: take the concepts below the named ones too"
+        default=True, description="take what is below the named codes too (OMOP, ATC, ICD-10)"
+    )
+    unknown: Unknown = Field(
+        default="error", description="what to do with a value whose unit cannot be converted"
     )
 
     @model_validator(mode="after")
@@ -88,14 +169,34 @@ class RecordsSource(Section):
     )
     time_unit: Literal["h", "d"] = "d"
     every: float | None = Field(
-        default=None, gt=0, description="rows of times: measurements within one step share a row"
+        default=None,
+        gt=0,
+        le=36_525,
+        description="rows of times: measurements within one step share a row",
     )
 
 
 class QuerySource(Section):
-    """One read-only query that gives the table, of a database that is not OMOP."""
+    """How a database is read: as OMOP's tables, or by one read-only query that gives the table."""
 
-    query: str = Field(min_length=1)
+    any_text: ClassVar[frozenset[str]] = frozenset({"query"})  # a query has lines
+
+    query: str | None = Field(default=None, min_length=1, max_length=20_000)
+    tables: Column | None = Field(
+        default=None, alias="schema", description="where OMOP's tables are, e.g. 'cdm'"
+    )
+    vocabulary: Column | None = Field(
+        default=None, description="the schema of OMOP's vocabulary, where it is another one"
+    )
+    timeout_s: float = Field(
+        default=600.0, gt=0, le=86_400, description="how long reading may take, in seconds"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.query is not None and (self.tables or self.vocabulary) is not None:
+            raise ValueError("give either query, or schema and vocabulary of OMOP's tables")
+        return self
 
 
 def _kind(value: object) -> str:
@@ -118,6 +219,7 @@ __all__ = [
     "FormulaColumn",
     "GenotypeColumn",
     "GenotypesSource",
+    "LongSource",
     "QuerySource",
     "RecordColumn",
     "RecordsSource",

@@ -9,13 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrx_client.data.cells import NumberFormat, Reading
+from fedrx_client.data.cells import Distinct, NumberFormat, Reading
+from fedrx_client.data.harmonise.units import Conversion, conversion
 from fedrx_client.data.mapping import CategorySource, FlagSource, Imputation, NumberSource
-from fedrx_client.data.sources import Codes, Unknown
-from fedrx_client.data.units import Conversion, conversion
+from fedrx_client.data.sources import Censored, Codes, Unknown
 from fedrx_common.errors import DataError, counted
 
-_HINT = 'correct it, or set unknown = "missing" for it in the mapping'
+REPAIR = 'correct it, or set unknown = "missing" for it in the mapping'
+_COUNTED = {
+    "limit": "as the limit",
+    "half": "as half of the limit ('>': as the limit)",
+    "missing": "as not recorded",
+}
 _DECADE_BIN = re.compile(r"(\d{1,3})\s*[-–]\s*(\d{1,3})|(\d{1,3})\s*\+")
 
 
@@ -61,7 +66,7 @@ class NumberRange:
 
 
 def read_numbers(
-    reading: Reading, source: NumberSource, limits: NumberRange, hint: str = _HINT
+    reading: Reading, source: NumberSource, limits: NumberRange, hint: str = REPAIR
 ) -> Parsed:
     """Read numbers in the study's unit, NaN where missing, `(rows,)` float64.
 
@@ -76,18 +81,27 @@ def read_numbers(
             such values count as missing.
     """
     written, binned = reading.written(source.column), source.parse == "decade_bin"
-    parse = _decade if binned else written.read
-    values = np.full(len(reading.table), np.nan)
+    cells = reading.distinct(source.column, source.missing)
+    if binned:
+        decades = [_decade(text) for text in cells.texts]
+        values = np.array([np.nan if one is None else one for one in decades], dtype=np.float64)
+    else:
+        values = written.read_all(cells.texts)
+    values[~cells.recorded] = np.nan
+    limited = read_limits(written, source.censored, cells, values)
+    unread = cells.recorded & np.isnan(values) & ~limited
+    known = np.flatnonzero(~np.isnan(values))
+    converted = np.full(len(values), np.nan)
+    converted[known] = [limits.convert(value) for value in values[known].tolist()]
+    # NaN compares as false: what could not be read is not refused twice.
+    outside = (converted < limits.minimum) | (converted > limits.maximum)
+    refused = unread | outside
     unknown = 0
-    for row, cell in enumerate(reading.cells(source.column, source.missing)):
-        if cell is None:
-            continue
-        value = parse(cell)
-        converted = None if value is None else limits.convert(value)
-        if converted is not None and limits.allow(converted):
-            values[row] = converted
-            continue
-        if converted is not None:
+    if refused.any():
+        rows = np.flatnonzero(refused[cells.codes])
+        row = int(rows[0])
+        cell = cells.texts[cells.codes[row]]
+        if outside[cells.codes[row]]:
             unit = "" if binned else f" {source.unit}"
             complaint = (
                 f"{cell!r}{unit} is outside the study's range of "
@@ -96,11 +110,44 @@ def read_numbers(
         elif binned:
             complaint = f"{cell!r} is not an age range such as '60 - 69'"
         else:
-            complaint = f"{cell!r} is not a number{_otherwise(cell, written)}"
-        where = reading.table.where(row, source.column)
-        unknown += _unknown(where, complaint, source.unknown, hint)
-    notes = () if binned else plausible_codes(reading, source.column, limits, source.missing)
-    return Parsed(values, unknown, notes)
+            complaint = f"{cell!r} is not a number{otherwise(cell, written)}"
+            if hint == REPAIR and written.read_limit(cell, "limit") is not None:
+                hint = "say what such values are: `censored` is 'limit', 'half' or 'missing'"
+        _unknown(reading.table.where(row, source.column), complaint, source.unknown, hint)
+        unknown = len(rows)
+        converted[refused] = np.nan
+    notes = [] if binned else [*plausible_codes(reading, source.column, limits, source.missing)]
+    if limited.any():
+        count = counted(int(limited[cells.codes].sum()), "value")
+        notes.append(
+            f"{reading.table.source}, column '{source.column}': {count} with '<' or '>' counted "
+            f"{_COUNTED[source.censored]}, as `censored` of the mapping says."
+        )
+    return Parsed(converted[cells.codes], unknown, tuple(notes))
+
+
+def read_limits(
+    written: NumberFormat, rule: Censored, cells: Distinct, values: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Read values such as '<5' by a rule, in place.
+
+    Args:
+        written: how the column writes numbers.
+        rule: what such values are.
+        cells: the column.
+        values: `(texts,)`, numbers, NaN where there is none yet; changed.
+
+    Returns:
+        Which texts are such values, `(texts,)`; none where the rule is "error".
+    """
+    limited = np.zeros(len(values), dtype=np.bool_)
+    if rule == "error":
+        return limited
+    for i in np.flatnonzero(cells.recorded & np.isnan(values)).tolist():
+        limit = written.read_limit(cells.texts[i], rule)
+        if limit is not None:
+            limited[i], values[i] = True, np.nan if rule == "missing" else limit
+    return limited
 
 
 def plausible_codes(
@@ -152,24 +199,26 @@ def read_categories(
         codes = {value: value for value in allowed}
     known = None if codes is None else {reading.key(c, name): v for c, v in codes.items()}
     absent = reading.keys(source.missing, name)
-    values = np.full(len(reading.table), None, dtype=object)
-    unknown = 0
-    for row, cell in enumerate(reading.cells(source.column, source.missing)):
-        key = None if cell is None else reading.key(cell, name)
+    cells = reading.distinct(source.column, source.missing)
+    meanings = np.full(len(cells.texts), None, dtype=object)
+    strange = np.zeros(len(cells.texts), dtype=np.bool_)
+    for i, cell in enumerate(cells.texts):
+        key = reading.key(cell, name) if cells.recorded[i] else None
         if key is None or key in absent:
             continue
-        if known is None:
-            values[row] = cell
-        elif key in known:
-            values[row] = known[key]
-        else:
-            complaint = f"{cell!r} is not known; allowed: {', '.join(codes or ())}"
-            where = reading.table.where(row, source.column)
-            unknown += _unknown(where, complaint, source.unknown)
-    return Parsed(values, unknown)
+        meanings[i] = cell if known is None else known.get(key)
+        strange[i] = known is not None and key not in known
+    unknown = 0
+    if strange.any():
+        rows = np.flatnonzero(strange[cells.codes])
+        cell = cells.texts[cells.codes[rows[0]]]
+        complaint = f"{cell!r} is not known; allowed: {', '.join(codes or ())}"
+        _unknown(reading.table.where(int(rows[0]), source.column), complaint, source.unknown)
+        unknown = len(rows)
+    return Parsed(meanings[cells.codes], unknown)
 
 
-def read_flags(reading: Reading, source: FlagSource, hint: str = _HINT) -> Parsed:
+def read_flags(reading: Reading, source: FlagSource, hint: str = REPAIR) -> Parsed:
     """Read True, False, or `None` where no column has a code, `(rows,)` of objects.
 
     Args:
@@ -185,17 +234,24 @@ def read_flags(reading: Reading, source: FlagSource, hint: str = _HINT) -> Parse
     yes, no = reading.keys(source.yes), reading.keys(source.no)
     unknown = 0
     for column in source.any_of:
-        for row, cell in enumerate(reading.cells(column, source.missing)):
-            key = None if cell is None else reading.key(cell)
-            if key in yes:
-                values[row] = True
-            elif key in no:
-                values[row] = bool(values[row])
-            elif key is not None:
-                codes = ", ".join((*source.yes, *source.no))
-                complaint = f"{cell!r} is neither yes nor no; allowed: {codes}"
-                where = reading.table.where(row, column)
-                unknown += _unknown(where, complaint, source.unknown, hint)
+        cells = reading.distinct(column, source.missing)
+        keys = [
+            reading.key(cell) if recorded else None
+            for cell, recorded in zip(cells.texts, cells.recorded, strict=True)
+        ]
+        said_yes = np.array([key in yes for key in keys], dtype=np.bool_)
+        said_no = np.array([key in no for key in keys], dtype=np.bool_)
+        strange = np.array([key is not None and key not in yes | no for key in keys], np.bool_)
+        values[said_yes[cells.codes]] = True
+        values[said_no[cells.codes] & (values == None)] = False  # noqa: E711 - of each element
+        if strange.any():
+            rows = np.flatnonzero(strange[cells.codes])
+            cell = cells.texts[cells.codes[rows[0]]]
+            listed = ", ".join((*source.yes, *source.no))
+            complaint = f"{cell!r} is neither yes nor no; allowed: {listed}"
+            where = reading.table.where(int(rows[0]), column)
+            _unknown(where, complaint, source.unknown, hint)
+            unknown += len(rows)
     return Parsed(values, unknown)
 
 
@@ -231,14 +287,13 @@ def impute(
     return applies
 
 
-def _unknown(where: str, complaint: str, policy: Unknown, hint: str = _HINT) -> int:
-    """Count a value as missing, or refuse it, as the mapping decides."""
-    if policy == "missing":
-        return 1
-    raise DataError(f"{where}: {complaint}; {hint}.")
+def _unknown(where: str, complaint: str, policy: Unknown, hint: str = REPAIR) -> None:
+    """Refuse a value, unless the mapping decides that such values count as missing."""
+    if policy != "missing":
+        raise DataError(f"{where}: {complaint}; {hint}.")
 
 
-def _otherwise(cell: str, written: NumberFormat) -> str:
+def otherwise(cell: str, written: NumberFormat) -> str:
     """Name the settings of a mapping by which a cell would be a number; empty if there are none."""
     swapped = "." if written.decimal == "," else ","
     found = []

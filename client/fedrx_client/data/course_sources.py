@@ -5,7 +5,15 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedrx_client.data.sources import MISSING, Codes, Column, Section, Unknown, check_unit
+from fedrx_client.data.sources import (
+    MISSING,
+    Censored,
+    Codes,
+    Column,
+    Section,
+    Unknown,
+    check_unit,
+)
 from fedrx_common.errors import DataError
 from fedrx_protocol.study.schema import FeatureSchema
 
@@ -41,6 +49,7 @@ class MarkerSource(Section):
     unit: str = ""
     missing: Codes = MISSING
     measured: bool = True
+    censored: Censored = Field(default="error", description="what values such as '<5' are")
     unknown: Unknown = Field(
         default="error", description="what to do with a value that is no number or not plausible"
     )

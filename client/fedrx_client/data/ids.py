@@ -29,7 +29,7 @@ def normal_id(text: str) -> str:
 def ids_in(table: Table, column: str, options: TableOptions) -> tuple[str, ...]:
     """Return a column's ids, row by row; in their normal form where similar ones are the same."""
     ids = table.columns[column]
-    return tuple(map(normal_id, ids)) if options.similar_ids == "same" else ids
+    return tuple(map(normal_id, ids) if options.similar_ids == "same" else ids)
 
 
 def refuse_similar(
@@ -53,7 +53,7 @@ def refuse_similar(
     """
     if options.similar_ids is not None:
         return
-    ids, first = table.columns[column], dict[tuple[Hashable, str], int]()
+    ids, first = list(table.columns[column]), dict[tuple[Hashable, str], int]()
     for row, one in enumerate(ids):
         group = None if groups is None else groups[row]
         other = first.setdefault((group, normal_id(one)), row)

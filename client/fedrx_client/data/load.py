@@ -1,4 +1,4 @@
-"""Turns a file into cohorts: parses once at the edge, so that nothing further in has to check."""
+"""Turns a source into cohorts: parses once at the edge, so that nothing further in has to check."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,9 @@ from fedrx_client.data.mapping import (
 from fedrx_client.data.omics import read_blocks
 from fedrx_client.data.outcomes import limits_of, outcome_table, read_outcomes
 from fedrx_client.data.quality import DataQuality
+from fedrx_client.data.readers.read import read_source
+from fedrx_client.data.readers.source import Source
+from fedrx_client.data.readers.tables import read_table
 from fedrx_client.data.sites import (
     SitesOf,
     column_partition,
@@ -30,10 +33,10 @@ from fedrx_client.data.sites import (
     natural,
     the_one,
 )
-from fedrx_client.data.sources import AbsentSource
-from fedrx_client.data.table import Table, joined, read_table, rows_by_key
+from fedrx_client.data.sources import AbsentSource, TargetSource
+from fedrx_client.data.table import Table, rows_by_key
 from fedrx_common.errors import DataError
-from fedrx_models.cohort.cohort import MISSING_CATEGORY, Cohort
+from fedrx_models.cohort.cohort import MISSING_CATEGORY, Cohort, placeholder_outcomes
 from fedrx_protocol.study.schema import (
     CategoryFeature,
     Feature,
@@ -64,12 +67,12 @@ class LoadResult:
 
 
 def load_cohort(
-    path: Path | str, mapping: TableMapping, schema: FeatureSchema, *, site: str
+    source: Source | Path | str, mapping: TableMapping, schema: FeatureSchema, *, site: str
 ) -> LoadResult:
-    """Read one site's table.
+    """Read one site's patients.
 
     Args:
-        path: a CSV or Parquet file.
+        source: a file, a folder, a database or a FHIR server; a text is parsed as one.
         mapping: how its columns become features.
         schema: the study's features and target.
         site: the site's name.
@@ -77,11 +80,11 @@ def load_cohort(
     Raises:
         DataError: naming file, line and column, if anything in it cannot be used.
     """
-    return _load(path, mapping, schema, the_one(site))
+    return _load(source, mapping, schema, the_one(site))
 
 
 def load_split(
-    path: Path | str, mapping: TableMapping, schema: FeatureSchema, *, split_by: str
+    source: Source | Path | str, mapping: TableMapping, schema: FeatureSchema, *, split_by: str
 ) -> LoadResult:
     """Read a table of several sites, as a simulation does; `split_by` names the site's column.
 
@@ -90,47 +93,84 @@ def load_split(
     Raises:
         DataError: as `load_cohort`, and where a row has no site.
     """
-    return _load(path, mapping, schema, column_partition(split_by, mapping), split_by)
+    return _load(source, mapping, schema, column_partition(split_by, mapping), split_by)
 
 
 def load_dealt(
-    path: Path | str, mapping: TableMapping, schema: FeatureSchema, *, sites: int
+    source: Source | Path | str, mapping: TableMapping, schema: FeatureSchema, *, sites: int
 ) -> LoadResult:
     """Read a table that names no site and deal its patients out to some, as a simulation does.
 
     Raises:
         DataError: as `load_cohort`, and where there are fewer patients than sites.
     """
-    return _load(path, mapping, schema, iid_partition(sites, mapping))
+    return _load(source, mapping, schema, iid_partition(sites, mapping))
+
+
+def load_unlabelled(
+    given: Source | Path | str, mapping: TableMapping, schema: FeatureSchema, *, site: str
+) -> LoadResult:
+    """Read patients to predict for: whatever the source says of their outcomes is not looked at.
+
+    Of a course one visit is enough. Outcomes in the cohort are placeholders, or what follows from
+    the visits.
+
+    Raises:
+        DataError: as `load_cohort`.
+    """
+    mapping = without_outcome(mapping)
+    source = given if isinstance(given, Source) else Source.parse(given)
+    whole = read_source(source, mapping, mapping.named_columns)
+    return load_table(whole, mapping, schema, site=site, source=source)
+
+
+def load_table(
+    table: Table, mapping: TableMapping, schema: FeatureSchema, *, site: str, source: Source
+) -> LoadResult:
+    """Load patients to predict for, of a table that is in memory; see `load_unlabelled`.
+
+    Args:
+        table: the patients.
+        mapping: how its columns become features.
+        schema: the study's features.
+        site: the site's name.
+        source: beside which the files are that the mapping names.
+    """
+    mapping = without_outcome(mapping)
+    mapping.check_inputs(schema)
+    table.require(mapping.named_columns)
+    load = _load_rows if mapping.visits is None else _load_courses
+    cohorts, quality, _ = load(table, source, mapping, schema, the_one(site), labelled=False)
+    return LoadResult(cohorts, replace(quality, absent=mapping.absent))
+
+
+def without_outcome(mapping: TableMapping) -> TableMapping:
+    """Return a mapping that names no outcome."""
+    return mapping.model_copy(update={"target": TargetSource()})
 
 
 def _load(
-    path: Path | str,
+    given: Source | Path | str,
     mapping: TableMapping,
     schema: FeatureSchema,
     sites_of: SitesOf,
     split_by: str | None = None,
 ) -> LoadResult:
     mapping.check_against(schema)
-    path = Path(path)
+    source = given if isinstance(given, Source) else Source.parse(given)
     # All columns that are read from the table, and no others.
     needed = [*mapping.named_columns, *([] if split_by is None else [split_by])]
     wanted = set(needed)
     if isinstance(schema.target, PanelTarget) and mapping.target.file is None:
         wanted |= set(mapping.target.panel_columns(schema.target))
-    if mapping.join is None:
-        whole = read_table(path, mapping.table, wanted)
-    else:
-        file, by = path.parent / mapping.join.file, mapping.join.by
-        one, other = (read_table(p, mapping.table, wanted | {by}) for p in (path, file))
-        whole = joined(one, other, by)
+    whole = read_source(source, mapping, wanted)
     whole.require(tuple(needed))
     load = _load_rows if mapping.visits is None else _load_courses
-    cohorts, quality, reasons = load(whole, path.parent, mapping, schema, sites_of)
+    cohorts, quality, reasons = load(whole, source, mapping, schema, sites_of)
     lost: tuple[str, ...] = ()
     if split_by is not None:
         lost = left_out(Reading(whole, mapping.table), split_by, reasons, cohorts)
-    notes = (*quality.notes, *lost)
+    notes = (*whole.notes, *quality.notes, *lost)
     return LoadResult(cohorts, replace(quality, absent=mapping.absent, notes=notes))
 
 
@@ -140,14 +180,17 @@ _Loaded = tuple[dict[str, Cohort], DataQuality, list[str | None]]
 
 def _load_rows(
     whole: Table,
-    folder: Path,
+    source: Source,
     mapping: TableMapping,
     schema: FeatureSchema,
     sites_of: SitesOf,
+    *,
+    labelled: bool = True,
 ) -> _Loaded:
     """Load a table with a row for each patient."""
-    outcomes = outcome_table(whole, mapping, schema, folder)
-    kept = kept_rows(Reading(whole, mapping.table), mapping, outcomes.recorded)
+    outcomes = outcome_table(whole, mapping, schema, source) if labelled else None
+    recorded = [True] * len(whole) if outcomes is None else outcomes.recorded
+    kept = kept_rows(Reading(whole, mapping.table), mapping, recorded)
     table = whole.select(kept.rows)
     sites, patients = _whose(table, mapping, sites_of)
     # A patient counts once, whatever the number of rows: privacy is promised per patient.
@@ -155,13 +198,13 @@ def _load_rows(
     if mapping.blocks or mapping.target.file is not None:
         _require_own_ids(patients, mapping)
     features = _read_features(Reading(table, mapping.table), mapping, schema)
-    blocks = read_blocks(patients, whole, mapping, schema, folder)
-    recorded = Reading(outcomes.select(kept.rows), mapping.table)
-    content = _Content(
-        values=features.values,
-        blocks=blocks.values,
-        target=read_outcomes(recorded, mapping, schema.target),
-    )
+    blocks = read_blocks(patients, whole, mapping, schema, source)
+    if outcomes is None:
+        target = placeholder_outcomes(schema.target, len(table))
+    else:
+        reading = Reading(outcomes.select(kept.rows), mapping.table)
+        target = read_outcomes(reading, mapping, schema.target)
+    content = _Content(values=features.values, blocks=blocks.values, target=target)
     lacking = {
         f"block {name}": int(np.isnan(values).all(axis=1).sum())
         for name, values in blocks.values.items()
@@ -176,17 +219,19 @@ def _load_rows(
         imputed=features.imputed,
         unknown=features.unknown,
         strangers=blocks.strangers,
-        notes=(*outcomes.notes, *features.notes, *blocks.notes),
+        notes=(*(outcomes.notes if outcomes else ()), *features.notes, *blocks.notes),
     )
     return _cohorts(schema, sites, patients, content), quality, kept.reasons
 
 
 def _load_courses(
     whole: Table,
-    folder: Path,
+    source: Source,
     mapping: TableMapping,
     schema: FeatureSchema,
     sites_of: SitesOf,
+    *,
+    labelled: bool = True,
 ) -> _Loaded:
     """Load a table with a row for each visit."""
     visits = mapping.visits
@@ -197,14 +242,14 @@ def _load_courses(
     table = whole.select(kept.rows)
     keys = list(zip(*_whose(table, mapping, sites_of), strict=True))
     reading = Reading(table, mapping.table)
-    courses = read_courses(reading, mapping, visits, schema, keys)
+    courses = read_courses(reading, mapping, visits, schema, keys, labelled=labelled)
     sites = [keys[row][0] for row in courses.first_rows]
     patients = [keys[row][1] for row in courses.first_rows]
     once = table.select(courses.first_rows)
     if visits.features is not None and visits.patient is not None:
         _require_own_ids(patients, mapping)
         columns = (visits.patient, *mapping.feature_columns)
-        beside = read_table(folder / visits.features, mapping.table, columns)
+        beside = read_table(source.beside(visits.features), mapping.table, columns)
         beside.require(columns)
         rows = rows_beside(beside, visits.patient, mapping.table, once, patients)
         for row, patient in enumerate(patients):

@@ -5,6 +5,7 @@ comments. It gives each column, unit and code its meaning. It holds no patient d
 """
 
 import codecs
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -19,7 +20,9 @@ from pydantic import (
 
 from fedrx_client.data.column_sources import (
     DerivedColumn,
+    FormulaColumn,
     GenotypesSource,
+    LongSource,
     QuerySource,
     RecordsSource,
 )
@@ -30,11 +33,13 @@ from fedrx_client.data.course_sources import (
     check_course,
     course_columns,
 )
+from fedrx_client.data.harmonise.dates import ISO, check_date_format
 from fedrx_client.data.sources import (
     ABSENT,
     MISSING,
     AbsentSource,
     BlockSource,
+    Censored,
     Codes,
     Column,
     JoinSource,
@@ -70,6 +75,12 @@ class TableOptions(Section):
         default=None, description="what groups digits by three; without, nothing may"
     )
     encoding: str = "utf-8"
+    sheet: str | None = Field(
+        default=None, min_length=1, description="sheet of a workbook; needed where it has several"
+    )
+    date_format: str = Field(
+        default=ISO, min_length=1, max_length=60, description="how formulas read dates: '%d.%m.%Y'"
+    )
     missing: Codes = Field(
         default=("", "NA"),
         description="codes for 'not recorded' in every column; an empty cell is always one",
@@ -94,6 +105,19 @@ class TableOptions(Section):
                 f"encoding '{encoding}' is not one of text files; name the file's, e.g. 'utf-8'"
             )
         return encoding
+
+    @field_validator("delimiter")
+    @classmethod
+    def _separates(cls, delimiter: str) -> str:
+        if delimiter in '"\r\n\0':
+            raise ValueError("a quote or a line end cannot separate values")
+        return delimiter
+
+    @field_validator("date_format")
+    @classmethod
+    def _of_dates(cls, date_format: str) -> str:
+        check_date_format(date_format)
+        return date_format
 
     @model_validator(mode="after")
     def _separators_differ(self) -> Self:
@@ -129,6 +153,7 @@ class NumberSource(Section):
     parse: Literal["number", "decade_bin"] = "number"
     missing: Codes = MISSING
     measured: Literal[True] = True
+    censored: Censored = Field(default="error", description="what values such as '<5' are")
     unknown: Unknown = Field(
         default="error", description="what to do with a value that is no number or out of range"
     )
@@ -228,6 +253,7 @@ class TableMapping(Section):
     sql: QuerySource | None = None
     records: RecordsSource = RecordsSource()
     genotypes: GenotypesSource | None = None
+    long: LongSource | None = None
     columns: dict[Column, DerivedColumn] = Field(default={})
     filters: tuple[RowFilter, ...] = ()
     target: TargetSource = TargetSource()
@@ -248,6 +274,24 @@ class TableMapping(Section):
                         "which is no category of this mapping"
                     )
         return self
+
+    @model_validator(mode="after")
+    def _formulas_end(self) -> Self:
+        inputs = {name: set(one.parsed.columns) for name, one in self.formulas.items()}
+        try:
+            TopologicalSorter(inputs).prepare()
+        except CycleError as error:
+            circle = " needs ".join(f"'{name}'" for name in reversed(error.args[1]))
+            raise ValueError(
+                f"columns: {circle}; a formula cannot need its own result, so give the made "
+                "column a name of its own"
+            ) from None
+        return self
+
+    @property
+    def formulas(self) -> dict[str, FormulaColumn]:
+        """The columns that formulas make, by name."""
+        return {n: one for n, one in self.columns.items() if isinstance(one, FormulaColumn)}
 
     @property
     def imputations(self) -> tuple[tuple[str, Imputation], ...]:
@@ -298,6 +342,11 @@ class TableMapping(Section):
 
     def check_against(self, schema: FeatureSchema) -> None:
         """Raise `DataError` unless the mapping gives the study what it needs, and no more."""
+        self.check_inputs(schema)
+        self.target.check_against(schema, self.source)
+
+    def check_inputs(self, schema: FeatureSchema) -> None:
+        """Raise `DataError` unless it gives what a prediction needs, and no more."""
         for feature in schema.features:
             key, source = f"features.{feature.name}", self.features.get(feature.name)
             if source is None:
@@ -338,7 +387,6 @@ class TableMapping(Section):
             )
         check_blocks(self.blocks, schema, self.source)
         check_course(self.visits, self.markers, self.treatments, schema, self.source)
-        self.target.check_against(schema, self.source)
 
     @classmethod
     def parse(cls, text: str, *, source: str = "mapping.toml") -> "TableMapping":

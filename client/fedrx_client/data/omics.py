@@ -1,7 +1,6 @@
 """Reads omics blocks from their own files, and joins them to the main table by patient id."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +9,14 @@ from fedrx_client.data.cells import Reading
 from fedrx_client.data.columns import NumberRange, read_numbers
 from fedrx_client.data.ids import ids_in, rows_beside
 from fedrx_client.data.mapping import NumberSource, TableMapping
+from fedrx_client.data.readers.source import Source
+from fedrx_client.data.readers.tables import read_table
 from fedrx_client.data.sources import BlockSource
-from fedrx_client.data.table import Table, read_table
+from fedrx_client.data.table import Table
 from fedrx_common.errors import DataError
 from fedrx_protocol.study.schema import FeatureSchema
 
-_HINT = "correct it, or name it in the block's `missing` in the mapping"
+_HINT = "correct it, or name it in the block's `missing`, or for '<5' set its `censored`"
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,7 @@ class Blocks:
 
 
 def read_blocks(
-    patients: list[str], main: Table, mapping: TableMapping, schema: FeatureSchema, folder: Path
+    patients: list[str], main: Table, mapping: TableMapping, schema: FeatureSchema, place: Source
 ) -> Blocks:
     """Read all blocks of the study.
 
@@ -43,7 +44,7 @@ def read_blocks(
         main: the main table, with those who were not kept.
         mapping: which file and columns.
         schema: the study's blocks.
-        folder: the main table's; the files are in it too.
+        place: the main table's source, which the files are beside.
 
     Raises:
         DataError: naming file, line and column, if anything cannot be used; if an id is twice
@@ -59,7 +60,7 @@ def read_blocks(
             continue
         columns = source.gene_columns(block)
         table = read_table(
-            folder / source.file, mapping.table, {source.patient, *columns}, may_be_empty=True
+            place.beside(source.file), mapping.table, {source.patient, *columns}, may_be_empty=True
         )
         table.require((source.patient, *columns))
         rows = rows_beside(table, source.patient, mapping.table, main, ids)
@@ -77,7 +78,11 @@ def read_blocks(
         one_note: tuple[str, ...] = ()
         for j, column in enumerate(columns):
             number = NumberSource(
-                kind="number", column=column, unit=source.unit, missing=source.missing
+                kind="number",
+                column=column,
+                unit=source.unit,
+                missing=source.missing,
+                censored=source.censored,
             )
             parsed = read_numbers(reading, number, limits, _HINT)
             found[here, j] = parsed.values

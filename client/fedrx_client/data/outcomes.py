@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,9 @@ from fedrx_client.data.cells import Reading
 from fedrx_client.data.columns import NumberRange, plausible_codes, read_flags, read_numbers
 from fedrx_client.data.ids import ids_in, rows_beside
 from fedrx_client.data.mapping import FlagSource, NumberSource, TableMapping
-from fedrx_client.data.table import Table, read_table
+from fedrx_client.data.readers.source import Source
+from fedrx_client.data.readers.tables import read_table
+from fedrx_client.data.table import Table
 from fedrx_common.errors import MisuseError
 from fedrx_protocol.study.schema import (
     BinaryTarget,
@@ -53,7 +54,7 @@ class OutcomeTable:
 
 
 def outcome_table(
-    main: Table, mapping: TableMapping, schema: FeatureSchema, folder: Path
+    main: Table, mapping: TableMapping, schema: FeatureSchema, place: Source
 ) -> OutcomeTable:
     """Find the outcomes of a main table.
 
@@ -66,7 +67,7 @@ def outcome_table(
     if isinstance(target, PanelTarget):
         columns = source.panel_columns(target)
         if source.file is not None and source.patient is not None:
-            table = read_table(folder / source.file, mapping.table, {source.patient, *columns})
+            table = read_table(place.beside(source.file), mapping.table, {source.patient, *columns})
             table.require((source.patient,))
             patients = ids_in(main, mapping.table.patient, mapping.table)
             places = rows_beside(table, source.patient, mapping.table, main, patients)

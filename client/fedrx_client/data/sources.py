@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from fedrx_client.data.units import conversion, convertible_to
+from fedrx_client.data.harmonise.units import conversion, convertible_to
 from fedrx_common.errors import DataError
 from fedrx_common.text import LONGEST_LINE, require_showable
 from fedrx_protocol.study.codes import code_key
@@ -28,6 +28,8 @@ from fedrx_protocol.study.schema import (
 Column = Annotated[str, Field(min_length=1, max_length=LONGEST_LINE)]
 Codes = tuple[str, ...]
 Unknown = Literal["error", "missing"]
+Censored = Literal["error", "limit", "half", "missing"]
+"""What '<5' and '>5' are: a mistake, 5, half of 5 below a limit (and 5 above it), or missing."""
 MISSING: Codes = ()
 """Codes for "not recorded" of one column, beside those of the table, which hold everywhere."""
 
@@ -138,6 +140,7 @@ class BlockSource(Section):
     unit: str = Field(min_length=1, description="unit of the values; converted to the study's")
     columns: dict[str, Column] = Field(default={}, description="gene -> column, where they differ")
     missing: Codes = MISSING
+    censored: Censored = Field(default="error", description="what values such as '<5' are")
     measured: Literal[True] = True
 
     def gene_columns(self, block: Block) -> tuple[str, ...]:

@@ -25,7 +25,16 @@ from fedrx_common.hash_chain import ChainBroken, ChainHead, ChainLine
 from fedrx_common.text import escaped
 
 AuditKind = Literal[
-    "start", "stop", "request", "answer", "refusal", "approval", "revocation", "identity"
+    "start",
+    "stop",
+    "request",
+    "answer",
+    "refusal",
+    "approval",
+    "revocation",
+    "identity",
+    "card",
+    "feedback",
 ]
 LABEL = "site audit"
 MAX_REASON_CHARACTERS = 1000

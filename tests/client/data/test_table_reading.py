@@ -3,7 +3,7 @@
 import pytest
 
 from fedrx_client.data.mapping import TableOptions
-from fedrx_client.data.table import read_table
+from fedrx_client.data.readers.tables import read_table
 from fedrx_common.errors import DataError
 
 OPTIONS = TableOptions(patient="id")
@@ -67,7 +67,8 @@ def test_a_wrong_delimiter_is_guessed(put, delimiter, shown):
         ("id,b\n1,x,y\n", "a.csv", "line 2: there are 3 values"),
         ("id,b,b\n1,x,y\n", "a.csv", "line 1: column 'b' appears more than once"),
         ('id,b\n1,"x\n', "a.csv", "line 2: is not valid CSV"),
-        ("id,b\n1,x\n", "a.xlsx", "neither CSV nor Parquet"),
+        ("id,b\n1,x\n", "a.ods", "neither CSV nor Parquet nor .xlsx"),
+        ("id,b\n1,x\n", "a.xlsx", "a.xlsx: cannot be read as an Excel workbook"),
         ("id,b\n1,x\n", "a.parquet", "a.parquet: cannot be read as Parquet"),
     ],
 )

@@ -13,7 +13,7 @@ from fedrx_client.data.cells import NumberFormat
 from fedrx_client.data.ids import normal_id
 from fedrx_client.data.load import load_cohort, load_split
 from fedrx_client.data.mapping import TableMapping, TableOptions
-from fedrx_client.data.table import read_table
+from fedrx_client.data.readers.tables import read_table
 from fedrx_common.errors import DataError
 from fedrx_models.cohort.encoding import column_names, encode
 from fedrx_protocol.study.schema import FeatureSchema

@@ -1,15 +1,26 @@
 """The one way in: a source and a mapping give a table, whatever the format."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Container
 
 from fedrx_client.data.mapping import TableMapping
+from fedrx_client.data.readers.formula_columns import formula_inputs, with_formulas
+from fedrx_client.data.readers.omop import read_omop
+from fedrx_client.data.readers.omop_folder import FolderTables
+from fedrx_client.data.readers.pivot import pivot
+from fedrx_client.data.readers.selection import Selection
 from fedrx_client.data.readers.source import Source
-from fedrx_client.data.table import Table, read_table
+from fedrx_client.data.readers.sql import read_database, read_query
+from fedrx_client.data.readers.tables import read_table
+from fedrx_client.data.readers.wide_to_long import WideColumns, as_long
+from fedrx_client.data.table import Table, joined
 from fedrx_common.errors import DataError
 
 
 def read_source(source: Source, mapping: TableMapping, wanted: Collection[str]) -> Table:
-    """Read the columns that a mapping names.
+    """Read the columns that a mapping names, and make those that it makes.
+
+    The order: the source; the columns of the file that `[join]` names; wide columns turned into
+    rows; genotypes; formulas, which may use all of these.
 
     Args:
         source: where the patients are.
@@ -19,6 +30,33 @@ def read_source(source: Source, mapping: TableMapping, wanted: Collection[str]) 
     Raises:
         DataError: naming source, record and field, if anything in it cannot be used.
     """
+    names = {*wanted, mapping.table.patient, *formula_inputs(mapping, wanted)}
+    if mapping.join is not None:
+        names.add(mapping.join.by)
+    columns: Container[str] = names if mapping.long is None else WideColumns(mapping.long, names)
+    table = _read(source, mapping, columns)
+    if mapping.join is not None:
+        other = read_table(source.beside(mapping.join.file), mapping.table, columns)
+        table = joined(table, other, mapping.join.by)
+    if mapping.long is not None:
+        table = as_long(table, mapping.long, mapping.table, names)
+    # Here `[genotypes]` joins called genotypes by patient.
+    return with_formulas(table, mapping, wanted)
+
+
+def _read(source: Source, mapping: TableMapping, columns: Container[str]) -> Table:
+    """Read one kind of source; each kind has a line here."""
     if source.kind == "table" and source.path is not None:
-        return read_table(source.path, mapping.table, wanted)
+        return read_table(source.path, mapping.table, columns)
+    if source.kind == "fhir" and source.path is not None:
+        from fedrx_client.data.readers.fhir.files import read_fhir  # noqa: PLC0415 - it takes 2 s
+
+        selection = Selection.of(mapping, columns)
+        return pivot(read_fhir(source.path, selection.wants), mapping, columns)
+    if source.kind == "omop" and source.path is not None:
+        return pivot(read_omop(FolderTables(source.path), mapping, columns), mapping, columns)
+    if source.kind == "sql" and mapping.sql is not None and mapping.sql.query is not None:
+        return read_query(source, mapping, columns)
+    if source.kind == "sql":
+        return pivot(read_database(source, mapping, columns), mapping, columns)
     raise DataError(f"{source.name}: cannot be read yet.")

@@ -1,0 +1,423 @@
+"""Reads delimited text (CSV, TSV) through pandas, in blocks of whole records.
+
+pandas alone pads a short row, drops what is too much in a long one, and knows no line numbers. So
+each block is first looked over as bytes, vectorised: where records and quotes begin and end, and
+how many values a record has. Only a block in which all fits goes to pandas. A file whose quotes
+are not plain is read by the `csv` module, slower and strict, which also finds the place of a
+mistake.
+"""
+
+import codecs
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import compute
+
+from fedrx_client.data.mapping import TableOptions
+from fedrx_client.data.table import Table, Texts
+from fedrx_common.errors import DataError
+from fedrx_protocol.study.base import first_repeated
+
+_DELIMITERS = {",": "','", ";": "';'", "\t": "a tab", "|": "'|'"}
+_CHUNK_BYTES = 1 << 16
+_BLOCK_CHARACTERS = 1 << 18
+_CHARACTERS_PER_COLUMN = 1 << 11  # a block is worth its overhead, which grows with the columns kept
+_LONGEST_RECORD = 1 << 26  # bytes; a quote that is never closed must not fill the memory
+_ROWS_AT_ONCE = 4096
+_BYTE_ORDER_MARK = "\ufeff".encode()
+_QUOTE, _LINE_FEED, _RETURN = b'"'[0], b"\n"[0], b"\r"[0]
+
+
+class _NotPlain(Exception):
+    """The file holds something that only the `csv` module reads right, or explains."""
+
+
+@dataclass
+class _Columns:
+    """What was read so far of the wanted columns.
+
+    Attributes:
+        header: all names; none before the header is read.
+        kept: the positions of the wanted ones.
+        parts: for each of those, arrays of text.
+        places: the line at which each row starts.
+    """
+
+    header: tuple[str, ...]
+    kept: list[int]
+    parts: list[list[Any]]
+    places: list[int]
+
+    def add(self, cells: list[Any], places: list[int]) -> None:
+        """Add rows: one Arrow array for each wanted column."""
+        self.places += places
+        for part, cell in zip(self.parts, cells, strict=True):
+            part.append(compute.utf8_trim_whitespace(cell.cast(pa.large_string())))
+
+    def table(self, source: str) -> Table:
+        """Return all rows as a table."""
+        empty = pa.array([], pa.large_string())
+        return Table(
+            source=source,
+            unit="line",
+            places=tuple(self.places),
+            columns={
+                self.header[i]: Texts(pa.concat_arrays(part) if part else empty)
+                for i, part in zip(self.kept, self.parts, strict=True)
+            },
+            header=self.header,
+        )
+
+
+def read_delimited(path: Path, options: TableOptions, wanted: Container[str] | None) -> Table:
+    """Read the wanted columns of delimited text, which may be packed by gzip.
+
+    Raises:
+        DataError: naming the line, if the file is not in the encoding or with the delimiter that
+            the mapping names, has an uneven row, a doubled column, or quotes that do not close.
+    """
+    try:
+        try:
+            return _by_blocks(path, options, wanted)
+        except _NotPlain:
+            return _by_records(path, options, wanted)
+    except (OSError, EOFError, zlib.error) as error:  # a damaged archive is any of them
+        raise DataError(f"{path}: cannot be read: {error}.") from None
+    except UnicodeError:
+        raise DataError(
+            f"{path.name}, line {_undecodable_line(path, options.encoding)}: is not "
+            f"{options.encoding} text; say which encoding it is in `table.encoding` of the "
+            "mapping, for instance 'latin-1'."
+        ) from None
+
+
+def check_header(source: str, names: tuple[str, ...], delimiter: str | None = None) -> None:
+    """Refuse a column that appears twice, and a text file that seems to have another delimiter."""
+    if delimiter is not None and len(names) == 1:
+        other = next((d for d in _DELIMITERS if d != delimiter and d in names[0]), None)
+        if other:
+            raise DataError(
+                f"{source}, line 1: there is one column only; the delimiter seems to be "
+                f"{_DELIMITERS[other]}, say so in `table.delimiter` of the mapping."
+            )
+    doubled = first_repeated(names)
+    if doubled is not None:
+        raise DataError(f"{source}, line 1: column '{doubled}' appears more than once.")
+
+
+def _by_blocks(path: Path, options: TableOptions, wanted: Container[str] | None) -> Table:
+    delimiter = options.delimiter
+    if not delimiter.isascii():
+        raise _NotPlain  # pandas takes one byte only
+    found: _Columns | None = None
+    line, blocks = 1, _Blocks(path, options.encoding)
+    for block in blocks:
+        record_of = _Outline.of(block, delimiter, line)
+        first = 0
+        if found is None:
+            first = next((i for i in range(len(record_of)) if not record_of.is_blank(i)), -1)
+            if first >= 0:
+                found = _begin(path.name, record_of.cells(first), options, wanted)
+                blocks.size = max(blocks.size, _CHARACTERS_PER_COLUMN * len(found.kept))
+            first += 1
+        if found is not None and first < len(record_of):
+            _add_block(path.name, record_of.after(first), found)
+        line += record_of.lines
+    if found is None:
+        raise DataError(f"{path.name}: the file is empty.")
+    return found.table(path.name)
+
+
+def _begin(
+    source: str, record: list[str], options: TableOptions, wanted: Container[str] | None
+) -> _Columns:
+    header = tuple(name.strip() for name in record)
+    check_header(source, header, options.delimiter)
+    kept = [i for i, name in enumerate(header) if wanted is None or name in wanted]
+    return _Columns(header, kept, [[] for _ in kept], [])
+
+
+def _add_block(source: str, outline: "_Outline", found: _Columns) -> None:
+    width = len(found.header)
+    blank = np.zeros(len(outline), dtype=np.bool_)
+    for i in np.flatnonzero(outline.perhaps_blank).tolist():
+        blank[i] = outline.is_blank(i)
+    uneven = np.flatnonzero((outline.widths != width) & ~blank)
+    if uneven.size:
+        raise _uneven(source, int(outline.starts[uneven[0]]), int(outline.widths[uneven[0]]), width)
+    if not found.kept:
+        found.add([], outline.starts[~blank].tolist())
+        return
+    text, surplus = outline.text, 0
+    if text.startswith(_BYTE_ORDER_MARK):  # which pandas would take away
+        text, surplus = b"\n" + text, 1
+    frame = pd.read_csv(
+        io.BytesIO(text),
+        sep=outline.delimiter,
+        header=None,
+        names=range(width),
+        usecols=found.kept,
+        index_col=False,
+        dtype=str,
+        keep_default_na=False,
+        na_filter=False,
+        skip_blank_lines=False,
+        low_memory=False,
+    ).iloc[surplus:]
+    if len(frame) != len(outline):
+        raise _NotPlain
+    keep = None if not blank.any() else pa.array(~blank)
+    cells = [pa.array(frame[i], pa.large_string()) for i in found.kept]
+    found.add(
+        cells if keep is None else [cell.filter(keep) for cell in cells],
+        outline.starts[~blank].tolist(),
+    )
+
+
+@dataclass(frozen=True)
+class _Outline:
+    """Where the records of a block are.
+
+    Attributes:
+        text: the block, UTF-8, of whole records.
+        delimiter: one ASCII character.
+        bounds: `(records + 1,)`, where each record begins in the text, and the end.
+        starts: `(records,)`, the line at which each begins.
+        widths: `(records,)`, how many values each has.
+        perhaps_blank: `(records,)`, whether it may be one of empty cells only.
+        lines: number of lines of the block.
+    """
+
+    text: bytes
+    delimiter: str
+    bounds: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    widths: NDArray[np.int64]
+    perhaps_blank: NDArray[np.bool_]
+    lines: int
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def cells(self, record: int) -> list[str]:
+        """Return one record's values."""
+        text = self.text[self.bounds[record] : self.bounds[record + 1]].decode()
+        return next(csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter), [])
+
+    def is_blank(self, record: int) -> bool:
+        """Return whether a record has nothing but empty cells."""
+        if not self.perhaps_blank[record]:
+            return False
+        return not any(cell.strip() for cell in self.cells(record))
+
+    def after(self, first: int) -> "_Outline":
+        """Return the outline without the records before `first`."""
+        if not first:
+            return self
+        start = self.bounds[first]
+        return _Outline(
+            self.text[start:],
+            self.delimiter,
+            self.bounds[first:] - start,
+            self.starts[first:],
+            self.widths[first:],
+            self.perhaps_blank[first:],
+            self.lines,
+        )
+
+    @classmethod
+    def of(cls, text: bytes, delimiter: str, line: int) -> "_Outline":
+        """Look a block over.
+
+        Args:
+            text: whole records, the last one with its line end.
+            delimiter: one ASCII character.
+            line: the line at which the block begins.
+
+        Raises:
+            _NotPlain: a quote stands inside an unquoted value, or is not closed.
+        """
+        data = np.frombuffer(text, np.uint8)
+        ends = _line_ends(data)
+        delimiters = data == ord(delimiter)
+        line_ends = np.flatnonzero(ends)
+        record_ends = line_ends
+        inside = _inside_quotes(data, delimiters)
+        if inside is not None:
+            delimiters &= ~inside
+            record_ends = np.flatnonzero(ends & ~inside)
+        bounds = np.concatenate(([0], record_ends + 1))
+        starts = bounds[:-1]
+        widths = np.diff(np.searchsorted(np.flatnonzero(delimiters), bounds)) + 1
+        solid = np.take(_solid_bytes(delimiter), data)
+        return cls(
+            text=text,
+            delimiter=delimiter,
+            bounds=bounds,
+            starts=line + np.searchsorted(line_ends, starts),
+            widths=widths,
+            perhaps_blank=~np.logical_or.reduceat(solid, starts),
+            lines=len(line_ends),
+        )
+
+
+def _line_ends(data: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    r"""Return where lines end: at \n, at \r\n once, and at \r alone."""
+    ends: NDArray[np.bool_] = data == _LINE_FEED
+    returns = data == _RETURN
+    if returns.any():
+        returns[:-1] &= ~ends[1:]
+        ends |= returns
+    return ends
+
+
+def _inside_quotes(
+    data: NDArray[np.uint8], delimiters: NDArray[np.bool_]
+) -> NDArray[np.bool_] | None:
+    """Return which bytes are inside quotes; None where there is no quote.
+
+    Raises:
+        _NotPlain: an opening quote does not begin a value, or a closing one does not end it.
+    """
+    quotes = data == _QUOTE
+    if not quotes.any():
+        return None
+    inside = np.logical_xor.accumulate(quotes)
+    if inside[-1]:
+        raise _NotPlain
+    bound = delimiters | (data == _LINE_FEED) | (data == _RETURN)
+    closing = quotes & ~inside
+    before = np.concatenate(([True], (bound | closing)[:-1]))
+    after = np.concatenate(((bound | quotes)[1:], [True]))
+    if not (before[quotes & inside].all() and after[closing].all()):
+        raise _NotPlain
+    return np.asarray(inside, dtype=np.bool_)
+
+
+def _solid_bytes(delimiter: str) -> NDArray[np.bool_]:
+    """Return which bytes are surely no part of a blank record; a letter beyond ASCII may be."""
+    solid = np.zeros(256, dtype=np.bool_)
+    solid[:128] = [not chr(i).isspace() for i in range(128)]
+    solid[[_QUOTE, ord(delimiter)]] = False
+    return solid
+
+
+class _Blocks:
+    """A file's text as UTF-8, cut after records; the last block ends with a line end.
+
+    Attributes:
+        size: how many characters to read at once; may be changed on the way.
+    """
+
+    def __init__(self, path: Path, encoding: str) -> None:
+        self.size = _BLOCK_CHARACTERS
+        self._path, self._encoding = path, encoding
+
+    def __iter__(self) -> Iterator[bytes]:
+        with _opened(self._path) as file:
+            text = io.TextIOWrapper(file, self._encoding, newline="")
+            rest = b""
+            piece = text.read(self.size).removeprefix("\ufeff")
+            while piece:
+                if "\0" in piece:
+                    raise _NotPlain  # pandas would end the value there
+                rest += piece.encode()
+                end = _last_record_end(rest)
+                if end:
+                    yield rest[:end]
+                    rest = rest[end:]
+                if len(rest) > _LONGEST_RECORD:
+                    raise _NotPlain
+                # A long record is not searched again for each small piece of it.
+                piece = text.read(max(self.size, len(rest)))
+            if rest:
+                yield rest if rest.endswith((b"\n", b"\r")) else rest + b"\n"
+
+
+def _last_record_end(text: bytes) -> int:
+    """Return where the last whole record of a text ends, 0 if there is none."""
+    if b'"' not in text:
+        end = text.rfind(b"\n") + 1
+        if end:
+            return end
+    data = np.frombuffer(text, np.uint8)
+    ends = _line_ends(data)
+    ends[-1] &= data[-1] != _RETURN  # the line feed that belongs to it may come next
+    ends &= ~np.logical_xor.accumulate(data == _QUOTE)
+    found = np.flatnonzero(ends)
+    return int(found[-1]) + 1 if found.size else 0
+
+
+def _by_records(path: Path, options: TableOptions, wanted: Container[str] | None) -> Table:
+    """Read a file record by record, strictly, with the place of whatever is wrong."""
+    found: _Columns | None = None
+    line = 0
+    rows: list[list[str]] = []
+    places: list[int] = []
+    with _opened(path) as file:
+        text = io.TextIOWrapper(file, options.encoding, newline="")
+        # A byte order mark is not part of the first column's name.
+        lines = chain([next(text, "").removeprefix("\ufeff")], text)
+        reader = csv.reader(lines, delimiter=options.delimiter, strict=True)
+        try:
+            for record in reader:
+                place, line = line + 1, reader.line_num  # a quoted value may span lines
+                if not any(cell.strip() for cell in record):
+                    continue
+                if found is None:
+                    found = _begin(path.name, record, options, wanted)
+                    continue
+                if len(record) != len(found.header):
+                    raise _uneven(path.name, place, len(record), len(found.header))
+                rows.append([record[i] for i in found.kept])
+                places.append(place)
+                if len(rows) == _ROWS_AT_ONCE:
+                    found.add(_as_columns(rows, len(found.kept)), places)
+                    rows, places = [], []
+        except csv.Error as error:
+            raise DataError(f"{path.name}, line {line + 1}: is not valid CSV: {error}.") from None
+    if found is None:
+        raise DataError(f"{path.name}: the file is empty.")
+    found.add(_as_columns(rows, len(found.kept)), places)
+    return found.table(path.name)
+
+
+def _as_columns(rows: list[list[str]], width: int) -> list[Any]:
+    return [pa.array([row[i] for row in rows], pa.large_string()) for i in range(width)]
+
+
+def _uneven(source: str, place: int, values: int, width: int) -> DataError:
+    return DataError(
+        f"{source}, line {place}: there are {values} values, but the header names {width} columns; "
+        "a value that holds the delimiter must be quoted."
+    )
+
+
+def _opened(path: Path) -> BinaryIO:
+    return cast("BinaryIO", gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb"))
+
+
+def _undecodable_line(path: Path, encoding: str) -> int:
+    """Find the first line that is not in the encoding; text is decoded well ahead of its line."""
+    decoder, lines = codecs.getincrementaldecoder(encoding)(), 1
+    with _opened(path) as file:
+        try:
+            while chunk := file.read(_CHUNK_BYTES):
+                lines += decoder.decode(chunk).count("\n")
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            return lines + error.object[: error.start].count(b"\n")
+        except UnicodeError:
+            pass
+    return lines
