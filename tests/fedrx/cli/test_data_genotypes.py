@@ -10,7 +10,7 @@ from vcf_files import locus, record, reference, vcf
 
 from fedrx_client.data.harmonise.alleles.tables import GENES
 from fedrx_client.data.mapping import TableOptions
-from fedrx_client.data.table import read_table
+from fedrx_client.data.readers.tables import read_table
 
 DOC = Path(__file__).parents[3] / "docs" / "data_genotypes.md"
 

@@ -7,7 +7,7 @@ from fedrx_client.data.column_sources import GenotypeColumn
 from fedrx_client.data.harmonise.alleles.tables import GENES, gene_table
 from fedrx_client.data.mapping import TableOptions
 from fedrx_client.data.readers.genotypes import call_genotypes, genotype_table, write_calls
-from fedrx_client.data.table import read_table
+from fedrx_client.data.readers.tables import read_table
 from fedrx_common.errors import DataError
 
 TPMT_B, TPMT_C = "rs1800460", "rs1142345"
