@@ -15,7 +15,7 @@ from fedrx_client.data.column_sources import GenotypeColumn
 from fedrx_client.data.harmonise.alleles.caller import Call, call_gene
 from fedrx_client.data.harmonise.alleles.sites import Meaning, Observation, Sites, merged
 from fedrx_client.data.harmonise.alleles.tables import GENES, GeneTable, Locus, gene_table
-from fedrx_client.data.readers.vcf import VcfFile, VcfRecord
+from fedrx_client.data.readers.vcf import VcfFile, VcfRecord, build_named
 from fedrx_client.data.table import Table
 from fedrx_common.errors import DataError, counted
 from fedrx_common.files import write_private
@@ -172,7 +172,7 @@ def _indices(file: VcfFile, record: VcfRecord, text: bytes) -> list[int | None]:
 
 
 def _check_build(file: VcfFile, build: str | None) -> None:
-    said = file.header.build
+    said, build = file.header.build, build and build_named(build)
     if build is not None and said is not None and said != build:
         raise DataError(
             f"{file.name}: its header says {said}, but the build was given as {build}: give the "

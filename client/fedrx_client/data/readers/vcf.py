@@ -270,6 +270,12 @@ class VcfFile:
         return cast("IO[bytes]", gzip.open(self.path))
 
 
+def build_named(text: str) -> str:
+    """Return the genome build that a text names, "hg38" as "GRCh38"; the text if it names none."""
+    written = text.encode(errors="replace")
+    return next((build for build, name in _NAMES_OF_BUILDS.items() if name.search(written)), text)
+
+
 def _chromosome(name: bytes) -> str:
     """Bring "chr10", "10", "CHR10" and "NC_000010.11" to "10"."""
     text = name.decode("latin-1")

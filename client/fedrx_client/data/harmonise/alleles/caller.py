@@ -98,6 +98,8 @@ def call_gene(table: GeneTable, seen: Sequence[Observation | None]) -> Call:
         )
     outcome = {_outcome(table, match) for match in best}
     phenotype, activity = next(iter(outcome)) if len(outcome) == 1 else (None, None)
+    if len(outcome) > 1:
+        notes.append("they do not all do the same, so there is no phenotype")
     notes += _notes(table, person, best[0], found[len(best) :], missing)
     return Call(
         diplotype=str(best[0]) if len(best) == 1 else None,
@@ -123,12 +125,14 @@ def _uncalled(
     why: str,
     others: tuple[str, ...] = (),
 ) -> Call:
-    """Report a gene that is not called; of SLCO1B1, the one variant that CPIC falls back on."""
+    """Report a gene that is not called; of SLCO1B1 the one variant that CPIC falls back on too."""
     if table.gene == "SLCO1B1":
         at = next(i for i, locus in enumerate(table.loci) if locus.rsid == _SLCO1B1_CORE)
         if choice := person.choices[at]:
             bases = "/".join(sorted(table.loci[at].choices[x] for x in choice))
             why += f"; {_SLCO1B1_CORE} (c.521T>C) alone is {bases}"
+    if table.gene in _ALWAYS:
+        why += f"; {_ALWAYS[table.gene]}"
     return Call(None, None, None, others, missing, why)
 
 
