@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedrx_client.data.columns import REPAIR
 from fedrx_client.data.course_sources import MarkerSource, TreatmentSource, VisitsSource
+from fedrx_client.data.harmonise.units import conversion, convertible_to
 from fedrx_client.data.load import LoadResult, load_table
 from fedrx_client.data.mapping import (
     CategorySource,
@@ -32,7 +33,6 @@ from fedrx_client.data.mapping import (
 )
 from fedrx_client.data.readers.source import Source
 from fedrx_client.data.table import Table
-from fedrx_client.data.units import conversion, convertible_to
 from fedrx_common.documents import DocumentInvalid, read_json
 from fedrx_common.errors import DataError
 from fedrx_common.text import quoted

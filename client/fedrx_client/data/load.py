@@ -20,7 +20,7 @@ from fedrx_client.data.mapping import (
 )
 from fedrx_client.data.omics import read_blocks
 from fedrx_client.data.outcomes import limits_of, outcome_table, read_outcomes
-from fedrx_client.data.quality import DataQuality
+from fedrx_client.data.quality.account import DataQuality
 from fedrx_client.data.readers.read import read_source
 from fedrx_client.data.readers.source import Source
 from fedrx_client.data.readers.tables import read_table
