@@ -4,6 +4,7 @@ from collections.abc import Collection, Container
 
 from fedrx_client.data.mapping import TableMapping
 from fedrx_client.data.readers.formula_columns import formula_inputs, with_formulas
+from fedrx_client.data.readers.genotype_columns import read_vcf, with_genotypes
 from fedrx_client.data.readers.omop import read_omop
 from fedrx_client.data.readers.omop_folder import FolderTables
 from fedrx_client.data.readers.pivot import pivot
@@ -41,7 +42,7 @@ def read_source(source: Source, mapping: TableMapping, wanted: Collection[str]) 
         table = joined(table, other, mapping.join.by)
     if mapping.long is not None:
         table = as_long(table, mapping.long, mapping.table, names)
-    # Here `[genotypes]` joins called genotypes by patient.
+    table = with_genotypes(table, source, mapping, names)
     return with_formulas(table, mapping, wanted)
 
 
@@ -64,6 +65,8 @@ def _read(source: Source, mapping: TableMapping, columns: Container[str]) -> Tab
 
         selection = Selection.of(mapping, columns)
         return pivot(read_fhir(source.path, selection.wants), mapping, columns)
+    if source.kind == "vcf":
+        return read_vcf(source, mapping, columns)
     if source.kind == "omop" and source.path is not None:
         return pivot(read_omop(FolderTables(source.path), mapping, columns), mapping, columns)
     if source.kind == "sql" and mapping.sql is not None and mapping.sql.query is not None:
