@@ -32,7 +32,8 @@ from fedrx_protocol.study.base import first_repeated
 _DELIMITERS = {",": "','", ";": "';'", "\t": "a tab", "|": "'|'"}
 _CHUNK_BYTES = 1 << 16
 _BLOCK_CHARACTERS = 1 << 18
-_CHARACTERS_PER_COLUMN = 1 << 11  # a block is worth its overhead, which grows with the columns kept
+# What a block costs beside its text grows with the columns kept, so blocks grow with them.
+_CHARACTERS_PER_COLUMN, _LARGEST_BLOCK = 1 << 14, 1 << 23
 _LONGEST_RECORD = 1 << 26  # bytes; a quote that is never closed must not fill the memory
 _ROWS_AT_ONCE = 4096
 _BYTE_ORDER_MARK = "\ufeff".encode()
@@ -61,6 +62,8 @@ class _Columns:
 
     def add(self, cells: list[Any], places: list[int]) -> None:
         """Add rows: one Arrow array for each wanted column."""
+        if not places:
+            return
         self.places += places
         for part, cell in zip(self.parts, cells, strict=True):
             part.append(compute.utf8_trim_whitespace(cell.cast(pa.large_string())))
@@ -129,7 +132,8 @@ def _by_blocks(path: Path, options: TableOptions, wanted: Container[str] | None)
             first = next((i for i in range(len(record_of)) if not record_of.is_blank(i)), -1)
             if first >= 0:
                 found = _begin(path.name, record_of.cells(first), options, wanted)
-                blocks.size = max(blocks.size, _CHARACTERS_PER_COLUMN * len(found.kept))
+                fitting = min(_CHARACTERS_PER_COLUMN * len(found.kept), _LARGEST_BLOCK)
+                blocks.size = max(blocks.size, fitting)
             first += 1
         if found is not None and first < len(record_of):
             _add_block(path.name, record_of.after(first), found)
@@ -156,32 +160,34 @@ def _add_block(source: str, outline: "_Outline", found: _Columns) -> None:
     uneven = np.flatnonzero((outline.widths != width) & ~blank)
     if uneven.size:
         raise _uneven(source, int(outline.starts[uneven[0]]), int(outline.widths[uneven[0]]), width)
-    if not found.kept:
-        found.add([], outline.starts[~blank].tolist())
+    places = outline.starts[~blank].tolist()
+    if not places or not found.kept:
+        found.add([], places)
         return
-    text, surplus = outline.text, 0
-    if text.startswith(_BYTE_ORDER_MARK):  # which pandas would take away
-        text, surplus = b"\n" + text, 1
-    frame = pd.read_csv(
+    frame = _parse(outline.without(blank), outline.delimiter, width, found.kept)
+    if len(frame) != len(places):
+        raise _NotPlain
+    found.add([pa.array(frame[i], pa.large_string()) for i in found.kept], places)
+
+
+def _parse(text: bytes, delimiter: str, width: int, kept: list[int]) -> pd.DataFrame:
+    """Parse whole records that all have `width` values; keep some columns, named by position.
+
+    With pandas' C engine: its Arrow engine reads "nan" as missing, whatever it is told.
+    """
+    if text.startswith(_BYTE_ORDER_MARK):
+        raise _NotPlain  # pandas would take it away
+    return pd.read_csv(
         io.BytesIO(text),
-        sep=outline.delimiter,
+        sep=delimiter,
         header=None,
         names=range(width),
-        usecols=found.kept,
-        index_col=False,
+        usecols=kept,
         dtype=str,
         keep_default_na=False,
         na_filter=False,
         skip_blank_lines=False,
         low_memory=False,
-    ).iloc[surplus:]
-    if len(frame) != len(outline):
-        raise _NotPlain
-    keep = None if not blank.any() else pa.array(~blank)
-    cells = [pa.array(frame[i], pa.large_string()) for i in found.kept]
-    found.add(
-        cells if keep is None else [cell.filter(keep) for cell in cells],
-        outline.starts[~blank].tolist(),
     )
 
 
@@ -235,6 +241,13 @@ class _Outline:
             self.perhaps_blank[first:],
             self.lines,
         )
+
+    def without(self, blank: NDArray[np.bool_]) -> bytes:
+        """Return the text without some records."""
+        if not blank.any():
+            return self.text
+        kept = np.flatnonzero(~blank).tolist()
+        return b"".join(self.text[self.bounds[i] : self.bounds[i + 1]] for i in kept)
 
     @classmethod
     def of(cls, text: bytes, delimiter: str, line: int) -> "_Outline":
