@@ -19,7 +19,10 @@ from fedrx_client.data.load import load_cohort
 from fedrx_client.data.mapping import TableMapping
 from fedrx_protocol.study.schema import FeatureSchema
 
-CASES = {"100,000 patients, 40 columns": (100_000, 40), "2,000 patients, 5,000 columns": (2_000, 5_000)}
+CASES = {
+    "100,000 patients, 40 columns": (100_000, 40),
+    "2,000 patients, 5,000 columns": (2_000, 5_000),
+}
 TARGET = {"name": "dose", "unit": "mg/week", "minimum": 0, "maximum": 400, "mean": 35, "scale": 15}
 
 
@@ -38,7 +41,14 @@ def write(path: Path, rows: int, columns: int) -> None:
 
 def study(columns: int) -> tuple[FeatureSchema, TableMapping]:
     """A study of all columns: as features, or as a block where there are very many."""
-    number = {"kind": "number", "unit": "mg/L", "minimum": 0, "maximum": 1e6, "mean": 10, "scale": 10}
+    number = {
+        "kind": "number",
+        "unit": "mg/L",
+        "minimum": 0,
+        "maximum": 1e6,
+        "mean": 10,
+        "scale": 10,
+    }
     names = [f"x{i}" for i in range(columns - 4)]
     features = [
         {"name": "cyp2c9", "kind": "category", "values": ["*1/*1", "*1/*2", "*2/*3"]},
@@ -53,15 +63,21 @@ def study(columns: int) -> tuple[FeatureSchema, TableMapping]:
     if columns <= 100:
         features += [{**number, "name": name} for name in names]
         mapping += "".join(
-            f'[features.{name}]\nkind = "number"\ncolumn = "{name}"\nunit = "mg/L"\n' for name in names
+            f'[features.{name}]\nkind = "number"\ncolumn = "{name}"\nunit = "mg/L"\n'
+            for name in names
         )
     else:
         document["blocks"] = [
-            {"name": "expression", "kind": "expression", "unit": "log2 TPM", "minimum": 0, "maximum": 1e6, "genes": names}
+            {
+                "name": "expression",
+                "kind": "expression",
+                "unit": "log2 TPM",
+                "minimum": 0,
+                "maximum": 1e6,
+                "genes": names,
+            }
         ]
-        mapping += (
-            '[blocks.expression]\nfile = "table.csv"\npatient = "id"\nunit = "log2 TPM"\n'
-        )
+        mapping += '[blocks.expression]\nfile = "table.csv"\npatient = "id"\nunit = "log2 TPM"\n'
     return FeatureSchema.model_validate(document), TableMapping.parse(mapping)
 
 
@@ -88,14 +104,17 @@ def main() -> None:
             found = {}
             for what in ("pandas", "fedrx"):
                 command = [sys.executable, __file__, what, str(path), str(columns)]
-                found[what] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+                found[what] = json.loads(
+                    subprocess.run(command, capture_output=True, check=True).stdout
+                )
             ratio = found["fedrx"]["busy"] / found["pandas"]["busy"]
             print(
                 f"{name}, {path.stat().st_size / 2**20:.0f} MiB: load_cohort "
                 f"{found['fedrx']['seconds']:.1f} s ({found['fedrx']['busy']:.1f} s of processor), "
                 f"{found['fedrx']['peak']:.0f} MiB in all "
                 f"({found['fedrx']['before']:.0f} before); pandas.read_csv "
-                f"{found['pandas']['seconds']:.1f} s ({found['pandas']['busy']:.1f}), {found['pandas']['peak']:.0f} MiB; "
+                f"{found['pandas']['seconds']:.1f} s ({found['pandas']['busy']:.1f}), "
+                f"{found['pandas']['peak']:.0f} MiB; "
                 f"ratio {ratio:.1f}"
             )
 
