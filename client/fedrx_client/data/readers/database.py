@@ -79,7 +79,9 @@ class OpenDatabase:
             result = self.connection.exec_driver_sql(statement, execution_options=options)
         else:
             result = self.connection.execute(statement, execution_options=options)
-        return tuple(map(str, result.keys())), self._rows(result.partitions())
+        names = tuple(map(str, result.keys()))
+        # Said again: the option alone has a driver's own statement fetched whole.
+        return names, self._rows(result.yield_per(_ROWS_AT_ONCE).partitions(_ROWS_AT_ONCE))
 
     def _rows(self, chunks: Iterator[Sequence[_Row]]) -> Iterator[_Row]:
         while True:
