@@ -106,6 +106,11 @@ class StudyFiles:
             return None
         return study if study.digest == digest else None
 
+    def folders(self, digest: str) -> tuple[Path, ...]:
+        """Name the folder of a study, if one was kept."""
+        folder = self._of(digest)
+        return (folder,) if folder.is_dir() else ()
+
     def _of(self, digest: str) -> Path:
         # The digest may come from the wire: it must not name a folder elsewhere.
         if not DIGEST.fullmatch(digest):

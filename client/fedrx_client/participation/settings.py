@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from fedrx_client.data.privacy.deidentify import derived_key
 from fedrx_client.identity.pins import read_file
 from fedrx_client.training.device import CHOICES
 from fedrx_common.canonical_json import from_json, to_json
@@ -91,6 +92,24 @@ def split_salt(folder: Path, study: str) -> bytes:
         SettingsDamaged: the site's secret is not what was written.
         FolderUnusable: it cannot be read or made.
     """
+    return hmac.digest(_secret(folder), b"fedrx/1 split\x00" + study.encode(), "sha256")
+
+
+def pseudonym_key(folder: Path) -> bytes:
+    """Derive the key of patients' pseudonyms, 32 bytes; it outlives a rotation of the site's keys.
+
+    Args:
+        folder: the site's folder.
+
+    Raises:
+        SettingsDamaged: the site's secret is not what was written.
+        FolderUnusable: it cannot be read or made.
+    """
+    return derived_key(_secret(folder), "pseudonyms")
+
+
+def _secret(folder: Path) -> bytes:
+    """Read the secret that is made once for a folder and never leaves it."""
     path = folder / "split.key"
     if not path.exists():
         with locked(folder):
@@ -99,7 +118,7 @@ def split_salt(folder: Path, study: str) -> bytes:
     secret = read_private(path)
     if len(secret) != _SECRET_BYTES:
         raise SettingsDamaged(f"{path}: is not what this site wrote; restore it from a backup.")
-    return hmac.digest(secret, b"fedrx/1 split\x00" + study.encode(), "sha256")
+    return secret
 
 
 @contextmanager

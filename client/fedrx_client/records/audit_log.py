@@ -25,7 +25,17 @@ from fedrx_common.hash_chain import ChainBroken, ChainHead, ChainLine
 from fedrx_common.text import escaped
 
 AuditKind = Literal[
-    "start", "stop", "request", "answer", "refusal", "approval", "revocation", "identity"
+    "start",
+    "stop",
+    "request",
+    "answer",
+    "refusal",
+    "approval",
+    "revocation",
+    "identity",
+    "card",
+    "feedback",
+    "retention",
 ]
 LABEL = "site audit"
 MAX_REASON_CHARACTERS = 1000
@@ -50,7 +60,8 @@ class AuditEntry:
 
     Attributes:
         time: unix seconds.
-        kind: what it was; "identity" is a change of the site's own keys or pins.
+        kind: what it was; "identity" is a change of the site's own keys or pins, "retention" the
+            removal of what was kept of patients or of a study.
         reason: in words for a person, no patient data.
         study: study digest, hexadecimal, or empty where none is concerned.
         run: run id, or empty.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrx_client.data.quality import DataQuality
+from fedrx_client.data.quality.account import DataQuality
 from fedrx_client.records.database import SiteStore
 from fedrx_client.records.ledger import Ledger
 from fedrx_common.errors import RunError
