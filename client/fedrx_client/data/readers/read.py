@@ -11,7 +11,6 @@ from fedrx_client.data.readers.pivot import pivot
 from fedrx_client.data.readers.records import Records
 from fedrx_client.data.readers.selection import Selection
 from fedrx_client.data.readers.source import Source
-from fedrx_client.data.readers.sql import read_database, read_query
 from fedrx_client.data.readers.tables import read_table
 from fedrx_client.data.readers.wide_to_long import WideColumns, as_long
 from fedrx_client.data.table import Table, joined
@@ -69,8 +68,10 @@ def _read(source: Source, mapping: TableMapping, columns: Container[str]) -> Tab
         return read_vcf(source, mapping, columns)
     if source.kind == "omop" and source.path is not None:
         return pivot(read_omop(FolderTables(source.path), mapping, columns), mapping, columns)
-    if source.kind == "sql" and mapping.sql is not None and mapping.sql.query is not None:
-        return read_query(source, mapping, columns)
     if source.kind == "sql":
-        return pivot(read_database(source, mapping, columns), mapping, columns)
+        from fedrx_client.data.readers import sql  # noqa: PLC0415 - it takes half a second
+
+        if mapping.sql is not None and mapping.sql.query is not None:
+            return sql.read_query(source, mapping, columns)
+        return pivot(sql.read_database(source, mapping, columns), mapping, columns)
     raise DataError(f"{source.name}: cannot be read yet.")
