@@ -20,6 +20,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import click
 import typer
 
+from fedrx.cli import clinic as clinic_commands
 from fedrx.cli import compare as compare_command
 from fedrx.cli import coordinator as coordinator_commands
 from fedrx.cli import data as data_commands
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 simulate_command.register(app)
 compare_command.register(app)
+clinic_commands.register(app)
 app.add_typer(study_commands.app, name="study")
 app.add_typer(model_commands.app, name="model")
 app.add_typer(coordinator_commands.app, name="coordinator")

@@ -87,7 +87,10 @@ def approve(
         return
     if study is None or data is None or mapping is None:
         raise MisuseError("approve needs a study file, --data and --mapping (or --revoke STUDY).")
-    _refuse_together(no_cap=no_cap, max_epsilon=max_epsilon, override=override, reason=reason)
+    if no_cap == (max_epsilon is not None):
+        raise MisuseError("give either --max-epsilon with the site's cap, or --no-cap.")
+    if bool(override) != (reason is not None):
+        raise MisuseError("--override and --reason belong together: give both, or none.")
     # Imported here so that a mistake in the options does not wait for torch.
     from fedrx.views.site import changes_page, counted_page, study_page
     from fedrx_client.approvals.approval import Approval
@@ -344,18 +347,6 @@ def _load(identity: "SiteIdentity", study: "Study", data: Path, mapping: Path) -
     table = TableMapping.load(mapping)
     require_pipeline(study, table)
     return load_cohort(data, table, study.feature_schema, site=identity.site)
-
-
-def _refuse_together(
-    *, no_cap: bool, max_epsilon: float | None, override: list[str] | None, reason: str | None
-) -> None:
-    """Refuse options of `approve` that say too much or too little together."""
-    if no_cap and max_epsilon is not None:
-        raise MisuseError("give --max-epsilon or --no-cap, not both.")
-    if not no_cap and max_epsilon is None:
-        raise MisuseError("give --max-epsilon with the site's cap, or else --no-cap.")
-    if bool(override) != (reason is not None):
-        raise MisuseError("--override and --reason belong together: give both, or none.")
 
 
 def _quality(study: "Study", data: Path, mapping: Path, loaded: "LoadResult") -> "QualityReport":

@@ -17,11 +17,12 @@ import torch
 from fedrx_common.errors import MisuseError, RunError
 from fedrx_models.cohort.cohort import Cohort
 from fedrx_models.contract import get_vector
-from fedrx_models.files import save_model
+from fedrx_models.files import MODEL_FILE, save_model
 from fedrx_models.metrics.registry import measures_of
 from fedrx_models.transfer import start_model, trained_positions
 from fedrx_protocol.study.study import Study
 from fedrx_server.app import make_server_app
+from fedrx_server.report.card import model_card
 from fedrx_server.report.write import write_report
 from fedrx_server.rounds.exchange import Exchange
 from fedrx_server.rounds.loop import RunParties, StudyRun
@@ -213,7 +214,8 @@ def _continue(
 
     found = evaluate(run, setup, baselines=options.baselines, began=began, tell=tell)
     result = replace(found, notes=notes)
-    save_model(run.path / "model.safetensors", result.model, study.digest)
+    card = model_card(study, result.privacy, len(sites))
+    save_model(run.path / MODEL_FILE, result.model, study.digest, card)
     run.write_result(result.to_json())
     write_report(run.report_path, result.report)
     return result

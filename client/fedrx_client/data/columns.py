@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrx_client.data.cells import Distinct, NumberFormat, Reading
+from fedrx_client.data.harmonise.units import Conversion, conversion
 from fedrx_client.data.mapping import CategorySource, FlagSource, Imputation, NumberSource
 from fedrx_client.data.sources import Censored, Codes, Unknown
-from fedrx_client.data.units import Conversion, conversion
 from fedrx_common.errors import DataError, counted
 
-_HINT = 'correct it, or set unknown = "missing" for it in the mapping'
+REPAIR = 'correct it, or set unknown = "missing" for it in the mapping'
 _COUNTED = {
     "limit": "as the limit",
     "half": "as half of the limit ('>': as the limit)",
@@ -66,7 +66,7 @@ class NumberRange:
 
 
 def read_numbers(
-    reading: Reading, source: NumberSource, limits: NumberRange, hint: str = _HINT
+    reading: Reading, source: NumberSource, limits: NumberRange, hint: str = REPAIR
 ) -> Parsed:
     """Read numbers in the study's unit, NaN where missing, `(rows,)` float64.
 
@@ -111,7 +111,7 @@ def read_numbers(
             complaint = f"{cell!r} is not an age range such as '60 - 69'"
         else:
             complaint = f"{cell!r} is not a number{otherwise(cell, written)}"
-            if hint == _HINT and written.read_limit(cell, "limit") is not None:
+            if hint == REPAIR and written.read_limit(cell, "limit") is not None:
                 hint = "say what such values are: `censored` is 'limit', 'half' or 'missing'"
         _unknown(reading.table.where(row, source.column), complaint, source.unknown, hint)
         unknown = len(rows)
@@ -218,7 +218,7 @@ def read_categories(
     return Parsed(meanings[cells.codes], unknown)
 
 
-def read_flags(reading: Reading, source: FlagSource, hint: str = _HINT) -> Parsed:
+def read_flags(reading: Reading, source: FlagSource, hint: str = REPAIR) -> Parsed:
     """Read True, False, or `None` where no column has a code, `(rows,)` of objects.
 
     Args:
@@ -287,7 +287,7 @@ def impute(
     return applies
 
 
-def _unknown(where: str, complaint: str, policy: Unknown, hint: str = _HINT) -> None:
+def _unknown(where: str, complaint: str, policy: Unknown, hint: str = REPAIR) -> None:
     """Refuse a value, unless the mapping decides that such values count as missing."""
     if policy != "missing":
         raise DataError(f"{where}: {complaint}; {hint}.")

@@ -342,6 +342,11 @@ class TableMapping(Section):
 
     def check_against(self, schema: FeatureSchema) -> None:
         """Raise `DataError` unless the mapping gives the study what it needs, and no more."""
+        self.check_inputs(schema)
+        self.target.check_against(schema, self.source)
+
+    def check_inputs(self, schema: FeatureSchema) -> None:
+        """Raise `DataError` unless it gives what a prediction needs, and no more."""
         for feature in schema.features:
             key, source = f"features.{feature.name}", self.features.get(feature.name)
             if source is None:
@@ -382,7 +387,6 @@ class TableMapping(Section):
             )
         check_blocks(self.blocks, schema, self.source)
         check_course(self.visits, self.markers, self.treatments, schema, self.source)
-        self.target.check_against(schema, self.source)
 
     @classmethod
     def parse(cls, text: str, *, source: str = "mapping.toml") -> "TableMapping":

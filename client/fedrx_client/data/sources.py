@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from fedrx_client.data.units import conversion, convertible_to
+from fedrx_client.data.harmonise.units import conversion, convertible_to
 from fedrx_common.errors import DataError
 from fedrx_common.text import LONGEST_LINE, require_showable
 from fedrx_protocol.study.codes import code_key

@@ -88,6 +88,7 @@ class Table:
         header: names of all columns of the file, of which `columns` may hold a part.
         typed: columns of typed numbers, whose text always has a decimal point.
         origins: of a column that was made, not read: where each row's value comes from, in words.
+        notes: sentences on what a person should know of the reading: records that were not used.
     """
 
     source: str
@@ -97,6 +98,7 @@ class Table:
     header: tuple[str, ...] = ()
     typed: frozenset[str] = frozenset()
     origins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         columns = {name: Texts.of(cells) for name, cells in self.columns.items()}

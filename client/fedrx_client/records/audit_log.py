@@ -33,6 +33,8 @@ AuditKind = Literal[
     "approval",
     "revocation",
     "identity",
+    "card",
+    "feedback",
     "retention",
 ]
 LABEL = "site audit"

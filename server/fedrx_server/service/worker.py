@@ -21,13 +21,14 @@ from typing import Final, Literal, NoReturn
 
 from fedrx_common.errors import FedRxError, MisuseError, PeerError, RunError
 from fedrx_models.contract import PatientModel, get_vector, set_vector
-from fedrx_models.files import save_model
+from fedrx_models.files import MODEL_FILE, save_model
 from fedrx_models.metrics.registry import measures_of
 from fedrx_models.planning import plan_for
 from fedrx_models.transfer import start_model, trained_positions
 from fedrx_protocol.trust.roster import SignedRoster
 from fedrx_server.consortium.files import ConsortiumFiles, ConsortiumInfo
 from fedrx_server.gateway.control import SuperLinkAddress, list_sites
+from fedrx_server.report.card import model_card
 from fedrx_server.report.from_run import run_privacy, run_report, run_result
 from fedrx_server.report.privacy import planned_releases, spent_at_most
 from fedrx_server.report.write import write_report
@@ -162,7 +163,8 @@ class Worker:
         set_vector(model, checkpoint.weights)
         view = RunView.read(self._run.path)
         privacy = run_privacy(view)
-        save_model(self._run.path / "model.safetensors", model, study.digest)
+        card = model_card(study, privacy, len(self._roster.sites))
+        save_model(self._run.path / MODEL_FILE, model, study.digest, card)
         write_report(self._run.report_path, run_report(view, privacy))
         self._run.write_result(run_result(view, privacy))
 

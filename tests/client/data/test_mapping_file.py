@@ -2,8 +2,8 @@
 
 import pytest
 
+from fedrx_client.data.harmonise.units import conversion, convertible_to
 from fedrx_client.data.mapping import TableMapping
-from fedrx_client.data.units import conversion, convertible_to
 from fedrx_common.errors import DataError
 
 from .conftest import MAPPING

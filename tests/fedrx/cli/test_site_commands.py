@@ -148,7 +148,7 @@ def test_a_site_without_approvals_says_so(joined):
         ((*FILES, "--max-epsilon", "2", "--yes"), "the cap is epsilon 2"),
         ((*FILES, "--max-epsilon", "-1", "--yes"), "positive number"),
         ((*FILES, "--max-epsilon", "9", "--min-patients", "41", "--yes"), "more patients"),
-        ((*FILES, "--max-epsilon", "9", "--no-cap", "--yes"), "or --no-cap, not both"),
+        ((*FILES, "--max-epsilon", "9", "--no-cap", "--yes"), "either --max-epsilon"),
         ((*FILES, "--yes"), "--max-epsilon"),
         ((*FILES, "--no-cap", "--yes"), "--max-epsilon"),
         ((*FILES, "--max-epsilon", "9", "--days", "9999", "--yes"), "between 1 and"),

@@ -8,6 +8,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from fedrx_client.data.column_sources import GenotypeColumn
@@ -48,7 +49,7 @@ def call_genotypes(
         DataError: a file is damaged or of another build, or two files have a sample of one name.
     """
     tables = [gene_table(gene) for gene in genes]
-    loci = [locus for table in tables for locus in table.loci]
+    sites = _sites(tuple(genes))
     calls: dict[str, dict[str, Call]] = {}
     files: dict[str, str] = {}
     memory: dict[tuple[str, tuple[Observation | None, ...]], Call] = {}
@@ -61,7 +62,7 @@ def call_genotypes(
                     "join the parts of one sample with `bcftools concat`."
                 )
             files[sample] = file.name
-        seen = observe(file, loci, build)
+        seen = observe(file, sites, build)
         for sample, row in zip(file.header.samples, seen, strict=True):
             calls[sample] = {}
             start = 0
@@ -74,8 +75,13 @@ def call_genotypes(
     return calls
 
 
+@cache
+def _sites(genes: tuple[str, ...]) -> Sites:
+    return Sites([locus for gene in genes for locus in gene_table(gene).loci])
+
+
 def observe(
-    file: VcfFile, loci: Sequence[Locus], build: str | None = None
+    file: VcfFile, sites: Sites, build: str | None = None
 ) -> list[list[Observation | None]]:
     """Read what each sample of a file has at each locus; None where the file says nothing.
 
@@ -83,12 +89,12 @@ def observe(
         DataError: the file is damaged, or of another build.
     """
     _check_build(file, build)
-    sites = Sites(loci)
+    loci = sites.loci
     width = len(file.header.samples)
     changes: list[list[Observation | None]] = [[None] * width for _ in loci]
     plain: list[list[Observation | None]] = [[None] * width for _ in loci]
     places = {locus.rsid: locus for locus in loci if locus.rsid}
-    for record in file.records(sites.positions):
+    for record in file.records(sites.positions, places):
         _check_place(file, record, sites, places)
         if "GT" not in record.keys:
             continue
@@ -98,12 +104,8 @@ def observe(
                 into = plain if meaning.kind == "reference" else changes
                 _note(file, record, meaning, into[number])
     return [
-        [change or block for change, block in zip(one, other, strict=True)]
-        for one, other in zip(
-            zip(*changes, strict=True) if loci else [()] * width,
-            zip(*plain, strict=True) if loci else [()] * width,
-            strict=True,
-        )
+        [change[sample] or block[sample] for change, block in zip(changes, plain, strict=True)]
+        for sample in range(width)
     ]
 
 
@@ -197,14 +199,13 @@ def _check_place(
             f"the reference allele has {given} at chr{record.chromosome}:{at}, where {BUILD} has "
             f"{base}: the file is of another build, or the record is wrong",
         )
-    for rsid in record.rsid.split(";"):
-        locus = places.get(rsid)
-        if locus is not None and abs(locus.position - record.position) > _FAR:
-            raise file.error(
-                record.line,
-                f"{rsid} is at chr{record.chromosome}:{record.position}, but in {BUILD} at "
-                f"{locus.name}: the file is of another build",
-            )
+    locus = places.get(record.rsid)
+    if locus is not None and abs(locus.position - record.position) > _FAR:
+        raise file.error(
+            record.line,
+            f"{record.rsid} is at chr{record.chromosome}:{record.position}, but in {BUILD} at "
+            f"{locus.name}: the file is of another build",
+        )
 
 
 def genotype_table(
@@ -301,7 +302,7 @@ def _bases(
     loci = [known[rsid] for rsid in rsids]
     for path in files if loci else ():
         file = VcfFile(path)
-        for sample, row in zip(file.header.samples, observe(file, loci, build), strict=True):
+        for sample, row in zip(file.header.samples, observe(file, Sites(loci), build), strict=True):
             for locus, one in zip(loci, row, strict=True):
                 held = () if one is None else one.held
                 plain = [locus.choices[x] for x in held if isinstance(x, int) and x >= 0]

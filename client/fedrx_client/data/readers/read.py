@@ -4,7 +4,12 @@ from collections.abc import Collection, Container
 
 from fedrx_client.data.mapping import TableMapping
 from fedrx_client.data.readers.formula_columns import formula_inputs, with_formulas
+from fedrx_client.data.readers.omop import read_omop
+from fedrx_client.data.readers.omop_folder import FolderTables
+from fedrx_client.data.readers.pivot import pivot
+from fedrx_client.data.readers.selection import Selection
 from fedrx_client.data.readers.source import Source
+from fedrx_client.data.readers.sql import read_database, read_query
 from fedrx_client.data.readers.tables import read_table
 from fedrx_client.data.readers.wide_to_long import WideColumns, as_long
 from fedrx_client.data.table import Table, joined
@@ -43,4 +48,15 @@ def _read(source: Source, mapping: TableMapping, columns: Container[str]) -> Tab
     """Read one kind of source; each kind has a line here."""
     if source.kind == "table" and source.path is not None:
         return read_table(source.path, mapping.table, columns)
+    if source.kind == "fhir" and source.path is not None:
+        from fedrx_client.data.readers.fhir.files import read_fhir  # noqa: PLC0415 - it takes 2 s
+
+        selection = Selection.of(mapping, columns)
+        return pivot(read_fhir(source.path, selection.wants), mapping, columns)
+    if source.kind == "omop" and source.path is not None:
+        return pivot(read_omop(FolderTables(source.path), mapping, columns), mapping, columns)
+    if source.kind == "sql" and mapping.sql is not None and mapping.sql.query is not None:
+        return read_query(source, mapping, columns)
+    if source.kind == "sql":
+        return pivot(read_database(source, mapping, columns), mapping, columns)
     raise DataError(f"{source.name}: cannot be read yet.")

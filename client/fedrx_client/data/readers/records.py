@@ -31,7 +31,8 @@ class When:
     """A moment that may be known to the year, month or day only.
 
     Attributes:
-        moment: the earliest moment that it may be, in UTC.
+        moment: the earliest moment that it may be, with its time zone (UTC where the source names
+            none), by whose calendar days are counted.
         precision: how much of it is known.
     """
 
@@ -49,6 +50,7 @@ class Person:
         sex: `female`, `male`, `other`, or "" where it is not recorded.
         birth: the birth date, as far as it is known.
         death: the same of the death.
+        died: whether the patient has died, also where no date of it is known.
     """
 
     patient: str
@@ -56,6 +58,7 @@ class Person:
     sex: str = ""
     birth: When | None = None
     death: When | None = None
+    died: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +70,13 @@ class Event:
         kind: what is recorded.
         codes: all codes by which the source names it.
         place: where in the source, for errors: "bundle.json, entry 12 (Observation a1)".
-        value: a number or a code as text, with '<' or '>' in front where the source compares; ""
-            for a record without a value.
-        unit: UCUM unit of a number; "" where there is none.
+        value: a number or a code as text, with '<', '<=', '>' or '>=' in front where the source
+            compares; of a drug its dose; "" for a record without a value.
+        unit: unit of a number, as the source writes it, best in UCUM; a dose that is repeated has
+            one of an amount a day ("mg/d"); "" where there is none.
         start: when it was measured, given or began.
-        end: when it ended.
+        end: when it ended: for what was measured or given at one moment that moment; None where it
+            goes on, or no end is known.
     """
 
     patient: str

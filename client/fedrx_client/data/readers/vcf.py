@@ -10,7 +10,7 @@ import gzip
 import re
 import zlib
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -117,21 +117,25 @@ class VcfFile:
         self.name = self.path.name
         self.header = self._read_header()
 
-    def records(self, wanted: Mapping[str, Sequence[int]]) -> Iterator[VcfRecord]:
-        """Yield the records that touch a wanted position.
+    def records(
+        self, wanted: Mapping[str, Sequence[int]], rsids: Collection[str] = ()
+    ) -> Iterator[VcfRecord]:
+        """Yield the records that touch a wanted position, or have a wanted rs number.
 
         Args:
             wanted: by chromosome without "chr", positions in ascending order.
+            rsids: rs numbers.
 
         Raises:
             DataError: naming the line, if the text is damaged or a record is not one.
         """
         columns = len(_FIXED) + 1 + len(self.header.samples)
         names: dict[bytes, str] = {}
+        named = {rsid.encode() for rsid in rsids}
         for number, line in self._lines(skip=self.header.lines):
             if not line:
                 continue
-            fields = line.split(b"\t", 2)
+            fields = line.split(b"\t", 3)
             chromosome = names.get(fields[0])
             if chromosome is None:
                 chromosome = names[fields[0]] = _chromosome(fields[0])
@@ -147,9 +151,10 @@ class VcfFile:
             if places is None:
                 continue
             position = int(fields[1])
-            nearest = bisect_left(places, position)
-            if nearest < len(places):
-                record = self._touching(number, chromosome, position, line, places[nearest])
+            at = bisect_left(places, position)
+            nearest = position if fields[2] in named else places[at] if at < len(places) else None
+            if nearest is not None:
+                record = self._touching(number, chromosome, position, line, nearest)
                 if record is not None:
                     yield record
 

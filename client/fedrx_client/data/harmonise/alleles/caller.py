@@ -142,7 +142,7 @@ def _missing(table: GeneTable, person: Genotypes) -> tuple[MissingPosition, ...]
             if possible >> a & 1 and one.fits[i] != 1
         }
         locus = table.loci[i]
-        listed = tuple(name for name in table.names() if name in names)
+        listed = tuple(name for name in table.names if name in names)
         found.append(MissingPosition(locus.name, locus.rsid, listed))
     return tuple(found)
 
@@ -201,7 +201,7 @@ def _notes(
 def _of_missing(table: GeneTable, missing: Sequence[MissingPosition]) -> list[str]:
     """Say which alleles missing positions leave open."""
     left_open = {name for one in missing for name in one.alleles}
-    names = [name for name in table.names() if name in left_open]
+    names = [name for name in table.names if name in left_open]
     if not missing:
         return []
     shown = ", ".join(names[:8]) + ", …" * (len(names) > 8)

@@ -71,7 +71,7 @@ def _activity(table: GeneTable, name: str) -> float:
 
 
 def _in_order(table: GeneTable, names: list[str]) -> tuple[str, str]:
-    first, second = sorted(names, key=table.names().index)
+    first, second = sorted(names, key=table.names.index)
     return first, second
 
 

@@ -7,9 +7,10 @@ two, and where the phase is unknown every pair that explains both bases of every
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
-from fedrx_client.data.harmonise.alleles.sites import ANY, DELETED, Observation
+from fedrx_client.data.harmonise.alleles.sites import ANY, DELETED, Held, Observation
 from fedrx_client.data.harmonise.alleles.tables import GeneTable, NamedAllele
 
 # Beyond so many heterozygous loci without phase, no combination of alleles is looked for.
@@ -50,24 +51,18 @@ class Genotypes:
 
 def genotypes(table: GeneTable, seen: Sequence[Observation | None]) -> Genotypes:
     """Turn what was seen at each locus into choices; what cannot be one is kept in words."""
-    covering = _covered(table, seen)
+    hidden = any(one is not None and DELETED in one.held for one in seen)
+    covering = _covered(table, seen) if hidden else set()
     choices: list[tuple[int, ...] | None] = []
     unknown: list[str] = []
-    for i, (locus, one) in enumerate(zip(table.loci, seen, strict=True)):
+    for i, one in enumerate(seen):
         held = () if one is None else one.held
-        held = tuple(ANY if x == DELETED and i in covering else x for x in held)
-        carried = [x for x in held if x not in (0, None)]
-        strange = [x for x in carried if isinstance(x, str)]
-        choice: tuple[int, ...] | None = None
-        if strange:
-            what = "a deletion" if strange[0] == DELETED else strange[0]
-            unknown.append(f"{locus.name} has {what}")
-        elif None in held or (len(held) == 1 and table.chromosome != "X") or len(held) > 2:
-            if carried:
-                unknown.append(f"{locus.name} has a variant on {len(held)} copies, not all known")
-        elif held:
-            choice = tuple(x for x in held if isinstance(x, int))
+        if i in covering:
+            held = tuple(ANY if x == DELETED else x for x in held)
+        choice, problem = _choice(held, table.chromosome == "X")
         choices.append(choice)
+        if problem:
+            unknown.append(f"{table.loci[i].name} has {problem}")
     copies = 1 if any(choice is not None and len(choice) == 1 for choice in choices) else 2
     if copies == 1:
         if any(choice is not None and len(set(choice)) > 1 for choice in choices):
@@ -75,6 +70,18 @@ def genotypes(table: GeneTable, seen: Sequence[Observation | None]) -> Genotypes
         choices = [choice and choice[:1] for choice in choices]
     blocks = tuple(one.block if one is not None and one.phased else None for one in seen)
     return Genotypes(copies, tuple(choices), blocks, tuple(unknown))
+
+
+@lru_cache(maxsize=4096)
+def _choice(held: tuple[Held, ...], on_x: bool) -> tuple[tuple[int, ...] | None, str]:  # noqa: FBT001 - cached by position
+    """Return the choice that was seen, or None and, where a variant was seen, what is wrong."""
+    carried = [x for x in held if x not in (0, None)]
+    strange = [x for x in carried if isinstance(x, str)]
+    if strange:
+        return None, "a deletion" if strange[0] == DELETED else strange[0]
+    if None in held or (len(held) == 1 and not on_x) or len(held) > 2:
+        return None, "a variant on some copies, and others that are not known" if carried else ""
+    return tuple(x for x in held if isinstance(x, int)) or None, ""
 
 
 def _covered(table: GeneTable, seen: Sequence[Observation | None]) -> set[int]:
@@ -128,7 +135,7 @@ def matches(table: GeneTable, person: Genotypes) -> tuple[Match, ...]:
             names = in_order(pair)
             score = scores[a] + (0 if b is None else scores[b])
             found[names] = max(score, found.get(names, 0))
-    rank = {name: i for i, name in enumerate(table.names())}
+    rank = {name: i for i, name in enumerate(table.names)}
     ordered = sorted(found, key=lambda names: (-found[names], [rank[name] for name in names]))
     return tuple(Match(names, found[names]) for names in ordered)
 
@@ -206,7 +213,7 @@ def combinations(table: GeneTable, person: Genotypes) -> tuple[str, ...]:
                 }
             )
         names = [_strand(table, strand) for strand in strands]
-        rank = {name: i for i, name in enumerate(table.names())}
+        rank = {name: i for i, name in enumerate(table.names)}
         names.sort(key=lambda parts: (len(parts), [rank.get(part, len(rank)) for part in parts]))
         written = "/".join(x[0] if len(x) == 1 else f"[{' + '.join(x)}]" for x in names)
         found[written] = sum(2 if part.startswith("g.") else 1 for x in names for part in x)

@@ -102,10 +102,8 @@ class Sites:
         locus = self.loci[number]
         if not _PLAIN.issuperset(alt):
             return _symbol(locus, position, alt, end)
-        if not locus.is_indel:
-            return _substitution(locus, position, ref, alt)
         if len(ref) == len(alt):
-            return 0, False
+            return (0, False) if locus.is_indel else _substitution(locus, position, ref, alt)
         change = _change(position, ref, alt, self._bases[locus.chromosome])
         choice = self._changes[number].get(change)
         if choice is not None:
@@ -113,6 +111,8 @@ class Sites:
         start, deleted, _ = change
         first, last = _extent(locus)
         stop = start + len(deleted) - 1  # of an insertion the base before it
+        if not locus.is_indel:
+            return (DELETED if start <= first <= stop else 0), False
         if stop < first - (not deleted) or start > last + (not deleted):
             return 0, False
         return f"{_short(ref)}>{_short(alt)}", start >= first and stop <= last
@@ -134,22 +134,20 @@ def _symbol(locus: Locus, position: int, alt: str, end: int) -> tuple[Held, bool
 
 
 def _substitution(locus: Locus, position: int, ref: str, alt: str) -> tuple[Held, bool]:
-    """Read an allele in bases at a locus of single bases."""
+    """Read an allele of the reference's length at a locus of single bases."""
     offset = locus.position - position
-    if len(ref) == len(alt):
-        base = alt[offset] if offset < len(alt) else ""
-        if not base or base == ref[offset]:
-            return 0, False
-        choices = locus.choices
-        return (choices.index(base) if base in choices else f"{ref[offset]}>{base}"), True
-    before, deleted, _ = _trimmed(ref, alt)
-    gone = before <= offset < before + len(deleted)
-    return (f"{_short(ref)}>{_short(alt)}" if gone else 0), False
+    base = alt[offset] if offset < len(alt) else ""
+    if not base or base == ref[offset]:
+        return 0, False
+    choices = locus.choices
+    return (choices.index(base) if base in choices else f"{ref[offset]}>{base}"), True
 
 
 def _changes(locus: Locus, bases: Mapping[int, str]) -> dict[Change, int]:
     """Return the choice that each change of an indel's locus makes."""
     ref, *alts = locus.choices
+    if not locus.is_indel:
+        return {}
     return {_change(locus.position, ref, alt, bases): i for i, alt in enumerate(alts, 1)}
 
 

@@ -53,7 +53,7 @@ def normal_diplotype(text: str, gene: str) -> str:
         found.append(names[plain])
     if len(found) != 2 and not (len(found) == 1 and table.chromosome == "X"):
         raise ValueError(f"{text!r} does not name two alleles of {table.gene}, as *1/*2 does")
-    return "/".join(sorted(found, key=table.names().index))
+    return "/".join(sorted(found, key=table.names.index))
 
 
 def _split(text: str, table: GeneTable) -> list[str]:
@@ -79,7 +79,7 @@ def _spellings(gene: str) -> dict[str, str]:
     """Every way in which an allele of a gene may be written, without spaces, in capitals."""
     table = gene_table(gene)
     found: dict[str, str] = {}
-    for name in table.names():
+    for name in table.names:
         ways = {name, name.removeprefix("*")}
         if match := _OF_GENE.fullmatch(name):  # "c.1905+1G>A (*2A)", "rs9923231 variant (T)"
             ways |= {match["name"], match["also"]}

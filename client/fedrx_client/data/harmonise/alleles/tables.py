@@ -111,6 +111,7 @@ class GeneTable:
         reference: name of the allele that is defined everywhere.
         loci: by position.
         alleles: the reference first.
+        names: of the alleles, each once, in the order in which people write them.
         functions: by allele name; empty where no table has them.
         activity: by allele name; only of genes whose phenotype is a sum of activities.
         phenotypes: by the sorted functions of two alleles.
@@ -124,15 +125,11 @@ class GeneTable:
     reference: str
     loci: tuple[Locus, ...]
     alleles: tuple[NamedAllele, ...]
+    names: tuple[str, ...]
     functions: Mapping[str, str]
     activity: Mapping[str, float]
     phenotypes: Mapping[tuple[str, str], str]
     fitting: tuple[tuple[int, ...], ...]
-
-    def names(self) -> tuple[str, ...]:
-        """Names of the alleles, each once, in their order."""
-        ordered = sorted(self.alleles, key=lambda allele: allele.order)
-        return tuple(dict.fromkeys(allele.name for allele in ordered))
 
 
 @cache
@@ -170,6 +167,7 @@ def gene_table(gene: str) -> GeneTable:
         reference=source["reference"],
         loci=loci,
         alleles=tuple(alleles),
+        names=tuple(dict.fromkeys(one.name for one in sorted(alleles, key=lambda x: x.order))),
         functions=source.get("functions", {}),
         activity=source.get("activity", {}),
         phenotypes={(a, b): name for a, b, name in source.get("phenotypes", ())},
