@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from fedrx_client.data.cells import NumberFormat
+from fedrx_client.data.harmonise.units import conversion, convertible_to
 from fedrx_client.data.proposal.cells_seen import CellsSeen
 from fedrx_client.data.proposal.names import ColumnName, meanings, plain_words, words_of
 from fedrx_client.data.proposal.peek import Peek, is_personal
 from fedrx_client.data.quality.scale import PublicReference
-from fedrx_client.data.units import conversion, convertible_to
 from fedrx_protocol.study.codes import code_key
 from fedrx_protocol.study.schema import CategoryFeature, FlagFeature, Treatment
 
