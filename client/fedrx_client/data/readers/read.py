@@ -50,4 +50,11 @@ def _read(source: Source, mapping: TableMapping, columns: Container[str]) -> Tab
 
         selection = Selection.of(mapping, columns)
         return pivot(read_fhir(source.path, selection.wants), mapping, columns)
+    if source.kind == "server":
+        from fedrx_client.data.readers.fhir import server  # noqa: PLC0415 - as above
+
+        found = server.read_server(
+            source, Selection.of(mapping, columns), token=server.bearer_token()
+        )
+        return pivot(found, mapping, columns)
     raise DataError(f"{source.name}: cannot be read yet.")
