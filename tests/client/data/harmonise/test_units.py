@@ -8,6 +8,10 @@ from hypothesis import strategies as st
 
 from fedrx_client.data.harmonise.codes.value_sets import analyte_of, molar_mass
 from fedrx_client.data.harmonise.units import conversion, same_unit
+from fedrx_client.data.load import load_cohort
+from fedrx_client.data.mapping import TableMapping
+from fedrx_common.errors import DataError
+from fedrx_protocol.study.schema import FeatureSchema
 
 
 @pytest.mark.parametrize(
@@ -140,3 +144,38 @@ PIECES = st.sampled_from(
 def test_pieces_of_units_are_a_unit_or_not(source):
     convert = conversion(source, "mg/dL", "creatinine")
     assert convert is None or math.isfinite(convert(1.0))
+
+
+MARKER = """
+[table]
+patient = "id"
+[target]
+column = "dose"
+unit = "mg/week"
+[features.creatinine]
+kind = "number"
+column = "crea"
+unit = "umol/L"
+"""
+
+
+@pytest.fixture
+def creatinine_schema():
+    limits = {"minimum": 0, "maximum": 99, "mean": 1, "scale": 1}
+    feature = {"name": "creatinine", "kind": "number", "unit": "mg/dL", **limits}
+    target = {"name": "dose", "kind": "continuous", "unit": "mg/week", **limits}
+    return FeatureSchema.model_validate({"features": [feature], "target": target})
+
+
+def test_a_table_in_moles_names_its_analyte(creatinine_schema, tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("id,crea,dose\np1,88.4,35\np2,176.8,30\n")
+    text = f'{MARKER}analyte = "creatinine"\n'
+    loaded = load_cohort(path, TableMapping.parse(text), creatinine_schema, site="a")
+    assert loaded.cohort.values["creatinine"] == pytest.approx([1.0, 2.0], rel=1e-4)
+    for analyte, sentence in [
+        ("", r"'features.creatinine.analyte'; or else allowed: mg/dL\."),
+        ('analyte = "creatinin"', "'creatinin', whose molar mass is not known; known: creatinine"),
+    ]:
+        with pytest.raises(DataError, match=sentence):
+            TableMapping.parse(f"{MARKER}{analyte}\n").check_against(creatinine_schema)
