@@ -62,13 +62,15 @@ class NumberRange:
         return self.minimum <= value <= self.maximum
 
     @classmethod
-    def of(cls, unit: str, to: str, minimum: float, maximum: float) -> "NumberRange":
-        """Make the limits, in the study's unit `to`, of a column in `unit`.
+    def of(
+        cls, unit: str, to: str, minimum: float, maximum: float, analyte: str | None = None
+    ) -> "NumberRange":
+        """Make the limits, in the study's unit `to`, of a column in `unit` of an analyte.
 
         Raises:
             DataError: the units do not fit.
         """
-        convert = conversion(unit, to)
+        convert = conversion(unit, to, analyte)
         if convert is None:
             raise DataError(f"'{unit}' cannot be converted to '{to}'.")
         return cls(to, minimum, maximum, convert, same=unit == to)

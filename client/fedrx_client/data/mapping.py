@@ -151,6 +151,9 @@ class NumberSource(Section):
     kind: Literal["number"]
     column: Column
     unit: str = Field(min_length=1, description="unit of the column; converted to the study's")
+    analyte: str | None = Field(
+        default=None, description="what is measured, where moles become grams: 'creatinine'"
+    )
     parse: Literal["number", "decade_bin"] = "number"
     missing: Codes = MISSING
     measured: Literal[True] = True
@@ -369,7 +372,7 @@ class TableMapping(Section):
                     f"'{feature.kind}'."
                 )
             if isinstance(source, NumberSource) and isinstance(feature, NumberFeature):
-                check_unit(self.source, key, source.unit, feature.unit)
+                check_unit(self.source, key, source.unit, feature.unit, source.analyte)
             if isinstance(source, CategorySource) and isinstance(feature, CategoryFeature):
                 maps = [source.values or {}, *(rule.values for rule in source.impute)]
                 pairs = [pair for values in maps for pair in values.items()]

@@ -74,4 +74,11 @@ def _read(source: Source, mapping: TableMapping, columns: Container[str]) -> Tab
         if mapping.sql is not None and mapping.sql.query is not None:
             return sql.read_query(source, mapping, columns)
         return pivot(sql.read_database(source, mapping, columns), mapping, columns)
+    if source.kind == "server":
+        from fedrx_client.data.readers.fhir import server  # noqa: PLC0415 - as above
+
+        found = server.read_server(
+            source, Selection.of(mapping, columns), token=server.bearer_token()
+        )
+        return pivot(found, mapping, columns)
     raise DataError(f"{source.name}: cannot be read yet.")
