@@ -6,7 +6,7 @@ else at a site imports them.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from itertools import chain
 from typing import Final
@@ -229,8 +229,9 @@ class Fleet:
         wait, deadline = _RETRY_WAIT_S, message.metadata.created_at + message.metadata.ttl
         while True:
             try:
-                with _translated():
-                    self._give(request, objects)
+                contents = (item.deflate() for item in objects.values())
+                body = frames.pieces(chain([request.SerializeToString()], contents))
+                with _translated(), self._opened("give", _FRAMES, body):
                     return
             except Unreachable:
                 if self._clock() + wait > deadline or self._sleep(wait):
@@ -285,12 +286,6 @@ class Fleet:
             raise Undeliverable("a request is no message.")
         message.metadata.__dict__["_message_id"] = tree.object_id
         return message
-
-    def _give(self, request: PushMessagesRequest, objects: Mapping[str, InflatableObject]) -> None:
-        contents = (item.deflate() for item in objects.values())
-        body = frames.pieces(chain([request.SerializeToString()], contents))
-        with self._opened("give", _FRAMES, body):
-            pass
 
     @contextmanager
     def _opened(self, call: str, kind: str, body: Iterable[bytes]) -> Iterator[httpx.Response]:

@@ -10,7 +10,6 @@ import logging
 import os
 import secrets
 import socket
-import ssl
 import sys
 import threading
 import time
@@ -179,17 +178,15 @@ class SuperLink:
         kind = {"content-type": PROTOBUF_MEDIA_TYPE}
         # Wherever it listens, its certificate is for this name too.
         named = {"sni_hostname": "localhost"}
+        trust = trusting(self._tls.ca_certificate.read_bytes())
         try:
-            with httpx.Client(verify=self._trust(), trust_env=False, timeout=5.0) as client:
+            with httpx.Client(verify=trust, trust_env=False, timeout=5.0) as client:
                 if client.get(inner, extensions=named).status_code != 200:
                     return False
                 answer = client.post(door, headers=kind, extensions=named)
                 return answer.status_code == 401
         except httpx.HTTPError:
             return False
-
-    def _trust(self) -> ssl.SSLContext:
-        return trusting(self._tls.ca_certificate.read_bytes())
 
     def _tell(self, *, ready: bool) -> None:
         state = health_pb2.HealthCheckResponse

@@ -215,7 +215,9 @@ class Worker:
 def _guarded(folder: Path, superlink_address: SuperLinkAddress) -> int:
     """Run, and turn what goes wrong into a state of the run and an exit status."""
     try:
-        _work(folder, superlink_address)
+        with RunFolder.open(folder) as run:
+            about = ConsortiumInfo.read(ConsortiumFiles(folder.parents[1]).about)
+            Worker(run, superlink_address, about.consortium).go()
     except StopAsked:
         logger.info("asked to stop")
         _say(folder, "stopped")
@@ -233,12 +235,6 @@ def _guarded(folder: Path, superlink_address: SuperLinkAddress) -> int:
         _say(folder, "waiting", str(error))
         return AGAIN
     return _end(folder, "finished")
-
-
-def _work(folder: Path, superlink_address: SuperLinkAddress) -> None:
-    with RunFolder.open(folder) as run:
-        about = ConsortiumInfo.read(ConsortiumFiles(folder.parents[1]).about)
-        Worker(run, superlink_address, about.consortium).go()
 
 
 def _end(folder: Path, goal: Ending, sentence: str = "") -> int:
