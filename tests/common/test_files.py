@@ -11,12 +11,15 @@ from apart import exit_code
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fedrx_common.errors import MisuseError
 from fedrx_common.files import (
     FolderExists,
     FolderUnusable,
     LockHeld,
     locked,
     new_folder,
+    release_lock,
+    take_lock,
     write_file,
     write_private,
     write_public,
@@ -226,6 +229,41 @@ def test_a_lock_that_another_holds(tmp_path, name, wait_s):
         assert time.monotonic() - begin >= wait_s
     with locked(tmp_path, name, wait_s=wait_s):
         assert not name or mode(tmp_path / name) == 0o600
+
+
+def test_a_shared_lock_keeps_out_only_who_wants_it_alone(tmp_path):
+    with (
+        locked(tmp_path, "lock", shared=True),
+        locked(tmp_path, "lock", wait_s=0, shared=True),
+        pytest.raises(LockHeld),
+        locked(tmp_path, "lock", wait_s=0),
+    ):
+        raise AssertionError
+    with (
+        locked(tmp_path, "lock"),
+        pytest.raises(LockHeld),
+        locked(tmp_path, "lock", wait_s=0, shared=True),
+    ):
+        raise AssertionError
+
+
+def test_the_holder_of_a_lock_can_be_named_by_the_caller(tmp_path):
+    running = MisuseError("a program runs already")
+    with locked(tmp_path), pytest.raises(MisuseError, match="runs already"):  # noqa: SIM117
+        with locked(tmp_path, wait_s=0, held=running):
+            raise AssertionError
+
+
+def test_a_released_lock_is_free_though_a_copy_of_its_descriptor_is_open(tmp_path):
+    descriptor = os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
+    copy = os.dup(descriptor)
+    try:
+        assert take_lock(descriptor, wait_s=0)
+        release_lock(descriptor)
+        with locked(tmp_path, "lock", wait_s=0):
+            pass
+    finally:
+        os.close(copy)
 
 
 def test_a_lock_is_waited_for(tmp_path):

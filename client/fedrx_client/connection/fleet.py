@@ -50,6 +50,7 @@ from fedrx_client.connection.endpoint import (
     load_transport_key,
 )
 from fedrx_client.connection.route import Route, proxy_for
+from fedrx_common.backoff import Backoff
 from fedrx_common.errors import MisuseError, PeerError
 from fedrx_protocol.messages import frames
 from fedrx_protocol.messages.array_chunks import assemble, is_array
@@ -77,8 +78,7 @@ _KEEP_S: Final = 100.0
 _LONGEST_FRAME_BYTES: Final = 2**24
 _FRAMES: Final = "application/vnd.fedrx.frames"
 
-_RETRY_WAIT_S: Final = 0.1
-_RETRY_WAIT_LONGEST_S: Final = 2.0
+_RETRY_WAITS: Final = Backoff(first=0.1, longest=2.0)
 _GATEWAY_CODES: Final = frozenset({500, 502, 503, 504})
 
 
@@ -226,8 +226,8 @@ class Fleet:
                 clientapp_runtime_list=[0.0],  # how long a hospital computes is its own affair
             )
             objects = get_all_nested_objects(message)
-        wait, deadline = _RETRY_WAIT_S, message.metadata.created_at + message.metadata.ttl
-        while True:
+        deadline = message.metadata.created_at + message.metadata.ttl
+        for wait in _RETRY_WAITS:
             try:
                 contents = (item.deflate() for item in objects.values())
                 body = frames.pieces(chain([request.SerializeToString()], contents))
@@ -240,7 +240,6 @@ class Fleet:
                 # Otherwise the coordinator would offer the request again and again.
                 self._aside.append(message.metadata.reply_to_message_id)
                 raise
-            wait = min(2 * wait, _RETRY_WAIT_LONGEST_S)
 
     def close(self) -> None:
         """Deactivate the node if the coordinator answers, and close the connection."""

@@ -4,7 +4,6 @@ The secret that decides which patients are held out is made once, so that a pati
 side of the split through a study and its repeated runs. It must never leave the site.
 """
 
-import fcntl
 import hmac
 import os
 from collections.abc import Iterator
@@ -12,11 +11,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from fedrx_client.identity.pins import read_file
+from pydantic import with_config
+
 from fedrx_client.training.device import CHOICES
-from fedrx_common.canonical_json import from_json, to_json
-from fedrx_common.errors import FedRxError, MisuseError
-from fedrx_common.files import locked, unusable, write_private
+from fedrx_common.canonical_json import to_json
+from fedrx_common.documents import STRICT, DocumentInvalid, read
+from fedrx_common.errors import MisuseError
+from fedrx_common.files import locked, write_private
 from fedrx_common.key_files import read_private
 from fedrx_common.text import LONGEST_LINE, fault_in, quoted
 
@@ -31,6 +32,7 @@ class AgentRunning(MisuseError):
     """An agent of this site runs already; two would answer in each other's way."""
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class SiteSettings:
     """What `fedrx site start` remembers from its last start.
@@ -61,8 +63,8 @@ class SiteSettings:
         if not path.is_file():
             return cls()
         try:
-            return cls(**from_json(read_file(path), source=str(path)))
-        except (FedRxError, TypeError):
+            return read(path, cls)
+        except (MisuseError, DocumentInvalid, OSError):
             raise SettingsDamaged(f"{path}: cannot be read; remove it and start again.") from None
 
     def keep(self, folder: Path) -> None:
@@ -110,18 +112,9 @@ def only_agent(folder: Path) -> Iterator[None]:
         AgentRunning: another one is.
         FolderUnusable: the disk does not let us.
     """
-    with unusable(folder):
-        descriptor = os.open(folder / "agent.lock", os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AgentRunning(
-                f"{folder}: an agent of this site is running already; stop it first."
-            ) from None
+    running = AgentRunning(f"{folder}: an agent of this site is running already; stop it first.")
+    with locked(folder, "agent.lock", wait_s=0, held=running):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def agent_runs(folder: Path) -> bool:

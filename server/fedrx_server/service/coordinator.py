@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from fedrx_common.backoff import Backoff
 from fedrx_common.errors import FedRxError
 from fedrx_server.consortium.consortium import Consortium
 from fedrx_server.gateway.control import (
@@ -42,8 +43,7 @@ LOOK_EVERY_S: Final = 2.0
 # The registered sites are compared with the roster even if nothing seems to have changed.
 _DOORS_EVERY_S: Final = 30.0
 _STOP_WITHIN_S: Final = 15.0
-_RESTART_WAIT_S: Final = 1.0
-_RESTART_LONGEST_S: Final = 60.0
+_RESTART_WAITS: Final = Backoff(first=1.0, longest=60.0)
 _STEADY_AFTER_S: Final = 120.0
 
 
@@ -207,7 +207,7 @@ class _Worker:
 
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
-    wait: float = 0.0
+    deaths: int = 0  # in a row, each soon after a start but for the first
     due: float = 0.0
 
     @property
@@ -270,11 +270,11 @@ class Workers:
         now = self.now()
         if worker.process is not None:
             steady = now - worker.started > _STEADY_AFTER_S
-            longer = min(_RESTART_LONGEST_S, 2 * worker.wait)
-            worker.wait = longer if worker.wait and not steady else _RESTART_WAIT_S
-            worker.due = now + worker.wait
+            worker.deaths = 1 if steady else worker.deaths + 1
+            wait = _RESTART_WAITS.after(worker.deaths)
+            worker.due = now + wait
             code = worker.process.returncode
-            logger.warning("run %s ended (status %d); again in %.0f s", name, code, worker.wait)
+            logger.warning("run %s ended (status %d); again in %.0f s", name, code, wait)
             worker.process = None
         if now < worker.due:
             return

@@ -3,11 +3,12 @@
 import json
 import os
 import time
+from dataclasses import replace
 
 import pytest
 
 from fedrx_common.errors import MisuseError, RunError
-from fedrx_server.runs.blame import Blame, Fault
+from fedrx_server.runs.blame import Fault
 from fedrx_server.runs.checkpoints import RoundRecord
 from fedrx_server.runs.folder import RunFolder
 from fedrx_server.runs.registry import (
@@ -173,7 +174,8 @@ def spoiled(folder, *faults):
     with RunFolder.open(folder) as run:
         for attempt, (kind, site, reason) in enumerate(faults):
             run.reserve_attempt(1)
-            run.save_blame(Blame((*run.blame.faults, Fault(1, attempt, kind, (site,), reason))))
+            fault = Fault(1, attempt, kind, (site,), reason)
+            run.save_blame(replace(run.blame, faults=(*run.blame.faults, fault)))
 
 
 class TestSitesThatSpoiledAttempts:
