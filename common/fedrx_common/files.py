@@ -18,12 +18,12 @@ PARTIAL_SUFFIX = ".partial"
 _LOCK_POLL_S = 0.05
 
 
-class FolderExists(MisuseError):
-    """A folder that is there already; overwriting it could destroy the only copy of its keys."""
-
-
 class FolderUnusable(MisuseError):
-    """A file or folder that cannot be read or written."""
+    """A file or folder that cannot be read or written, or a new folder whose place is taken."""
+
+
+class FolderDamaged(MisuseError):
+    """A file of a party's own folder that is not what the party wrote; nothing of it is used."""
 
 
 class LockHeld(MisuseError):
@@ -37,8 +37,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     The next process that makes the same folder clears what a killed one left behind.
 
     Raises:
-        FolderExists: `path` is there already, or is being made.
-        FolderUnusable: the disk does not let us.
+        FolderUnusable: `path` is there already, or is being made, or the disk does not let us.
     """
     path = path.absolute()
     partial = path.with_name(f".{path.name}.partial")
@@ -48,7 +47,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             if not take_lock(descriptor, wait_s=0):
-                raise FolderExists(f"{partial}: another process is making this folder.")
+                raise FolderUnusable(f"{partial}: another process is making this folder.")
             _empty(partial)
             try:
                 yield partial
@@ -70,7 +69,7 @@ def locked(
     *,
     wait_s: float = math.inf,
     shared: bool = False,
-    held: MisuseError | None = None,
+    held: str = "",
 ) -> Iterator[None]:
     """Hold the lock of a folder, or of a file in it; it ends with the process at latest.
 
@@ -79,7 +78,7 @@ def locked(
         name: a lock file in it, made (mode 0600) if it is not there; the folder itself if empty.
         wait_s: how long to wait for another process; without limit by default, 0 for not at all.
         shared: whether others may hold it at the same time, if they share it too.
-        held: what to raise if another process still holds the lock; `LockHeld` if left out.
+        held: what to say if another process still holds the lock, and what to do then.
 
     Raises:
         LockHeld: another process still holds the lock.
@@ -91,8 +90,8 @@ def locked(
         descriptor = os.open(path, flags, 0o600)
     try:
         if not take_lock(descriptor, wait_s=wait_s, shared=shared):
-            raise held or LockHeld(
-                f"{path}: another process holds this lock; try again when it ends."
+            raise LockHeld(
+                held or f"{path}: another process holds this lock; try again when it ends."
             )
         yield
     finally:
@@ -178,7 +177,7 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 def _require_absent(path: Path) -> None:
     if path.exists() or path.is_symlink():
-        raise FolderExists(f"{path}: exists already; name a folder that does not.")
+        raise FolderUnusable(f"{path}: exists already; name a folder that does not.")
 
 
 def _empty(folder: Path) -> None:

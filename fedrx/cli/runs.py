@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedrx.views.terminal import say
-from fedrx_common.errors import FedRxError, MisuseError, RunError
+from fedrx_common.errors import MisuseError, RunError
 from fedrx_common.text import command
 
 if TYPE_CHECKING:
@@ -34,10 +34,6 @@ EXPIRY_WARNING_S = 30 * 86_400
 Folder = Annotated[Path, typer.Argument(help="The consortium folder.")]
 RunName = Annotated[str, typer.Argument(help="Name of the run, e.g. warfarin_dose-1.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-
-
-class RunNotFinished(FedRxError):
-    """The run that was followed stopped or failed; its folder is kept."""
 
 
 def register(app: typer.Typer) -> None:
@@ -305,7 +301,9 @@ def _follow(folder: Path, path: Path, *, as_json: bool) -> None:
         )
         return
     if word != "finished":
-        raise RunNotFinished(f"run {path.name} {word}: {sentence}")
+        from fedrx_server.rounds.retry import StudyStopped
+
+        raise StudyStopped(f"run {path.name} {word}: {sentence}")
     if as_json:
         sys.stdout.write(json.dumps(json.loads((path / "result.json").read_bytes())) + "\n")
         return

@@ -11,9 +11,7 @@ from apart import exit_code
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedrx_common.errors import MisuseError
 from fedrx_common.files import (
-    FolderExists,
     FolderUnusable,
     LockHeld,
     locked,
@@ -25,9 +23,7 @@ from fedrx_common.files import (
     write_public,
 )
 from fedrx_common.key_files import (
-    KeyExposed,
-    KeyUnreadable,
-    PassphraseWeak,
+    KeyUnusable,
     is_encrypted,
     load_ed25519,
     load_p384,
@@ -106,15 +102,15 @@ def test_a_passphrase_that_is_not_needed_is_ignored(key):
 
 def test_a_missing_and_a_wrong_passphrase(key):
     write_private(key, pem_of(ED, PASSPHRASE))
-    with pytest.raises(KeyUnreadable, match="--passphrase-file"):
+    with pytest.raises(KeyUnusable, match="--passphrase-file"):
         load_ed25519(key, None)
-    with pytest.raises(KeyUnreadable, match="passphrase is wrong") as caught:
+    with pytest.raises(KeyUnusable, match="passphrase is wrong") as caught:
         load_ed25519(key, "another passphrase")
     assert "another" not in str(caught.value)
 
 
 def test_a_short_passphrase():
-    with pytest.raises(PassphraseWeak, match="12 characters"):
+    with pytest.raises(KeyUnusable, match="12 characters"):
         pem_of(ED, "eleven char")
     assert pem_of(ED, "twelve chars")
 
@@ -123,17 +119,17 @@ def test_a_short_passphrase():
 def test_a_damaged_key(key, data):
     write_private(key, data)
     for load in (load_ed25519, load_p384):
-        with pytest.raises(KeyUnreadable, match="damaged"):
+        with pytest.raises(KeyUnusable, match="damaged"):
             load(key, None)
 
 
 def test_a_key_of_another_kind(key):
     write_private(key, pem_of(P384, None))
-    with pytest.raises(KeyUnreadable, match="no Ed25519"):
+    with pytest.raises(KeyUnusable, match="no Ed25519"):
         load_ed25519(key, None)
     for other in (ED, ec.derive_private_key(3, ec.SECP256R1())):
         write_private(key, pem_of(other, None))
-        with pytest.raises(KeyUnreadable, match="no P-384"):
+        with pytest.raises(KeyUnusable, match="no P-384"):
             load_p384(key, None)
 
 
@@ -141,7 +137,7 @@ def test_a_key_of_another_kind(key):
 def test_a_key_that_others_may_read(key, wide):
     write_private(key, pem_of(ED, None))
     key.chmod(wide)
-    with pytest.raises(KeyExposed, match="chmod 600"):
+    with pytest.raises(KeyUnusable, match="chmod 600"):
         load_ed25519(key, None)
 
 
@@ -165,7 +161,7 @@ def test_an_error_inside_leaves_no_folder(tmp_path):
 def test_an_existing_folder_is_left_alone(tmp_path, make):
     path = tmp_path / "folder"
     make(path)
-    with pytest.raises(FolderExists, match="exists already"), new_folder(path):
+    with pytest.raises(FolderUnusable, match="exists already"), new_folder(path):
         raise AssertionError
     assert [each.name for each in tmp_path.iterdir()] == ["folder"]
 
@@ -248,9 +244,8 @@ def test_a_shared_lock_keeps_out_only_who_wants_it_alone(tmp_path):
 
 
 def test_the_holder_of_a_lock_can_be_named_by_the_caller(tmp_path):
-    running = MisuseError("a program runs already")
-    with locked(tmp_path), pytest.raises(MisuseError, match="runs already"):  # noqa: SIM117
-        with locked(tmp_path, wait_s=0, held=running):
+    with locked(tmp_path), pytest.raises(LockHeld, match="runs already"):  # noqa: SIM117
+        with locked(tmp_path, wait_s=0, held="a program runs already"):
             raise AssertionError
 
 
@@ -290,7 +285,7 @@ def test_two_processes_at_once(tmp_path):
     path = tmp_path / "folder"
     with (
         new_folder(path),
-        pytest.raises(FolderExists, match="another process"),
+        pytest.raises(FolderUnusable, match="another process"),
         new_folder(path),
     ):
         raise AssertionError

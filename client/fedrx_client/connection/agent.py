@@ -259,8 +259,7 @@ def run_agent(
         pace: How often to poll.
 
     Raises:
-        FlowerVersionDiffers: Another Flower is installed.
-        MisuseError: The health port is taken.
+        MisuseError: Another Flower is installed, or the health port is taken.
     """
     stop, state = threading.Event(), Health()
     fleet = Fleet(door, sleep=stop.wait)

@@ -58,7 +58,6 @@ from fedrx_protocol.messages.array_chunks import assemble, is_array
 __all__ = [
     "Endpoint",
     "Fleet",
-    "FlowerVersionDiffers",
     "NotAdmitted",
     "Undeliverable",
     "Unreachable",
@@ -82,18 +81,14 @@ _RETRY_WAITS: Final = Backoff(first=0.1, longest=2.0)
 _GATEWAY_CODES: Final = frozenset({500, 502, 503, 504})
 
 
-class FlowerVersionDiffers(MisuseError):
-    """Another Flower than the one the agent was written for is installed."""
-
-
 def check_flower(installed: str = package_version) -> None:
     """Refuse to run on another Flower than the one this module was tested with.
 
     Raises:
-        FlowerVersionDiffers: Both versions are named.
+        MisuseError: Both versions are named.
     """
     if installed != FLOWER_VERSION:
-        raise FlowerVersionDiffers(
+        raise MisuseError(
             f"FedRx needs Flower {FLOWER_VERSION} and found {installed}: "
             f"run `pip install flwr=={FLOWER_VERSION}`."
         )
@@ -255,7 +250,7 @@ class Fleet:
         request = PullMessagesRequest(node=self._node, message_ids=self._aside)
         with self._opened("take", PROTOBUF_MEDIA_TYPE, [request.SerializeToString()]) as response:
             self._aside = []
-            bodies = _bodies(response)
+            bodies = frames.bodies(response.iter_raw(), _LONGEST_FRAME_BYTES)
             try:
                 head = PullMessagesResponse.FromString(_next(bodies))
             except DecodeError:
@@ -318,14 +313,6 @@ class _Budget:
         if self._left < 0:
             raise Undeliverable("a request is longer than this site takes.")
         return content
-
-
-def _bodies(response: httpx.Response) -> Iterator[bytes]:
-    """Yield the bodies of an answer's frames as they arrive."""
-    reader = frames.FrameReader(_LONGEST_FRAME_BYTES)
-    for part in response.iter_raw():
-        yield from reader.feed(part)
-    reader.close()
 
 
 def _next(bodies: Iterator[bytes]) -> bytes:

@@ -17,19 +17,11 @@ from fedrx_client.training.device import CHOICES
 from fedrx_common.canonical_json import to_json
 from fedrx_common.documents import STRICT, DocumentInvalid, read
 from fedrx_common.errors import MisuseError
-from fedrx_common.files import locked, write_private
+from fedrx_common.files import FolderDamaged, LockHeld, locked, write_private
 from fedrx_common.key_files import read_private
 from fedrx_common.text import LONGEST_LINE, fault_in, quoted
 
 _SECRET_BYTES = 32
-
-
-class SettingsDamaged(MisuseError):
-    """What the folder remembers cannot be read."""
-
-
-class AgentRunning(MisuseError):
-    """An agent of this site runs already; two would answer in each other's way."""
 
 
 @with_config(STRICT)
@@ -57,7 +49,7 @@ class SiteSettings:
         """Read what was kept; the defaults where nothing was.
 
         Raises:
-            SettingsDamaged: it cannot be read.
+            FolderDamaged: it cannot be read.
         """
         path = folder / "settings.json"
         if not path.is_file():
@@ -65,7 +57,7 @@ class SiteSettings:
         try:
             return read(path, cls)
         except (MisuseError, DocumentInvalid, OSError):
-            raise SettingsDamaged(f"{path}: cannot be read; remove it and start again.") from None
+            raise FolderDamaged(f"{path}: cannot be read; remove it and start again.") from None
 
     def keep(self, folder: Path) -> None:
         """Remember for the next time.
@@ -90,7 +82,7 @@ def split_salt(folder: Path, study: str) -> bytes:
         study: digest of the study.
 
     Raises:
-        SettingsDamaged: the site's secret is not what was written.
+        FolderDamaged: the site's secret is not what was written.
         FolderUnusable: it cannot be read or made.
     """
     path = folder / "split.key"
@@ -100,7 +92,7 @@ def split_salt(folder: Path, study: str) -> bytes:
                 write_private(path, os.urandom(_SECRET_BYTES))
     secret = read_private(path)
     if len(secret) != _SECRET_BYTES:
-        raise SettingsDamaged(f"{path}: is not what this site wrote; restore it from a backup.")
+        raise FolderDamaged(f"{path}: is not what this site wrote; restore it from a backup.")
     return hmac.digest(secret, b"fedrx/1 split\x00" + study.encode(), "sha256")
 
 
@@ -109,10 +101,10 @@ def only_agent(folder: Path) -> Iterator[None]:
     """Be the only agent of this folder; the system frees the lock when the process ends.
 
     Raises:
-        AgentRunning: another one is.
+        LockHeld: another one is.
         FolderUnusable: the disk does not let us.
     """
-    running = AgentRunning(f"{folder}: an agent of this site is running already; stop it first.")
+    running = f"{folder}: an agent of this site is running already; stop it first."
     with locked(folder, "agent.lock", wait_s=0, held=running):
         yield
 
@@ -122,5 +114,5 @@ def agent_runs(folder: Path) -> bool:
     try:
         with only_agent(folder):
             return False
-    except AgentRunning:
+    except LockHeld:
         return True

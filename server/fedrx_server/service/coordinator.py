@@ -70,9 +70,9 @@ class Coordinator:
             ready: Called once sites can connect and those of the roster are admitted.
 
         Raises:
-            CoordinatorRunning: Another process serves this folder.
+            LockHeld: Another process serves this folder.
             MisuseError: A port is taken, or nginx is missing.
-            NotStarted: The SuperLink or the proxy does not come up.
+            SuperLinkUnusable: The SuperLink or the proxy does not come up.
         """
         with exclusive(self._folder):
             try:
@@ -166,8 +166,8 @@ class NodeRegistrar:
         """Register every key of the roster and unregister all others.
 
         Raises:
-            SuperLinkRefused: It is not there.
-            ConsortiumDamaged: The roster does not verify.
+            SuperLinkUnusable: It is not there.
+            FolderDamaged: The roster does not verify.
         """
         members = {member.request.authentication: member for member in self._consortium.members}
         nodes = list_sites(self._superlink_address)

@@ -10,16 +10,11 @@ from typing import Final
 from pydantic import with_config
 
 from fedrx_common.documents import STRICT, DocumentInvalid, read
-from fedrx_common.errors import MisuseError
 from fedrx_common.files import LockHeld, locked, write_file
 
 _LOCK_PATIENCE_S: Final = 1.0
 _SERVING: Final = "serving.json"
 _LOCK: Final = "lock"
-
-
-class CoordinatorRunning(MisuseError):
-    """Two coordinators on one folder would drive every run twice."""
 
 
 def is_serving(consortium: Path) -> bool:
@@ -67,11 +62,9 @@ def exclusive(consortium: Path) -> Iterator[None]:
     """Be the only coordinator of a folder; the lock ends with the process, however it ends.
 
     Raises:
-        CoordinatorRunning: Another process serves this folder.
+        LockHeld: Another process serves this folder.
     """
-    running = CoordinatorRunning(
-        f"{consortium}: a coordinator is running in this folder already; stop it first."
-    )
+    running = f"{consortium}: a coordinator is running in this folder already; stop it first."
     # Waits a little: another process may only be looking whether a coordinator serves.
     with locked(consortium, _LOCK, wait_s=_LOCK_PATIENCE_S, held=running):
         yield

@@ -80,8 +80,12 @@ def ripple(model: PatientModel, batch: PatientBatch, marker: str, amount: float)
     if moving is None:
         names = ", ".join(one.name for one in model.schema.markers)
         raise MisuseError(f"'{marker}' is no marker of the study: {names}.")
-    newest = batch.visits[:, :, VisitColumns.of(model.schema).valid].sum(dim=1).long() - 1
-    last = _last_values(model.schema, batch, newest, moving)
+    columns, place = VisitColumns.of(model.schema), model.schema.markers.index(moving)
+    newest = batch.visits[:, :, columns.valid].sum(dim=1).long() - 1
+    rows = torch.arange(len(batch), device=newest.device)
+    now = batch.visits[rows, newest].double().cpu().numpy()
+    values = restore_marker(moving, now[:, columns.last][:, place])
+    last = np.where(now[:, columns.known][:, place] == 1, values, np.nan)
     can_move = _can_move(moving, last, amount)
     chosen = torch.from_numpy(can_move).to(newest.device)
     asked, newest, last = batch.select(chosen), newest[chosen], last[can_move]
@@ -134,17 +138,6 @@ def _summed_up(
         agreement=agreement,
         band=band,
     )
-
-
-def _last_values(
-    schema: FeatureSchema, batch: PatientBatch, newest: torch.Tensor, marker: Marker
-) -> Floats:
-    """Give each patient's newest value of a marker in its unit, `(B,)`; NaN for none."""
-    columns, place = VisitColumns.of(schema), schema.markers.index(marker)
-    rows = torch.arange(len(batch), device=newest.device)
-    now = batch.visits[rows, newest].double().cpu().numpy()
-    values = restore_marker(marker, now[:, columns.last][:, place])
-    return np.where(now[:, columns.known][:, place] == 1, values, np.nan)
 
 
 def _forecast(

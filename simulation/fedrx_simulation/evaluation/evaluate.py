@@ -22,7 +22,7 @@ from fedrx_models.metrics.forecast import ForecastMetrics
 from fedrx_models.metrics.registry import Metrics, exact_metrics, measures_of
 from fedrx_models.transfer import start_model
 from fedrx_protocol.privacy.events import Release
-from fedrx_protocol.study.schema import ContinuousTarget, ForecastTarget, Target
+from fedrx_protocol.study.schema import ContinuousTarget, ForecastTarget
 from fedrx_server.report.data import (
     DoseGroups,
     GroupErrors,
@@ -152,6 +152,11 @@ def _report(run: RunFolder, setup: EngineSetup, model: PatientModel, judged: _Ju
     """Gather what the report shows of the results."""
     study, reported = run.study, dict(run.rounds[-1].metrics or {})
     everyone, predicted, federated = judged.everyone, judged.predicted, judged.metrics["federated"]
+    labels = {**_LABELS}
+    if "published" not in judged.metrics:  # then the outcome is no dose of warfarin either
+        labels["fixed"] = ("Public reference", "the same prediction for everybody")
+    if isinstance(study.target, ForecastTarget):
+        labels["fixed"] = ("Last value", "every marker stays as it was last measured")
     predictions = forecast = None
     if isinstance(study.target, ContinuousTarget):  # single patients can be plotted
         predictions = Predictions(everyone.target.tolist(), predicted.tolist())
@@ -161,7 +166,11 @@ def _report(run: RunFolder, setup: EngineSetup, model: PatientModel, judged: _Ju
     return ReportData(
         **heading(study, setup.consortium.run_id, simulation=True),
         measures=measures_of(study.target),
-        rows=_rows(judged.metrics, study.target),
+        rows=[
+            ResultRow(key=key, label=label, detail=detail, values=judged.metrics[key].flat())
+            for key, (label, detail) in labels.items()
+            if key in judged.metrics
+        ],
         reported=reported_row(reported),
         curve=_curve(run, setup.consortium.model(), everyone),
         predictions=predictions,
@@ -170,19 +179,6 @@ def _report(run: RunFolder, setup: EngineSetup, model: PatientModel, judged: _Ju
         blocks=block_curve(model, everyone, setup.consortium.seed),
         details=model_details(study),
     )
-
-
-def _rows(metrics: Mapping[str, Metrics], target: Target) -> list[ResultRow]:
-    labels = {**_LABELS}
-    if "published" not in metrics:  # then the outcome is no dose of warfarin either
-        labels["fixed"] = ("Public reference", "the same prediction for everybody")
-    if isinstance(target, ForecastTarget):
-        labels["fixed"] = ("Last value", "every marker stays as it was last measured")
-    return [
-        ResultRow(key=key, label=label, detail=detail, values=metrics[key].flat())
-        for key, (label, detail) in labels.items()
-        if key in metrics
-    ]
 
 
 def _curve(run: RunFolder, model: PatientModel, everyone: Cohort) -> LearningCurve:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fedrx_common.errors import MisuseError, RunError
+from fedrx_common.files import LockHeld
 from fedrx_server.runs.blame import Fault
 from fedrx_server.runs.checkpoints import RoundRecord
 from fedrx_server.runs.folder import RunFolder
@@ -19,14 +20,7 @@ from fedrx_server.runs.registry import (
     read_wanted,
     write_wanted,
 )
-from fedrx_server.service.instance import (
-    CoordinatorRunning,
-    Serving,
-    exclusive,
-    is_serving,
-    serving_of,
-    write_instance,
-)
+from fedrx_server.service.instance import Serving, exclusive, is_serving, serving_of, write_instance
 from fedrx_server.service.status import LiveState, write_live
 
 SITES = ("charite", "mayo", "karolinska")
@@ -376,7 +370,7 @@ class TestServing:
         assert not is_serving(tmp_path)
         with exclusive(tmp_path):
             assert is_serving(tmp_path)
-            with pytest.raises(CoordinatorRunning, match="already"), exclusive(tmp_path):
+            with pytest.raises(LockHeld, match="already"), exclusive(tmp_path):
                 pass
             assert is_serving(tmp_path)
         assert not is_serving(tmp_path)
