@@ -17,6 +17,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -119,23 +120,28 @@ class Monitor:
             distance=mean,
         )
 
+    @cached_property
+    def _by_bin(self) -> tuple[Floats, ...]:
+        """For each stream the logarithms of its e-values by bin of the score, `(bins, bets)`."""
+        found = []
+        for total in self.totals:
+            # A score in each bin: its upper edge, and one beyond the last.
+            inside = np.append(total.grid.edges, math.inf)
+            up, down = total.upper_tail(inside), total.lower_tail(inside)
+            tails = {"up": (up,), "down": (down,)}.get(self.direction, (up, down))
+            distance = norm.isf(np.stack(tails, axis=1))[:, :, None]
+            # A chance of 1 lies infinitely far on the other side: all that is laid is lost.
+            laid = np.exp(np.array(SHIFTS) * distance - np.square(SHIFTS) / 2)
+            found.append(np.log(_KEPT + (1 - _KEPT) * laid).reshape(len(inside), -1))
+        return tuple(found)
+
     def _bets(self, scores: Floats) -> Floats:
         """Logarithms of the e-values of one visit, `(bets,)`; 0 where a stream has no score."""
         found = []
-        for total, score in zip(self.totals, np.asarray(scores, dtype=np.float64), strict=True):
-            one = np.array([score])
-            tails = {"up": (total.upper_tail,), "down": (total.lower_tail,)}.get(
-                self.direction, (total.upper_tail, total.lower_tail)
-            )
-            for tail in tails:
-                chance = 1.0 if np.isnan(score) else float(tail(one)[0])
-                distance = norm.isf(chance)  # -inf for a chance of 1: all that is laid is lost
-                for shift in SHIFTS:
-                    laid = (
-                        0.0 if distance == -math.inf else math.exp(shift * distance - shift**2 / 2)
-                    )
-                    found.append(0.0 if np.isnan(score) else math.log(_KEPT + (1 - _KEPT) * laid))
-        return np.array(found)
+        for total, by_bin, score in zip(self.totals, self._by_bin, scores, strict=True):
+            place = int(np.searchsorted(total.grid.edges, score))
+            found.append(np.zeros(by_bin.shape[1]) if np.isnan(score) else by_bin[place])
+        return np.concatenate(found)
 
 
 @dataclass(frozen=True)
