@@ -54,18 +54,15 @@ class Section(BaseModel):
     @classmethod
     def _known_keys(cls, given: object) -> object:
         """Refuse unknown keys with those that are allowed, which pydantic's own error lacks."""
-        strange = (
-            [str(key) for key in given if key not in cls.model_fields]
-            if isinstance(given, dict)
-            else []
-        )
+        fields = [field.alias or name for name, field in cls.model_fields.items()]
+        strange = [str(k) for k in given if k not in fields] if isinstance(given, dict) else []
         if strange:
             raise PydanticCustomError(
                 "unknown_keys",
                 "unknown keys",
                 {
                     "keys": strange,
-                    "allowed": [k for k in cls.model_fields if k not in cls.set_by_us],
+                    "allowed": [k for k in fields if k not in cls.set_by_us],
                 },
             )
         return given
@@ -81,7 +78,7 @@ class Section(BaseModel):
 class AbsentSource(Section):
     """A feature or block that the site does not have at all: every patient lacks it."""
 
-    measured: Literal[False]
+    measured: Literal[False] = Field(description="false: the site does not have it")
     kind: str | None = Field(default=None, description="as in the study; may be left out")
 
 
@@ -92,7 +89,7 @@ class JoinSource(Section):
     both have a column, the table's counts.
     """
 
-    file: str = Field(min_length=1)
+    file: str = Field(min_length=1, description="name of the file, beside the table")
     by: Column = Field(description="column of both files; no value stands twice in the other one")
 
 
@@ -103,12 +100,16 @@ class TargetSource(Section):
     and `event`; a panel `unit`, and its drugs' columns are named like them or in `columns`.
     """
 
-    column: Column | None = None
-    unit: str | None = Field(default=None, min_length=1)
+    column: Column | None = Field(default=None, description="column of the outcome")
+    unit: str | None = Field(
+        default=None, min_length=1, description="unit of the column; converted to the study's"
+    )
     event: Column | None = Field(default=None, description="column that says whether it happened")
-    yes: Codes = ("1",)
-    no: Codes = ("0",)
-    missing: Codes = MISSING
+    yes: Codes = Field(default=("1",), description="codes of yes")
+    no: Codes = Field(default=("0",), description="codes of no")
+    missing: Codes = Field(
+        default=MISSING, description="codes for 'not recorded', beside table.missing"
+    )
     columns: dict[str, Column] = Field(default={}, description="drug -> column, where they differ")
     file: str | None = Field(default=None, description="a panel's own file, beside the table")
     patient: Column | None = Field(default=None, description="that file's patient column")
@@ -160,13 +161,17 @@ class BlockSource(Section):
     Columns that the study does not know are not read. A patient without a row lacks the block.
     """
 
-    file: str = Field(min_length=1)
+    file: str = Field(min_length=1, description="name of the block's file, beside the table")
     patient: Column = Field(description="column that identifies a patient, as in the main table")
     unit: str = Field(min_length=1, description="unit of the values; converted to the study's")
     columns: dict[str, Column] = Field(default={}, description="gene -> column, where they differ")
-    missing: Codes = MISSING
+    missing: Codes = Field(
+        default=MISSING, description="codes for 'not recorded', beside table.missing"
+    )
     censored: Censored = Field(default="error", description="what values such as '<5' are")
-    measured: Literal[True] = True
+    measured: Literal[True] = Field(
+        default=True, description="false, and nothing else, where the site does not have it"
+    )
 
     def gene_columns(self, block: Block) -> tuple[str, ...]:
         """Return each gene's column, in the block's order."""
