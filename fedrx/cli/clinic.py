@@ -7,16 +7,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedrx.cli.options import mapping_there, model_there, study_there
 from fedrx_common.errors import MisuseError
 
 if TYPE_CHECKING:
     from fedrx_models.files import ModelFile
 
 ModelPlace = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A model file, or the folder of a finished run.")
+    Path,
+    typer.Argument(
+        metavar="MODEL", help="A model file, or the folder of a finished run.", callback=model_there
+    ),
 ]
 MappingFile = Annotated[
-    Path | None, typer.Option("--mapping", help="How the source becomes features (TOML).")
+    Path | None,
+    typer.Option(
+        "--mapping", help="How the source becomes features (TOML).", callback=mapping_there
+    ),
 ]
 
 _example = "fedrx predict runs/warfarin --patient patient.json"
@@ -39,7 +46,8 @@ def predict(
     ],
     mapping: MappingFile = None,
     study: Annotated[
-        Path | None, typer.Option(help="Study file; a model of another study is refused.")
+        Path | None,
+        typer.Option(help="Study file; a model of another study is refused.", callback=study_there),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Write the predictions as a table (CSV) to this new file.")
