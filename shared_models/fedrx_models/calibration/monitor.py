@@ -91,7 +91,7 @@ class Monitor:
         new = math.log(added) if added > 0 else _NOTHING
         before = np.array(watch.stakes)
         stakes = np.maximum(np.logaddexp(before, new) + self._bets(scores), _NOTHING)
-        # A run begins anew when the stakes of this visit outweigh what was left of all before.
+        # A run begins again when the stakes of this visit outweigh what was left of all before.
         leading = int(np.argmax(stakes))
         fresh = before[leading] <= new
         known = scores[~np.isnan(scores)]
@@ -130,7 +130,7 @@ class Monitor:
             up, down = total.upper_tail(inside), total.lower_tail(inside)
             tails = {"up": (up,), "down": (down,)}.get(self.direction, (up, down))
             distance = norm.isf(np.stack(tails, axis=1))[:, :, None]
-            # A chance of 1 lies infinitely far on the other side: all that is laid is lost.
+            # A chance of 1 is infinitely far on the other side: all that is laid is lost.
             laid = np.exp(np.array(SHIFTS) * distance - np.square(SHIFTS) / 2)
             found.append(np.log(_KEPT + (1 - _KEPT) * laid).reshape(len(inside), -1))
         return tuple(found)

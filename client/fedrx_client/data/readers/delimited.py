@@ -183,7 +183,7 @@ def _add_block(source: str, outline: "_Outline", found: _Columns) -> None:
 def _parse(text: bytes, delimiter: str, width: int, kept: list[int]) -> NDArray[Any]:
     """Parse whole records that all have `width` values, `(records, kept)` of text.
 
-    With pandas' C engine: its Arrow engine reads "nan" as missing, whatever it is told.
+    With pandas' C engine: its Arrow engine reads "nan" as missing, with every setting.
     """
     if text.startswith(_BYTE_ORDER_MARK):
         raise _NotPlain  # pandas would take it away
@@ -270,7 +270,7 @@ class _Outline:
             line: the line at which the block begins.
 
         Raises:
-            _NotPlain: a quote stands inside an unquoted value, or is not closed.
+            _NotPlain: a quote is inside an unquoted value, or is not closed.
         """
         data = np.frombuffer(text, np.uint8)
         ends = _line_ends(data)
