@@ -4,6 +4,7 @@ Everything here only puts other rooms together: files into cohorts, knobs into a
 simulation into a run folder that can be resumed.
 """
 
+import json
 import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from fedrx.sources import (
 )
 from fedrx.study_cost import study_cost
 from fedrx.study_templates import TASKS, fitting_steps, new_study, template, under_noise
+from fedrx_client.clinic.patient_file import EXAMPLE_PATIENT, write_patient
 from fedrx_common.errors import FedRxError, StudyError
 from fedrx_models.cohort.cohort import Cohort
 from fedrx_models.files import load_model
@@ -132,7 +134,7 @@ def simulate(
         gathered = gather(study, source or synthetic_sites(study), seed)
         study, cohorts, described = gathered.study, gathered.cohorts, gathered.described
     folder = Path(output) if output else Path(tempfile.mkdtemp(prefix="fedrx-")) / study.name
-    return start(
+    result = start(
         study,
         cohorts,
         folder,
@@ -142,6 +144,12 @@ def simulate(
         start_from=None if start_from is None else Path(start_from),
         observer=observer,
     )
+    if described.get("kind") == "synthetic":  # a real patient is written nowhere
+        example = write_patient(
+            next(iter(cohorts.values() if isinstance(cohorts, Mapping) else cohorts)), 0
+        )
+        (folder / EXAMPLE_PATIENT).write_text(json.dumps(example, indent=1), encoding="utf-8")
+    return result
 
 
 def resume(

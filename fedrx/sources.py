@@ -9,6 +9,7 @@ from typing import Any
 
 from fedrx_client.data.load import LoadResult, load_dealt, load_split
 from fedrx_client.data.mapping import TableMapping
+from fedrx_client.data.privacy.pipeline import require_pipeline
 from fedrx_common.errors import MisuseError, RunError
 from fedrx_models.cohort.cohort import Cohort
 from fedrx_protocol.study.schema import FeatureSchema
@@ -129,6 +130,7 @@ def gather(study: Study, source: Source, seed: int) -> Gathered:
     """A simulation's patients, and the study that fits them."""
     described = _described(source)
     if isinstance(source, PatientFile):
+        require_pipeline(study, TableMapping.load(source.mapping))
         loaded = read_patients(source, study.feature_schema)
         described["quality"] = loaded.quality.to_dict()
         return Gathered(study, loaded.cohorts, described)

@@ -49,7 +49,7 @@ FOLDERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "fedrx_models": {
             "planning": "transfer metrics",
             "transfer": "files registry contract cohort",
-            "files": "registry contract",
+            "files": "registry contract cohort card",
             "registry": "pharmacogenomic flux contract",
             "pharmacogenomic": "heads contract cohort layers",
             "flux": "heads contract cohort layers",
@@ -61,6 +61,7 @@ FOLDERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
         "fedrx_client": {
             "app": "participation identity records training",
+            "clinic": "data records",
             "checks": "participation approvals identity records data training connection",
             "participation": "approvals identity records data training",
             "approvals": "identity records data",

@@ -157,3 +157,76 @@ def _show(moved: "Ripple", schema: "FeatureSchema", *, synthetic: bool) -> None:
         f"Asked of {moved.patients} {whom}. What the model expects to see, not what an "
         "intervention would cause. The band is that of a forecast, which holds 80 % of outcomes."
     )
+
+
+@app.command(epilog="Example: fedrx model published pharmacogenetic --output iwpc.safetensors")
+def published(
+    equation: Annotated[str, typer.Argument(help="pharmacogenetic, clinical or fixed.")],
+    *,
+    output: Annotated[Path, typer.Option(help="Model file to make.")],
+    study: Annotated[
+        Path | None, typer.Option(help="Study of a warfarin dose; the built-in one if left out.")
+    ] = None,
+) -> None:
+    """Write a published dosing equation as a model, to predict with and to compare with."""
+    from datetime import UTC, datetime
+
+    from fedrx.api import read_study
+    from fedrx.views.terminal import say
+    from fedrx_models.card import ModelCard
+    from fedrx_models.files import save_model
+    from fedrx_models.pharmacogenomic.published_model import SOURCE, published_model
+
+    if output.exists():
+        raise MisuseError(f"{output}: is already there; name a new file, or remove it.")
+    agreed, _ = read_study(study)
+    model = published_model(equation, agreed.feature_schema)
+    card = ModelCard(
+        study=agreed.name,
+        title=f"Warfarin dose, IWPC {equation} equation ({SOURCE})",
+        made=datetime.now(UTC).date(),
+    )
+    save_model(output, model, agreed.digest, card)
+    say(f"{output}: made. Ask it with `fedrx predict {output} --patient patient.json`.")
+
+
+@app.command(epilog="Example: fedrx model card runs/warfarin --expires 2027-12-31")
+def card(
+    model: Annotated[Path, typer.Argument(help="A model file, or the folder of a finished run.")],
+    *,
+    expires: Annotated[
+        str | None, typer.Option(help="First day on which it predicts no more (YYYY-MM-DD).")
+    ] = None,
+    withdraw: Annotated[
+        str | None, typer.Option(metavar="REASON", help="It predicts no more from now on.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show a model's card; set its end date, or withdraw it with a reason."""
+    from datetime import date
+
+    from fedrx.views.terminal import PlainConsole
+    from fedrx_models.files import change_card, load_model
+
+    changes: dict[str, object] = {}
+    if expires is not None:
+        try:
+            changes["expires"] = date.fromisoformat(expires)
+        except ValueError:
+            raise MisuseError(f"--expires is '{expires}': give a day as YYYY-MM-DD.") from None
+    if withdraw is not None:
+        if not withdraw.strip():
+            raise MisuseError("--withdraw needs a reason, which whoever predicts with it will see.")
+        changes["withdrawn"] = withdraw.strip()
+    found = change_card(model, **changes) if changes else load_model(model)
+    if found.card is None:
+        raise MisuseError(f"{found.path}: has no card; an older version of FedRx made it.")
+    values = {"id": found.name, "digest": found.digest, **found.card.model_dump(mode="json")}
+    if as_json:
+        sys.stdout.write(json.dumps(values, ensure_ascii=False) + "\n")
+        return
+    out = PlainConsole()
+    out.print(f"Model {found.name}; {found.card.promise}.")
+    for name, value in values.items():
+        if value not in (None, ""):
+            out.print(f"  {name}: {value}")

@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from fedrx_client.approvals.store import Approvals
     from fedrx_client.checks.study import Check
     from fedrx_client.data.load import LoadResult
+    from fedrx_client.data.quality.findings import QualityReport
     from fedrx_client.identity.identity import SiteIdentity
     from fedrx_client.records.ledger import Ledger
     from fedrx_protocol.study.study import Study
@@ -60,6 +62,13 @@ def approve(
         typer.Option(help="What this site calls these patients; the cap counts by that name."),
     ] = DEFAULT_COHORT,
     by: Annotated[str | None, typer.Option(help="Who approves; else the account's name.")] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(help="Accept a red finding in the data, by its name; may be given again."),
+    ] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="Why the findings of --override are accepted.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     revoke: Annotated[
         str | None, typer.Option(help="Take an approval back: study file, name or digest.")
@@ -72,29 +81,32 @@ def approve(
         if study or data or mapping or max_epsilon or no_cap or min_patients:
             raise MisuseError("--revoke takes only the folder, --by and --passphrase-file.")
         identity, kept = _identity(folder), _approvals(folder)
-        file = Path(revoke)
-        digest = _study(file).digest if file.is_file() else kept.digest_of(revoke)
+        digest = _digest(folder, revoke)
         taken = kept.revoke(digest, _key(identity, passphrase_file), now=_now(), by=by)
         say(f"Taken back: study '{taken.name}'. A running site answers nothing for it now.")
         return
     if study is None or data is None or mapping is None:
         raise MisuseError("approve needs a study file, --data and --mapping (or --revoke STUDY).")
-    if no_cap and max_epsilon is not None:
-        raise MisuseError("give --max-epsilon or --no-cap, not both.")
-    if not no_cap and max_epsilon is None:
-        raise MisuseError("give --max-epsilon with the site's cap, or else --no-cap.")
+    if no_cap == (max_epsilon is not None):
+        raise MisuseError("give either --max-epsilon with the site's cap, or --no-cap.")
+    if bool(override) != (reason is not None):
+        raise MisuseError("--override and --reason belong together: give both, or none.")
     # Imported here so that a mistake in the options does not wait for torch.
     from fedrx.views.site import changes_page, counted_page, study_page
     from fedrx_client.approvals.approval import Approval
     from fedrx_client.approvals.study_files import StudyFiles
+    from fedrx_client.checks.quality import require_overrides
     from fedrx_client.checks.study import read_releases
     from fedrx_client.participation.site import check_cohort_size
     from fedrx_client.records.ledger import PrivacyCap
     from fedrx_models.planning import make_plan
 
     identity, agreed = _identity(folder), _study(study)
-    patients = _load(identity, agreed, data, mapping).cohort
+    loaded = _load(identity, agreed, data, mapping)
+    patients = loaded.cohort
     check_cohort_size(agreed, patients)
+    overrides = dict.fromkeys(override or (), reason or "")
+    require_overrides(_quality(agreed, data, mapping, loaded), overrides)
     sites = identity.roster(_now()).ids
     approval = Approval.of(
         agreed,
@@ -106,12 +118,15 @@ def approve(
         by=by,
         cohort_name=cohort,
         sites=sites,
+        overrides=overrides,
     )
     approval.require_cohort(patients.fingerprint, len(patients))
     plan = make_plan(agreed, len(sites))
     plan.check()
     say(study_page(plan, len(patients)))
     say(counted_page(approval, read_releases(folder)))
+    for finding, why in overrides.items():
+        say(f"Overrides: red finding '{finding}', as {why}")
     for namesake in _approvals(folder).all():
         if namesake.approval.name == agreed.name and namesake.approval.study != agreed.digest:
             before = StudyFiles(folder).study(namesake.approval.study)
@@ -164,6 +179,7 @@ def check(
 ) -> None:
     """Try a study here without sending anything: green and red lines, each red with its remedy."""
     from fedrx.views.site import check_page
+    from fedrx_client.checks.quality import quality_lines
     from fedrx_client.checks.study import DryRun
     from fedrx_models.planning import make_plan
 
@@ -176,14 +192,24 @@ def check(
         plan_of=make_plan,
         now=_now(),
         passphrase=passphrase,
+        quality=lambda loaded, overridden: quality_lines(
+            _quality(agreed, data, mapping, loaded), overridden
+        ),
     ).lines(_network(identity, coordinator, passphrase))
     ok = all(line.ok for line in lines)
     if as_json:
         found = [asdict(line) for line in lines]
-        document = {"ok": ok, "study": agreed.digest, "version": version("fedrx"), "lines": found}
+        document = {
+            "ok": ok,
+            "study": agreed.digest,
+            "version": version("fedrx"),
+            "pipeline": _pipeline(agreed, mapping),
+            "lines": found,
+        }
         sys.stdout.write(json.dumps(document) + "\n")
     else:
         say(check_page(lines))
+        say(f"Pipeline: {_pipeline(agreed, mapping) or 'the mapping cannot be read'}")
     if not ok:
         raise typer.Exit(2)
 
@@ -221,6 +247,38 @@ def ledger(
     say(f"{head.count} lines, unchanged; head {document['head']}", err=not verify)
 
 
+def forget(
+    folder: Folder,
+    *,
+    study: Annotated[
+        str | None, typer.Option(help="Of one study: its file, name or digest.")
+    ] = None,
+    older_than: Annotated[
+        int | None, typer.Option(help="What is older than so many days.", min=0)
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Who asks; else the account's name.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove cached cohorts and the files of studies whose approval is over."""
+    from fedrx_client.approvals import retention
+
+    if (study is None) == (older_than is None):
+        raise MisuseError("forget needs --study STUDY or --older-than DAYS: give one of them.")
+    by, now = by or getpass.getuser(), _now()
+    if older_than is not None:
+        found = retention.older_than(folder, older_than, now)
+    else:
+        found = retention.of_study(folder, _digest(folder, str(study)), now)
+    if not found.cohorts and not found.studies:
+        say("Nothing is kept that could be forgotten.")
+        return
+    say(f"To be removed: {found.text()}.")
+    if not yes:
+        typer.confirm("Remove them?", abort=True)
+    retention.forget(folder, found, now=now, by=by)
+    say("Removed; approvals, ledger and audit log stay.")
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands to `fedrx site`."""
     files = "study.toml --data cohort.csv --mapping mapping.toml"
@@ -228,6 +286,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=f"Example: fedrx site approve charite {files} --max-epsilon 2")(approve)
     app.command(epilog="Example: fedrx site approvals charite")(approvals)
     app.command(epilog="Example: fedrx site ledger charite --verify")(ledger)
+    app.command(epilog="Example: fedrx site forget charite --older-than 90")(forget)
 
 
 def _spending(book: "Ledger", kept: "Approvals", delta: float) -> dict[str, Any]:
@@ -283,9 +342,37 @@ def _network(
 def _load(identity: "SiteIdentity", study: "Study", data: Path, mapping: Path) -> "LoadResult":
     from fedrx_client.data.load import load_cohort
     from fedrx_client.data.mapping import TableMapping
+    from fedrx_client.data.privacy.pipeline import require_pipeline
 
     table = TableMapping.load(mapping)
+    require_pipeline(study, table)
     return load_cohort(data, table, study.feature_schema, site=identity.site)
+
+
+def _quality(study: "Study", data: Path, mapping: Path, loaded: "LoadResult") -> "QualityReport":
+    from fedrx_client.checks.quality import quality_of
+    from fedrx_client.data.mapping import TableMapping
+    from fedrx_client.data.readers.source import Source
+
+    table, today = TableMapping.load(mapping), datetime.fromtimestamp(_now(), UTC).date()
+    return quality_of(study, table, Source.parse(data), today=today, loaded=loaded)
+
+
+def _pipeline(study: "Study", mapping: Path) -> str | None:
+    """Return the pipeline's digest; None where the mapping cannot be read, as a line says."""
+    from fedrx_client.data.mapping import TableMapping
+    from fedrx_client.data.privacy.pipeline import pipeline_digest
+
+    try:
+        return pipeline_digest(TableMapping.load(mapping), study.feature_schema)
+    except MisuseError:
+        return None
+
+
+def _digest(folder: Path, study: str) -> str:
+    """Find a study's digest by its file, its name, or how the digest begins."""
+    file = Path(study)
+    return _study(file).digest if file.is_file() else _approvals(folder).digest_of(study)
 
 
 def _study(path: Path) -> "Study":

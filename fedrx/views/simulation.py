@@ -11,6 +11,7 @@ from rich.table import Table
 
 from fedrx.views.run import headline
 from fedrx.views.terminal import PlainConsole
+from fedrx_client.clinic.patient_file import EXAMPLE_PATIENT
 from fedrx_common.errors import counted
 from fedrx_models.metrics.registry import measures_of
 from fedrx_server.report.promise import in_a_sentence
@@ -135,6 +136,9 @@ def print_result(result: SimulationResult) -> None:
         f"{len(result.rounds)} rounds and {result.seconds:.1f} s."
     )
     out.print(f"Report: {result.folder / 'report.html'}")
+    patient = result.folder / EXAMPLE_PATIENT
+    if patient.is_file():
+        out.print(f"Ask the model: fedrx predict {result.folder} --patient {patient}")
 
 
 def print_cost(path: Path, cost: Mapping[str, Any]) -> None:

@@ -17,11 +17,12 @@ import torch
 from fedrx_common.errors import MisuseError, RunError
 from fedrx_models.cohort.cohort import Cohort
 from fedrx_models.contract import get_vector
-from fedrx_models.files import save_model
+from fedrx_models.files import MODEL_FILE, save_model
 from fedrx_models.metrics.registry import measures_of
 from fedrx_models.transfer import start_model, trained_positions
 from fedrx_protocol.study.study import Study
 from fedrx_server.app import make_server_app
+from fedrx_server.report.card import model_card
 from fedrx_server.report.write import write_report
 from fedrx_server.rounds.exchange import Exchange
 from fedrx_server.rounds.loop import RunParties, StudyRun
@@ -128,6 +129,8 @@ def start(
         "source": dict(source or {}),
         "cohorts": {site: cohort.fingerprint for site, cohort in sites.items()},
     }
+    every = max(1, study.rounds // _CURVE_POINTS)
+    kept = {*study.evaluation_rounds, *range(1, study.rounds, every), study.rounds}
     run = RunFolder.create(
         folder,
         study,
@@ -136,7 +139,7 @@ def start(
         study_text=study_text,
         start=start_from,
         durability="process",
-        keep_rounds=_kept_rounds(study),
+        keep_rounds=kept,
     )
     with run:
         return _continue(run, consortium, sites, options, observer, notes=notes)
@@ -213,7 +216,8 @@ def _continue(
 
     found = evaluate(run, setup, baselines=options.baselines, began=began, tell=tell)
     result = replace(found, notes=notes)
-    save_model(run.path / "model.safetensors", result.model, study.digest)
+    card = model_card(study, result.privacy, len(sites))
+    save_model(run.path / MODEL_FILE, result.model, study.digest, card)
     run.write_result(result.to_json())
     write_report(run.report_path, result.report)
     return result
@@ -231,8 +235,3 @@ def stored_options(run: RunFolder) -> SimulationOptions:
         raise RunError(
             f"{run.path}: holds no simulation of this version of FedRx; name another run folder."
         ) from None
-
-
-def _kept_rounds(study: Study) -> set[int]:
-    every = max(1, study.rounds // _CURVE_POINTS)
-    return {*study.evaluation_rounds, *range(1, study.rounds, every), study.rounds}

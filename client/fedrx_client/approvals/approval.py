@@ -6,9 +6,11 @@ unnoticed by the person who gave it. `store` keeps it, signed.
 
 import hashlib
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any, get_args
 
 from fedrx_client.records.ledger import PrivacyCap
@@ -79,6 +81,7 @@ class Approval:
         cohort_name: what the site calls these patients. Cap and ledger count by this name, so
             that a table with one row more does not begin a new count.
         sites: who was on the roster then; empty in an approval of an earlier release.
+        overrides: red findings in the data that the person accepted, each with the reason.
     """
 
     study: str
@@ -94,6 +97,7 @@ class Approval:
     by: str
     cohort_name: str = DEFAULT_COHORT
     sites: tuple[str, ...] = ()
+    overrides: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
         if not all(map(DIGEST.fullmatch, (self.study, self.cohort))):
@@ -106,6 +110,13 @@ class Approval:
             if fault is not None:
                 raise ApprovalInvalid(f"an approval's '{name}', {quoted(text)}, {fault}.")
         cohort_key(self.cohort_name)
+        for finding, reason in self.overrides.items():
+            fault = fault_in(finding, least=1) or fault_in(reason, least=1)
+            if fault is not None:
+                raise ApprovalInvalid(
+                    f"the reason to override '{finding}', {quoted(reason)}, {fault}."
+                )
+        object.__setattr__(self, "overrides", MappingProxyType(dict(self.overrides)))
         if self.minimum_patients < 1:
             raise ApprovalInvalid("the least number of patients must be 1 or more.")
         if not 0 <= self.approved_at < self.expires_at <= self.approved_at + MAX_DAYS * DAY_S:
@@ -124,6 +135,7 @@ class Approval:
         by: str,
         cohort_name: str = DEFAULT_COHORT,
         sites: tuple[str, ...] = (),
+        overrides: Mapping[str, str] = MappingProxyType({}),
     ) -> "Approval":
         """Build an approval of this study with the FedRx installed here.
 
@@ -137,6 +149,7 @@ class Approval:
             by: who gives it.
             cohort_name: what the site calls these patients.
             sites: who is on the roster now.
+            overrides: red findings that the person accepts, each with the reason.
 
         Raises:
             ApprovalInvalid: a value is impossible, or the cap cannot hold this study.
@@ -156,6 +169,7 @@ class Approval:
             by=by,
             cohort_name=cohort_name,
             sites=sites,
+            overrides=overrides,
         )
 
     @property
@@ -224,7 +238,12 @@ class Approval:
 
     def to_document(self) -> dict[str, Any]:
         """The approval as JSON values."""
-        return {**asdict(self), "sites": list(self.sites)}
+        document = {
+            name: getattr(self, name) for name in self.__dataclass_fields__ if name != "overrides"
+        }
+        document |= {"cap": self.cap and asdict(self.cap), "sites": list(self.sites)}
+        # Younger than many approvals, whose signed bytes must stay as they are.
+        return document | ({"overrides": dict(self.overrides)} if self.overrides else {})
 
 
 def require_cap(study: Study, cap: PrivacyCap | None) -> None:

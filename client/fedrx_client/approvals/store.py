@@ -28,6 +28,7 @@ from fedrx_client.approvals.approval import (
 from fedrx_client.identity.identity import SiteIdentity
 from fedrx_client.identity.pins import read_file
 from fedrx_client.records.audit_log import (
+    MAX_REASON_CHARACTERS,
     AuditEntry,
     AuditKind,
     AuditLog,
@@ -39,6 +40,7 @@ from fedrx_client.records.ledger_file import LedgerFile
 from fedrx_common.canonical_json import from_base64, from_json, packed, to_base64, to_json
 from fedrx_common.errors import FedRxError, MisuseError
 from fedrx_common.files import locked, sync_folder, unusable, write_private
+from fedrx_common.text import shortened
 
 LEAST_PREFIX = 8  # of a digest; a shorter one could be typed by accident
 
@@ -317,7 +319,10 @@ def _words(kept: KeptApproval) -> str:
         return f"study '{approval.name}': taken back by {kept.revocation.by}"
     cap = "no cap" if approval.cap is None else f"cap epsilon {approval.cap.epsilon:g}"
     until = day(approval.expires_at)
-    return f"study '{approval.name}' approved by {approval.by} until {until}, {cap}"
+    words = f"study '{approval.name}' approved by {approval.by} until {until}, {cap}"
+    for finding, reason in approval.overrides.items():
+        words += f"; overrides red finding '{finding}': {reason}"
+    return shortened(words, MAX_REASON_CHARACTERS)
 
 
 def _signed(kept: KeptApproval, key: Ed25519PrivateKey) -> bytes:

@@ -7,7 +7,7 @@ handed in by the caller as further lines.
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from math import ceil
@@ -94,6 +94,7 @@ class DryRun:
         now: unix seconds.
         passphrase: of the site's keys, if they are encrypted.
         installed: FedRx release installed here.
+        quality: looks at the loaded data by every rule, given the overrides in force.
     """
 
     folder: Path
@@ -103,6 +104,7 @@ class DryRun:
     now: int
     passphrase: str | None = None
     installed: str = version("fedrx")
+    quality: Callable[[LoadResult, Mapping[str, str]], Iterable[CheckLine]] | None = None
 
     def lines(self, more: Sequence[Check] = ()) -> tuple[CheckLine, ...]:
         """All findings, in the order in which a person would repair them.
@@ -140,10 +142,24 @@ class DryRun:
         return (
             *first,
             data_quality(loaded),
+            *self._quality(loaded),
             *outcome(cohort),
             cohort_size(study, cohort),
             *(check.line() for check in checks),
         )
+
+    def _quality(self, loaded: LoadResult) -> tuple[CheckLine, ...]:
+        if self.quality is None:
+            return ()
+        try:
+            overrides = Approvals(self.folder).find(self.study.digest, self.now).overrides
+        except MisuseError:
+            overrides = {}  # the approval's own line says why
+        try:
+            return tuple(self.quality(loaded, overrides))
+        except FedRxError as error:
+            remedy = "Correct the source or the mapping, then check again."
+            return (CheckLine("quality", ok=False, text=str(error), remedy=remedy),)
 
     def _budget(self) -> CheckLine:
         sites = len(SiteIdentity(self.folder).roster(self.now).ids)

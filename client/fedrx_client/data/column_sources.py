@@ -5,7 +5,7 @@ the target then name it like any other column.
 """
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
@@ -177,9 +177,26 @@ class RecordsSource(Section):
 
 
 class QuerySource(Section):
-    """One read-only query that gives the table, of a database that is not OMOP."""
+    """How a database is read: as OMOP's tables, or by one read-only query that gives the table."""
 
-    query: str = Field(min_length=1)
+    any_text: ClassVar[frozenset[str]] = frozenset({"query"})  # a query has lines
+
+    query: str | None = Field(default=None, min_length=1, max_length=20_000)
+    tables: Column | None = Field(
+        default=None, alias="schema", description="where OMOP's tables are, e.g. 'cdm'"
+    )
+    vocabulary: Column | None = Field(
+        default=None, description="the schema of OMOP's vocabulary, where it is another one"
+    )
+    timeout_s: float = Field(
+        default=600.0, gt=0, le=86_400, description="how long reading may take, in seconds"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.query is not None and (self.tables or self.vocabulary) is not None:
+            raise ValueError("give either query, or schema and vocabulary of OMOP's tables")
+        return self
 
 
 def _kind(value: object) -> str:

@@ -15,7 +15,7 @@ from fedrx_client.data.mapping import CategorySource, FlagSource, Imputation, Nu
 from fedrx_client.data.sources import Censored, Codes, Unknown
 from fedrx_common.errors import DataError, counted
 
-_HINT = 'correct it, or set unknown = "missing" for it in the mapping'
+REPAIR = 'correct it, or set unknown = "missing" for it in the mapping'
 _COUNTED = {
     "limit": "as the limit",
     "half": "as half of the limit ('>': as the limit)",
@@ -41,12 +41,21 @@ class Parsed:
 
 @dataclass(frozen=True)
 class NumberRange:
-    """Unit and range of a number, as the study allows it."""
+    """Unit and range of a number, as the study allows it; `same` if the table has that unit."""
 
     unit: str
     minimum: float
     maximum: float
     convert: Conversion
+    same: bool = False
+
+    def converted(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Convert many values, NaN where they are."""
+        if self.same:
+            return values
+        known, found = np.flatnonzero(~np.isnan(values)), np.full(len(values), np.nan)
+        found[known] = [self.convert(value) for value in values[known].tolist()]
+        return found
 
     def allow(self, value: float) -> bool:
         """Return whether a converted value is plausible."""
@@ -64,11 +73,11 @@ class NumberRange:
         convert = conversion(unit, to, analyte)
         if convert is None:
             raise DataError(f"'{unit}' cannot be converted to '{to}'.")
-        return cls(to, minimum, maximum, convert)
+        return cls(to, minimum, maximum, convert, same=unit == to)
 
 
 def read_numbers(
-    reading: Reading, source: NumberSource, limits: NumberRange, hint: str = _HINT
+    reading: Reading, source: NumberSource, limits: NumberRange, hint: str = REPAIR
 ) -> Parsed:
     """Read numbers in the study's unit, NaN where missing, `(rows,)` float64.
 
@@ -87,14 +96,12 @@ def read_numbers(
     if binned:
         decades = [_decade(text) for text in cells.texts]
         values = np.array([np.nan if one is None else one for one in decades], dtype=np.float64)
+        values[~cells.recorded] = np.nan
     else:
-        values = written.read_all(cells.texts)
-    values[~cells.recorded] = np.nan
+        values = written.read_all(cells.texts, cells.recorded)
     limited = read_limits(written, source.censored, cells, values)
     unread = cells.recorded & np.isnan(values) & ~limited
-    known = np.flatnonzero(~np.isnan(values))
-    converted = np.full(len(values), np.nan)
-    converted[known] = [limits.convert(value) for value in values[known].tolist()]
+    converted = limits.converted(values)
     # NaN compares as false: what could not be read is not refused twice.
     outside = (converted < limits.minimum) | (converted > limits.maximum)
     refused = unread | outside
@@ -113,7 +120,7 @@ def read_numbers(
             complaint = f"{cell!r} is not an age range such as '60 - 69'"
         else:
             complaint = f"{cell!r} is not a number{otherwise(cell, written)}"
-            if hint == _HINT and written.read_limit(cell, "limit") is not None:
+            if hint == REPAIR and written.read_limit(cell, "limit") is not None:
                 hint = "say what such values are: `censored` is 'limit', 'half' or 'missing'"
         _unknown(reading.table.where(row, source.column), complaint, source.unknown, hint)
         unknown = len(rows)
@@ -220,7 +227,7 @@ def read_categories(
     return Parsed(meanings[cells.codes], unknown)
 
 
-def read_flags(reading: Reading, source: FlagSource, hint: str = _HINT) -> Parsed:
+def read_flags(reading: Reading, source: FlagSource, hint: str = REPAIR) -> Parsed:
     """Read True, False, or `None` where no column has a code, `(rows,)` of objects.
 
     Args:
@@ -289,7 +296,7 @@ def impute(
     return applies
 
 
-def _unknown(where: str, complaint: str, policy: Unknown, hint: str = _HINT) -> None:
+def _unknown(where: str, complaint: str, policy: Unknown, hint: str = REPAIR) -> None:
     """Refuse a value, unless the mapping decides that such values count as missing."""
     if policy != "missing":
         raise DataError(f"{where}: {complaint}; {hint}.")

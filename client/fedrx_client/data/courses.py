@@ -60,6 +60,8 @@ def read_courses(
     source: VisitsSource,
     schema: FeatureSchema,
     keys: list[tuple[str, str]],
+    *,
+    labelled: bool = True,
 ) -> CourseTable:
     """Read all visits.
 
@@ -69,6 +71,7 @@ def read_courses(
         source: the mapping's section of visits.
         schema: the study's visits, markers and treatments.
         keys: the site and patient of each row.
+        labelled: whether a patient needs something that can be forecast and judged.
 
     Raises:
         DataError: naming line and column, if a time is missing, out of order or doubled, a value
@@ -87,6 +90,7 @@ def read_courses(
         visits[i, : len(newest)] = rows[newest]
     outcomes = Courses(schema, visits).outcomes()
     useful = (~np.isnan(outcomes[..., 0])).sum(axis=(1, 2, 3)) > 0
+    useful |= not labelled
     if not useful.any():
         raise DataError(
             f"{reading.table.source}: no patient has a marker at two visits that a horizon of "

@@ -20,7 +20,7 @@ from fedrx_client.data.mapping import (
 )
 from fedrx_client.data.omics import read_blocks
 from fedrx_client.data.outcomes import limits_of, outcome_table, read_outcomes
-from fedrx_client.data.quality import DataQuality
+from fedrx_client.data.quality.account import DataQuality
 from fedrx_client.data.readers.read import read_source
 from fedrx_client.data.readers.source import Source
 from fedrx_client.data.readers.tables import read_table
@@ -33,10 +33,10 @@ from fedrx_client.data.sites import (
     natural,
     the_one,
 )
-from fedrx_client.data.sources import AbsentSource
+from fedrx_client.data.sources import AbsentSource, TargetSource
 from fedrx_client.data.table import Table, rows_by_key
 from fedrx_common.errors import DataError
-from fedrx_models.cohort.cohort import MISSING_CATEGORY, Cohort
+from fedrx_models.cohort.cohort import MISSING_CATEGORY, Cohort, placeholder_outcomes
 from fedrx_protocol.study.schema import (
     CategoryFeature,
     Feature,
@@ -107,6 +107,48 @@ def load_dealt(
     return _load(source, mapping, schema, iid_partition(sites, mapping))
 
 
+def load_unlabelled(
+    given: Source | Path | str, mapping: TableMapping, schema: FeatureSchema, *, site: str
+) -> LoadResult:
+    """Read patients to predict for: whatever the source says of their outcomes is not looked at.
+
+    Of a course one visit is enough. Outcomes in the cohort are placeholders, or what follows from
+    the visits.
+
+    Raises:
+        DataError: as `load_cohort`.
+    """
+    mapping = without_outcome(mapping)
+    source = given if isinstance(given, Source) else Source.parse(given)
+    whole = read_source(source, mapping, mapping.named_columns)
+    return load_table(whole, mapping, schema, site=site, source=source)
+
+
+def load_table(
+    table: Table, mapping: TableMapping, schema: FeatureSchema, *, site: str, source: Source
+) -> LoadResult:
+    """Load patients to predict for, of a table that is in memory; see `load_unlabelled`.
+
+    Args:
+        table: the patients.
+        mapping: how its columns become features.
+        schema: the study's features.
+        site: the site's name.
+        source: beside which the files are that the mapping names.
+    """
+    mapping = without_outcome(mapping)
+    mapping.check_inputs(schema)
+    table.require(mapping.named_columns)
+    load = _load_rows if mapping.visits is None else _load_courses
+    cohorts, quality, _ = load(table, source, mapping, schema, the_one(site), labelled=False)
+    return LoadResult(cohorts, replace(quality, absent=mapping.absent))
+
+
+def without_outcome(mapping: TableMapping) -> TableMapping:
+    """Return a mapping that names no outcome."""
+    return mapping.model_copy(update={"target": TargetSource()})
+
+
 def _load(
     given: Source | Path | str,
     mapping: TableMapping,
@@ -142,10 +184,13 @@ def _load_rows(
     mapping: TableMapping,
     schema: FeatureSchema,
     sites_of: SitesOf,
+    *,
+    labelled: bool = True,
 ) -> _Loaded:
     """Load a table with a row for each patient."""
-    outcomes = outcome_table(whole, mapping, schema, source)
-    kept = kept_rows(Reading(whole, mapping.table), mapping, outcomes.recorded)
+    outcomes = outcome_table(whole, mapping, schema, source) if labelled else None
+    recorded = [True] * len(whole) if outcomes is None else outcomes.recorded
+    kept = kept_rows(Reading(whole, mapping.table), mapping, recorded)
     table = whole.select(kept.rows)
     sites, patients = _whose(table, mapping, sites_of)
     # A patient counts once, whatever the number of rows: privacy is promised per patient.
@@ -154,12 +199,12 @@ def _load_rows(
         _require_own_ids(patients, mapping)
     features = _read_features(Reading(table, mapping.table), mapping, schema)
     blocks = read_blocks(patients, whole, mapping, schema, source)
-    recorded = Reading(outcomes.select(kept.rows), mapping.table)
-    content = _Content(
-        values=features.values,
-        blocks=blocks.values,
-        target=read_outcomes(recorded, mapping, schema.target),
-    )
+    if outcomes is None:
+        target = placeholder_outcomes(schema.target, len(table))
+    else:
+        reading = Reading(outcomes.select(kept.rows), mapping.table)
+        target = read_outcomes(reading, mapping, schema.target)
+    content = _Content(values=features.values, blocks=blocks.values, target=target)
     lacking = {
         f"block {name}": int(np.isnan(values).all(axis=1).sum())
         for name, values in blocks.values.items()
@@ -174,7 +219,7 @@ def _load_rows(
         imputed=features.imputed,
         unknown=features.unknown,
         strangers=blocks.strangers,
-        notes=(*outcomes.notes, *features.notes, *blocks.notes),
+        notes=(*(outcomes.notes if outcomes else ()), *features.notes, *blocks.notes),
     )
     return _cohorts(schema, sites, patients, content), quality, kept.reasons
 
@@ -185,6 +230,8 @@ def _load_courses(
     mapping: TableMapping,
     schema: FeatureSchema,
     sites_of: SitesOf,
+    *,
+    labelled: bool = True,
 ) -> _Loaded:
     """Load a table with a row for each visit."""
     visits = mapping.visits
@@ -195,7 +242,7 @@ def _load_courses(
     table = whole.select(kept.rows)
     keys = list(zip(*_whose(table, mapping, sites_of), strict=True))
     reading = Reading(table, mapping.table)
-    courses = read_courses(reading, mapping, visits, schema, keys)
+    courses = read_courses(reading, mapping, visits, schema, keys, labelled=labelled)
     sites = [keys[row][0] for row in courses.first_rows]
     patients = [keys[row][1] for row in courses.first_rows]
     once = table.select(courses.first_rows)

@@ -12,6 +12,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from fedrx_client.data.harmonise.codes.value_sets import analytes, molar_mass
 from fedrx_client.data.harmonise.units import conversion, convertible_to
@@ -46,6 +47,28 @@ class Section(BaseModel):
 
     # Keys whose text is not for reading, such as a tab between two cells.
     any_text: ClassVar[frozenset[str]] = frozenset()
+    # Fields that no file gives.
+    set_by_us: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, given: object) -> object:
+        """Refuse unknown keys with those that are allowed, which pydantic's own error lacks."""
+        strange = (
+            [str(key) for key in given if key not in cls.model_fields]
+            if isinstance(given, dict)
+            else []
+        )
+        if strange:
+            raise PydanticCustomError(
+                "unknown_keys",
+                "unknown keys",
+                {
+                    "keys": strange,
+                    "allowed": [k for k in cls.model_fields if k not in cls.set_by_us],
+                },
+            )
+        return given
 
     @field_validator("*")
     @classmethod

@@ -13,6 +13,7 @@ from pathlib import Path
 from fedrx_client.approvals.approval import CohortChanged
 from fedrx_client.approvals.study_files import KeptStudy
 from fedrx_client.data.load import load_cohort
+from fedrx_client.data.privacy.pipeline import require_pipeline
 from fedrx_common.errors import DataError
 from fedrx_models.cohort.cohort import Cohort
 
@@ -35,9 +36,11 @@ class Patients:
 
     Raises:
         CohortChanged: the table cannot be read, or not as it was approved.
+        PipelineChanged: the study pins another mapping.
     """
 
     def __init__(self, kept: KeptStudy, site: str) -> None:
+        require_pipeline(kept.study, kept.mapping)
         self._kept, self._site = kept, site
         self._look, self._content = self._looks(), self._contents()
         self.cohort = self._read()

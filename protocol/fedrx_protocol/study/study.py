@@ -56,6 +56,12 @@ class CohortSection(StrictModel):
     )
     minimum_per_site: int = Field(default=20, ge=1)
     held_out: float = Field(default=0.2, gt=0, lt=1, description="share kept for testing, per site")
+    pipeline: str | None = Field(
+        default=None,
+        pattern=DIGEST_PATTERN,
+        exclude_if=is_empty,  # younger than approved studies: see `is_empty`
+        description="digest of how every site makes its cohort; `fedrx data cohort` shows a site's",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -14,20 +14,21 @@ import threading
 import time
 from dataclasses import replace
 from importlib.metadata import version
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import FrameType
 from typing import Final, Literal, NoReturn
 
 from fedrx_common.errors import FedRxError, MisuseError, PeerError, RunError
+from fedrx_common.logs import QUIET_CLIENT, log_to
 from fedrx_models.contract import PatientModel, get_vector, set_vector
-from fedrx_models.files import save_model
+from fedrx_models.files import MODEL_FILE, save_model
 from fedrx_models.metrics.registry import measures_of
 from fedrx_models.planning import plan_for
 from fedrx_models.transfer import start_model, trained_positions
 from fedrx_protocol.trust.roster import SignedRoster
 from fedrx_server.consortium.files import ConsortiumFiles, ConsortiumInfo
 from fedrx_server.gateway.control import SuperLinkAddress, list_sites
+from fedrx_server.report.card import model_card
 from fedrx_server.report.from_run import run_privacy, run_report, run_result
 from fedrx_server.report.privacy import planned_releases, spent_at_most
 from fedrx_server.report.write import write_report
@@ -70,13 +71,14 @@ class StopAsked(BaseException):
 def main(argv: list[str]) -> int:
     """Drive the run in the folder that is named; gives the exit status."""
     folder = Path(argv[1])
-    handler = RotatingFileHandler(
-        folder / "worker.log", maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8"
+    log_to(
+        folder / "worker.log",
+        most_bytes=_LOG_BYTES,
+        older_files=_LOG_FILES,
+        levels={**QUIET_CLIENT, "flwr": logging.WARNING},
+        form="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        console=False,
     )
-    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=logging.INFO, format=form, handlers=[handler])
-    for chatty in ("httpx", "flwr"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     superlink_address = parse_address(sys.stdin.readline())
@@ -162,7 +164,8 @@ class Worker:
         set_vector(model, checkpoint.weights)
         view = RunView.read(self._run.path)
         privacy = run_privacy(view)
-        save_model(self._run.path / "model.safetensors", model, study.digest)
+        card = model_card(study, privacy, len(self._roster.sites))
+        save_model(self._run.path / MODEL_FILE, model, study.digest, card)
         write_report(self._run.report_path, run_report(view, privacy))
         self._run.write_result(run_result(view, privacy))
 
@@ -215,7 +218,9 @@ class Worker:
 def _guarded(folder: Path, superlink_address: SuperLinkAddress) -> int:
     """Run, and turn what goes wrong into a state of the run and an exit status."""
     try:
-        _work(folder, superlink_address)
+        with RunFolder.open(folder) as run:
+            about = ConsortiumInfo.read(ConsortiumFiles(folder.parents[1]).about)
+            Worker(run, superlink_address, about.consortium).go()
     except StopAsked:
         logger.info("asked to stop")
         _say(folder, "stopped")
@@ -233,12 +238,6 @@ def _guarded(folder: Path, superlink_address: SuperLinkAddress) -> int:
         _say(folder, "waiting", str(error))
         return AGAIN
     return _end(folder, "finished")
-
-
-def _work(folder: Path, superlink_address: SuperLinkAddress) -> None:
-    with RunFolder.open(folder) as run:
-        about = ConsortiumInfo.read(ConsortiumFiles(folder.parents[1]).about)
-        Worker(run, superlink_address, about.consortium).go()
 
 
 def _end(folder: Path, goal: Ending, sentence: str = "") -> int:

@@ -176,6 +176,20 @@ class Cohort:
         return digest.hexdigest()
 
 
+def placeholder_outcomes(target: Target, patients: int) -> NDArray[np.float64]:
+    """Outcomes that a cohort accepts for patients whose outcome is not known, `(n, ...)`.
+
+    They say nothing about a patient: no prediction looks at them, and no model may train on them.
+    """
+    if isinstance(target, ForecastTarget):
+        return np.zeros((patients, 0))
+    if isinstance(target, SurvivalTarget):
+        return np.zeros((patients, 2))
+    if isinstance(target, PanelTarget):
+        return np.tile([drug.mean for drug in target.drugs], (patients, 1))
+    return np.full(patients, 0.0 if isinstance(target, BinaryTarget) else target.minimum)
+
+
 def require_variety(target: Target, outcomes: NDArray[np.float64], where: str) -> None:
     """Refuse outcomes from which a model can learn nothing, or on which it cannot be judged.
 

@@ -93,7 +93,9 @@ class TransformerNetwork(nn.Module):
         self.summaries = VisitSummaries(schema)
         times = [horizon.at for horizon in forecast_target(schema).horizons]
         self.register_buffer("rates", _rates(times, config.heads), persistent=False)
-        self.register_buffer("waves", _waves(times[0]), persistent=False)
+        # Angular speeds whose periods begin at four of the shortest horizon.
+        periods = 4.0 * times[0] * 2.0 ** torch.arange(_OCTAVES)
+        self.register_buffer("waves", 2.0 * torch.pi / periods, persistent=False)
         width = self.summaries.width + 2 * _OCTAVES
         self.inside = drawn_linear(width, config.size, generator)
         self.layers = nn.ModuleList(
@@ -107,7 +109,8 @@ class TransformerNetwork(nn.Module):
     def forward(self, batch: PatientBatch) -> torch.Tensor:
         """Outputs, 0 at the start."""
         summaries = self.summaries(batch)
-        time = _lasting(batch.visits, self.columns)
+        # Time since a patient's first visit, with no time between two episodes.
+        time = batch.visits[:, :, self.columns.gap].cumsum(dim=1)
         angles = time[:, :, None] * self.waves.to(time)
         waves = torch.cat([torch.sin(angles), torch.cos(angles)], dim=2)
         states = self.inside(torch.cat([summaries, waves], dim=2))
@@ -118,9 +121,9 @@ class TransformerNetwork(nn.Module):
         return output
 
     def _bias(self, time: torch.Tensor) -> torch.Tensor:
-        """Minus rate x age, and never for a later visit, `(B, heads, T, T)`.
+        """Compute minus rate x age, and never for a later visit, `(B, heads, T, T)`.
 
-        Padding stands after all visits, so that no visit reads it.
+        Padding comes after all visits, so that no visit reads it.
         """
         visits = time.shape[1]
         later = torch.triu(torch.ones(visits, visits, device=time.device), diagonal=1)
@@ -129,28 +132,17 @@ class TransformerNetwork(nn.Module):
         return faded.clamp(min=_NEVER / 2) + _NEVER * later
 
 
-def _lasting(visits: torch.Tensor, columns: VisitColumns) -> torch.Tensor:
-    """Time since a patient's first visit, with no time between two episodes, `(B, T)`."""
-    return visits[:, :, columns.gap].cumsum(dim=1)
-
-
 def _rates(times: list[float], heads: int) -> torch.Tensor:
-    """How fast each head forgets, `(heads,)`: the first never, the others ever faster."""
+    """Give how fast each head forgets, `(heads,)`: the first never, the others ever faster."""
     slowest, fastest = 1.0 / (4.0 * times[-1]), 2.0 / times[0]
     steps = torch.linspace(0.0, 1.0, max(heads - 1, 1))
     rates = slowest * (fastest / slowest) ** steps
     return torch.cat([torch.zeros(1), rates])[:heads]
 
 
-def _waves(shortest: float) -> torch.Tensor:
-    """Angular speeds whose periods begin at four of the shortest horizon, `(_OCTAVES,)`."""
-    periods = 4.0 * shortest * 2.0 ** torch.arange(_OCTAVES)
-    return 2.0 * torch.pi / periods
-
-
 def build_transformer(
     config: TransformerConfig, schema: FeatureSchema, generator: torch.Generator
 ) -> Forecaster:
-    """The model; it starts at "as last measured"."""
+    """Build the model; it starts at "as last measured"."""
     network = TransformerNetwork(config, schema, generator)
     return Forecaster("transformer", config, schema, network)

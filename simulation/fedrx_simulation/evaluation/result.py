@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrx_client.data.quality import DataQuality
+from fedrx_client.data.quality.account import DataQuality
 from fedrx_models.contract import PatientModel
 from fedrx_models.metrics.dose import DoseMetrics
 from fedrx_models.metrics.registry import Metrics, measures_of

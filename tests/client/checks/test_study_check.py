@@ -16,7 +16,7 @@ from fedrx_client.approvals.store import Approvals
 from fedrx_client.checks import study as check
 from fedrx_client.checks.study import Check, CheckLine, DryRun
 from fedrx_client.data.load import LoadResult
-from fedrx_client.data.quality import DataQuality
+from fedrx_client.data.quality.account import DataQuality
 from fedrx_client.identity.identity import SiteIdentity
 from fedrx_client.records.database import LedgerDamaged, SiteStore
 from fedrx_client.records.ledger import Ledger, PrivacyCap

@@ -2,7 +2,7 @@
 
 import json
 
-from fedrx_client.data.quality import DataQuality
+from fedrx_client.data.quality.account import DataQuality
 
 QUALITY = DataQuality(
     source="table.csv",

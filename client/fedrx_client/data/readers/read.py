@@ -4,7 +4,11 @@ from collections.abc import Collection, Container
 
 from fedrx_client.data.mapping import TableMapping
 from fedrx_client.data.readers.formula_columns import formula_inputs, with_formulas
+from fedrx_client.data.readers.genotype_columns import read_vcf, with_genotypes
+from fedrx_client.data.readers.omop import read_omop
+from fedrx_client.data.readers.omop_folder import FolderTables
 from fedrx_client.data.readers.pivot import pivot
+from fedrx_client.data.readers.records import Records
 from fedrx_client.data.readers.selection import Selection
 from fedrx_client.data.readers.source import Source
 from fedrx_client.data.readers.tables import read_table
@@ -37,8 +41,18 @@ def read_source(source: Source, mapping: TableMapping, wanted: Collection[str]) 
         table = joined(table, other, mapping.join.by)
     if mapping.long is not None:
         table = as_long(table, mapping.long, mapping.table, names)
-    # Here `[genotypes]` joins called genotypes by patient.
+    table = with_genotypes(table, source, mapping, names)
     return with_formulas(table, mapping, wanted)
+
+
+def table_of_records(records: Records, mapping: TableMapping, wanted: Collection[str]) -> Table:
+    """Make the columns that a mapping names of records that are in memory, as at a bedside.
+
+    Raises:
+        DataError: naming record and field, if anything in it cannot be used.
+    """
+    names = {*wanted, mapping.table.patient, *formula_inputs(mapping, wanted)}
+    return with_formulas(pivot(records, mapping, names), mapping, wanted)
 
 
 def _read(source: Source, mapping: TableMapping, columns: Container[str]) -> Table:
@@ -50,6 +64,16 @@ def _read(source: Source, mapping: TableMapping, columns: Container[str]) -> Tab
 
         selection = Selection.of(mapping, columns)
         return pivot(read_fhir(source.path, selection.wants), mapping, columns)
+    if source.kind == "vcf":
+        return read_vcf(source, mapping, columns)
+    if source.kind == "omop" and source.path is not None:
+        return pivot(read_omop(FolderTables(source.path), mapping, columns), mapping, columns)
+    if source.kind == "sql":
+        from fedrx_client.data.readers import sql  # noqa: PLC0415 - it takes half a second
+
+        if mapping.sql is not None and mapping.sql.query is not None:
+            return sql.read_query(source, mapping, columns)
+        return pivot(sql.read_database(source, mapping, columns), mapping, columns)
     if source.kind == "server":
         from fedrx_client.data.readers.fhir import server  # noqa: PLC0415 - as above
 

@@ -4,7 +4,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from fedrx_common.errors import DataError
 
@@ -14,6 +13,7 @@ _TABLES = {".csv", ".tsv", ".txt", ".parquet", ".pq", ".xlsx"}
 _BUNDLES = {".json", ".ndjson"}
 _DATABASES = {".sqlite", ".sqlite3", ".db"}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:/\[]*)(:\d+)?(/|\Z)")
 _PACKED = re.compile(r"\.(gz|bgz)\Z")
 
 
@@ -41,9 +41,12 @@ class Source:
         """The source in words, for errors and accounts: no password and no folder above it."""
         if self.path is not None:
             return self.path.name
-        parts = urlsplit(self.location)
-        host = parts.netloc.rpartition("@")[2]
-        return urlunsplit((parts.scheme, host, parts.path, "", ""))
+        scheme, _, rest = self.location.partition("://")
+        # A password may hold '/', '?' and '#', so that only the last '@' surely ends it.
+        shown = re.split(r"[?#]", rest.rpartition("@")[2])[0]
+        if not _HOST.match(shown):  # a name and a password, where the host was forgotten
+            shown = shown.partition(":")[0]
+        return f"{scheme}://{shown.rpartition('/')[2] if scheme.startswith('sqlite') else shown}"
 
     def beside(self, name: str) -> Path:
         """Return where another file of the mapping is: in the folder that holds the source.
@@ -78,7 +81,9 @@ class Source:
         name = _PACKED.sub("", path.name.lower())
         suffix = Path(name).suffix
         if not path.is_file():
-            raise DataError(f"{path}: there is no such data file.")
+            # A database's address with one slash only may hold a password all the same.
+            shown = re.sub(r"\A([A-Za-z][\w+.-]+:)/*.*@", r"\1//", location, flags=re.DOTALL)
+            raise DataError(f"{shown}: there is no such data file.")
         if suffix == ".vcf":
             return cls("vcf", location)
         if suffix in _BUNDLES:

@@ -1,0 +1,191 @@
+"""What a hospital serves: models, each with how a record becomes its features, and the answers."""
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fedrx_client.clinic.predict import PatientPrediction, predict
+from fedrx_client.clinic.service.cards import prediction_card, refusal_card
+from fedrx_client.clinic.service.hooks import FeedbackRequest, HookName, HookRequest
+from fedrx_client.records.audit_log import AuditKind
+from fedrx_common.errors import DataError, FedRxError, MisuseError
+from fedrx_models.card import ModelUnusable
+from fedrx_models.cohort.cohort import Cohort
+from fedrx_models.files import ModelFile
+
+Read = Callable[[Sequence[Mapping[str, Any]], str], Cohort]
+"""From FHIR resources, and the id of the patient meant, to that one patient."""
+Reasons = Callable[[ModelFile, Cohort], Sequence[str]]
+"""From a model and one patient to sentences, the weightiest first."""
+Guideline = Callable[[ModelFile, Cohort, PatientPrediction], tuple[Sequence[str], str]]
+"""To the guideline's sentences, and one on how far the model differs, or an empty one."""
+
+
+class AuditWriter(Protocol):
+    """Where every card and every answer is recorded, before it leaves."""
+
+    def __call__(self, kind: AuditKind, reason: str, study: str) -> None:
+        """Record one line: no value and no name of a patient."""
+
+
+class PrefetchIncomplete(FedRxError):
+    """A question came without the resources that the service asks for."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One CDS service.
+
+    Attributes:
+        id: the last part of its address.
+        hook: when a record system asks.
+        model: what answers.
+        read: how a record becomes the model's features.
+        prefetch: FHIR queries by name, as the discovery names them.
+        concerns: whether a bundle of draft orders is about this model's drug; it is not asked for
+            `patient-view`.
+        reasons: why the model says so.
+        guideline: what the guideline says.
+    """
+
+    id: str
+    hook: HookName
+    model: ModelFile
+    read: Read
+    prefetch: Mapping[str, str]
+    concerns: Callable[[Mapping[str, Any]], bool] = lambda _orders: True
+    reasons: Reasons = lambda _model, _patient: ()
+    guideline: Guideline = lambda _model, _patient, _found: ((), "")
+
+    def describe(self) -> dict[str, Any]:
+        """Describe it as discovery does."""
+        card = self.model.card
+        title = (card.title or card.study) if card else self.model.name
+        use = card.intended_use if card else "Research software, no medical device."
+        return {
+            "hook": self.hook,
+            "id": self.id,
+            "title": title,
+            "description": f"{title}: value, interval, reasons. {use}",
+            "prefetch": dict(self.prefetch),
+        }
+
+
+@dataclass(frozen=True)
+class Desk:
+    """The services of one hospital.
+
+    Attributes:
+        services: by id.
+        audit: where cards and answers are recorded.
+        page: address of the page of one patient for a card's link, given the card's name.
+    """
+
+    services: Mapping[str, ServedModel]
+    audit: AuditWriter
+    page: Callable[[str], str] | None = None
+
+    def service(self, name: str) -> ServedModel:
+        """Find a service.
+
+        Raises:
+            MisuseError: there is none of that name.
+        """
+        if name not in self.services:
+            raise MisuseError(f"there is no CDS service '{name[:80]}'.")
+        return self.services[name]
+
+    def answer(
+        self, service: ServedModel, request: HookRequest, client: str
+    ) -> list[dict[str, Any]]:
+        """Answer one question with cards; each is in the audit log before it is returned.
+
+        Args:
+            service: who is asked.
+            request: the question.
+            client: who asks.
+
+        Raises:
+            MisuseError: the question is for another hook.
+            PrefetchIncomplete: it came without the resources that the service asks for.
+            ModelUnusable: the model is withdrawn or expired.
+        """
+        if request.hook != service.hook:
+            raise MisuseError(f"service '{service.id}' answers '{service.hook}' only.")
+        orders = request.context.draftOrders
+        if orders is not None and service.hook != "patient-view" and not service.concerns(orders):
+            return []
+        resources = _resources(service, request)
+        name = uuid.uuid4()
+        model = service.model
+        try:
+            patient = service.read(resources, request.context.patientId)
+            (found,) = predict(model, patient)
+            guideline, disagrees = service.guideline(model, patient, found)
+            card = prediction_card(
+                found,
+                model,
+                uuid=name,
+                reasons=service.reasons(model, patient),
+                guideline=guideline,
+                disagrees=disagrees,
+                link=None if self.page is None else self.page(str(name)),
+            )
+        except DataError as error:
+            card = refusal_card(str(error), model, uuid=name)
+        except ModelUnusable:
+            self.audit("refusal", f"no card to {client}: model {model.name} may not be used", "")
+            raise
+        self.audit(
+            "card",
+            f"card {name} ({card['indicator']}) of model {model.name} to {client} for "
+            f"{service.hook}{'' if 'overrideReasons' in card else ', without a prediction'}",
+            model.study_digest,
+        )
+        return [card]
+
+    def feedback(self, service: ServedModel, request: FeedbackRequest, client: str) -> None:
+        """Record what became of cards, with the coded reason; a comment is not kept."""
+        for one in request.feedback:
+            reason = one.overrideReason.reason if one.overrideReason else None
+            why = f", reason {reason.code[:80]!r}" if reason else ""
+            self.audit(
+                "feedback",
+                f"card {one.card} of model {service.model.name} was {one.outcome} at {client}{why}",
+                service.model.study_digest,
+            )
+
+
+def _resources(service: ServedModel, request: HookRequest) -> list[Mapping[str, Any]]:
+    """List the resources of a question's prefetch.
+
+    Draft orders are not among them: a drug that is only planned is not one that is taken.
+
+    Raises:
+        PrefetchIncomplete: a part that the service asks for is not there.
+    """
+    found: list[Mapping[str, Any]] = []
+    for name in service.prefetch:
+        if name not in request.prefetch:
+            raise PrefetchIncomplete(
+                f"prefetch '{name}' is missing; send the result of its query with the question."
+            )
+        part = request.prefetch[name]
+        if part is None:  # the client looked, and there is nothing
+            continue
+        if not isinstance(part, Mapping):
+            raise PrefetchIncomplete(f"prefetch '{name}' is not a FHIR resource.")
+        found += _listed(part)
+    return found
+
+
+def _listed(resource: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """List a bundle's resources; another resource is itself."""
+    if not resource:
+        return []
+    if resource.get("resourceType") != "Bundle":
+        return [resource]
+    entries = resource.get("entry")
+    parts = [one.get("resource") for one in entries or () if isinstance(one, Mapping)]
+    return [one for one in parts if isinstance(one, Mapping)]
