@@ -56,29 +56,34 @@ def table_of_records(records: Records, mapping: TableMapping, wanted: Collection
 
 
 def _read(source: Source, mapping: TableMapping, columns: Container[str]) -> Table:
-    """Read one kind of source; each kind has a line here."""
+    """Read one kind of source; each kind has a line here or in `_records`."""
     if source.kind == "table" and source.path is not None:
         return read_table(source.path, mapping.table, columns)
+    if source.kind == "vcf":
+        return read_vcf(source, mapping, columns)
+    if source.kind == "sql" and mapping.sql is not None and mapping.sql.query is not None:
+        from fedrx_client.data.readers.sql import read_query  # noqa: PLC0415 - half a second
+
+        return read_query(source, mapping, columns)
+    return pivot(_records(source, mapping, columns), mapping, columns)
+
+
+def _records(source: Source, mapping: TableMapping, columns: Container[str]) -> Records:
+    """Read one kind of source that holds records."""
     if source.kind == "fhir" and source.path is not None:
         from fedrx_client.data.readers.fhir.files import read_fhir  # noqa: PLC0415 - it takes 2 s
 
-        selection = Selection.of(mapping, columns)
-        return pivot(read_fhir(source.path, selection.wants), mapping, columns)
-    if source.kind == "vcf":
-        return read_vcf(source, mapping, columns)
-    if source.kind == "omop" and source.path is not None:
-        return pivot(read_omop(FolderTables(source.path), mapping, columns), mapping, columns)
-    if source.kind == "sql":
-        from fedrx_client.data.readers import sql  # noqa: PLC0415 - it takes half a second
-
-        if mapping.sql is not None and mapping.sql.query is not None:
-            return sql.read_query(source, mapping, columns)
-        return pivot(sql.read_database(source, mapping, columns), mapping, columns)
+        return read_fhir(source.path, Selection.of(mapping, columns).wants)
     if source.kind == "server":
         from fedrx_client.data.readers.fhir import server  # noqa: PLC0415 - as above
 
-        found = server.read_server(
+        return server.read_server(
             source, Selection.of(mapping, columns), token=server.bearer_token()
         )
-        return pivot(found, mapping, columns)
+    if source.kind == "omop" and source.path is not None:
+        return read_omop(FolderTables(source.path), mapping, columns)
+    if source.kind == "sql":
+        from fedrx_client.data.readers.sql import read_database  # noqa: PLC0415 - as above
+
+        return read_database(source, mapping, columns)
     raise DataError(f"{source.name}: cannot be read yet.")
