@@ -59,6 +59,10 @@ class Collection:
                 "bundle or an NDJSON export of FHIR R4."
             )
         kind = content["resourceType"]
+        if kind == "Bundle":  # a line of an export, or an answer in a bundle of answers
+            entries = content.get("entry", [])
+            for n, entry in enumerate(entries if isinstance(entries, list) else [entries], 1):
+                self.add_entry(f"{place}, entry {n}", entry)
         if kind not in TYPES:
             return
         resource = Resource(self.source, f"{place} ({kind})", kind, content)
@@ -73,6 +77,17 @@ class Collection:
                 self._add_events(resource)
         except Passed as passed:
             self._skipped[str(passed)] += 1
+
+    def add_entry(self, place: str, entry: object) -> None:
+        """Read one entry of a bundle; without a resource it says what was deleted or refused.
+
+        Raises:
+            DataError: as `add`.
+        """
+        if not isinstance(entry, dict):
+            raise DataError(f"{self.source}, {place}: is not an entry of a bundle.")
+        if "resource" in entry:
+            self.add(place, entry["resource"], entry.get("fullUrl"))
 
     def _add_person(self, resource: Resource, url: str) -> None:
         own = id_of(resource)

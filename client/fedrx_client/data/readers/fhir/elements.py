@@ -67,7 +67,11 @@ _READ: Mapping[str, Json] = MappingProxyType(
             "component": {"code": _CONCEPT, **_VALUES},
         },
         "Medication": {"code": _CONCEPT},
-        "MedicationAdministration": {**_DRUG, **_EFFECTIVE, "dosage": {"dose": _QUANTITY}},
+        "MedicationAdministration": {
+            **_DRUG,
+            **_EFFECTIVE,
+            "dosage": {"dose": _QUANTITY, "rateQuantity": _QUANTITY},
+        },
         "MedicationStatement": {**_DRUG, **_EFFECTIVE, "dosage": _DOSAGE},
         "MedicationRequest": {
             **_DRUG,

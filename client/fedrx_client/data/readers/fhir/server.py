@@ -215,13 +215,9 @@ class _Search:
                 raise self.refused(kind, "its entries are not a list")
             for n, entry in enumerate(entries, 1):
                 place = f"{kind} page {number}, entry {n}"
-                if not isinstance(entry, dict):
-                    raise DataError(f"{self.name}, {place}: is not an entry of a bundle.")
+                collection.add_entry(place, entry)
                 content = entry.get("resource")
-                if content is None:
-                    continue
-                collection.add(place, content, entry.get("fullUrl"))
-                if kind == "Medication" and isinstance(content.get("id"), str):
+                if kind == "Medication" and isinstance(content, dict) and "id" in content:
                     references.append(f"Medication/{content['id']}")
         return references
 
