@@ -407,6 +407,7 @@ def test_a_resource_that_comes_twice_counts_once(read):
             "valueQuantity.comparator'",
         ),
         (observation(component=SECRET), "field 'component': is not"),
+        (observation(component=1e300), "field 'component': is not"),
         (observation(subject={"reference": f"Patient/{SECRET} {SECRET}"}), "'subject.reference'"),
         (observation(id=f"{SECRET} {SECRET}"), "field 'id': is not an id"),
         (patient(birthDate=SECRET), "(Patient), field 'birthDate': is not"),

@@ -110,8 +110,9 @@ class Collection:
         if kind == "drug" and "medicationReference" in raw:
             return True
         code = raw.get("medicationCodeableConcept" if kind == "drug" else "code")
-        parts: Any = raw.get("component") or ()
-        concepts = [code, *(one.get("code") for one in parts if isinstance(one, dict))]
+        parts = raw.get("component")
+        inner = parts if isinstance(parts, list) else []
+        concepts = [code, *(one.get("code") for one in inner if isinstance(one, dict))]
         found = [codes for concept in concepts if (codes := raw_codes(concept))]
         return not found or any(self.keep(kind, codes) for codes in found)
 
