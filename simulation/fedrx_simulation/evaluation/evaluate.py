@@ -83,6 +83,7 @@ def evaluate(
     tell("judging the model")
     judged, ledger = _judge(run, setup, model, baselines, tell), _ledgers(setup)
     privacy = _privacy(run, setup, ledger)
+    tell("writing the report")
     report = _report(run, setup, model, judged)
     seconds, quality = time.monotonic() - began, run.meta["source"].get("quality")
     return SimulationResult(
@@ -149,6 +150,7 @@ def _judge(
     if baselines:
         seed = setup.consortium.seed
         first = start_model(run.study, seed, run.start_file)
+        tell("fitting a private head at each site")
         personal = personalised(model, training, held_out)
         metrics["personalised"] = exact_metrics(target, personal, everyone.target)
         metrics |= compute_baselines(first, training, held_out, seed, tell).by_name()
