@@ -53,7 +53,7 @@ FOLDERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "registry": "pharmacogenomic flux contract",
             "pharmacogenomic": "heads contract cohort layers",
             "flux": "heads contract cohort layers",
-            "personal": "fitting contract cohort",
+            "personal": "fitting flux contract cohort",
             "fitting": "flux heads contract cohort",
             "heads": "contract cohort",
             "contract": "cohort",
