@@ -110,9 +110,7 @@ class ForecastHead(nn.Module):
         """Set each stretch to the quantile that its loss has its minimum at.
 
         In closed form: the loss is divided by the stretch as it is, so a line search on its value
-        would not follow its slope. Of n patients set apart the quantile is that of n + 1, the last
-        of them further out than all others: the next patient is one of those n + 1, and so within
-        the band as often as it says (Romano, Patterson, Candès, arXiv:1905.03222, theorem 1).
+        would not follow its slope.
 
         Args:
             outputs: a network's outputs for each of `batches`.
@@ -130,8 +128,7 @@ class ForecastHead(nn.Module):
         weight = torch.cat([part for _, part in found])[..., None].expand_as(sides)
         values, order = sides.sort(dim=0)
         reached = weight.gather(0, order).cumsum(dim=0)
-        wanted = torch.minimum(_UPPER * (reached[-1:] + 1.0), reached[-1:])
-        enough = (reached >= wanted).to(torch.int64).argmax(dim=0, keepdim=True)
+        enough = (reached >= _UPPER * reached[-1:]).to(torch.int64).argmax(dim=0, keepdim=True)
         quantile = values.gather(0, enough).flatten()
         known = (reached[-1].flatten() > 0) & (quantile > 0)
         logs = torch.where(known, quantile.clamp(min=1e-9).log(), 0.0).clamp(-_MOST, _MOST)

@@ -75,29 +75,6 @@ def test_a_band_stays_wide_enough_for_new_patients_though_few_were_trained_on_fo
     assert abs(np.mean(covered) - 80.0) < 6.0
 
 
-def test_a_stretch_set_on_few_patients_holds_for_the_next_one():
-    """The quantile of twelve outcomes alone holds 70 % of new ones."""
-    schema = flux_schema()
-    batch = encode(flux_cohort(schema, 12, 0), schema)
-    model = model_of(schema)
-    head, shape = model.head, batch.y.shape
-    outputs = torch.zeros(*batch.visits.shape[:2], 3 * head.horizons * head.markers)
-    observed = torch.zeros_like(batch.y_observed)
-    observed[:, : head.horizons * head.markers] = 1.0  # those at the first visit
-    generator = torch.Generator().manual_seed(1)
-    held = []
-    for _ in range(200):
-        y = torch.randn(shape, generator=generator)
-        some = dataclasses.replace(
-            batch, y=y, y_observed=observed, apart=torch.ones_like(batch.apart)
-        )
-        head.set_stretch([outputs], [some])
-        _, low, high = head.quantiles(outputs)[0, 0].detach().unbind(dim=-1)
-        inside = torch.special.ndtr(high) - torch.special.ndtr(low)
-        held.append(float(inside.mean()))
-    assert 100 * np.mean(held) == pytest.approx(12 / 13 * 100 - 100 / 13, abs=2.0)
-
-
 @pytest.mark.parametrize("name", models_of("flux"))
 def test_prepared_patients_give_the_same_losses_cut_and_chosen_alike(name):
     schema = flux_schema()
