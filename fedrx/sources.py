@@ -40,9 +40,10 @@ class SyntheticSites:
     shift: float = 0.1
 
 
-# Enough to see a model of omics or courses learn; the warfarin sites' sizes would take it many
-# minutes.
-_FEWER_SITES, _FEWER_PATIENTS = 8, (60, 240)
+# Enough to see a new study file learn, and few enough to end within a minute on two cores: noise
+# falls on every weight of a model of omics, and one of courses goes through every visit.
+_OMICS = (8, (150, 600))
+_COURSES = (4, (50, 100))
 
 
 def synthetic_sites(
@@ -66,7 +67,8 @@ def synthetic_sites(
     """
     usual = SyntheticSites(heterogeneity=heterogeneity, missingness=missingness, shift=shift)
     if study.blocks or study.visits is not None:
-        usual = replace(usual, sites=_FEWER_SITES, patients=_FEWER_PATIENTS)
+        count, sizes = _OMICS if study.visits is None else _COURSES
+        usual = replace(usual, sites=count, patients=sizes)
     return replace(
         usual,
         sites=usual.sites if sites is None else sites,

@@ -31,13 +31,13 @@ SplitBy = Annotated[
 Sites = Annotated[
     int | None,
     typer.Option(
-        help="Number of synthetic sites (21, or 8 with omics blocks or visits), or of parts "
-        "into which the patients of --data are dealt, where it names no sites."
+        help="Number of synthetic sites (21, or 8 with omics blocks, or 4 with visits), or of "
+        "parts into which the patients of --data are dealt, where it names no sites."
     ),
 ]
 Patients = Annotated[
     str | None,
-    typer.Option(help="Patients a synthetic site, as LEAST..MOST; 63..789, or 60..240."),
+    typer.Option(help="Patients a synthetic site, as LEAST..MOST; 63..789, 150..600 or 50..100."),
 ]
 Heterogeneity = Annotated[
     float, typer.Option(help="0: sites alike; 1: each site has one ancestry.")

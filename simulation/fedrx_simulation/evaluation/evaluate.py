@@ -92,6 +92,7 @@ def evaluate(
     # The round with the fewest sites has the least noise to spare.
     fewest = min(record.survivors for record in run.rounds)
     privacy = privacy_statement(consortium.plan, ledger, fewest)
+    tell("writing the report")
     report = _report(run, setup, model, judged)
     seconds, quality = time.monotonic() - began, run.meta["source"].get("quality")
     return SimulationResult(
@@ -142,6 +143,7 @@ def _judge(
     if baselines:
         seed = setup.consortium.seed
         first = start_model(run.study, seed, run.start_file)
+        tell("fitting a private head at each site")
         personal = personalised(model, training, held_out)
         metrics["personalised"] = exact_metrics(target, personal, everyone.target)
         metrics |= compute_baselines(first, training, held_out, seed, tell).by_name()
