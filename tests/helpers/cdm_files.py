@@ -53,10 +53,18 @@ def write_postgres(
                 cursor.execute(statement)
 
 
-def write_folder(folder: Path, tables: Cdm, *, parquet: bool = False, upper: bool = False) -> Path:
+def write_folder(
+    folder: Path,
+    tables: Cdm,
+    *,
+    parquet: bool = False,
+    upper: bool = False,
+    only: Iterable[str] | None = None,
+) -> Path:
     """Write a folder of files; `upper` names files and columns in capitals, as some exports do."""
     folder.mkdir()
-    for name, types in CDM.items():
+    for name in CDM if only is None else only:
+        types = CDM[name]
         rows = tables[name]
         file, header = (name.upper(), [c.upper() for c in types]) if upper else (name, [*types])
         if parquet:

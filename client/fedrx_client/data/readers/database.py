@@ -79,10 +79,21 @@ class OpenDatabase:
             result = self.connection.exec_driver_sql(statement, execution_options=options)
         else:
             result = self.connection.execute(statement, execution_options=options)
-        return tuple(map(str, result.keys())), self._rows(result.partitions())
+        names = tuple(map(str, result.keys()))
+        # Said again: the option alone has a driver's own statement fetched whole.
+        return names, self._rows(result.yield_per(_ROWS_AT_ONCE).partitions(_ROWS_AT_ONCE))
 
     def _rows(self, chunks: Iterator[Sequence[_Row]]) -> Iterator[_Row]:
-        for chunk in chunks:
+        while True:
+            try:
+                chunk = next(chunks, None)
+            except (ValueError, OverflowError) as error:  # a driver's, of a date after year 9999
+                raise DataError(
+                    f"{self.name}: a value is none that can be read ({type(error).__name__}); "
+                    "correct it in the database."
+                ) from None
+            if chunk is None:
+                return
             # The database's own timeout is one of each step, and ends no endless stream.
             if time.monotonic() > self.deadline:
                 raise DataError(f"{self.name}: {_too_slow(self.timeout_s)}.")
@@ -104,12 +115,12 @@ def open_database(source: Source, timeout_s: float) -> Iterator[OpenDatabase]:
     engine: Engine | None = None
     try:
         engine = _engine(source, deadline)
-        with engine.connect() as connection, connection.begin() as transaction:
+        with _connected(source, engine) as connection, connection.begin() as transaction:
             _only_read(connection, timeout_s)
             yield OpenDatabase(source.name, connection, timeout_s, deadline)
             transaction.rollback()
-    except (SQLAlchemyError, sqlite3.Error, OSError, ImportError, ValueError, OverflowError) as e:
-        raise DataError(f"{source.name}: {_reason(e, timeout_s)}.") from None
+    except (SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
+        raise DataError(f"{source.name}: {_reason(error, timeout_s)}.") from None
     finally:
         if engine is not None:
             engine.dispose()
@@ -120,7 +131,12 @@ def _engine(source: Source, deadline: float) -> Engine:
     if url is not None and url.get_backend_name() != "sqlite":
         own = url.get_backend_name() == "postgresql" and "connect_timeout" not in url.query
         arguments = {"connect_timeout": _CONNECT_S} if own else {}
-        return create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
+        try:
+            return create_engine(
+                url, poolclass=NullPool, hide_parameters=True, connect_args=arguments
+            )
+        except (ValueError, TypeError):
+            raise _no_address(source) from None
     path = Path(source.location if url is None else (url.database or ""))
     if not path.is_file():
         raise DataError(f"{path.name or source.name}: there is no such database file.")
@@ -139,16 +155,27 @@ def _url(source: Source) -> URL:
         url = make_url(source.location)
         backend = url.get_backend_name()
     except (SQLAlchemyError, ValueError):  # whose text may hold the password
-        raise DataError(
-            f"{source.name}: is no address of a database, such as "
-            "'postgresql://name@host:5432/database' or 'sqlite:///folder/file.db'."
-        ) from None
+        raise _no_address(source) from None
     if url.drivername in ("postgresql", "postgres"):
         url, backend = url.set(drivername="postgresql+psycopg"), "postgresql"
     password = os.environ.get("FEDRX_DB_PASSWORD")
     if backend != "sqlite" and url.password is None and password:
         url = url.set(password=password)
     return url
+
+
+def _no_address(source: Source) -> DataError:
+    return DataError(
+        f"{source.name}: is no address of a database, such as "
+        "'postgresql://name@host:5432/database' or 'sqlite:///folder/file.db'."
+    )
+
+
+def _connected(source: Source, engine: Engine) -> Connection:
+    try:
+        return engine.connect()
+    except (ValueError, TypeError):  # of a host's name or an option that cannot be one
+        raise _no_address(source) from None
 
 
 def _only_read(connection: Connection, timeout_s: float) -> None:

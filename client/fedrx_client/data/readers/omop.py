@@ -348,7 +348,11 @@ def _when(text: str, place: str, column: str) -> When | None:
             f"{place}, field '{column}': {quoted(text)} is not a date such as 2024-03-31 or "
             "2024-03-31 08:15:00; correct it."
         ) from None
-    return When(moment, "day" if ":" not in text and "T" not in text else "time")
+    # Of a field of CDM that is a date, exports write a moment at midnight.
+    if column.endswith("_date"):
+        moment = moment.replace(hour=0, minute=0, second=0, microsecond=0)
+    dated = column.endswith("_date") or (":" not in text and "T" not in text)
+    return When(moment, "day" if dated else "time")
 
 
 def _whole(text: str) -> str:

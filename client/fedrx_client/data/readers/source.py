@@ -13,6 +13,7 @@ _TABLES = {".csv", ".tsv", ".txt", ".parquet", ".pq", ".xlsx"}
 _BUNDLES = {".json", ".ndjson"}
 _DATABASES = {".sqlite", ".sqlite3", ".db"}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:/\[]*)(:\d+)?(/|\Z)")
 _PACKED = re.compile(r"\.(gz|bgz)\Z")
 
 
@@ -43,6 +44,8 @@ class Source:
         scheme, _, rest = self.location.partition("://")
         # A password may hold '/', '?' and '#', so that only the last '@' surely ends it.
         shown = re.split(r"[?#]", rest.rpartition("@")[2])[0]
+        if not _HOST.match(shown):  # a name and a password, where the host was forgotten
+            shown = shown.partition(":")[0]
         return f"{scheme}://{shown.rpartition('/')[2] if scheme.startswith('sqlite') else shown}"
 
     def beside(self, name: str) -> Path:

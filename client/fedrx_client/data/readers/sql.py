@@ -153,7 +153,8 @@ class DatabaseTables:
             names: tuple[str, ...] = ()
             if found is not None:
                 nothing: Select[Any] = select(literal("*")).select_from(found).limit(0)
-                names = self._database.stream(nothing)[0]
+                names, rows = self._database.stream(nothing)
+                list(rows)
             self._columns[name] = {one.lower(): one for one in names}
         return self._columns[name].keys()
 
