@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fedrx_client.data.load import LoadResult
     from fedrx_client.data.quality.findings import QualityReport
     from fedrx_client.identity.identity import SiteIdentity
+    from fedrx_client.participation.site_source import SiteSource
     from fedrx_client.records.ledger import Ledger
     from fedrx_protocol.study.study import Study
 
@@ -102,7 +103,8 @@ def approve(
     from fedrx_models.planning import make_plan
 
     identity, agreed = _identity(folder), _study(study)
-    loaded = _load(identity, agreed, data, mapping)
+    source = _source(identity, agreed, data, mapping)
+    loaded = source.read()
     patients = loaded.cohort
     check_cohort_size(agreed, patients)
     overrides = dict.fromkeys(override or (), reason or "")
@@ -137,6 +139,7 @@ def approve(
     # Kept first: what is kept without an approval is never used, but an approval without it cannot
     # start.
     StudyFiles(folder).keep(agreed, mapping.read_text(encoding="utf-8"), data)
+    source.keep(loaded, key, now=_now())
     _approvals(folder).add(approval, key)
     undo = command("fedrx", "site", "approve", folder, "--revoke", agreed.name)
     say(f"Approved; take it back with `{undo}`.")
@@ -188,7 +191,7 @@ def check(
     lines = DryRun(
         folder=folder,
         study=agreed,
-        load=lambda: _load(identity, agreed, data, mapping),
+        load=lambda: _source(identity, agreed, data, mapping).read(),
         plan_of=make_plan,
         now=_now(),
         passphrase=passphrase,
@@ -339,14 +342,15 @@ def _network(
     return Network(door, identity.folder).checks()
 
 
-def _load(identity: "SiteIdentity", study: "Study", data: Path, mapping: Path) -> "LoadResult":
-    from fedrx_client.data.load import load_cohort
+def _source(identity: "SiteIdentity", study: "Study", data: Path, mapping: Path) -> "SiteSource":
     from fedrx_client.data.mapping import TableMapping
     from fedrx_client.data.privacy.pipeline import require_pipeline
+    from fedrx_client.data.readers.source import Source
+    from fedrx_client.participation.site_source import SiteSource
 
     table = TableMapping.load(mapping)
     require_pipeline(study, table)
-    return load_cohort(data, table, study.feature_schema, site=identity.site)
+    return SiteSource(identity.folder, identity.site, study, table, Source.parse(data))
 
 
 def _quality(study: "Study", data: Path, mapping: Path, loaded: "LoadResult") -> "QualityReport":

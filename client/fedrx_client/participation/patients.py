@@ -7,12 +7,13 @@ module passes none on.
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedrx_client.approvals.approval import CohortChanged
 from fedrx_client.approvals.study_files import KeptStudy
-from fedrx_client.data.load import load_cohort
+from fedrx_client.data.load import LoadResult, load_cohort
 from fedrx_client.data.privacy.pipeline import require_pipeline
 from fedrx_common.errors import DataError
 from fedrx_models.cohort.cohort import Cohort
@@ -33,15 +34,18 @@ class Patients:
     Args:
         kept: study, mapping and table.
         site: the site's id.
+        read: reads them, where they are not read as a file is.
 
     Raises:
         CohortChanged: the table cannot be read, or not as it was approved.
         PipelineChanged: the study pins another mapping.
     """
 
-    def __init__(self, kept: KeptStudy, site: str) -> None:
+    def __init__(
+        self, kept: KeptStudy, site: str, read: Callable[[], LoadResult] | None = None
+    ) -> None:
         require_pipeline(kept.study, kept.mapping)
-        self._kept, self._site = kept, site
+        self._kept, self._site, self._read_source = kept, site, read
         self._look, self._content = self._looks(), self._contents()
         self.cohort = self._read()
 
@@ -104,6 +108,8 @@ class Patients:
         kept = self._kept
         schema = kept.study.feature_schema
         try:
+            if self._read_source is not None:
+                return self._read_source().cohort
             return load_cohort(kept.table, kept.mapping, schema, site=self._site).cohort
         except DataError:
             raise CohortChanged(
