@@ -303,7 +303,7 @@ class LiveSite:
         return OpenRun(offer, roster.digest, approval, patients, site)
 
     def _reader(self, kept: KeptStudy) -> Callable[[], LoadResult] | None:
-        """Return what reads patients of a database or a server; None for files, which are watched."""
+        """Return what reads a database's or a server's patients; None for watched files."""
         source = Source.parse(kept.table)
         if source.path is not None:
             return None
