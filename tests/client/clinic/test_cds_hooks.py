@@ -136,6 +136,7 @@ def test_a_card_has_dose_interval_model_and_who_decides(client, recorded):
     assert len(card["summary"]) <= 140
     assert card["indicator"] in {"info", "warning"}
     assert "no medical device" in card["detail"]
+    assert "CYP2C9 *1/*3 lowers the dose by" in card["detail"].replace("\\", "")
     assert card["source"]["label"].startswith("FedRx warfarin_dose-")
     assert {one["code"] for one in card["overrideReasons"]} >= {"guideline", "other"}
     kind, reason, study = recorded[-1]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedrx_client.clinic.reasons import reasons
 from fedrx_client.clinic.service.hooks import HookName
 from fedrx_client.clinic.service.record import orders_of, prefetch_of, reader
 from fedrx_client.clinic.service.serving import ServedModel
@@ -91,5 +92,6 @@ def _served(one: ServiceEntry, path: Path) -> ServedModel:
         model=model,
         read=reader(mapping, model.model.schema),
         prefetch=prefetch_of(mapping),
+        reasons=reasons,
         concerns=lambda orders: not drugs or bool(drugs & orders_of(orders)),
     )
