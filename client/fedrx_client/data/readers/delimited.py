@@ -330,7 +330,7 @@ def _inside_quotes(
 
 
 def _solid_bytes(delimiter: str) -> bytes:
-    """Return 1 for each byte that no blank record has, else 0; beyond ASCII there are blanks too."""
+    """Return 1 for a byte that no blank record has, else 0; there are blanks beyond ASCII too."""
     blanks = {*_BLANKS, *b'"\r\n', ord(delimiter)}
     return bytes(int(byte < 128 and byte not in blanks) for byte in range(256))
 
