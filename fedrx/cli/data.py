@@ -62,6 +62,24 @@ def genotypes(
 
 
 @app.command(
+    epilog="Example: fedrx data cohort study.toml --source patients.csv --mapping mapping.toml"
+)
+def cohort(
+    study: StudyFile, *, source: SourceText, mapping: Mapping, as_json: AsJson = False
+) -> None:
+    """Read patients as a study would: rows kept and dropped and why, columns, fingerprint."""
+    from fedrx.api import read_cohort
+    from fedrx.views.cohort import cohort_document, cohort_page
+    from fedrx.views.terminal import say
+
+    loaded = read_cohort(source, mapping, study)
+    if as_json:
+        sys.stdout.write(json.dumps(cohort_document(loaded)) + "\n")
+    else:
+        say(cohort_page(loaded))
+
+
+@app.command(
     epilog="Example: fedrx data quality study.toml --source patients.csv --mapping mapping.toml"
 )
 def quality(

@@ -31,7 +31,14 @@ if TYPE_CHECKING:
 
 Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
 StudyFile = Annotated[Path, typer.Argument(help="Study file.")]
-Data = Annotated[Path, typer.Option(help="CSV or Parquet file of this site's patients.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        "--source",
+        help="This site's patients: a table, a folder, a database or a FHIR address.",
+    ),
+]
 Mapping = Annotated[Path, typer.Option(help="Mapping file for it.")]
 PassphraseFile = Annotated[
     Path | None,
@@ -46,7 +53,12 @@ def approve(
     folder: Folder,
     study: Annotated[Path | None, typer.Argument(help="Study file.")] = None,
     *,
-    data: Annotated[Path | None, typer.Option(help="CSV or Parquet file of patients.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", "--source", help="Patients: a table, a folder, a database or FHIR address."
+        ),
+    ] = None,
     mapping: Annotated[Path | None, typer.Option(help="Mapping file for it.")] = None,
     max_epsilon: Annotated[
         float | None, typer.Option(help="The most to spend on these patients, over all studies.")
@@ -342,7 +354,7 @@ def _network(
     return Network(door, identity.folder).checks()
 
 
-def _source(identity: "SiteIdentity", study: "Study", data: Path, mapping: Path) -> "SiteSource":
+def _source(identity: "SiteIdentity", study: "Study", data: str, mapping: Path) -> "SiteSource":
     from fedrx_client.data.mapping import TableMapping
     from fedrx_client.data.privacy.pipeline import require_pipeline
     from fedrx_client.data.readers.source import Source
@@ -353,7 +365,7 @@ def _source(identity: "SiteIdentity", study: "Study", data: Path, mapping: Path)
     return SiteSource(identity.folder, identity.site, study, table, Source.parse(data))
 
 
-def _quality(study: "Study", data: Path, mapping: Path, loaded: "LoadResult") -> "QualityReport":
+def _quality(study: "Study", data: str, mapping: Path, loaded: "LoadResult") -> "QualityReport":
     from fedrx_client.checks.quality import quality_of
     from fedrx_client.data.mapping import TableMapping
     from fedrx_client.data.readers.source import Source

@@ -21,7 +21,6 @@ from fedrx_client.approvals.approval import Approval
 from fedrx_client.approvals.store import Approvals
 from fedrx_client.approvals.study_files import KeptStudy, StudyFiles
 from fedrx_client.data.load import LoadResult
-from fedrx_client.data.readers.source import Source
 from fedrx_client.identity.identity import Keys, NotEnrolled, SiteIdentity, require_known_pin
 from fedrx_client.identity.offers import TakenOffers, check_clock, pinned_roster, require_pin
 from fedrx_client.participation.patients import Patients
@@ -304,10 +303,9 @@ class LiveSite:
 
     def _reader(self, kept: KeptStudy) -> Callable[[], LoadResult] | None:
         """Return what reads a database's or a server's patients; None for watched files."""
-        source = Source.parse(kept.table)
-        if source.path is not None:
+        if isinstance(kept.table, Path):
             return None
-        way = SiteSource(self._folder, self.identity.site, kept.study, kept.mapping, source)
+        way = SiteSource(self._folder, self.identity.site, kept.study, kept.mapping, kept.source)
         return lambda: way.approved(self._keys.identity, now=int(self._clock()))
 
     def _current(self, run: int) -> OpenRun | None:
