@@ -71,12 +71,16 @@ def cohort(
     from fedrx.api import read_cohort
     from fedrx.views.cohort import cohort_document, cohort_page
     from fedrx.views.terminal import say
+    from fedrx_client.data.mapping import TableMapping
+    from fedrx_client.data.privacy.pipeline import pipeline_digest
 
     loaded = read_cohort(source, mapping, study)
+    pipeline = pipeline_digest(TableMapping.load(mapping), loaded.cohort.schema)
     if as_json:
-        sys.stdout.write(json.dumps(cohort_document(loaded)) + "\n")
+        document = {**cohort_document(loaded), "pipeline": pipeline}
+        sys.stdout.write(json.dumps(document) + "\n")
     else:
-        say(cohort_page(loaded))
+        say(f"{cohort_page(loaded)}\nPipeline: {pipeline}")
 
 
 @app.command(

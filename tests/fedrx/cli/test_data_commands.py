@@ -118,6 +118,8 @@ class TestApproval:
 
 def test_check_shows_the_pipeline_and_a_study_may_pin_it(fedrx, joined, place):
     shown = fedrx("site", "check", "a", *SITE, "--json").json["pipeline"]
+    assert fedrx("data", "cohort", *GIVEN, "--json").json["pipeline"] == shown
+    assert f"Pipeline: {shown}" in fedrx("data", "cohort", *GIVEN).out
     agreed = (place / "study.toml").read_text()
     for pin, code in ((shown, 0), ("ab" * 32, 2)):
         text = agreed.replace("minimum_per_site = 5", f'minimum_per_site = 5\npipeline = "{pin}"')
