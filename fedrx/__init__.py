@@ -25,12 +25,15 @@ if TYPE_CHECKING:
         PatientFile,
         SimulationResult,
         SyntheticSites,
+        cohort_frame,
         default_study,
         load_cohorts,
         load_model,
         override,
+        read_cohort,
         resume,
         simulate,
+        visits_frame,
     )
     from fedrx_common.errors import FedRxError
     from fedrx_models.cohort.cohort import Cohort
@@ -43,12 +46,15 @@ __all__ = [
     "SimulationResult",
     "Study",
     "SyntheticSites",
+    "cohort_frame",
     "default_study",
     "load_cohorts",
     "load_model",
     "override",
+    "read_cohort",
     "resume",
     "simulate",
+    "visits_frame",
 ]
 
 

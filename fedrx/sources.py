@@ -10,6 +10,7 @@ from typing import Any
 from fedrx_client.data.load import LoadResult, load_dealt, load_split
 from fedrx_client.data.mapping import TableMapping
 from fedrx_client.data.privacy.pipeline import require_pipeline
+from fedrx_client.data.readers.source import Source as PatientSource
 from fedrx_common.errors import MisuseError, RunError
 from fedrx_models.cohort.cohort import Cohort
 from fedrx_protocol.study.schema import FeatureSchema
@@ -78,16 +79,16 @@ def synthetic_sites(
 
 @dataclass(frozen=True)
 class PatientFile:
-    """A table of real patients that is split into sites.
+    """Real patients that are split into sites.
 
     Args:
-        data: CSV or Parquet file.
+        data: a file (CSV, Parquet, Excel, FHIR), a folder, or the address of a database or server.
         mapping: Mapping file.
         split_by: Column that names each patient's site; or
         sites: into how many sites the patients of a table without such a column are dealt out.
     """
 
-    data: Path
+    data: Path | str
     mapping: Path
     split_by: str | None = None
     sites: int | None = None
@@ -228,7 +229,7 @@ def _described(source: Source) -> dict[str, Any]:
     if isinstance(source, PatientFile):
         return {
             "kind": "file",
-            "data": str(source.data.resolve()),
+            "data": PatientSource.parse(source.data).kept,
             "mapping": str(source.mapping.resolve()),
             "split_by": source.split_by,
             "sites": source.sites,
@@ -242,7 +243,7 @@ def source_of(folder: Path, described: Mapping[str, Any]) -> Source:
     kind = values.pop("kind", None)
     if kind == "file":
         split_by, sites = values.get("split_by"), values.get("sites")
-        return PatientFile(Path(values["data"]), Path(values["mapping"]), split_by, sites)
+        return PatientFile(values["data"], Path(values["mapping"]), split_by, sites)
     if kind == "synthetic":
         return SyntheticSites(**{**values, "patients": tuple(values["patients"])})
     raise RunError(

@@ -40,7 +40,10 @@ def ripple(
         Path | None, typer.Option(help="Study file; a model of another study is refused.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Table of patients to ask about; else synthetic ones.")
+        str | None,
+        typer.Option(
+            "--data", "--source", help="Patients to ask about, in any source; else synthetic ones."
+        ),
     ] = None,
     mapping: Annotated[Path | None, typer.Option(help="How its columns become features.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -78,7 +81,7 @@ def _network(path: Path, study: Path | None) -> "PatientModel":
     return found
 
 
-def _patients(schema: "FeatureSchema", data: Path | None, mapping: Path | None) -> "Cohort":
+def _patients(schema: "FeatureSchema", data: str | None, mapping: Path | None) -> "Cohort":
     """Load the patients of a table, or draw synthetic ones."""
     from fedrx.api import SyntheticSites, load_cohorts
     from fedrx_client.data.load import load_cohort

@@ -21,7 +21,14 @@ _SYNTHETIC = frozenset({"--patients", "--heterogeneity", "--missingness", "--shi
 StudyFile = Annotated[
     Path | None, typer.Argument(help="Study file; the built-in warfarin study if left out.")
 ]
-Data = Annotated[Path | None, typer.Option(help="CSV or Parquet file of real patients.")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        "--source",
+        help="Real patients: a table (CSV, Parquet, Excel), a folder, a database or FHIR address.",
+    ),
+]
 Mapping = Annotated[
     Path | None, typer.Option(help="How the file's columns become features (TOML).")
 ]
@@ -57,7 +64,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 def given(context: typer.Context) -> frozenset[str]:
     """The options and arguments on the command line, by their names."""
     return frozenset(
-        max(parameter.opts, key=len)
+        next((one for one in parameter.opts if one.startswith("--")), parameter.opts[0])
         for parameter in context.command.params
         if context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
     )
@@ -80,7 +87,7 @@ def refuse_shapes_of_a_file(found: Set[str]) -> None:
 def study_and_patients(
     study: Path | None,
     *,
-    data: Path | None,
+    data: str | None,
     mapping: Path | None,
     split_by: str | None,
     sites: int | None,

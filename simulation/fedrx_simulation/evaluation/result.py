@@ -1,9 +1,9 @@
 """What a simulation found: weights, exact and reported metrics, privacy spent, bytes, report."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from fedrx_protocol.privacy.figures import Figure, readable
 from fedrx_protocol.study.study import Study
 from fedrx_server.report.data import PrivacyStatement, ReportData
 from fedrx_server.runs.checkpoints import RoundRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,30 @@ class SimulationResult:
 
         figures = report_figures(self.report)
         return {title.lower().replace(" ", "_"): figure for title, _, figure in figures}
+
+    @property
+    def frames(self) -> "dict[str, pd.DataFrame]":
+        """The result as DataFrames.
+
+        `metrics` has a row for each model (`federated`, `pooled`, ...); `rounds` one for each
+        round, with the metrics that it released; `spent` one for each release of a site.
+        """
+        import pandas as pd  # noqa: PLC0415 - only a notebook needs it
+
+        models = {name: _plain(metrics) for name, metrics in self.metrics.items()}
+        rounds = [{**asdict(one), **(one.metrics or {})} for one in self.rounds]
+        for one in rounds:
+            del one["metrics"]
+        spent = [
+            {"site": site, **asdict(release)}
+            for site, releases in self.ledger.items()
+            for release in releases
+        ]
+        return {
+            "metrics": pd.DataFrame.from_dict(models, orient="index").rename_axis("model"),
+            "rounds": pd.DataFrame(rounds),
+            "spent": pd.DataFrame(spent),
+        }
 
     @property
     def reported_headline(self) -> Figure:

@@ -157,7 +157,7 @@ class Formula:
         Raises:
             FormulaHasNoValue: if strict, where arithmetic has no answer.
         """
-        work = _Work(rows, numbers, dates, known, strict)
+        work = _Evaluation(rows, numbers, dates, known, strict)
         with np.errstate(all="ignore"):
             return np.broadcast_to(work.number(self.root), (rows,)).copy()
 
@@ -306,7 +306,7 @@ def _listed() -> str:
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Evaluation:
     """The evaluation of one formula."""
 
     rows: int

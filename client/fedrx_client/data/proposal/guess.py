@@ -16,7 +16,7 @@ from fedrx_client.data.harmonise.units import conversion, convertible_to
 from fedrx_client.data.proposal.cells_seen import CellsSeen
 from fedrx_client.data.proposal.names import ColumnName, meanings, plain_words, words_of
 from fedrx_client.data.proposal.peek import Peek, is_personal
-from fedrx_client.data.quality.scale import PublicReference
+from fedrx_client.data.quality.scale import PublicReference, off_by
 from fedrx_protocol.study.codes import code_key
 from fedrx_protocol.study.schema import CategoryFeature, FlagFeature, Treatment
 
@@ -309,7 +309,9 @@ def _unit(column: ColumnName, seen: CellsSeen, reference: PublicReference) -> tu
     best = min(away, key=lambda unit: away[unit])
     if best != reference.unit and away[best] <= 1.5:
         return best, [f"the name says no unit; the values look like {best}"]
-    return reference.unit, ["the name says no unit, and the values are unusual"]
+    found = off_by(seen.numbers, reference)
+    like = "are unusual" if found is None else f"look like {found.unit}"
+    return reference.unit, [f"the name says no unit, and the values {like}"]
 
 
 def _rough(value: float) -> str:
