@@ -26,7 +26,7 @@ def cohort_frame(cohort: Cohort) -> pd.DataFrame:
         values = cohort.values[feature.name]  # noqa: PD011 - not a frame
         if isinstance(feature, CategoryFeature):
             codes = values.astype(np.int16)
-            columns[feature.name] = pd.Categorical.from_codes(codes, list(feature.values))
+            columns[feature.name] = pd.Categorical.from_codes(codes, pd.Index(feature.values))
         elif isinstance(feature, FlagFeature):
             missing = values < 0 if values.dtype.kind == "i" else np.zeros(len(values), np.bool_)
             columns[feature.name] = pd.arrays.BooleanArray(values.astype(np.bool_), missing)
