@@ -190,8 +190,7 @@ class _Parser:
             found = _TOKEN.match(text, at)
             if found is None:
                 start = at + len(text[at:]) - len(text[at:].lstrip())
-                hint = ", for a power write ^" if text[start : start + 2] == "**" else ""
-                self._refuse(f"'{text[start]}' has no meaning here{hint}", start)
+                self._refuse(f"'{text[start]}' has no meaning here", start)
             kind = cast("str", found.lastgroup)
             yield kind, found[kind], found.start(kind)
             at = found.end()
@@ -242,7 +241,8 @@ class _Parser:
         if what == "name":
             return self._call(text, place, kind, depth) if self._sees("(") else _Column(text, kind)
         if text != "(":
-            self._refuse(f"'{text}' stands where a number, a column or a function should", place)
+            hint = "; for a power write ^" if self._text[place - 1 : place + 1] == "**" else ""
+            self._refuse(f"'{text}' where a number, a column or a function should be{hint}", place)
         inner = self.sum(kind, depth + 1)
         self._close()
         return inner
