@@ -83,8 +83,8 @@ class FolderTables:
                     for one in columns
                 ]
                 yield from zip(*cells, strict=True)
-        except (pa.ArrowException, OSError, EOFError, zlib.error, UnicodeError) as error:
-            raise DataError(f"{self._of(path)}: {_reason(error)}.") from None
+        except (pa.ArrowException, OSError, EOFError, zlib.error, ValueError, OverflowError) as e:
+            raise DataError(f"{self._of(path)}: {_reason(e)}.") from None
 
     def _of(self, path: Path) -> str:
         return f"{self.name}/{path.name}"
