@@ -53,6 +53,8 @@ FOLDERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "registry": "pharmacogenomic flux contract",
             "pharmacogenomic": "heads contract cohort layers",
             "flux": "heads contract cohort layers",
+            "explain": "pharmacogenomic flux metrics contract cohort",
+            "calibration": "contract cohort",
             "personal": "fitting contract cohort",
             "fitting": "flux heads contract cohort",
             "heads": "contract cohort",
@@ -61,7 +63,7 @@ FOLDERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
         "fedrx_client": {
             "app": "participation identity records training",
-            "clinic": "data",
+            "clinic": "data records",
             "checks": "participation approvals identity records data training connection",
             "participation": "approvals identity records data training",
             "approvals": "identity records data",

@@ -1,4 +1,4 @@
-"""Documents from outside as plain values: one reader of TOML, one of JSON, and what both refuse.
+"""Documents from outside: one reader of TOML, one of JSON, one of typed state, and what all refuse.
 
 A document that is nested too deep, or holds too large a number, is refused here with a sentence, so
 that later code never meets Python's own limits.
@@ -7,8 +7,15 @@ that later code never meets Python's own limits.
 import json
 import tomllib
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+STRICT = ConfigDict(strict=True, extra="forbid")
+"""How the dataclass of a state file is read: `@with_config(STRICT)`. No value is converted."""
+
+StateT = TypeVar("StateT")
 DEEPEST = 64  # lists and tables in each other; a study has 6
 _LARGEST = 2**64  # the seeds and ids of other programs have 64 bits
 
@@ -57,6 +64,30 @@ def read_json(data: bytes | str, pairs: Pairs | None = None) -> Any:  # noqa: AN
         raise _too_large() from None
     require_bounded(document)
     return document
+
+
+def read(path: Path, model: type[StateT]) -> StateT:
+    """Read a party's own state file: JSON of exactly the fields and types of a dataclass.
+
+    What is signed or hashed is not read here: its bytes count, see `fedrx_common.canonical_json`.
+
+    Args:
+        path: the file.
+        model: a dataclass under `@with_config(STRICT)`; fields with a default may be missing.
+
+    Raises:
+        DocumentInvalid: it is not JSON, or holds other fields or types.
+        OSError: it cannot be read.
+    """
+    data = path.read_bytes()
+    read_json(data)
+    adapter: TypeAdapter[StateT] = TypeAdapter(model)
+    try:
+        return adapter.validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DocumentInvalid(f"not what was written: {where}: {first['msg']}") from None
 
 
 def require_bounded(document: object) -> None:

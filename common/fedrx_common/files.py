@@ -18,12 +18,12 @@ PARTIAL_SUFFIX = ".partial"
 _LOCK_POLL_S = 0.05
 
 
-class FolderExists(MisuseError):
-    """A folder that is there already; overwriting it could destroy the only copy of its keys."""
-
-
 class FolderUnusable(MisuseError):
-    """A file or folder that cannot be read or written."""
+    """A file or folder that cannot be read or written, or a new folder whose place is taken."""
+
+
+class FolderDamaged(MisuseError):
+    """A file of a party's own folder that is not what the party wrote; nothing of it is used."""
 
 
 class LockHeld(MisuseError):
@@ -37,8 +37,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     The next process that makes the same folder clears what a killed one left behind.
 
     Raises:
-        FolderExists: `path` is there already, or is being made.
-        FolderUnusable: the disk does not let us.
+        FolderUnusable: `path` is there already, or is being made, or the disk does not let us.
     """
     path = path.absolute()
     partial = path.with_name(f".{path.name}.partial")
@@ -48,7 +47,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             if not take_lock(descriptor, wait_s=0):
-                raise FolderExists(f"{partial}: another process is making this folder.")
+                raise FolderUnusable(f"{partial}: another process is making this folder.")
             _empty(partial)
             try:
                 yield partial
@@ -64,13 +63,22 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(folder: Path, name: str = "", *, wait_s: float = math.inf) -> Iterator[None]:
-    """Hold the exclusive lock of a folder, or of a file in it; it ends with the process at latest.
+def locked(
+    folder: Path,
+    name: str = "",
+    *,
+    wait_s: float = math.inf,
+    shared: bool = False,
+    held: str = "",
+) -> Iterator[None]:
+    """Hold the lock of a folder, or of a file in it; it ends with the process at latest.
 
     Args:
         folder: keeps other processes out while it is changed.
         name: a lock file in it, made (mode 0600) if it is not there; the folder itself if empty.
         wait_s: how long to wait for another process; without limit by default, 0 for not at all.
+        shared: whether others may hold it at the same time, if they share it too.
+        held: what to say if another process still holds the lock, and what to do then.
 
     Raises:
         LockHeld: another process still holds the lock.
@@ -81,36 +89,49 @@ def locked(folder: Path, name: str = "", *, wait_s: float = math.inf) -> Iterato
         flags = os.O_CREAT | os.O_RDWR if name else os.O_RDONLY | os.O_DIRECTORY
         descriptor = os.open(path, flags, 0o600)
     try:
-        if not take_lock(descriptor, wait_s=wait_s):
-            raise LockHeld(f"{path}: another process holds this lock; try again when it ends.")
+        if not take_lock(descriptor, wait_s=wait_s, shared=shared):
+            raise LockHeld(
+                held or f"{path}: another process holds this lock; try again when it ends."
+            )
         yield
     finally:
         os.close(descriptor)
 
 
-def take_lock(descriptor: int, *, wait_s: float = math.inf) -> bool:
-    """Take the exclusive lock of an open file or folder; closing it releases the lock.
+def take_lock(descriptor: int, *, wait_s: float = math.inf, shared: bool = False) -> bool:
+    """Take the lock of an open file or folder; closing it releases the lock.
 
     Args:
         descriptor: the open file or folder.
         wait_s: how long to wait for another process; without limit by default, 0 for not at all.
+        shared: whether others may hold it at the same time, if they share it too.
 
     Returns:
         Whether the lock is taken; False if another process still holds it.
     """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     if wait_s == math.inf:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, kind)
         return True
     end = time.monotonic() + wait_s
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= end:
                 return False
             time.sleep(_LOCK_POLL_S)
         else:
             return True
+
+
+def release_lock(descriptor: int) -> None:
+    """Release a lock and close its file, whatever processes were forked since it was taken.
+
+    A forked process may hold a copy of the descriptor, so that closing this one is not enough.
+    """
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
 
 
 @contextmanager
@@ -156,7 +177,7 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 def _require_absent(path: Path) -> None:
     if path.exists() or path.is_symlink():
-        raise FolderExists(f"{path}: exists already; name a folder that does not.")
+        raise FolderUnusable(f"{path}: exists already; name a folder that does not.")
 
 
 def _empty(folder: Path) -> None:

@@ -24,28 +24,24 @@ _ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 _OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 
 
-class KeyUnreadable(MisuseError):
-    """A private key is damaged, of another kind, or its passphrase is missing or wrong."""
+class KeyUnusable(MisuseError):
+    """A private key that no party may use.
 
-
-class KeyExposed(MisuseError):
-    """Others on this machine may read a private key; it must be taken for stolen or be closed."""
-
-
-class PassphraseWeak(MisuseError):
-    """A passphrase so short that it can be guessed from a stolen file."""
+    It is damaged, of another kind, or readable by others on this machine; or its passphrase is
+    missing, wrong, or so short that it can be guessed from a stolen file.
+    """
 
 
 def read_private(path: Path) -> bytes:
     """Read a file of ours, after a check of who else may read it.
 
     Raises:
-        KeyExposed: the group or others may read it.
+        KeyUnusable: the group or others may read it.
         FolderUnusable: it cannot be read.
     """
     with unusable(path):
         if path.stat().st_mode & 0o077:
-            raise KeyExposed(
+            raise KeyUnusable(
                 f"{path}: others on this machine may read this private key; run "
                 f"`{command('chmod', '600', path)}` "
                 "and make new keys if anybody did."
@@ -57,12 +53,12 @@ def pem_of(key: PrivateKey, passphrase: str | None) -> bytes:
     """Write a private key as PKCS #8 PEM, encrypted (PBES2, AES-256) if there is a passphrase.
 
     Raises:
-        PassphraseWeak: it is shorter than 12 characters.
+        KeyUnusable: it is shorter than 12 characters.
     """
     encryption: KeySerializationEncryption = NoEncryption()
     if passphrase is not None:
         if len(passphrase) < PASSPHRASE_CHARACTERS:
-            raise PassphraseWeak(
+            raise KeyUnusable(
                 f"A passphrase needs at least {PASSPHRASE_CHARACTERS} characters; take a longer "
                 "one."
             )
@@ -79,7 +75,7 @@ def is_encrypted(path: Path) -> bool:
     """Say whether a private key file needs a passphrase.
 
     Raises:
-        KeyExposed: the group or others may read it.
+        KeyUnusable: the group or others may read it.
         FolderUnusable: it cannot be read.
     """
     return read_private(path).startswith(_ENCRYPTED)
@@ -89,12 +85,12 @@ def load_ed25519(path: Path, passphrase: str | None) -> Ed25519PrivateKey:
     """Read an Ed25519 private key; a passphrase that is not needed is ignored.
 
     Raises:
-        KeyUnreadable: damaged, of another kind, or its passphrase is missing or wrong.
-        KeyExposed: the group or others may read it.
+        KeyUnusable: it is damaged, of another kind, or open to the group or others; or its
+            passphrase is missing or wrong.
     """
     key = _load(path, passphrase)
     if not isinstance(key, Ed25519PrivateKey):
-        raise KeyUnreadable(f"{path}: is no Ed25519 private key; restore it from a backup.")
+        raise KeyUnusable(f"{path}: is no Ed25519 private key; restore it from a backup.")
     return key
 
 
@@ -102,19 +98,19 @@ def load_p384(path: Path, passphrase: str | None) -> EllipticCurvePrivateKey:
     """Read an ECDSA P-384 private key, PEM or OpenSSH; an unneeded passphrase is ignored.
 
     Raises:
-        KeyUnreadable: damaged, of another kind, or its passphrase is missing or wrong.
-        KeyExposed: the group or others may read it.
+        KeyUnusable: it is damaged, of another kind, or open to the group or others; or its
+            passphrase is missing or wrong.
     """
     key = _load(path, passphrase)
     if not isinstance(key, EllipticCurvePrivateKey) or key.curve.name != "secp384r1":
-        raise KeyUnreadable(f"{path}: is no P-384 private key; restore it from a backup.")
+        raise KeyUnusable(f"{path}: is no P-384 private key; restore it from a backup.")
     return key
 
 
 def _load(path: Path, passphrase: str | None) -> object:
     data = read_private(path)
     if data.startswith(_ENCRYPTED) and passphrase is None:
-        raise KeyUnreadable(
+        raise KeyUnusable(
             f"{path}: is encrypted; give its passphrase with --passphrase-file or in "
             "FEDRX_PASSPHRASE."
         )
@@ -125,6 +121,6 @@ def _load(path: Path, passphrase: str | None) -> object:
         return load_pem_private_key(data, secret)
     except (ValueError, TypeError):
         reason = "the passphrase is wrong" if secret else "the file is damaged"
-        raise KeyUnreadable(
+        raise KeyUnusable(
             f"{path}: cannot be read, {reason}; try again, or restore it from a backup."
         ) from None

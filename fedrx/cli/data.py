@@ -105,6 +105,34 @@ def quality(
         raise typer.Exit(_RED)
 
 
+_map_example = "fedrx data map patients.csv study.toml --output mapping.toml"
+
+
+@app.command("map", epilog=f"Example: {_map_example}")
+def map_(
+    table: Annotated[Path, typer.Argument(help="CSV, TSV, Parquet or Excel file of patients.")],
+    study: StudyFile,
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Mapping file to write.")],
+    rows: Annotated[int, typer.Option(help="Rows to look at.", min=1, max=100_000)] = 200,
+) -> None:
+    """Propose a mapping of a table: a comment for each guess, `# ?` where a person must decide."""
+    from fedrx.views.terminal import say
+    from fedrx_client.data.proposal.propose import propose
+    from fedrx_common.errors import counted
+    from fedrx_common.files import write_file
+    from fedrx_protocol.study.study import Study
+
+    _refuse_output(output)
+    found = propose(table, Study.load(study), rows)
+    write_file(output, found.text.encode())
+    left = counted(found.open, "decision")
+    say(
+        f"{output}: looked at {counted(found.rows, 'row')}, found columns for "
+        f"{counted(len(found.guessed), 'thing')} of the study; {left} left to you (# ?)."
+    )
+
+
 def _refuse_output(path: Path) -> None:
     """Refuse a file that is there already, or whose folder is not."""
     from fedrx_common.errors import MisuseError

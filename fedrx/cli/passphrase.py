@@ -14,16 +14,12 @@ from fedrx_common.errors import MisuseError
 VARIABLE = "FEDRX_PASSPHRASE"
 
 
-class PassphraseMissing(MisuseError):
-    """A passphrase was asked for or is needed, and none was given."""
-
-
 def new_passphrase(file: Path | None, *, ask: bool) -> str | None:
     """Read the passphrase for new keys, or None to leave them unencrypted.
 
     Raises:
-        PassphraseMissing: the file cannot be used, or there is no terminal to ask at.
-        MisuseError: both a file and the question were asked for.
+        MisuseError: the file cannot be used, there is no terminal to ask at, or both a file and the
+            question were asked for.
     """
     if ask and file is not None:
         raise MisuseError("give --ask-passphrase or --passphrase-file, not both.")
@@ -38,7 +34,7 @@ def passphrase_for(*, needed: bool, file: Path | None) -> str | None:
     """Read the passphrase of existing keys; ask at a terminal only if one is needed.
 
     Raises:
-        PassphraseMissing: the file cannot be used, or one is needed and there is none.
+        MisuseError: the file cannot be used, or one is needed and there is none.
     """
     given = _given(file)
     if given is not None or not needed:
@@ -53,17 +49,17 @@ def _given(file: Path | None) -> str | None:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
-        raise PassphraseMissing(
+        raise MisuseError(
             f"{file}: cannot be read; give a text file with the passphrase in its first line."
         ) from None
     if not lines or not lines[0]:
-        raise PassphraseMissing(f"{file}: its first line is empty; write the passphrase there.")
+        raise MisuseError(f"{file}: its first line is empty; write the passphrase there.")
     return lines[0]
 
 
 def _require_terminal() -> None:
     if not sys.stdin.isatty():
-        raise PassphraseMissing(
+        raise MisuseError(
             f"A passphrase is needed and no terminal is here to ask at; give --passphrase-file or "
             f"set {VARIABLE}."
         )

@@ -5,7 +5,6 @@ whether or not a coordinator runs.
 """
 
 import json
-import logging
 import shlex
 import sys
 import threading
@@ -14,14 +13,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fedrx.views.terminal import say
-from fedrx_common.errors import FedRxError, MisuseError, RunError
+from fedrx_common.errors import MisuseError, RunError
 from fedrx_common.text import command
 
 if TYPE_CHECKING:
@@ -36,10 +34,6 @@ EXPIRY_WARNING_S = 30 * 86_400
 Folder = Annotated[Path, typer.Argument(help="The consortium folder.")]
 RunName = Annotated[str, typer.Argument(help="Name of the run, e.g. warfarin_dose-1.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-
-
-class RunNotFinished(FedRxError):
-    """The run that was followed stopped or failed; its folder is kept."""
 
 
 def register(app: typer.Typer) -> None:
@@ -72,6 +66,7 @@ def start(
 ) -> None:
     """Open the door for sites and drive the runs, until interrupted; for a service manager."""
     from fedrx_common.address import bare_host
+    from fedrx_common.logs import log_to
     from fedrx_common.signals import on_ending
     from fedrx_server.consortium.consortium import Consortium
     from fedrx_server.service.coordinator import Coordinator
@@ -79,17 +74,7 @@ def start(
 
     consortium = Consortium(folder)
     ports = Ports(port, inner_port, health_port, bare_host(host))
-    log = folder / "service.log"
-    try:
-        file = RotatingFileHandler(
-            log, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8"
-        )
-    except OSError as error:
-        raise MisuseError(f"{log}: cannot be written ({error.strerror}).") from None
-    form = "%(asctime)s %(levelname)s %(message)s"
-    handlers: list[logging.Handler] = [file, logging.StreamHandler()]
-    logging.basicConfig(level=logging.INFO, format=form, handlers=handlers, force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    log_to(folder / "service.log", most_bytes=_LOG_BYTES, older_files=_LOG_FILES)
     over = threading.Event()
     on_ending(over.set)
     warn_certificate(consortium)
@@ -316,7 +301,9 @@ def _follow(folder: Path, path: Path, *, as_json: bool) -> None:
         )
         return
     if word != "finished":
-        raise RunNotFinished(f"run {path.name} {word}: {sentence}")
+        from fedrx_server.rounds.retry import StudyStopped
+
+        raise StudyStopped(f"run {path.name} {word}: {sentence}")
     if as_json:
         sys.stdout.write(json.dumps(json.loads((path / "result.json").read_bytes())) + "\n")
         return

@@ -1,12 +1,9 @@
 """`fedrx site start`: the hospital's agent, in the foreground, until it gets a signal to stop."""
 
 import logging
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import TextIOWrapper
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -55,6 +52,7 @@ def start(
     from fedrx_client.participation.settings import SiteSettings, only_agent
     from fedrx_client.training.device import pick_device
     from fedrx_common.address import Address
+    from fedrx_common.logs import log_to
 
     identity = SiteIdentity(folder)
     given = None if coordinator is None else str(Address.parse(coordinator))
@@ -70,18 +68,18 @@ def start(
     chosen = pick_device(settings.device)
     with only_agent(folder), _serving(LiveSite(folder, keys, device=chosen)) as live:
         settings.keep(folder)
-        _log_to(folder / "agent.log", log_level)
+        log_to(
+            folder / "agent.log",
+            most_bytes=LOG_BYTES,
+            older_files=LOG_FILES,
+            levels={"": logging.WARNING, "fedrx_client": log_level.upper()},
+            form="%(asctime)s %(levelname)-7s %(message)s",
+            times="%Y-%m-%d %H:%M:%S",
+            private=True,
+        )
         way = settings.coordinator + (f" through the proxy {proxy}" if proxy else "")
         say(start_page(folder, way, chosen.type, _now()))
         run_agent(door, live_client_app(live), folder=folder, health_port=health_port)
-
-
-class _PrivateLog(RotatingFileHandler):
-    """A log of bounded size that only this user may read: a trace in it could quote a patient."""
-
-    def _open(self) -> TextIOWrapper:
-        Path(self.baseFilename).touch(mode=0o600)
-        return super()._open()
 
 
 def register(app: typer.Typer) -> None:
@@ -100,18 +98,6 @@ def _serving(live: "LiveSite") -> Iterator["LiveSite"]:
             live.stopped()
         except MisuseError as error:
             logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 - the sentence says all
-
-
-def _log_to(path: Path, level: Level) -> None:
-    """Log to standard error, and to a file of bounded size."""
-    form = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
-    kept = _PrivateLog(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
-    for handler in (kept, logging.StreamHandler(sys.stderr)):
-        handler.setFormatter(form)
-        logging.getLogger().addHandler(handler)
-    logging.getLogger().setLevel(logging.WARNING)
-    logging.getLogger("fedrx_client").setLevel(level.upper())
-    logging.raiseExceptions = False  # a full disk must not print a trace for every line
 
 
 def _now() -> int:

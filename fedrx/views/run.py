@@ -104,8 +104,14 @@ def follow(folder: Path) -> tuple[str, str]:
         return moment[0], moment[2].sentence
     before = ""
     for moment in _moments(folder):
-        line = _line(moment[0], moment[1])
-        if line != before:  # a line only where something has changed
+        line, live = moment[0], moment[1]
+        if live is not None and line in {"waiting", "failed", "stopped"}:
+            missing = ", ".join(f"{site} ({why})" for site, why in live.absent.items())
+            line += f": {live.sentence}" + (f"; not there: {missing}" if missing else "")
+        elif live is not None:
+            line = f"round {live.round}/{live.of}, {len(live.present)} sites"
+            line += f", {_metric(live)}" if live.metrics is not None else ""
+        if line != before:  # only where something has changed
             console.print(f"{folder.name}: {line}", soft_wrap=True)
         before = line
     return moment[0], moment[2].sentence
@@ -119,18 +125,6 @@ def _moments(folder: Path) -> Iterator[tuple[str, LiveState | None, DesiredState
         if moment[2].goal != "running":
             return
         time.sleep(LOOK_EVERY_S)
-
-
-def _line(word: str, live: LiveState | None) -> str:
-    if live is None:
-        return word
-    if word in {"waiting", "failed", "stopped"}:
-        missing = ", ".join(f"{site} ({why})" for site, why in live.absent.items())
-        return f"{word}: {live.sentence}" + (f"; not there: {missing}" if missing else "")
-    text = f"round {live.round}/{live.of}, {len(live.present)} sites"
-    if live.metrics is not None:
-        text += f", {_metric(live)}"
-    return text
 
 
 def _panel(folder: Path, word: str, live: LiveState | None) -> Group:

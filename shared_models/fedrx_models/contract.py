@@ -118,6 +118,13 @@ class Head(Protocol):
     def predict(self, outputs: torch.Tensor) -> AnyPrediction:
         """Predictions of the target's kind, in its unit."""
 
+    def central(self, outputs: torch.Tensor) -> torch.Tensor:
+        """What `predict` reports at the centre, before its unit, with a gradient.
+
+        The normalised number `(B, K)`, a probability or the hazards, or the normalised median
+        change `(B, T, H, M)` of a forecast.
+        """
+
 
 class PatientModel(nn.Module, ABC):
     """A model of one outcome: built from a frozen config and a schema, trained on `forward`.
@@ -141,6 +148,10 @@ class PatientModel(nn.Module, ABC):
     @abstractmethod
     def predict(self, batch: PatientBatch) -> AnyPrediction:
         """Predictions for the patients of `batch`, whose `y` is not looked at."""
+
+    @abstractmethod
+    def outputs(self, batch: PatientBatch) -> torch.Tensor:
+        """What the head turns into predictions, with a gradient; `batch.y` as in `predict`."""
 
     def made_up(self, patients: int) -> PatientBatch:
         """Invented patients of this study, the same each time; the first has as many visits as any.

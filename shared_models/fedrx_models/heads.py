@@ -167,6 +167,10 @@ class ForecastHead(nn.Module):
         stretch: torch.Tensor = self.log_stretch(ones).reshape(shape).clamp(-_MOST, _MOST).exp()
         return stretch
 
+    def central(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Median of the normalised change, `(B, T, H, M)`."""
+        return self._parts(outputs)[0]
+
     def predict(self, outputs: torch.Tensor) -> Forecast:
         """Normalised changes; `visits.restore_forecast` turns them into the markers' units."""
         changes = self.quantiles(outputs).detach().cpu().double().numpy()
@@ -254,6 +258,10 @@ class OutcomeHead(nn.Module):
         residuals = (torch.sigmoid(self._logits(outputs)) - batch.y) * batch.y_observed
         lengths: torch.Tensor = torch.linalg.vector_norm(residuals, dim=1)
         return lengths.clamp(max=1.0)
+
+    def central(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Normalised numbers, or probabilities of the event, `(B, K)`."""
+        return outputs if self.log_reach is not None else torch.sigmoid(self._logits(outputs))
 
     def predict(self, outputs: torch.Tensor) -> AnyPrediction:
         """Predictions of the target's kind, in its unit."""

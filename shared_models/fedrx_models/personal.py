@@ -58,6 +58,10 @@ class PrivateHead(nn.Module):
         """Predict in the target's kind and unit."""
         return self.shared.predict(self._changed(outputs))
 
+    def central(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return what the federated head reports at the centre."""
+        return self.shared.central(self._changed(outputs))
+
     def penalty(self) -> torch.Tensor:
         """Compute minus the logarithm of the prior, up to a constant; a scalar."""
         return (self.shift.square().sum() + self.log_stretch.square().sum()) / (2 * PRIOR_SD**2)

@@ -129,6 +129,8 @@ def start(
         "source": dict(source or {}),
         "cohorts": {site: cohort.fingerprint for site, cohort in sites.items()},
     }
+    every = max(1, study.rounds // _CURVE_POINTS)
+    kept = {*study.evaluation_rounds, *range(1, study.rounds, every), study.rounds}
     run = RunFolder.create(
         folder,
         study,
@@ -137,7 +139,7 @@ def start(
         study_text=study_text,
         start=start_from,
         durability="process",
-        keep_rounds=_kept_rounds(study),
+        keep_rounds=kept,
     )
     with run:
         return _continue(run, consortium, sites, options, observer, notes=notes)
@@ -233,8 +235,3 @@ def stored_options(run: RunFolder) -> SimulationOptions:
         raise RunError(
             f"{run.path}: holds no simulation of this version of FedRx; name another run folder."
         ) from None
-
-
-def _kept_rounds(study: Study) -> set[int]:
-    every = max(1, study.rounds // _CURVE_POINTS)
-    return {*study.evaluation_rounds, *range(1, study.rounds, every), study.rounds}

@@ -1,14 +1,17 @@
 """Documents nested or large beyond sense are refused with a sentence, wherever they are read."""
 
 import json
+from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import with_config
 
 from fedrx_client.data.mapping import TableMapping
 from fedrx_common.canonical_json import MalformedMessage, from_json
-from fedrx_common.documents import DEEPEST, DocumentInvalid, read_json, read_toml
+from fedrx_common.documents import DEEPEST, STRICT, DocumentInvalid, read, read_json, read_toml
 from fedrx_common.errors import DataError, StudyError
 from fedrx_protocol.privacy.errors import ReleaseInvalid
 from fedrx_protocol.privacy.events import Release
@@ -66,3 +69,49 @@ def test_as_deep_as_may_be():
 @given(st.recursive(st.integers(-(2**64) + 1, 2**64 - 1) | st.text(), st.lists, max_leaves=20))
 def test_ordinary_documents_are_read_as_they_are(document):
     assert read_json(json.dumps(document)) == document
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class Kept:
+    names: tuple[str, ...]
+    kind: Literal["one", "other"] = "one"
+    share: float | None = None
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ('{"names": ["a", "b"]}', Kept(("a", "b"))),
+        ('{"kind": "other", "names": [], "share": 1}', Kept((), "other", 1.0)),
+    ],
+)
+def test_a_state_file_becomes_its_dataclass(tmp_path, text, kept):
+    file = tmp_path / "kept.json"
+    file.write_text(text)
+    assert read(file, Kept) == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "not what was written"),
+        ('{"kind": "one"}', "names: Field required"),
+        ('{"names": [1]}', r"names\.0: Input should be a valid string"),
+        ('{"names": [], "kind": "third"}', "kind: "),
+        ('{"names": [], "share": "1"}', "share: "),
+        ('{"names": [], "more": 1}', "more: "),
+        ('{"names": ' + LISTS, "nested more than"),
+    ],
+)
+def test_a_state_file_of_other_fields_or_types_is_refused_with_a_reason(tmp_path, text, reason):
+    file = tmp_path / "kept.json"
+    file.write_text(text)
+    with pytest.raises(DocumentInvalid, match=reason):
+        read(file, Kept)
+
+
+def test_a_state_file_that_cannot_be_read_is_an_error_of_the_system(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "gone.json", Kept)

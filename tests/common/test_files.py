@@ -12,19 +12,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedrx_common.files import (
-    FolderExists,
     FolderUnusable,
     LockHeld,
     locked,
     new_folder,
+    release_lock,
+    take_lock,
     write_file,
     write_private,
     write_public,
 )
 from fedrx_common.key_files import (
-    KeyExposed,
-    KeyUnreadable,
-    PassphraseWeak,
+    KeyUnusable,
     is_encrypted,
     load_ed25519,
     load_p384,
@@ -103,15 +102,15 @@ def test_a_passphrase_that_is_not_needed_is_ignored(key):
 
 def test_a_missing_and_a_wrong_passphrase(key):
     write_private(key, pem_of(ED, PASSPHRASE))
-    with pytest.raises(KeyUnreadable, match="--passphrase-file"):
+    with pytest.raises(KeyUnusable, match="--passphrase-file"):
         load_ed25519(key, None)
-    with pytest.raises(KeyUnreadable, match="passphrase is wrong") as caught:
+    with pytest.raises(KeyUnusable, match="passphrase is wrong") as caught:
         load_ed25519(key, "another passphrase")
     assert "another" not in str(caught.value)
 
 
 def test_a_short_passphrase():
-    with pytest.raises(PassphraseWeak, match="12 characters"):
+    with pytest.raises(KeyUnusable, match="12 characters"):
         pem_of(ED, "eleven char")
     assert pem_of(ED, "twelve chars")
 
@@ -120,17 +119,17 @@ def test_a_short_passphrase():
 def test_a_damaged_key(key, data):
     write_private(key, data)
     for load in (load_ed25519, load_p384):
-        with pytest.raises(KeyUnreadable, match="damaged"):
+        with pytest.raises(KeyUnusable, match="damaged"):
             load(key, None)
 
 
 def test_a_key_of_another_kind(key):
     write_private(key, pem_of(P384, None))
-    with pytest.raises(KeyUnreadable, match="no Ed25519"):
+    with pytest.raises(KeyUnusable, match="no Ed25519"):
         load_ed25519(key, None)
     for other in (ED, ec.derive_private_key(3, ec.SECP256R1())):
         write_private(key, pem_of(other, None))
-        with pytest.raises(KeyUnreadable, match="no P-384"):
+        with pytest.raises(KeyUnusable, match="no P-384"):
             load_p384(key, None)
 
 
@@ -138,7 +137,7 @@ def test_a_key_of_another_kind(key):
 def test_a_key_that_others_may_read(key, wide):
     write_private(key, pem_of(ED, None))
     key.chmod(wide)
-    with pytest.raises(KeyExposed, match="chmod 600"):
+    with pytest.raises(KeyUnusable, match="chmod 600"):
         load_ed25519(key, None)
 
 
@@ -162,7 +161,7 @@ def test_an_error_inside_leaves_no_folder(tmp_path):
 def test_an_existing_folder_is_left_alone(tmp_path, make):
     path = tmp_path / "folder"
     make(path)
-    with pytest.raises(FolderExists, match="exists already"), new_folder(path):
+    with pytest.raises(FolderUnusable, match="exists already"), new_folder(path):
         raise AssertionError
     assert [each.name for each in tmp_path.iterdir()] == ["folder"]
 
@@ -228,6 +227,40 @@ def test_a_lock_that_another_holds(tmp_path, name, wait_s):
         assert not name or mode(tmp_path / name) == 0o600
 
 
+def test_a_shared_lock_keeps_out_only_who_wants_it_alone(tmp_path):
+    with (
+        locked(tmp_path, "lock", shared=True),
+        locked(tmp_path, "lock", wait_s=0, shared=True),
+        pytest.raises(LockHeld),
+        locked(tmp_path, "lock", wait_s=0),
+    ):
+        raise AssertionError
+    with (
+        locked(tmp_path, "lock"),
+        pytest.raises(LockHeld),
+        locked(tmp_path, "lock", wait_s=0, shared=True),
+    ):
+        raise AssertionError
+
+
+def test_the_holder_of_a_lock_can_be_named_by_the_caller(tmp_path):
+    with locked(tmp_path), pytest.raises(LockHeld, match="runs already"):  # noqa: SIM117
+        with locked(tmp_path, wait_s=0, held="a program runs already"):
+            raise AssertionError
+
+
+def test_a_released_lock_is_free_though_a_copy_of_its_descriptor_is_open(tmp_path):
+    descriptor = os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
+    copy = os.dup(descriptor)
+    try:
+        assert take_lock(descriptor, wait_s=0)
+        release_lock(descriptor)
+        with locked(tmp_path, "lock", wait_s=0):
+            pass
+    finally:
+        os.close(copy)
+
+
 def test_a_lock_is_waited_for(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         with locked(tmp_path):
@@ -252,7 +285,7 @@ def test_two_processes_at_once(tmp_path):
     path = tmp_path / "folder"
     with (
         new_folder(path),
-        pytest.raises(FolderExists, match="another process"),
+        pytest.raises(FolderUnusable, match="another process"),
         new_folder(path),
     ):
         raise AssertionError

@@ -61,7 +61,7 @@ from fedrx_client.connection.fleet import load_transport_key
 from fedrx_common.errors import MisuseError
 from fedrx_protocol.messages import frames
 from fedrx_server.gateway.control import (
-    SuperLinkRefused,
+    SuperLinkUnusable,
     list_sites,
     register_site,
     unregister_site,
@@ -344,7 +344,7 @@ class TestAttackThroughTheProxy:
 
     def test_the_same_key_twice(self, live):
         public = public_key_to_bytes(live.key(0).public_key())
-        with pytest.raises(SuperLinkRefused, match="register-node"):
+        with pytest.raises(SuperLinkUnusable, match="register-node"):
             register_site(live.link.superlink_address, public, "twice")
 
 

@@ -14,17 +14,13 @@ from fedrx_client.data.mapping import TableMapping
 from fedrx_client.identity.pins import read_file
 from fedrx_common.canonical_json import from_json, to_json
 from fedrx_common.documents import read_json
-from fedrx_common.errors import FedRxError, MisuseError
-from fedrx_common.files import sync_folder, unusable, write_private
+from fedrx_common.errors import FedRxError
+from fedrx_common.files import FolderDamaged, sync_folder, unusable, write_private
 from fedrx_protocol.study.study import Study
 
 STUDY = "study.json"
 MAPPING = "mapping.toml"
 TABLE = "table.json"
-
-
-class StudyFilesDamaged(MisuseError):
-    """What was kept of an approved study is not there any more, or is another study."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ class StudyFiles:
 
         Raises:
             NotApproved: nothing was kept, so it was never approved here.
-            StudyFilesDamaged: it is not what was kept.
+            FolderDamaged: it is not what was kept.
         """
         folder = self._of(digest)
         if not folder.is_dir():
@@ -118,8 +114,8 @@ class StudyFiles:
         return self._folder / digest
 
 
-def _damaged(folder: Path) -> StudyFilesDamaged:
-    return StudyFilesDamaged(
+def _damaged(folder: Path) -> FolderDamaged:
+    return FolderDamaged(
         f"{folder}: is not what was kept when the study was approved; approve it again with "
         "`fedrx site approve`."
     )

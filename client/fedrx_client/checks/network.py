@@ -52,7 +52,7 @@ class Network:
         """One check after the other, in the order in which a person would repair them.
 
         Raises:
-            ProxyInvalid: the environment names a proxy that cannot be used.
+            AddressInvalid: the environment names a proxy that cannot be used.
         """
         found = self.way.proxy
         lines = (
@@ -152,7 +152,7 @@ class Network:
         """The way that the agent takes too.
 
         Raises:
-            ProxyInvalid: the environment names a proxy that cannot be used.
+            AddressInvalid: the environment names a proxy that cannot be used.
         """
         return Route(proxy_for(self.door.place))
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +27,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[i
 
 from fedrx_client.connection.endpoint import Endpoint, NotAdmitted, Undeliverable, Unreachable
 from fedrx_client.connection.fleet import HEARTBEAT_INTERVAL_S, Fleet
+from fedrx_common.backoff import Backoff
 from fedrx_common.errors import MisuseError
 from fedrx_common.signals import on_ending
 
@@ -62,6 +64,11 @@ class Pace:
             raise MisuseError("an agent's waits must be positive and grow: shortest, active, idle.")
         if not 0 < self.retry_s <= self.retry_longest_s or self.quiet_s < 0:
             raise MisuseError("an agent's waits for a coordinator that is away must be positive.")
+
+    @property
+    def away(self) -> Backoff:
+        """Waits for a coordinator that is away; random, so that its sites do not return at once."""
+        return Backoff(self.retry_s, self.retry_longest_s, jitter=partial(random.uniform, 0.0, 0.5))
 
 
 class Wire(Protocol):
@@ -156,13 +163,13 @@ class Agent:
             known = int(self.node_file.read_text(encoding="ascii"))
         except (OSError, ValueError):
             known = 0  # the coordinator has it
-        wait = self.pace.retry_s
+        waits = iter(self.pace.away)
         while not self.stop.is_set():
             try:
                 self._node = self.wire.connect(known)
             except (Unreachable, NotAdmitted, Undeliverable) as error:
                 logger.warning("not connected: %s", error)
-                wait = self._back_off(wait)
+                self.stop.wait(next(waits))
                 continue
             try:
                 self.node_file.write_text(str(self._node), encoding="ascii")
@@ -174,7 +181,7 @@ class Agent:
 
     def _serve(self) -> None:
         """Answer requests until the coordinator does not admit the site any more."""
-        wait, away, last = self.pace.shortest_s, self.pace.retry_s, self.clock()
+        wait, waits, last = self.pace.shortest_s, iter(self.pace.away), self.clock()
         while not self.stop.is_set():
             asked, served = self.clock(), True
             try:
@@ -188,7 +195,7 @@ class Agent:
             except Unreachable as error:
                 logger.warning("away: %s", error)
                 self.health.set(serving=False)
-                away = self._back_off(away)
+                self.stop.wait(next(waits))
                 continue
             except NotAdmitted as error:
                 logger.warning("shut out: %s", error)
@@ -196,7 +203,7 @@ class Agent:
                 self.stop.wait(self.pace.retry_s)
                 return
             self.health.set(serving=True)
-            away = self.pace.retry_s
+            waits = iter(self.pace.away)
             if served:
                 wait, last = self.pace.shortest_s, self.clock()
                 continue
@@ -231,11 +238,6 @@ class Agent:
                 except (Unreachable, NotAdmitted, Undeliverable) as error:
                     logger.debug("heartbeat: %s", error)  # the loop meets the same and logs it
 
-    def _back_off(self, wait: float) -> float:
-        # Sites that lost the same coordinator should not come back in the same instant.
-        self.stop.wait(wait * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
-        return min(2 * wait, self.pace.retry_longest_s)
-
 
 def run_agent(
     door: Endpoint,
@@ -257,8 +259,7 @@ def run_agent(
         pace: How often to poll.
 
     Raises:
-        FlowerVersionDiffers: Another Flower is installed.
-        MisuseError: The health port is taken.
+        MisuseError: Another Flower is installed, or the health port is taken.
     """
     stop, state = threading.Event(), Health()
     fleet = Fleet(door, sleep=stop.wait)

@@ -6,7 +6,7 @@ else at a site imports them.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from itertools import chain
 from typing import Final
@@ -50,6 +50,7 @@ from fedrx_client.connection.endpoint import (
     load_transport_key,
 )
 from fedrx_client.connection.route import Route, proxy_for
+from fedrx_common.backoff import Backoff
 from fedrx_common.errors import MisuseError, PeerError
 from fedrx_protocol.messages import frames
 from fedrx_protocol.messages.array_chunks import assemble, is_array
@@ -57,7 +58,6 @@ from fedrx_protocol.messages.array_chunks import assemble, is_array
 __all__ = [
     "Endpoint",
     "Fleet",
-    "FlowerVersionDiffers",
     "NotAdmitted",
     "Undeliverable",
     "Unreachable",
@@ -77,23 +77,18 @@ _KEEP_S: Final = 100.0
 _LONGEST_FRAME_BYTES: Final = 2**24
 _FRAMES: Final = "application/vnd.fedrx.frames"
 
-_RETRY_WAIT_S: Final = 0.1
-_RETRY_WAIT_LONGEST_S: Final = 2.0
+_RETRY_WAITS: Final = Backoff(first=0.1, longest=2.0)
 _GATEWAY_CODES: Final = frozenset({500, 502, 503, 504})
-
-
-class FlowerVersionDiffers(MisuseError):
-    """Another Flower than the one the agent was written for is installed."""
 
 
 def check_flower(installed: str = package_version) -> None:
     """Refuse to run on another Flower than the one this module was tested with.
 
     Raises:
-        FlowerVersionDiffers: Both versions are named.
+        MisuseError: Both versions are named.
     """
     if installed != FLOWER_VERSION:
-        raise FlowerVersionDiffers(
+        raise MisuseError(
             f"FedRx needs Flower {FLOWER_VERSION} and found {installed}: "
             f"run `pip install flwr=={FLOWER_VERSION}`."
         )
@@ -226,11 +221,12 @@ class Fleet:
                 clientapp_runtime_list=[0.0],  # how long a hospital computes is its own affair
             )
             objects = get_all_nested_objects(message)
-        wait, deadline = _RETRY_WAIT_S, message.metadata.created_at + message.metadata.ttl
-        while True:
+        deadline = message.metadata.created_at + message.metadata.ttl
+        for wait in _RETRY_WAITS:
             try:
-                with _translated():
-                    self._give(request, objects)
+                contents = (item.deflate() for item in objects.values())
+                body = frames.pieces(chain([request.SerializeToString()], contents))
+                with _translated(), self._opened("give", _FRAMES, body):
                     return
             except Unreachable:
                 if self._clock() + wait > deadline or self._sleep(wait):
@@ -239,7 +235,6 @@ class Fleet:
                 # Otherwise the coordinator would offer the request again and again.
                 self._aside.append(message.metadata.reply_to_message_id)
                 raise
-            wait = min(2 * wait, _RETRY_WAIT_LONGEST_S)
 
     def close(self) -> None:
         """Deactivate the node if the coordinator answers, and close the connection."""
@@ -255,7 +250,7 @@ class Fleet:
         request = PullMessagesRequest(node=self._node, message_ids=self._aside)
         with self._opened("take", PROTOBUF_MEDIA_TYPE, [request.SerializeToString()]) as response:
             self._aside = []
-            bodies = _bodies(response)
+            bodies = frames.bodies(response.iter_raw(), _LONGEST_FRAME_BYTES)
             try:
                 head = PullMessagesResponse.FromString(_next(bodies))
             except DecodeError:
@@ -285,12 +280,6 @@ class Fleet:
             raise Undeliverable("a request is no message.")
         message.metadata.__dict__["_message_id"] = tree.object_id
         return message
-
-    def _give(self, request: PushMessagesRequest, objects: Mapping[str, InflatableObject]) -> None:
-        contents = (item.deflate() for item in objects.values())
-        body = frames.pieces(chain([request.SerializeToString()], contents))
-        with self._opened("give", _FRAMES, body):
-            pass
 
     @contextmanager
     def _opened(self, call: str, kind: str, body: Iterable[bytes]) -> Iterator[httpx.Response]:
@@ -324,14 +313,6 @@ class _Budget:
         if self._left < 0:
             raise Undeliverable("a request is longer than this site takes.")
         return content
-
-
-def _bodies(response: httpx.Response) -> Iterator[bytes]:
-    """Yield the bodies of an answer's frames as they arrive."""
-    reader = frames.FrameReader(_LONGEST_FRAME_BYTES)
-    for part in response.iter_raw():
-        yield from reader.feed(part)
-    reader.close()
 
 
 def _next(bodies: Iterator[bytes]) -> bytes:

@@ -20,7 +20,6 @@ import httpcore
 import httpx
 
 from fedrx_common.address import Address, AddressInvalid, bare_host
-from fedrx_common.errors import MisuseError
 
 # As in curl and most programs: lower case comes first, and the variable for all protocols last.
 _VARIABLES: Final = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
@@ -29,10 +28,6 @@ _PORTS: Final = {"http": 80, "https": 443}
 _OPENED: Final = re.compile(r"HTTP/1\.[01] 2[0-9][0-9]\b")
 _LONGEST_ANSWER: Final = 2**14
 _WITHIN_S: Final = 30.0
-
-
-class ProxyInvalid(MisuseError):
-    """The environment names a proxy in a form that cannot be used; ignoring it would hide that."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,7 @@ def proxy_for(target: Address, environment: Mapping[str, str] | None = None) -> 
     addresses, networks as `10.0.0.0/8`, or `*` for all.
 
     Raises:
-        ProxyInvalid: it cannot be used; names the variable and never the password.
+        AddressInvalid: it cannot be used; names the variable and never the password.
     """
     given = os.environ if environment is None else environment
     variable = next((name for name in _VARIABLES if given.get(name)), None)
@@ -91,9 +86,7 @@ def proxy_for(target: Address, environment: Mapping[str, str] | None = None) -> 
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         usual = _PORTS[parts.scheme]
-        if parts.path not in {"", "/"} or parts.query or parts.fragment:
-            raise ProxyInvalid(wrong)
-        return Proxy(
+        proxy = Proxy(
             Address(bare_host(parts.hostname or ""), usual if parts.port is None else parts.port),
             secured=parts.scheme == "https",
             variable=variable,
@@ -101,7 +94,10 @@ def proxy_for(target: Address, environment: Mapping[str, str] | None = None) -> 
             password=unquote(parts.password or "", errors="strict"),
         )
     except (ValueError, KeyError, AddressInvalid):
-        raise ProxyInvalid(wrong) from None
+        raise AddressInvalid(wrong) from None
+    if parts.path not in {"", "/"} or parts.query or parts.fragment:
+        raise AddressInvalid(wrong)
+    return proxy
 
 
 class Route(httpcore.SyncBackend):

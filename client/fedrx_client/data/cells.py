@@ -53,9 +53,26 @@ class NumberFormat:
         number = float(digits.replace(self.decimal, "."))
         return number if math.isfinite(number) else None
 
-    def read_all(self, texts: Texts) -> NDArray[np.float64]:
-        """Read many texts as `read` does each of them, `(texts,)`, NaN for `None`."""
-        cells = texts.arrow
+    def read_all(self, texts: Texts, recorded: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Read many texts as `read` does each of them.
+
+        Args:
+            texts: the texts.
+            recorded: `(texts,)`, which of them to read.
+
+        Returns:
+            The numbers, `(texts,)`, NaN for what is none or was not to be read.
+        """
+        found = np.full(len(texts), np.nan)
+        cells = texts.arrow.filter(pa.array(recorded))
+        if self == _POINT:
+            try:  # at once; of what Arrow reads, only the names of infinity and NaN are no numbers
+                found[recorded] = np.asarray(cells.cast(pa.float64()))
+                found[~np.isfinite(found)] = np.nan
+            except pa.ArrowInvalid:
+                found[:] = np.nan
+            else:
+                return found
         if self.thousands in (" ", "'"):
             for written, meant in _ALIKE.items():
                 cells = compute.replace_substring(cells, written, meant)
@@ -65,15 +82,13 @@ class NumberFormat:
             digits = compute.replace_substring(digits, self.thousands, "")
         if self.decimal != ".":
             digits = compute.replace_substring(digits, self.decimal, ".")
-        found = np.full(len(texts), np.nan)
-        is_plain = np.asarray(plain)
-        found[is_plain] = np.asarray(digits.cast(pa.float64()))
+        rows, is_plain = np.flatnonzero(recorded), np.asarray(plain)
+        found[rows[is_plain]] = np.asarray(digits.cast(pa.float64()))
         found[~np.isfinite(found)] = np.nan
         # Digits of other scripts are numbers too.
-        other = ~is_plain & ~np.asarray(compute.string_is_ascii(texts.arrow))
-        for i in np.flatnonzero(other).tolist():
-            number = self.read(texts[i])
-            found[i] = np.nan if number is None else number
+        for row in rows[~is_plain].tolist():
+            number = None if texts[row].isascii() else self.read(texts[row])
+            found[row] = np.nan if number is None else number
         return found
 
     def read_limit(self, text: str, rule: Censored) -> float | None:
@@ -149,12 +164,13 @@ class Reading:
         absent = self.keys(("", *self.options.missing, *missing))
         recorded = ~np.asarray(compute.is_in(texts.arrow, pa.array(absent, pa.large_string())))
         # Only these are not their own normal form.
-        odd = compute.or_(
-            compute.match_substring_regex(texts.arrow, "/|0$"),
-            compute.invert(compute.string_is_ascii(texts.arrow)),
-        )
-        for i in np.flatnonzero(np.asarray(odd)).tolist():
-            recorded[i] = self.key(texts[i]) not in absent
+        odd = np.asarray(compute.ends_with(texts.arrow, "0"))
+        odd = odd | np.asarray(compute.match_substring(texts.arrow, "/"))
+        odd |= ~np.asarray(compute.string_is_ascii(texts.arrow))
+        for i, text in zip(
+            np.flatnonzero(odd).tolist(), texts.take(np.flatnonzero(odd)), strict=True
+        ):
+            recorded[i] = self.key(text) not in absent
         return Distinct(texts, codes, recorded)
 
     def written(self, column: str) -> NumberFormat:

@@ -41,28 +41,39 @@ class Parsed:
 
 @dataclass(frozen=True)
 class NumberRange:
-    """Unit and range of a number, as the study allows it."""
+    """Unit and range of a number, as the study allows it; `same` if the table has that unit."""
 
     unit: str
     minimum: float
     maximum: float
     convert: Conversion
+    same: bool = False
+
+    def converted(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Convert many values, NaN where they are."""
+        if self.same:
+            return values
+        known, found = np.flatnonzero(~np.isnan(values)), np.full(len(values), np.nan)
+        found[known] = [self.convert(value) for value in values[known].tolist()]
+        return found
 
     def allow(self, value: float) -> bool:
         """Return whether a converted value is plausible."""
         return self.minimum <= value <= self.maximum
 
     @classmethod
-    def of(cls, unit: str, to: str, minimum: float, maximum: float) -> "NumberRange":
-        """Make the limits, in the study's unit `to`, of a column in `unit`.
+    def of(
+        cls, unit: str, to: str, minimum: float, maximum: float, analyte: str | None = None
+    ) -> "NumberRange":
+        """Make the limits, in the study's unit `to`, of a column in `unit` of an analyte.
 
         Raises:
             DataError: the units do not fit.
         """
-        convert = conversion(unit, to)
+        convert = conversion(unit, to, analyte)
         if convert is None:
             raise DataError(f"'{unit}' cannot be converted to '{to}'.")
-        return cls(to, minimum, maximum, convert)
+        return cls(to, minimum, maximum, convert, same=unit == to)
 
 
 def read_numbers(
@@ -85,14 +96,12 @@ def read_numbers(
     if binned:
         decades = [_decade(text) for text in cells.texts]
         values = np.array([np.nan if one is None else one for one in decades], dtype=np.float64)
+        values[~cells.recorded] = np.nan
     else:
-        values = written.read_all(cells.texts)
-    values[~cells.recorded] = np.nan
+        values = written.read_all(cells.texts, cells.recorded)
     limited = read_limits(written, source.censored, cells, values)
     unread = cells.recorded & np.isnan(values) & ~limited
-    known = np.flatnonzero(~np.isnan(values))
-    converted = np.full(len(values), np.nan)
-    converted[known] = [limits.convert(value) for value in values[known].tolist()]
+    converted = limits.converted(values)
     # NaN compares as false: what could not be read is not refused twice.
     outside = (converted < limits.minimum) | (converted > limits.maximum)
     refused = unread | outside

@@ -47,6 +47,9 @@ class MarkerSource(Section):
 
     column: Column | None = None
     unit: str = ""
+    analyte: str | None = Field(
+        default=None, description="what is measured, where moles become grams: 'creatinine'"
+    )
     missing: Codes = MISSING
     measured: bool = True
     censored: Censored = Field(default="error", description="what values such as '<5' are")
@@ -104,8 +107,9 @@ def check_course(
     if visits is not None and schema.visits is not None:
         check_unit(source, "visits", visits.unit, schema.visits.time_unit)
     for marker in schema.markers:
-        if markers[marker.name].measured:
-            check_unit(source, f"markers.{marker.name}", markers[marker.name].unit, marker.unit)
+        one = markers[marker.name]
+        if one.measured:
+            check_unit(source, f"markers.{marker.name}", one.unit, marker.unit, one.analyte)
     for treatment in schema.treatments:
         unit = treatments[treatment.name].unit
         check_unit(source, f"treatments.{treatment.name}", unit, treatment.unit)

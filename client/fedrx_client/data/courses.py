@@ -155,7 +155,7 @@ def _rows(
             censored=one.censored,
             unknown=one.unknown,
         )
-        limits = NumberRange.of(one.unit, marker.unit, marker.minimum, marker.maximum)
+        limits = NumberRange.of(one.unit, marker.unit, marker.minimum, marker.maximum, one.analyte)
         parsed = read_numbers(reading, values, limits)
         found[:, FIRST_VALUE + i], unknown[marker.name] = parsed.values, parsed.unknown
         notes += parsed.notes

@@ -20,8 +20,11 @@ _CURE = 'set table.similar_ids of the mapping to "same" or "different"'
 
 def normal_id(text: str) -> str:
     """Return the form in which ids that people and programs write differently are equal."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    folded = unicodedata.normalize("NFKC", folded).strip()
+    if text.isascii():
+        folded = text.lower().strip()
+    else:
+        folded = unicodedata.normalize("NFKC", text).casefold()
+        folded = unicodedata.normalize("NFKC", folded).strip()
     number = _FLOAT.fullmatch(folded)
     return _ZEROS.sub("", number[1] if number else folded)
 

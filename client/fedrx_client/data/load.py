@@ -365,7 +365,7 @@ def _parse(reading: Reading, name: str, source: FeatureSource, feature: Feature 
         nothing: Any = np.nan if number else None
         return Parsed(np.full(len(reading.table), nothing, float if number else object))
     if isinstance(source, NumberSource) and isinstance(feature, NumberFeature):
-        return read_numbers(reading, source, limits_of(source.unit, feature))
+        return read_numbers(reading, source, limits_of(source.unit, feature, source.analyte))
     if isinstance(source, CategorySource):
         allowed = feature.values if isinstance(feature, CategoryFeature) else None
         return read_categories(reading, source, allowed, name)

@@ -5,6 +5,7 @@ comments. It gives each column, unit and code its meaning. It holds no patient d
 """
 
 import codecs
+from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -60,7 +61,7 @@ _SAMPLE = "id;crp\np1;2,5\n"
 # Codecs of text that no table is written in: of host names, and of Python's own source.
 _NOT_OF_FILES = frozenset({"idna", "punycode", "unicode-escape", "raw-unicode-escape"})
 # Where pydantic puts the kind of a source into the place of an error, behind section and name.
-_OF_KINDS = frozenset({"features", "blocks"})
+_OF_KINDS = frozenset({"features", "blocks", "columns"})
 
 
 class TableOptions(Section):
@@ -150,6 +151,9 @@ class NumberSource(Section):
     kind: Literal["number"]
     column: Column
     unit: str = Field(min_length=1, description="unit of the column; converted to the study's")
+    analyte: str | None = Field(
+        default=None, description="what is measured, where moles become grams: 'creatinine'"
+    )
     parse: Literal["number", "decade_bin"] = "number"
     missing: Codes = MISSING
     measured: Literal[True] = True
@@ -246,6 +250,8 @@ BlockTable = Annotated[
 
 class TableMapping(Section):
     """A whole mapping. Build it with `TableMapping.load` or `TableMapping.parse`."""
+
+    set_by_us: ClassVar[frozenset[str]] = frozenset({"source"})
 
     source: str = Field(default="mapping", description="the file's name, for errors")
     table: TableOptions
@@ -366,7 +372,7 @@ class TableMapping(Section):
                     f"'{feature.kind}'."
                 )
             if isinstance(source, NumberSource) and isinstance(feature, NumberFeature):
-                check_unit(self.source, key, source.unit, feature.unit)
+                check_unit(self.source, key, source.unit, feature.unit, source.analyte)
             if isinstance(source, CategorySource) and isinstance(feature, CategoryFeature):
                 maps = [source.values or {}, *(rule.values for rule in source.impute)]
                 pairs = [pair for values in maps for pair in values.items()]
@@ -402,7 +408,11 @@ class TableMapping(Section):
         except DocumentInvalid as error:
             raise DataError(f"{source}: {error}.") from None
         except ValidationError as error:
-            sentences = [f"{source}: {_sentence(dict(item))}" for item in error.errors()]
+            sentences = [
+                f"{source}: {sentence}"
+                for item in error.errors()
+                for sentence in _sentences(dict(item))
+            ]
             raise DataError(*sentences) from None
 
     @classmethod
@@ -418,18 +428,25 @@ class TableMapping(Section):
         return cls.parse(text, source=str(path))
 
 
-def _sentence(item: dict[str, Any]) -> str:
-    """Write one sentence: the key, the value given, what is allowed."""
+def _sentences(item: dict[str, Any]) -> list[str]:
+    """Write a sentence for each mistake: the key, the value given, what is allowed."""
     place = list(item["loc"])
     if place[:1] and place[0] in _OF_KINDS:
         del place[2:3]
     key = ".".join(escaped(str(part)[:60]) for part in place)
-    if item["type"] == "extra_forbidden":
-        return f"unknown key '{key}'."
+    if item["type"] == "unknown_keys":
+        allowed = item["ctx"]["allowed"]
+        found = []
+        for one in item["ctx"]["keys"]:
+            near = get_close_matches(one, allowed, 1)
+            meant = f", did you mean '{near[0]}'?" if near else ""
+            name = f"{key}.{escaped(one[:60])}" if key else escaped(one[:60])
+            found.append(f"unknown key '{name}'{meant}; allowed: {', '.join(allowed)}.")
+        return found
     if item["type"] == "missing":
-        return f"key '{key}' is missing."
+        return [f"key '{key}' is missing."]
     if item["type"] == "value_error":
-        return f"'{key}': {item['ctx']['error']}." if key else f"{item['ctx']['error']}."
+        return [f"'{key}': {item['ctx']['error']}." if key else f"{item['ctx']['error']}."]
     if item["type"] == "union_tag_not_found":
-        return f"key '{key}.kind' is missing; allowed: number, category, flag."
-    return f"'{key}' is {quoted(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}."
+        return [f"key '{key}.kind' is missing; allowed: number, category, flag."]
+    return [f"'{key}' is {quoted(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}."]

@@ -74,6 +74,7 @@ def read_blocks(
         strangers[table.source] = strange
         here = [i for i, patient in enumerate(patients) if patient in rows]
         reading = Reading(table.select([rows[patients[i]] for i in here]), mapping.table)
+        places = np.array(here, dtype=np.int64)
         limits = NumberRange.of(source.unit, block.unit, block.minimum, block.maximum)
         one_note: tuple[str, ...] = ()
         for j, column in enumerate(columns):
@@ -85,7 +86,7 @@ def read_blocks(
                 censored=source.censored,
             )
             parsed = read_numbers(reading, number, limits, _HINT)
-            found[here, j] = parsed.values
+            found[places, j] = parsed.values
             # The same code in thousands of genes needs one sentence.
             one_note = one_note or parsed.notes
         notes += one_note

@@ -118,16 +118,18 @@ def read_outcomes(reading: Reading, mapping: TableMapping, target: Target) -> ND
 
 
 def limits_of(
-    unit: str, feature: NumberFeature | ContinuousTarget | PanelTarget | SurvivalTarget
+    unit: str,
+    feature: NumberFeature | ContinuousTarget | PanelTarget | SurvivalTarget,
+    analyte: str | None = None,
 ) -> NumberRange:
-    """Return unit and range of a number.
+    """Return unit and range of a number, or of an analyte's amount.
 
     Raises:
         DataError: the units do not fit.
     """
     if isinstance(feature, SurvivalTarget):
         return NumberRange.of(unit, feature.unit, 0.0, float("inf"))
-    return NumberRange.of(unit, feature.unit, feature.minimum, feature.maximum)
+    return NumberRange.of(unit, feature.unit, feature.minimum, feature.maximum, analyte)
 
 
 def _numbers(

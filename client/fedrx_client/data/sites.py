@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from fedrx_client.data.cells import Reading
 from fedrx_client.data.ids import ids_in, normal_id, refuse_similar
 from fedrx_client.data.mapping import TableMapping, TableOptions
@@ -43,19 +45,18 @@ def kept_rows(reading: Reading, mapping: TableMapping, has_outcome: Sequence[boo
     Raises:
         DataError: no row is left.
     """
-    passes: list[Sequence[bool]] = []
-    for one in mapping.filters:
+    names = [*(one.reason for one in mapping.filters), NO_TARGET]
+    reasons: list[str | None] = [None if here else NO_TARGET for here in has_outcome]
+    # The first reason that applies counts, so the last filter is looked at first.
+    for one in reversed(mapping.filters):
+        cells = reading.distinct(one.column, one.missing)
         if one.present:
-            passes.append([c is not None for c in reading.cells(one.column, one.missing)])
+            passes = cells.recorded
         else:
             keep = reading.keys(one.keep)
-            passes.append([reading.key(c) in keep for c in reading.table.columns[one.column]])
-    passes.append(has_outcome)
-    names = [*(one.reason for one in mapping.filters), NO_TARGET]
-    reasons = [
-        next((name for name, rows in zip(names, passes, strict=True) if not rows[row]), None)
-        for row in range(len(reading.table))
-    ]
+            passes = np.array([reading.key(text) in keep for text in cells.texts], dtype=np.bool_)
+        for row in np.flatnonzero(~passes[cells.codes]).tolist():
+            reasons[row] = one.reason
     counts = Counter(reasons)
     dropped = {name: counts[name] for name in names}
     kept = [row for row, reason in enumerate(reasons) if reason is None]

@@ -1,6 +1,7 @@
 """Parts of a mapping that name outcomes and omics blocks; the study's kind decides them."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
@@ -11,7 +12,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
+from fedrx_client.data.harmonise.codes.value_sets import analytes, molar_mass
 from fedrx_client.data.harmonise.units import conversion, convertible_to
 from fedrx_common.errors import DataError
 from fedrx_common.text import LONGEST_LINE, require_showable
@@ -44,6 +47,28 @@ class Section(BaseModel):
 
     # Keys whose text is not for reading, such as a tab between two cells.
     any_text: ClassVar[frozenset[str]] = frozenset()
+    # Fields that no file gives.
+    set_by_us: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, given: object) -> object:
+        """Refuse unknown keys with those that are allowed, which pydantic's own error lacks."""
+        strange = (
+            [str(key) for key in given if key not in cls.model_fields]
+            if isinstance(given, dict)
+            else []
+        )
+        if strange:
+            raise PydanticCustomError(
+                "unknown_keys",
+                "unknown keys",
+                {
+                    "keys": strange,
+                    "allowed": [k for k in cls.model_fields if k not in cls.set_by_us],
+                },
+            )
+        return given
 
     @field_validator("*")
     @classmethod
@@ -188,10 +213,19 @@ def check_codes(yes: Codes, no: Codes) -> None:
         raise ValueError(f"'{both[0]}' cannot mean both yes and no")
 
 
-def check_unit(source: str, key: str, unit: str, to: str) -> None:
-    """Raise `DataError` unless `unit` can be turned into the study's."""
-    if conversion(unit, to) is None:
+def check_unit(source: str, key: str, unit: str, to: str, analyte: str | None = None) -> None:
+    """Raise `DataError` unless `unit`, of an analyte, can be turned into the study's."""
+    if analyte is not None and molar_mass(analyte) is None:
+        near = ", ".join(get_close_matches(analyte, analytes(), 3) or analytes())
+        raise DataError(
+            f"{source}: '{key}.analyte' is '{analyte}', whose molar mass is not known; known: "
+            f"{near}."
+        )
+    if conversion(unit, to, analyte) is None:
+        # Any analyte tells whether moles and grams are all that keeps the two apart.
+        molar = analyte is None and conversion(unit, to, "glucose") is not None
+        cure = f"name what is measured in '{key}.analyte'; or else " if molar else ""
         raise DataError(
             f"{source}: '{key}.unit' is '{unit}', which cannot be converted to the "
-            f"study's '{to}'; allowed: {', '.join(convertible_to(to))}."
+            f"study's '{to}'; {cure}allowed: {', '.join(convertible_to(to))}."
         )

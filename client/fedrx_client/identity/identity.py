@@ -89,9 +89,9 @@ class SiteIdentity:
             validity_s: how long the entry on the roster shall be valid, in seconds.
 
         Raises:
-            FolderExists: it does.
+            FolderUnusable: it does.
             EnrolmentInvalid: id, name or validity cannot be used.
-            PassphraseWeak: fewer than 12 characters.
+            KeyUnusable: fewer than 12 characters.
         """
         with new_folder(folder) as partial:
             wish = RequestedEntry(site, name, validity_s)
@@ -187,8 +187,8 @@ class SiteIdentity:
         """Read the private keys in use.
 
         Raises:
-            KeyUnreadable: damaged, or the passphrase is missing or wrong.
-            KeyExposed: others on this machine may read them.
+            KeyUnusable: they are damaged or open to others on this machine; or the passphrase is
+                missing or wrong.
         """
         return self._in_use.load(passphrase)
 
@@ -289,7 +289,7 @@ class SiteIdentity:
             validity_s: how long the new entry shall be valid, in seconds.
 
         Raises:
-            PassphraseWeak: fewer than 12 characters.
+            KeyUnusable: fewer than 12 characters.
         """
         with locked(self.folder):
             wish = RequestedEntry(self.site, self.name, validity_s)
@@ -304,7 +304,7 @@ class SiteIdentity:
         """Sign the newest keys' request again, with the present time; the old one expires.
 
         Raises:
-            KeyUnreadable: the passphrase is missing or wrong.
+            KeyUnusable: the passphrase is missing or wrong.
         """
         with locked(self.folder):
             keys = self._keys(self._newest())

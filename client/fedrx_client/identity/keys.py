@@ -71,9 +71,9 @@ class KeysFolder:
         """Make both keys and their request; all or nothing.
 
         Raises:
-            FolderExists: the folder does.
+            FolderUnusable: the folder does.
             EnrolmentInvalid: the wish cannot be granted by any roster.
-            PassphraseWeak: fewer than 12 characters.
+            KeyUnusable: fewer than 12 characters.
         """
         keys = Keys(Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP384R1()))
         signed = request_of(keys, wish, now)
@@ -94,8 +94,8 @@ class KeysFolder:
         """Read both private keys.
 
         Raises:
-            KeyUnreadable: damaged, or the passphrase is missing or wrong.
-            KeyExposed: others on this machine may read them.
+            KeyUnusable: they are damaged or open to others on this machine; or the passphrase is
+                missing or wrong.
             SiteDamaged: they are not the keys of the request beside them.
         """
         keys = Keys(

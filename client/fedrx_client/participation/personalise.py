@@ -13,7 +13,7 @@ from pathlib import Path
 from fedrx_client.approvals.study_files import KeptStudy
 from fedrx_client.participation.settings import split_salt
 from fedrx_common.errors import DataError, MisuseError
-from fedrx_common.files import FolderExists, write_private
+from fedrx_common.files import FolderUnusable, write_private
 from fedrx_models.cohort.cohort import Cohort
 from fedrx_models.cohort.encoding import encode
 from fedrx_models.contract import PatientModel
@@ -102,14 +102,14 @@ def write_latent(path: Path, cohort: Cohort, model: PatientModel) -> int:
 
     Raises:
         MisuseError: the model has no latent space, or the folder is missing.
-        FolderExists: the file is there already.
+        FolderUnusable: the file is there already.
     """
     if not isinstance(model, MultiomicsVae):
         raise MisuseError(
             f"model '{model.name}' has no latent space: only 'multiomics_vae' has one."
         )
     if path.exists():
-        raise FolderExists(f"{path} is there already: name another file.")
+        raise FolderUnusable(f"{path} is there already: name another file.")
     if not path.parent.is_dir():
         raise MisuseError(f"{path.parent} is no folder: make it, or name another file.")
     batch = encode(cohort, cohort.schema)

@@ -4,7 +4,6 @@ The secret that decides which patients are held out is made once, so that a pati
 side of the split through a study and its repeated runs. It must never leave the site.
 """
 
-import fcntl
 import hmac
 import os
 from collections.abc import Iterator
@@ -12,26 +11,21 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from pydantic import with_config
+
 from fedrx_client.data.privacy.deidentify import derived_key
-from fedrx_client.identity.pins import read_file
 from fedrx_client.training.device import CHOICES
-from fedrx_common.canonical_json import from_json, to_json
-from fedrx_common.errors import FedRxError, MisuseError
-from fedrx_common.files import locked, unusable, write_private
+from fedrx_common.canonical_json import to_json
+from fedrx_common.documents import STRICT, DocumentInvalid, read
+from fedrx_common.errors import MisuseError
+from fedrx_common.files import FolderDamaged, LockHeld, locked, write_private
 from fedrx_common.key_files import read_private
 from fedrx_common.text import LONGEST_LINE, fault_in, quoted
 
 _SECRET_BYTES = 32
 
 
-class SettingsDamaged(MisuseError):
-    """What the folder remembers cannot be read."""
-
-
-class AgentRunning(MisuseError):
-    """An agent of this site runs already; two would answer in each other's way."""
-
-
+@with_config(STRICT)
 @dataclass(frozen=True)
 class SiteSettings:
     """What `fedrx site start` remembers from its last start.
@@ -56,15 +50,15 @@ class SiteSettings:
         """Read what was kept; the defaults where nothing was.
 
         Raises:
-            SettingsDamaged: it cannot be read.
+            FolderDamaged: it cannot be read.
         """
         path = folder / "settings.json"
         if not path.is_file():
             return cls()
         try:
-            return cls(**from_json(read_file(path), source=str(path)))
-        except (FedRxError, TypeError):
-            raise SettingsDamaged(f"{path}: cannot be read; remove it and start again.") from None
+            return read(path, cls)
+        except (MisuseError, DocumentInvalid, OSError):
+            raise FolderDamaged(f"{path}: cannot be read; remove it and start again.") from None
 
     def keep(self, folder: Path) -> None:
         """Remember for the next time.
@@ -89,7 +83,7 @@ def split_salt(folder: Path, study: str) -> bytes:
         study: digest of the study.
 
     Raises:
-        SettingsDamaged: the site's secret is not what was written.
+        FolderDamaged: the site's secret is not what was written.
         FolderUnusable: it cannot be read or made.
     """
     return hmac.digest(_secret(folder), b"fedrx/1 split\x00" + study.encode(), "sha256")
@@ -102,7 +96,7 @@ def pseudonym_key(folder: Path) -> bytes:
         folder: the site's folder.
 
     Raises:
-        SettingsDamaged: the site's secret is not what was written.
+        FolderDamaged: the site's secret is not what was written.
         FolderUnusable: it cannot be read or made.
     """
     return derived_key(_secret(folder), "pseudonyms")
@@ -117,7 +111,7 @@ def _secret(folder: Path) -> bytes:
                 write_private(path, os.urandom(_SECRET_BYTES))
     secret = read_private(path)
     if len(secret) != _SECRET_BYTES:
-        raise SettingsDamaged(f"{path}: is not what this site wrote; restore it from a backup.")
+        raise FolderDamaged(f"{path}: is not what this site wrote; restore it from a backup.")
     return secret
 
 
@@ -126,21 +120,12 @@ def only_agent(folder: Path) -> Iterator[None]:
     """Be the only agent of this folder; the system frees the lock when the process ends.
 
     Raises:
-        AgentRunning: another one is.
+        LockHeld: another one is.
         FolderUnusable: the disk does not let us.
     """
-    with unusable(folder):
-        descriptor = os.open(folder / "agent.lock", os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AgentRunning(
-                f"{folder}: an agent of this site is running already; stop it first."
-            ) from None
+    running = f"{folder}: an agent of this site is running already; stop it first."
+    with locked(folder, "agent.lock", wait_s=0, held=running):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def agent_runs(folder: Path) -> bool:
@@ -148,5 +133,5 @@ def agent_runs(folder: Path) -> bool:
     try:
         with only_agent(folder):
             return False
-    except AgentRunning:
+    except LockHeld:
         return True

@@ -54,10 +54,6 @@ class ModelMismatch(PeerError):
     """The broadcast model is not the one that the request names; the masks would not cancel."""
 
 
-class NotForLiveSites(MisuseError):
-    """A site with real patients was given something that only a simulation may use."""
-
-
 @dataclass(frozen=True)
 class SitePolicy:
     """What the site itself allows, whatever a study says.
@@ -119,8 +115,8 @@ class Site:
 
     Raises:
         DataError: The cohort is smaller than the study asks for, or larger than it allows.
-        NotForLiveSites: A live site was given a seed, or a ledger that a power cut can harm.
-        MisuseError: A live site's approval does not cover this study, cohort or release.
+        MisuseError: A live site was given a seed, or a ledger that a power cut can harm; or its
+            approval does not cover this study, cohort or release.
         DeviceFailed: The device has no room for the patients.
     """
 
@@ -137,9 +133,9 @@ class Site:
         self._fingerprint = parts.cohort.fingerprint
         if parts.policy.approval is not None:
             if parts.randomness.simulated:
-                raise NotForLiveSites("noise from a seed protects nobody: use SystemRandomness.")
+                raise MisuseError("noise from a seed protects nobody: use SystemRandomness.")
             if parts.store.durability != "power":
-                raise NotForLiveSites(
+                raise MisuseError(
                     "a ledger must survive a power cut: open it with durability 'power'."
                 )
         self._permit()

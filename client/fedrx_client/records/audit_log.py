@@ -9,7 +9,6 @@ A line also says what a file of the site's folder holds since then, so that an o
 file is recognized; see `fedrx_client.records.ledger_file`.
 """
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from typing import Any, Literal, get_args
 
 from fedrx_common.chained_log import ChainFile, LogUnwritable
 from fedrx_common.errors import MisuseError
-from fedrx_common.files import sync_folder
+from fedrx_common.files import sync_folder, take_lock
 from fedrx_common.hash_chain import ChainBroken, ChainHead, ChainLine
 from fedrx_common.text import escaped
 
@@ -313,7 +312,7 @@ class AuditLog:
                 self.path.with_name(f"{self.path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o600
             )
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            take_lock(descriptor)
             yield
         finally:
             os.close(descriptor)

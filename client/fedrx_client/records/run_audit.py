@@ -140,7 +140,12 @@ class Journal:
             self._unwritten[key] += 1
             return
         self._refused[key] += 1
-        self._write("refusal", about, f"{key}: {_reason(error)}", level=logging.WARNING)
+        reason = "not foreseen; agent.log says more"
+        if isinstance(error, DataError):  # its sentence may hold a count or a cell of the table
+            reason = "the patients' table does not fit the study; `fedrx site check` says why"
+        elif isinstance(error, FedRxError):
+            reason = str(error) or "no more is known"
+        self._write("refusal", about, f"{key}: {reason}", level=logging.WARNING)
 
     def close(self) -> None:
         """Write what was counted only.
@@ -204,12 +209,3 @@ def in_words(request: Request) -> str:
 def _listed(names: tuple[str, ...] | list[str]) -> str:
     shown = ", ".join(shortened(name, 64) for name in names[:_LONGEST_LIST])
     return f"{len(names)} sites ({shown}{', …' if len(names) > _LONGEST_LIST else ''})"
-
-
-def _reason(error: Exception) -> str:
-    """Return the error's sentence, unless it may hold a count or a cell of the patients' table."""
-    if isinstance(error, DataError):
-        return "the patients' table does not fit the study; `fedrx site check` says why"
-    if isinstance(error, FedRxError):
-        return str(error) or "no more is known"
-    return "not foreseen; agent.log says more"

@@ -154,7 +154,7 @@ def patient_gradients(model: nn.Module, batch: Batch) -> PatientGradients:
     """Run one forward and one backward pass over a batch of at least one patient.
 
     Raises:
-        LossShapeInvalid: the model's loss is not one per patient.
+        MixesPatients: the model's loss is not one per patient.
         NotCovered: a layer was used in a way that the closed forms do not describe.
     """
     record = _Record(len(batch))
@@ -234,7 +234,7 @@ def plain_gradient(model: nn.Module, batch: Batch) -> Tensor:
     """Compute the gradient of the summed loss by autograd, `(d,)`.
 
     Raises:
-        LossShapeInvalid: the model's loss is not one per patient.
+        MixesPatients: the model's loss is not one per patient.
         UnsupportedModel: autograd refuses the model.
     """
     with torch.enable_grad():

@@ -86,8 +86,8 @@ def clipped_gradient_sum(
         rows: of a pass, from public numbers: see `public_rows`.
 
     Raises:
-        LossShapeInvalid: the model's loss is not one per patient.
-        MixesPatients: a layer computes statistics over the batch.
+        MixesPatients: the model's loss is not one per patient, or a layer computes statistics over
+            the batch.
         UnsupportedModel: no method gives this model's gradients per patient.
         TrainingInvalid: the clipping norm is not above 0.
     """
@@ -201,7 +201,7 @@ def gradient_sum(model: nn.Module, batch: Batch, *, mixed: bool = False) -> npt.
         mixed: whether a GPU may multiply in bfloat16.
 
     Raises:
-        LossShapeInvalid: the model's loss is not one per patient.
+        MixesPatients: the model's loss is not one per patient.
     """
     total = np.zeros(dimension(model))
     with precision(model, clipped=False, mixed=mixed):

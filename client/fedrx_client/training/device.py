@@ -21,10 +21,6 @@ _FAILURES: tuple[type[BaseException], ...] = tuple(
 )
 
 
-class DeviceMissing(MisuseError):
-    """The device that the settings name is not in this machine."""
-
-
 class DeviceFailed(MisuseError):
     """The device ran out of memory or broke down; nothing was charged and nothing left."""
 
@@ -43,7 +39,7 @@ def pick_device(name: str = "auto") -> torch.device:
     """Return the device that a site's settings name; 'auto' is the fastest there is.
 
     Raises:
-        DeviceMissing: there is no such device here.
+        MisuseError: there is no such device here.
     """
     here = devices()
     if name == "auto":
@@ -51,7 +47,7 @@ def pick_device(name: str = "auto") -> torch.device:
     for device in here:
         if device.type == name:
             return device
-    raise DeviceMissing(
+    raise MisuseError(
         f"device '{name}' is not here; this machine has {', '.join(d.type for d in here)}."
     )
 

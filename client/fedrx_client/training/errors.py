@@ -3,12 +3,8 @@
 from fedrx_common.errors import MisuseError
 
 
-class LossShapeInvalid(MisuseError):
-    """The model did not return one loss per patient; clipping would miss its bound unnoticed."""
-
-
 class MixesPatients(MisuseError):
-    """A layer lets one patient change what another contributes; no clipping can bound that."""
+    """A layer or the loss does not keep patients apart; no clipping can bound one's influence."""
 
 
 class UnsupportedModel(MisuseError):

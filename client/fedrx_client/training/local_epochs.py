@@ -136,7 +136,7 @@ def local_epochs(
         round_: the round's number, which does too.
 
     Raises:
-        LossShapeInvalid, MixesPatients, UnsupportedModel: see `clipped_gradient_sum`.
+        MixesPatients, UnsupportedModel: see `clipped_gradient_sum`.
         TrainingInvalid: the weights have become infinite; try a smaller learning rate.
     """
     weights = list(trained(model).values())

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from fedrx_client.training.errors import LossShapeInvalid, MixesPatients, UnsupportedModel
+from fedrx_client.training.errors import MixesPatients, UnsupportedModel
 
 
 class Batch(Protocol):
@@ -87,13 +87,13 @@ def patient_losses(model: nn.Module, batch: Batch) -> Tensor:
     """Compute the model's loss per patient, `(B,)`, and check its shape.
 
     Raises:
-        LossShapeInvalid: any other shape, `(B, 1)` and a batch mean included.
+        MixesPatients: any other shape, `(B, 1)` and a batch mean included.
     """
     losses = model(batch)
     expected = (len(batch),)
     shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
     if shape != expected:
-        raise LossShapeInvalid(
+        raise MixesPatients(
             f"The model returned a loss of shape {shape}, but the contract is one loss per "
             f"patient, {expected}: squeeze a trailing axis, and do not average over patients."
         )

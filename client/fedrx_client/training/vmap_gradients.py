@@ -49,7 +49,7 @@ def patient_gradients(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | 
     them.
 
     Raises:
-        LossShapeInvalid: the model's loss is not one per patient.
+        MixesPatients: the model's loss is not one per patient.
         UnsupportedModel: an operation of the model cannot be mapped over patients.
     """
     checked = _Losses(model)

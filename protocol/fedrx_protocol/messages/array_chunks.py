@@ -8,8 +8,8 @@ from collections import Counter
 from io import BytesIO
 from typing import Any, Final, NamedTuple
 
+from fedrx_common.canonical_json import MalformedMessage
 from fedrx_common.documents import read_json
-from fedrx_common.errors import PeerError
 
 # Flower's form of an object: kind, ids of children, bytes of the body; a zero byte; the body.
 _END_OF_HEAD: Final = b"\x00"
@@ -18,10 +18,6 @@ _PART: Final = b"ArrayChunk "
 
 # An array of 2 GB has some 400 parts, whose list takes 2 KB.
 _LIST_BYTES: Final = 2**16
-
-
-class ArrayInvalid(PeerError):
-    """An array's parts do not fit together, or would fill this side's memory."""
 
 
 class Assembled(NamedTuple):
@@ -47,11 +43,11 @@ def assemble(content: bytes, contents: dict[str, bytes], longest: int) -> Assemb
         longest: Bytes that the array may have.
 
     Raises:
-        ArrayInvalid: A part is missing, is not a part, or the array is too long.
+        MalformedMessage: A part is missing, is not a part, or the array is too long.
     """
     head, _, body = content.partition(_END_OF_HEAD)
     if len(body) > _LIST_BYTES:
-        raise ArrayInvalid("an array lists too many parts.")
+        raise MalformedMessage("an array lists too many parts.")
     try:
         children = dict(enumerate(head.decode("ascii").split(" ")[1].split(",")))
         fields = read_json(body)
@@ -59,7 +55,7 @@ def assemble(content: bytes, contents: dict[str, bytes], longest: int) -> Assemb
         data = _joined(names, contents, longest)
         return Assembled(_text(fields["dtype"]), _shape(fields), _text(fields["stype"]), data)
     except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise ArrayInvalid(f"an array cannot be read ({type(error).__name__}).") from None
+        raise MalformedMessage(f"an array cannot be read ({type(error).__name__}).") from None
 
 
 def _joined(names: list[str], contents: dict[str, bytes], longest: int) -> bytes:
@@ -68,9 +64,9 @@ def _joined(names: list[str], contents: dict[str, bytes], longest: int) -> bytes
         part = contents[name]
         at = part.find(_END_OF_HEAD)
         if at < 0 or not part.startswith(_PART):
-            raise ArrayInvalid("an array's part is none.")
+            raise MalformedMessage("an array's part is none.")
         if buffer.tell() + len(part) > longest:
-            raise ArrayInvalid(f"an array is longer than {longest} bytes.")
+            raise MalformedMessage(f"an array is longer than {longest} bytes.")
         buffer.write(memoryview(part)[at + 1 :])
         uses[name] -= 1
         if not uses[name]:

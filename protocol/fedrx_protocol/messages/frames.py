@@ -47,6 +47,22 @@ def body_bytes(lengths: Iterable[int]) -> int:
     return sum(HEADER_BYTES + length for length in lengths)
 
 
+def bodies(parts: Iterable[bytes], longest: int) -> Iterator[bytes]:
+    """Read the frames of a body that comes in any parts; each is given as soon as it is whole.
+
+    Args:
+        parts: The body.
+        longest: Bytes of the longest frame that is taken.
+
+    Raises:
+        FrameInvalid: A frame is too long, or the body ends within one.
+    """
+    reader = FrameReader(longest)
+    for part in parts:
+        yield from reader.feed(part)
+    reader.close()
+
+
 class FrameReader:
     """Takes a body as it comes and gives the frames that are whole.
 

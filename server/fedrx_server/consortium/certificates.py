@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fedrx_common.errors import MisuseError
+from fedrx_common.address import AddressInvalid
 from fedrx_protocol.trust.authority import authority_uri
 
 AUTHORITY_LIFE = timedelta(days=3652)
@@ -26,10 +26,6 @@ BACKDATED = timedelta(hours=1)  # a site's clock may be behind ours
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _LABEL = r"(?!-)[a-z0-9-]{1,63}(?<!-)"
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
-
-
-class HostInvalid(MisuseError):
-    """No certificate can be made for this name, so no site could connect under it."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ def issue_server_certificate(
         now: unix seconds.
 
     Raises:
-        HostInvalid: a name is neither.
+        AddressInvalid: a name is neither.
     """
     # P-256 here: a handshake is several times quicker, and the key lives thirteen months.
     key = ec.generate_private_key(ec.SECP256R1())
@@ -116,7 +112,7 @@ def general_name(host: str) -> x509.GeneralName:
     """A DNS name or an IP address as a certificate writes it.
 
     Raises:
-        HostInvalid: it is neither; a scheme, a port, a path and a wildcard are not allowed.
+        AddressInvalid: it is neither; a scheme, a port, a path and a wildcard are not allowed.
     """
     if host.startswith("[") and host.endswith("]") and ":" in host:
         host = host[1:-1]  # as an IPv6 address stands before a port
@@ -127,7 +123,7 @@ def general_name(host: str) -> x509.GeneralName:
     name = host.lower()
     numeric = re.fullmatch(r"[0-9.]+", name)  # 10.0.0.300 is a mistyped address, not a name
     if numeric or not _HOST_NAME.fullmatch(name):
-        raise HostInvalid(
+        raise AddressInvalid(
             f"Host {host!r} is neither a DNS name nor an IP address; give it with --host without "
             "scheme, port or wildcard, and an international name in its xn-- form."
         )

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedrx_common.chained_log import ChainFile
 from fedrx_common.errors import MisuseError
-from fedrx_common.files import locked, new_folder, unusable, write_public
+from fedrx_common.files import FolderDamaged, locked, new_folder, unusable, write_public
 from fedrx_common.key_files import is_encrypted, load_p384
 from fedrx_common.text import fault_in, quoted
 from fedrx_protocol.trust.enrolment import EnrolmentRequest, SignedEnrolmentRequest
@@ -27,12 +27,7 @@ from fedrx_server.consortium.certificates import (
     issue_server_certificate,
 )
 from fedrx_server.consortium.enrolment import Register, admit, dismiss, register_of
-from fedrx_server.consortium.files import (
-    ConsortiumDamaged,
-    ConsortiumFiles,
-    ConsortiumInfo,
-    signing_key,
-)
+from fedrx_server.consortium.files import ConsortiumFiles, ConsortiumInfo, signing_key
 from fedrx_server.consortium.history import (
     LOG_LABEL,
     LogKind,
@@ -61,7 +56,7 @@ class Consortium:
 
     Raises:
         FolderUnusable: it is not there, or cannot be read.
-        ConsortiumDamaged: a file in it is not what was written.
+        FolderDamaged: a file in it is not what was written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -90,9 +85,9 @@ class Consortium:
             passphrase: encrypts the signing key and the CA's, if given.
 
         Raises:
-            FolderExists: it does.
-            HostInvalid: a host is neither a DNS name nor an IP address.
-            PassphraseWeak: fewer than 12 characters.
+            FolderUnusable: it does.
+            AddressInvalid: a host is neither a DNS name nor an IP address.
+            KeyUnusable: fewer than 12 characters.
         """
         key = Ed25519PrivateKey.generate()
         about = ConsortiumInfo(name, key.public_key().public_bytes_raw(), now)
@@ -161,7 +156,8 @@ class Consortium:
 
         Raises:
             EnrolmentForged, EnrolmentExpired: a request does not verify.
-            EnrolmentRefused, SiteUnknown: an id or key is taken, given up, or not there.
+            EnrolmentRefused: an id or key is taken or was given up, or a site that rotates is not
+                on the roster.
         """
         verified = [request.verify(now) for request in requests]
         return admit(self._register(), verified, now=now, rotate=rotate)
@@ -184,8 +180,9 @@ class Consortium:
 
         Raises:
             EnrolmentForged, EnrolmentExpired: a request does not verify.
-            EnrolmentRefused, SiteUnknown: an id or key is taken, given up, or not there.
-            KeyUnreadable: the passphrase is missing or wrong.
+            EnrolmentRefused: an id or key is taken or was given up, or a site that rotates is not
+                on the roster.
+            KeyUnusable: the passphrase is missing or wrong.
         """
         with self._changing(passphrase) as key:
             roster = self.preview(requests, now=now, rotate=rotate)
@@ -202,9 +199,9 @@ class Consortium:
         """Sign a roster without `site`; its keys never come back.
 
         Raises:
-            SiteUnknown: it is not on the roster.
+            EnrolmentRefused: it is not on the roster.
             MisuseError: no reason in one line was given.
-            KeyUnreadable: the passphrase is missing or wrong.
+            KeyUnusable: the passphrase is missing or wrong.
         """
         fault = fault_in(reason, least=1, most=MAX_REASON_CHARACTERS)
         if fault is not None:
@@ -227,8 +224,8 @@ class Consortium:
             The hosts the certificate names, without loopback.
 
         Raises:
-            HostInvalid: a host is neither a DNS name nor an IP address.
-            KeyUnreadable: the passphrase is missing or wrong.
+            AddressInvalid: a host is neither a DNS name nor an IP address.
+            KeyUnusable: the passphrase is missing or wrong.
         """
         with locked(self.files.folder), unusable(self.files.folder):
             key = load_p384(self.files.authority_key, passphrase)
@@ -287,4 +284,4 @@ def _certificate(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(data)
     except ValueError:
-        raise ConsortiumDamaged(f"{path}: is no certificate; restore it from a backup.") from None
+        raise FolderDamaged(f"{path}: is no certificate; restore it from a backup.") from None

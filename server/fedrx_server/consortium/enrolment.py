@@ -9,17 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedrx_common.errors import MisuseError
+from fedrx_common.files import FolderDamaged
 from fedrx_protocol.trust.enrolment import LIMITS, EnrolmentRequest
 from fedrx_protocol.trust.roster import Roster, SiteEntry
-from fedrx_server.consortium.files import ConsortiumDamaged
 
 
 class EnrolmentRefused(MisuseError):
-    """A request that must not enter the roster; the roster stays as it is."""
-
-
-class SiteUnknown(MisuseError):
-    """A site that is not on the roster can be neither revoked nor rotated."""
+    """A change that must not enter the roster; the roster stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ def register_of(
         where: the folder of the requests, for the error's text.
 
     Raises:
-        ConsortiumDamaged: a site on the roster has no request.
+        FolderDamaged: a site on the roster has no request.
     """
     history = tuple(rosters)
     ever = {entry.identity for roster in history for entry in roster.sites}
@@ -58,7 +54,7 @@ def register_of(
     accepted = {item.identity: item for item in requests if item.identity in ever}
     for entry in history[-1].sites:
         if entry.identity not in accepted:
-            raise ConsortiumDamaged(
+            raise FolderDamaged(
                 f"{where}: the request of site '{entry.site}' is missing; restore it from a backup."
             )
     return Register(history[-1], accepted, frozenset(ever - current))
@@ -76,8 +72,8 @@ def admit(
         rotate: the sites are on the roster and change their keys; otherwise they are new.
 
     Raises:
-        EnrolmentRefused: an id or key is taken, was given up, or is not valid now.
-        SiteUnknown: a site that rotates is not on the roster.
+        EnrolmentRefused: an id or key is taken, was given up, or is not valid now; or a site that
+            rotates is not on the roster.
     """
     if not requests:
         raise EnrolmentRefused("No request was given; name at least one request file.")
@@ -107,7 +103,7 @@ def dismiss(register: Register, site: str) -> Roster:
     """The next roster, without `site`.
 
     Raises:
-        SiteUnknown: it is not on the roster.
+        EnrolmentRefused: it is not on the roster.
     """
     _require_member(register.roster, site)
     staying = tuple(entry for entry in register.roster.sites if entry.site != site)
@@ -147,4 +143,4 @@ def _require_admissible(
 def _require_member(roster: Roster, site: str) -> None:
     if roster.entry(site) is None:
         known = ", ".join(roster.ids) or "none yet"
-        raise SiteUnknown(f"Site '{site}' is not on the roster; the sites are: {known}.")
+        raise EnrolmentRefused(f"Site '{site}' is not on the roster; the sites are: {known}.")

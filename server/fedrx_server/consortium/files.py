@@ -12,13 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedrx_common.canonical_json import MalformedMessage, from_base64, from_json, to_base64, to_json
 from fedrx_common.errors import MisuseError
-from fedrx_common.files import unusable, write_public
+from fedrx_common.files import FolderDamaged, unusable, write_public
 from fedrx_common.key_files import load_ed25519
 from fedrx_common.text import fault_in, quoted
-
-
-class ConsortiumDamaged(MisuseError):
-    """A file of the consortium folder is not what was written there."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +120,7 @@ class ConsortiumInfo:
         """Read what `to_json` wrote.
 
         Raises:
-            ConsortiumDamaged: it is not such a document.
+            FolderDamaged: it is not such a document.
             FolderUnusable: it is not there.
         """
         with unusable(path):
@@ -137,9 +133,7 @@ class ConsortiumInfo:
                 return cls(name, key, created)
         except (MalformedMessage, MisuseError, KeyError, TypeError):
             pass
-        raise ConsortiumDamaged(
-            f"{path}: is no description of a consortium; restore it from a backup."
-        )
+        raise FolderDamaged(f"{path}: is no description of a consortium; restore it from a backup.")
 
 
 def signing_key(
@@ -148,12 +142,12 @@ def signing_key(
     """Read the signing key and see that it is this consortium's.
 
     Raises:
-        KeyUnreadable: damaged, or its passphrase is missing or wrong.
-        ConsortiumDamaged: it is another consortium's.
+        KeyUnusable: damaged, or its passphrase is missing or wrong.
+        FolderDamaged: it is another consortium's.
     """
     key = load_ed25519(files.signing_key, passphrase)
     if key.public_key().public_bytes_raw() != about.consortium:
-        raise ConsortiumDamaged(
+        raise FolderDamaged(
             f"{files.signing_key}: is not this consortium's key; restore it from a backup."
         )
     return key

@@ -14,7 +14,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from fedrx_common.chained_log import ChainFile
 from fedrx_common.errors import FedRxError
-from fedrx_common.files import new_folder, sync_folder, unusable, write_private, write_public
+from fedrx_common.files import (
+    FolderDamaged,
+    new_folder,
+    sync_folder,
+    unusable,
+    write_private,
+    write_public,
+)
 from fedrx_common.key_files import pem_of
 from fedrx_protocol.trust.enrolment import EnrolmentRequest, SignedEnrolmentRequest
 from fedrx_protocol.trust.roster import Roster, RosterEntryExpired, SignedRoster, sign_roster
@@ -23,12 +30,7 @@ from fedrx_server.consortium.certificates import (
     issue_server_certificate,
     make_authority,
 )
-from fedrx_server.consortium.files import (
-    ConsortiumDamaged,
-    ConsortiumFiles,
-    ConsortiumInfo,
-    write_about,
-)
+from fedrx_server.consortium.files import ConsortiumFiles, ConsortiumInfo, write_about
 
 LOG_LABEL = "coordinator"
 LogKind = Literal["init", "enrol", "rotate", "revoke", "renew", "recover"]
@@ -44,8 +46,8 @@ def found(
     """Fill a new consortium folder: keys, CA, TLS certificate, secret, roster 0, first log line.
 
     Raises:
-        HostInvalid: a host is neither a DNS name nor an IP address.
-        PassphraseWeak: fewer than 12 characters.
+        AddressInvalid: a host is neither a DNS name nor an IP address.
+        KeyUnusable: fewer than 12 characters.
     """
     now = about.created
     authority = make_authority(about.name, key, now)
@@ -100,12 +102,12 @@ def read_rosters(files: ConsortiumFiles, consortium: bytes) -> tuple[SignedRoste
         consortium: its raw public key, 32 bytes.
 
     Raises:
-        ConsortiumDamaged: one is missing or changed.
+        FolderDamaged: one is missing or changed.
     """
     with unusable(files.rosters):
         count = len(list(files.rosters.glob("*.json")))
     if not count:
-        raise ConsortiumDamaged(f"{files.rosters}: holds no roster; restore it from a backup.")
+        raise FolderDamaged(f"{files.rosters}: holds no roster; restore it from a backup.")
     rosters = []
     for serial in range(count):
         path = edition(files, serial)
@@ -117,9 +119,9 @@ def read_rosters(files: ConsortiumFiles, consortium: bytes) -> tuple[SignedRoste
                 # Only the signature counts: an expired entry must remain replaceable.
                 signed.verify(consortium, 0)
         except FedRxError as error:
-            raise ConsortiumDamaged(f"{path}: {error} Restore it from a backup.") from None
+            raise FolderDamaged(f"{path}: {error} Restore it from a backup.") from None
         if signed.roster.serial != serial:
-            raise ConsortiumDamaged(
+            raise FolderDamaged(
                 f"{path}: holds serial {signed.roster.serial}; restore it from a backup."
             )
         rosters.append(signed)
@@ -139,7 +141,7 @@ def read_requests(files: ConsortiumFiles) -> tuple[EnrolmentRequest, ...]:
     """All requests that were kept; their age no longer matters, their signatures do.
 
     Raises:
-        ConsortiumDamaged: one was changed.
+        FolderDamaged: one was changed.
     """
     with unusable(files.requests):
         paths = sorted(files.requests.glob("*.json"))
@@ -151,5 +153,5 @@ def read_requests(files: ConsortiumFiles) -> tuple[EnrolmentRequest, ...]:
             signed = SignedEnrolmentRequest.from_json(data)
             requests.append(signed.verify(signed.request.time))
         except FedRxError as error:
-            raise ConsortiumDamaged(f"{path}: {error} Restore it from a backup.") from None
+            raise FolderDamaged(f"{path}: {error} Restore it from a backup.") from None
     return tuple(requests)

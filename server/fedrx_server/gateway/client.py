@@ -24,15 +24,11 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.retry import RetryInvoker
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
 
-from fedrx_common.errors import PeerError
+from fedrx_common.canonical_json import MalformedMessage
 from fedrx_protocol.messages import frames
 from fedrx_protocol.messages.array_chunks import assemble, is_array
 from fedrx_server.gateway.control import SuperLinkAddress
 from fedrx_server.gateway.endpoints import FRAMES_MEDIA_TYPE, RUNTIME, WAIT_HEADER, ordered
-
-
-class ReplyUnreadable(PeerError):
-    """A reply's objects are not a message; its site counts as lost for this request."""
 
 
 def inflate_reply(
@@ -47,8 +43,7 @@ def inflate_reply(
         longest: Bytes of the longest array.
 
     Raises:
-        ReplyUnreadable: Objects do not fit together.
-        ArrayInvalid: An array does not, or it is too long.
+        MalformedMessage: Objects do not fit together, or an array is too long.
     """
     arrays: dict[str, InflatableObject] = {
         name: Array(*assemble(contents[name], contents, longest))
@@ -57,9 +52,9 @@ def inflate_reply(
     try:
         message = inflate_object_from_contents(root, contents, objects=arrays)
     except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
-        raise ReplyUnreadable(f"objects do not fit together ({type(error).__name__}).") from None
+        raise MalformedMessage(f"objects do not fit together ({type(error).__name__}).") from None
     if not isinstance(message, Message):
-        raise ReplyUnreadable("the objects are no message.")
+        raise MalformedMessage("the objects are no message.")
     metadata = metadata_from_proto(head.metadata)
     if message.has_error():
         return make_message(metadata=metadata, error=message.error)
@@ -162,7 +157,7 @@ class LinkClient:
                 if response.is_error:
                     response.read()
                     response.raise_for_status()
-                bodies = self._framed(response)
+                bodies = frames.bodies(response.iter_raw(), self._longest)
                 head = PullAppMessagesResponse.FromString(_next(bodies))
                 arrived = []
                 for message, tree in zip(
@@ -173,12 +168,6 @@ class LinkClient:
                 return arrived
 
         return cast("list[Arrived]", self._retries.invoke(once))
-
-    def _framed(self, response: httpx.Response) -> Iterator[bytes]:
-        reader = frames.FrameReader(self._longest)
-        for part in response.iter_raw():
-            yield from reader.feed(part)
-        reader.close()
 
 
 def _next(bodies: Iterator[bytes]) -> bytes:

@@ -36,8 +36,8 @@ _TIMEOUT_S: Final = 30.0
 C = TypeVar("C", bound=ProtobufClient)
 
 
-class SuperLinkRefused(FedRxError):
-    """The SuperLink refused, or is not there; the run so far is in the run folder."""
+class SuperLinkUnusable(FedRxError):
+    """The SuperLink or its proxy is not there, did not start, or refused; a run can go on later."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def register_site(superlink_address: SuperLinkAddress, public_key: bytes, name: 
     """Admit a site's transport key (PEM) and return its node id.
 
     Raises:
-        SuperLinkRefused: The key is not of a NIST curve, or is registered already.
+        SuperLinkUnusable: The key is not of a NIST curve, or is registered already.
     """
     request = RegisterNodeRequest(public_key=public_key, name=name)
     with control_client(superlink_address) as control:
@@ -140,7 +140,7 @@ def unregister_site(superlink_address: SuperLinkAddress, node: int) -> None:
     """Shut a site out at once.
 
     Raises:
-        SuperLinkRefused: There is no such node.
+        SuperLinkUnusable: There is no such node.
     """
     with control_client(superlink_address) as control:
         control.UnregisterNode(UnregisterNodeRequest(node_id=node))
@@ -150,7 +150,7 @@ def list_sites(superlink_address: SuperLinkAddress) -> list[SiteNode]:
     """The registered sites.
 
     Raises:
-        SuperLinkRefused: The SuperLink is not there.
+        SuperLinkUnusable: The SuperLink is not there.
     """
     with control_client(superlink_address) as control:
         nodes = control.ListNodes(ListNodesRequest()).nodes_info
@@ -204,7 +204,7 @@ def translated() -> Iterator[None]:
     try:
         yield
     except httpx.TransportError as error:
-        raise SuperLinkRefused(
+        raise SuperLinkUnusable(
             f"the SuperLink cannot be reached ({error}): is `fedrx coordinator start` running?"
         ) from None
     except httpx.HTTPStatusError as error:
@@ -213,4 +213,4 @@ def translated() -> Iterator[None]:
             said = str(body.get("message") or body.get("detail") or body)
         except (ValueError, AttributeError):
             said = f"HTTP {error.response.status_code}"
-        raise SuperLinkRefused(f"the SuperLink refused {error.request.url.path}: {said}") from None
+        raise SuperLinkUnusable(f"the SuperLink refused {error.request.url.path}: {said}") from None

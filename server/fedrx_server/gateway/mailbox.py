@@ -9,7 +9,7 @@ transaction and one at a time.
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -315,7 +315,10 @@ class Mailbox:
         sizes = self._sizes(root)
         if sizes is None:
             return None
-        tree = self._tree(root)
+        children: dict[str, list[str]] = {}
+        for edge in self._state.query(_EDGES, {"root": root}):
+            children.setdefault(edge["parent_id"], []).append(edge["child_id"])
+        tree = _grown(root, children)
         return Parcel(
             message_to_proto(_message(row)), tree, {name: sizes[name] for name in ordered(tree)}
         )
@@ -327,16 +330,11 @@ class Mailbox:
             return None
         return {row["id"]: row["size"] for row in rows}
 
-    def _tree(self, root: str) -> ObjectTree:
-        children: dict[str, list[str]] = {}
-        for row in self._state.query(_EDGES, {"root": root}):
-            children.setdefault(row["parent_id"], []).append(row["child_id"])
 
-        def grown(name: str) -> ObjectTree:
-            below = [grown(child) for child in children.get(name, ())]
-            return ObjectTree(object_id=name, children=below)
-
-        return grown(root)
+def _grown(name: str, children: Mapping[str, list[str]]) -> ObjectTree:
+    """Build the tree below an object."""
+    below = [_grown(child, children) for child in children.get(name, ())]
+    return ObjectTree(object_id=name, children=below)
 
 
 def _message(row: dict[str, Any]) -> Message:

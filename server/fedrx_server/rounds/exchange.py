@@ -17,10 +17,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
+from fedrx_common.backoff import Backoff
 from fedrx_protocol.messages.refusal import Refusal
 
-_SHORTEST_WAIT_S = 0.005
-_LONGEST_WAIT_S = 0.25
+_WAITS = Backoff(first=0.005, longest=0.25)  # while no reply arrives
 _LOOK_EVERY_S = 3.0
 _RECORD = "fedrx"
 # A refusal is the name of an error class; anything else a site writes there is not repeated.
@@ -108,7 +108,7 @@ class Exchange:
         del payload
         yield from (Reply(node, lost=True) for node, message_id in pushed.items() if not message_id)
         waiting = {message_id: node for node, message_id in pushed.items() if message_id}
-        end, wait = self._clock() + deadline_s, _SHORTEST_WAIT_S
+        end, waits = self._clock() + deadline_s, iter(_WAITS)
         look, gone = self._clock() + _LOOK_EVERY_S, frozenset[int]()
         while waiting and self._clock() < end:
             arrived = self._arrived(waiting)
@@ -116,10 +116,9 @@ class Exchange:
             while arrived:
                 yield arrived.pop(0)  # nothing here refers to it while the next one comes
             if not idle:
-                wait = _SHORTEST_WAIT_S
+                waits = iter(_WAITS)
             elif waiting:
-                self._sleep(wait)
-                wait = min(2 * wait, _LONGEST_WAIT_S)
+                self._sleep(next(waits))
             if waiting and self._clock() >= look:
                 look = self._clock() + _LOOK_EVERY_S
                 # One that is away at two looks in a row has not merely been restarted.

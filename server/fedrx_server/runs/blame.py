@@ -16,11 +16,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, get_args
 
+from pydantic import with_config
+
+from fedrx_common.documents import STRICT, DocumentInvalid, read
 from fedrx_common.errors import RunError
 from fedrx_common.files import write_file
 from fedrx_protocol.messages.refusal import Refusal
 from fedrx_protocol.secagg.blame import ShareFault, Verdict, proved_by_faults
-from fedrx_server.runs.files import read_json, to_json
+from fedrx_server.runs.files import to_json
 
 PROOFS_FOR_GOOD: Final = 2
 """After so many proofs a site is left out until the coordinator readmits it."""
@@ -74,6 +77,7 @@ class EndedAttempt:
     charged: bool
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Fault:
     """What was wrong with one attempt.
@@ -119,6 +123,7 @@ class LeftOut:
         return f"{self.reason}: out of the next attempt"
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Blame:
     """All faults of a run; grows by `judged`, shrinks by `forgiven` alone.
@@ -128,8 +133,8 @@ class Blame:
         pairs: Owner and holder of each share that was found wrong: one of the two lied.
     """
 
-    faults: tuple[Fault, ...] = ()
-    pairs: tuple[tuple[str, str], ...] = ()
+    faults: tuple[Fault, ...]
+    pairs: tuple[tuple[str, str], ...]
 
     def judged(self, ended: EndedAttempt, liars: int) -> "Blame":
         """With what an attempt showed; the same attempt again changes nothing.
@@ -220,13 +225,10 @@ def read_blame(folder: Path) -> Blame:
     """
     path = folder / _FILE
     if not path.exists():
-        return Blame()
-    document = read_json(path)
+        return Blame((), ())
     try:
-        faults = tuple(Fault(**{**one, "sites": tuple(one["sites"])}) for one in document["faults"])
-        pairs = tuple((str(owner), str(holder)) for owner, holder in document["pairs"])
-        return Blame(faults, pairs)
-    except (KeyError, TypeError, ValueError):
+        return read(path, Blame)
+    except (DocumentInvalid, OSError):
         raise RunError(
             f"{path}: is damaged; remove it, and the run leaves no site out any more."
         ) from None

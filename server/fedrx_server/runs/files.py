@@ -4,7 +4,6 @@ Everything that is read here is checked before it is used; a folder is made in o
 all.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -15,8 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import with_config
+
 from fedrx_common import documents
+from fedrx_common.documents import STRICT, StateT
 from fedrx_common.errors import MisuseError, RunError
+from fedrx_common.files import take_lock
 from fedrx_protocol.study.study import Study
 
 FORMAT = 1
@@ -40,6 +43,17 @@ def first_files(
     return files
 
 
+@with_config(STRICT)
+@dataclass(frozen=True)
+class Counters:
+    """Numbers that must never be used twice, whatever crashes: the last ones that were used."""
+
+    epoch: int
+    round: int
+    attempt: int
+
+
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Era:
     """Attempts under one roster that was replaced.
@@ -53,6 +67,14 @@ class Era:
     round: int
     attempt: int
     sites: int
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class Eras:
+    """What `eras.json` holds: the rosters that a run's present one replaced, oldest first."""
+
+    eras: tuple[Era, ...]
 
 
 @contextmanager
@@ -81,26 +103,10 @@ def unwritable_named(path: Path) -> Iterator[None]:
 
 def lock_folder(path: Path) -> int:
     """Lock a run folder for this process; the lock ends with the process, however it ends."""
-    descriptor = try_lock(path / "lock", mode=0o644)
-    if descriptor is None:
-        raise RunInUse(f"{path}: another process is using this run folder; wait for it to end.")
-    return descriptor
-
-
-def try_lock(file: Path, *, mode: int, shared: bool = False) -> int | None:
-    """Lock a file for as long as the descriptor is open; None if another process holds it.
-
-    Args:
-        file: Made if it is not there.
-        mode: Its permissions then.
-        shared: Whether others may lock it so at the same time.
-    """
-    descriptor = os.open(file, os.O_CREAT | os.O_RDWR, mode)
-    try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError:
+    descriptor = os.open(path / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+    if not take_lock(descriptor, wait_s=0):
         os.close(descriptor)
-        return None
+        raise RunInUse(f"{path}: another process is using this run folder; wait for it to end.")
     return descriptor
 
 
@@ -156,15 +162,27 @@ def to_json(document: Mapping[str, Any]) -> str:
 
 
 def read_eras(path: Path) -> tuple[Era, ...]:
-    """The rosters that a run's present one replaced, oldest first.
+    """Read the rosters that a run's present one replaced, oldest first.
 
     Raises:
         RunError: the file is damaged.
     """
     file = path / "eras.json"
-    if not file.exists():
-        return ()
+    return _state(file, Eras).eras if file.exists() else ()
+
+
+def read_counters(path: Path) -> Counters:
+    """Read the last numbers that a run used; no lock is needed.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    file = path / "counters.json"
+    return _state(file, Counters) if file.exists() else Counters(epoch=0, round=0, attempt=-1)
+
+
+def _state(file: Path, model: type[StateT]) -> StateT:
     try:
-        return tuple(Era(**era) for era in read_json(file)["eras"])
-    except (KeyError, TypeError):
+        return documents.read(file, model)
+    except (documents.DocumentInvalid, OSError):
         raise RunError(f"{file}: is damaged; restore it from a backup.") from None

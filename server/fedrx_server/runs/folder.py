@@ -15,10 +15,9 @@ made good when the folder is opened again. Nothing in here knows rounds, models 
     result.json  report.html                           at the end
 """
 
-import fcntl
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -29,6 +28,7 @@ import numpy.typing as npt
 from fedrx_common.errors import RunError
 from fedrx_common.files import (
     append_line,
+    release_lock,
     remove_file,
     remove_partial_files,
     sync_folder,
@@ -39,9 +39,11 @@ from fedrx_protocol.study.study import Study
 from fedrx_server.runs.blame import Blame, LeftOut, read_blame, write_blame
 from fedrx_server.runs.checkpoints import Checkpoint, Checkpoints, RoundRecord
 from fedrx_server.runs.files import (
+    Counters,
     Era,
     first_files,
     lock_folder,
+    read_counters,
     read_eras,
     read_json,
     sibling_folder,
@@ -55,15 +57,6 @@ Durability = Literal["power", "process"]
 START = "start.safetensors"
 
 __all__ = ["Checkpoint", "RoundRecord", "RunFolder"]
-
-
-@dataclass(frozen=True)
-class _Counters:
-    """Numbers that must never be used twice, whatever crashes."""
-
-    epoch: int = 0
-    round: int = 0
-    attempt: int = -1
 
 
 class RunFolder:
@@ -100,7 +93,7 @@ class RunFolder:
             sync=self._sync,
         )
         remove_partial_files(path)
-        self._counters = self._read_counters()
+        self._counters = read_counters(path)
         self._blame = read_blame(path)
         self._rounds = self._repair_rounds()
 
@@ -208,11 +201,9 @@ class RunFolder:
         self.close()
 
     def close(self) -> None:
-        """Let go of the lock; a second call does nothing."""
+        """Release the lock; a second call does nothing."""
         if self._lock is not None:
-            # Unlocked first: a process forked meanwhile may hold a copy of the descriptor.
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
-            os.close(self._lock)
+            release_lock(self._lock)
             self._lock = None
 
     @property
@@ -413,15 +404,6 @@ class RunFolder:
             self._add_line(self._checkpoints.load(committed).record)
         return self._rounds
 
-    def _read_counters(self) -> _Counters:
-        path = self.path / "counters.json"
-        if not path.exists():
-            return _Counters()
-        try:
-            return _Counters(**read_json(path))
-        except TypeError:
-            raise RunError(f"{path}: is damaged; restore it from a backup.") from None
-
-    def _store_counters(self, counters: _Counters) -> None:
+    def _store_counters(self, counters: Counters) -> None:
         write_file(self.path / "counters.json", to_json(asdict(counters)).encode(), sync=self._sync)
         self._counters = counters

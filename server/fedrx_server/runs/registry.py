@@ -11,7 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
+from pydantic import with_config
+
 from fedrx_common.canonical_json import MalformedMessage
+from fedrx_common.documents import STRICT, DocumentInvalid, read
 from fedrx_common.errors import MisuseError, RunError
 from fedrx_common.files import whole_lines, write_file
 from fedrx_protocol.plan import StudyPlan
@@ -19,7 +22,14 @@ from fedrx_protocol.study.study import Study
 from fedrx_protocol.trust.roster import Roster, SignedRoster
 from fedrx_server.runs.blame import LeftOut, read_blame
 from fedrx_server.runs.checkpoints import RoundRecord
-from fedrx_server.runs.files import Era, read_eras, read_json, stored_study, to_json
+from fedrx_server.runs.files import (
+    Era,
+    read_counters,
+    read_eras,
+    read_json,
+    stored_study,
+    to_json,
+)
 from fedrx_server.runs.folder import RunFolder
 
 Goal = Literal["running", "stopped", "finished", "failed"]
@@ -28,6 +38,7 @@ _NAME: Final = re.compile(r"(?P<study>[a-z][a-z0-9_]{0,63})-(?P<number>[1-9][0-9
 _SEED_BITS: Final = 63
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class DesiredState:
     """What is wanted of a run.
@@ -41,7 +52,7 @@ class DesiredState:
     sentence: str = ""
 
     def __post_init__(self) -> None:
-        if self.goal not in get_args(Goal) or not isinstance(self.sentence, str):
+        if self.goal not in get_args(Goal):
             raise MisuseError(f"'{self.goal}' is nothing that a run can be asked for.")
 
 
@@ -60,8 +71,8 @@ def read_wanted(folder: Path) -> DesiredState:
     if not path.exists():
         return DesiredState("stopped", "it was not begun; resume it.")
     try:
-        return DesiredState(**read_json(path))
-    except (TypeError, MisuseError):
+        return read(path, DesiredState)
+    except (DocumentInvalid, OSError):
         raise RunError(f"{path}: is damaged; remove it and resume the run.") from None
 
 
@@ -76,7 +87,8 @@ def read_left_out(folder: Path) -> dict[str, LeftOut]:
     Raises:
         RunError: a file is damaged.
     """
-    return read_blame(folder).left_out(_begun(folder))
+    last = read_counters(folder)
+    return read_blame(folder).left_out((last.round, last.attempt))
 
 
 @dataclass(frozen=True)
@@ -248,7 +260,9 @@ class RunView:
             raise RunError(f"{path}: is damaged; restore it from a backup.") from None
         lines = path / "rounds.jsonl"
         rounds = tuple(RoundRecord.from_json(line, str(lines)) for line in whole_lines(lines)[0])
-        return cls(path, study, signed, run_id, rounds, read_eras(path), _begun(path))
+        last = read_counters(path)
+        begun = last.round, last.attempt
+        return cls(path, study, signed, run_id, rounds, read_eras(path), begun)
 
     @property
     def name(self) -> str:
@@ -276,16 +290,6 @@ class RunView:
                 later = (e.sites for e in self.eras if (number, tried) < (e.round, e.attempt))
                 attempts.append((number, tried, next(later, now)))
         return tuple(attempts)
-
-
-def _begun(path: Path) -> tuple[int, int]:
-    if not (path / "counters.json").exists():
-        return (0, -1)
-    counters = read_json(path / "counters.json")
-    try:
-        return int(counters["round"]), int(counters["attempt"])
-    except (KeyError, TypeError, ValueError):
-        raise RunError(f"{path / 'counters.json'}: is damaged; restore a backup.") from None
 
 
 def _order(name: str) -> tuple[str, int]:

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from fedrx_common.backoff import Backoff
 from fedrx_common.errors import FedRxError
 from fedrx_server.consortium.consortium import Consortium
 from fedrx_server.gateway.control import (
@@ -42,8 +43,7 @@ LOOK_EVERY_S: Final = 2.0
 # The registered sites are compared with the roster even if nothing seems to have changed.
 _DOORS_EVERY_S: Final = 30.0
 _STOP_WITHIN_S: Final = 15.0
-_RESTART_WAIT_S: Final = 1.0
-_RESTART_LONGEST_S: Final = 60.0
+_RESTART_WAITS: Final = Backoff(first=1.0, longest=60.0)
 _STEADY_AFTER_S: Final = 120.0
 
 
@@ -70,9 +70,9 @@ class Coordinator:
             ready: Called once sites can connect and those of the roster are admitted.
 
         Raises:
-            CoordinatorRunning: Another process serves this folder.
+            LockHeld: Another process serves this folder.
             MisuseError: A port is taken, or nginx is missing.
-            NotStarted: The SuperLink or the proxy does not come up.
+            SuperLinkUnusable: The SuperLink or the proxy does not come up.
         """
         with exclusive(self._folder):
             try:
@@ -166,8 +166,8 @@ class NodeRegistrar:
         """Register every key of the roster and unregister all others.
 
         Raises:
-            SuperLinkRefused: It is not there.
-            ConsortiumDamaged: The roster does not verify.
+            SuperLinkUnusable: It is not there.
+            FolderDamaged: The roster does not verify.
         """
         members = {member.request.authentication: member for member in self._consortium.members}
         nodes = list_sites(self._superlink_address)
@@ -207,7 +207,7 @@ class _Worker:
 
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
-    wait: float = 0.0
+    deaths: int = 0  # in a row, each soon after a start but for the first
     due: float = 0.0
 
     @property
@@ -270,11 +270,11 @@ class Workers:
         now = self.now()
         if worker.process is not None:
             steady = now - worker.started > _STEADY_AFTER_S
-            longer = min(_RESTART_LONGEST_S, 2 * worker.wait)
-            worker.wait = longer if worker.wait and not steady else _RESTART_WAIT_S
-            worker.due = now + worker.wait
+            worker.deaths = 1 if steady else worker.deaths + 1
+            wait = _RESTART_WAITS.after(worker.deaths)
+            worker.due = now + wait
             code = worker.process.returncode
-            logger.warning("run %s ended (status %d); again in %.0f s", name, code, worker.wait)
+            logger.warning("run %s ended (status %d); again in %.0f s", name, code, wait)
             worker.process = None
         if now < worker.due:
             return

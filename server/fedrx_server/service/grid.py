@@ -51,7 +51,7 @@ from fedrx_common.errors import PeerError
 from fedrx_server.gateway.client import Arrived, LinkClient, inflate_reply
 from fedrx_server.gateway.control import (
     SuperLinkAddress,
-    SuperLinkRefused,
+    SuperLinkUnusable,
     control_client,
     retries,
     task_queue,
@@ -81,7 +81,7 @@ def live_run(superlink_address: SuperLinkAddress, study: str) -> Iterator[Exchan
         study: Name of the study, for the SuperLink's list of runs.
 
     Raises:
-        SuperLinkRefused: The SuperLink is not there, or gave the run up.
+        SuperLinkUnusable: The SuperLink is not there, or gave the run up.
     """
     give_back_large_blocks()
     run, token = _open_run(superlink_address, study)
@@ -213,7 +213,7 @@ def _open_run(superlink_address: SuperLinkAddress, study: str) -> tuple[int, str
         while True:
             claim = queue.AcquireTask(request)
             if not claim.token:
-                raise SuperLinkRefused(f"run {run}: another process took its task; look who did.")
+                raise SuperLinkUnusable(f"run {run}: another process took its task; look who did.")
             if claim.task.run_id == run:
                 return run, str(claim.token)
             # A coordinator left it behind that died between opening a run and taking its task.

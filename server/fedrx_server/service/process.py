@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from fedrx_common.backoff import Backoff
 from fedrx_server.service import parent_death
 
 _M_MMAP_THRESHOLD: Final = -3
@@ -29,8 +30,7 @@ def give_back_large_blocks() -> bool:
 
 logger = logging.getLogger(__name__)
 _STOP_WITHIN_S: Final = 10.0
-_RESTART_WAIT_S: Final = 0.5
-_RESTART_LONGEST_S: Final = 30.0
+_RESTART_WAITS: Final = Backoff(first=0.5, longest=30.0)
 _STEADY_AFTER_S: Final = 60.0
 # Each log has at most so much, and as much again in its predecessor.
 _LOG_BYTES: Final = 4 * 2**20
@@ -39,7 +39,7 @@ _STARTER: Final = ThreadPoolExecutor(1, thread_name_prefix="children")
 
 
 class Child:
-    """Sooner started again at first, and later then.
+    """A process that is started again when it dies: soon at first, later if it dies again.
 
     Args:
         name: For people.
@@ -52,7 +52,7 @@ class Child:
         self.name, self.log = name, log
         self._command, self._env = command, env
         self._process: subprocess.Popen[bytes] | None = None
-        self._wait = _RESTART_WAIT_S
+        self._early_deaths = 0  # in a row, each soon after a start
         self._started = self._due = 0.0
 
     @property
@@ -101,9 +101,10 @@ class Child:
             return
         if not self._due:
             steady = now - self._started > _STEADY_AFTER_S
-            self._wait = _RESTART_WAIT_S if steady else min(2 * self._wait, _RESTART_LONGEST_S)
-            self._due = now + self._wait
-            logger.error("%s died; see %s. Again in %.1f s", self.name, self.log, self._wait)
+            self._early_deaths = 0 if steady else self._early_deaths + 1
+            wait = _RESTART_WAITS.after(1 + self._early_deaths)
+            self._due = now + wait
+            logger.error("%s died; see %s. Again in %.1f s", self.name, self.log, wait)
         elif now >= self._due:
             self._due = 0.0
             self.start()

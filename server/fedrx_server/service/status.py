@@ -1,7 +1,7 @@
-"""What a live run says of itself while it runs: one small file that anybody may read.
+"""The state of a live run while it runs: one small file that anybody may read.
 
-It names who is there, who is not and why, and what sums have shown; nothing about one site's
-patients is in it, because the coordinator knows nothing about them.
+It names the sites that are there, those that are not and why, and what sums have shown. Nothing
+about one site's patients is in it, because the coordinator knows nothing about them.
 """
 
 import math
@@ -13,13 +13,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
+from pydantic import with_config
+
 from fedrx_common.canonical_json import finite_or_none
-from fedrx_common.errors import RunError
+from fedrx_common.documents import STRICT, DocumentInvalid, read
 from fedrx_common.files import write_file
 from fedrx_protocol.messages.refusal import Refusal
 from fedrx_server.rounds.observer import RunObserver
 from fedrx_server.runs.checkpoints import RoundRecord
-from fedrx_server.runs.files import read_json, to_json
+from fedrx_server.runs.files import to_json
 
 State = Literal[
     "waiting",
@@ -48,6 +50,7 @@ _STATES: Final[Mapping[str, State]] = MappingProxyType(
 )
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class LiveState:
     """One moment of a run.
@@ -114,7 +117,7 @@ class LiveState:
 
 
 def read_live(folder: Path) -> LiveState | None:
-    """The last moment that a run's process wrote down; none before its first.
+    """Read the last moment that a run's process wrote down; none before its first.
 
     None too where a power cut tore the file, or another release wrote it: the next process of the
     run writes it again, and nothing depends on it.
@@ -123,8 +126,8 @@ def read_live(folder: Path) -> LiveState | None:
     if not path.exists():
         return None
     try:
-        return LiveState(**read_json(path))
-    except (RunError, TypeError):
+        return read(path, LiveState)
+    except (DocumentInvalid, OSError):
         return None
 
 

@@ -10,7 +10,6 @@ import logging
 import os
 import secrets
 import socket
-import ssl
 import sys
 import threading
 import time
@@ -27,9 +26,9 @@ from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
 from fedrx_common.address import Address, require_host
-from fedrx_common.errors import FedRxError, MisuseError
+from fedrx_common.errors import MisuseError
 from fedrx_common.tls import trusting
-from fedrx_server.gateway.control import SuperLinkAddress
+from fedrx_server.gateway.control import SuperLinkAddress, SuperLinkUnusable
 from fedrx_server.service.process import SETTING, Child
 from fedrx_server.service.proxy import Tls, find_nginx, proxy_config
 
@@ -47,10 +46,6 @@ _QUIET: Final = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "FLWR_LOG_LEVEL": "WARNING",
 }
-
-
-class NotStarted(FedRxError):
-    """The SuperLink or its proxy did not come up; the message names the log that says why."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +127,7 @@ class SuperLink:
 
         Raises:
             MisuseError: A port is taken.
-            NotStarted: One of them does not come up in time.
+            SuperLinkUnusable: One of them does not come up in time.
         """
         with self._probes():
             try:
@@ -146,7 +141,9 @@ class SuperLink:
                 while not self.is_ready():
                     for child in children:
                         if not child.alive or time.monotonic() > end:
-                            raise NotStarted(f"the {child.name} did not come up; see {child.log}.")
+                            raise SuperLinkUnusable(
+                                f"the {child.name} did not come up; see {child.log}."
+                            )
                     time.sleep(_LOOK_EVERY_S)
                 if self._admits:
                     self.admit()
@@ -179,17 +176,15 @@ class SuperLink:
         kind = {"content-type": PROTOBUF_MEDIA_TYPE}
         # Wherever it listens, its certificate is for this name too.
         named = {"sni_hostname": "localhost"}
+        trust = trusting(self._tls.ca_certificate.read_bytes())
         try:
-            with httpx.Client(verify=self._trust(), trust_env=False, timeout=5.0) as client:
+            with httpx.Client(verify=trust, trust_env=False, timeout=5.0) as client:
                 if client.get(inner, extensions=named).status_code != 200:
                     return False
                 answer = client.post(door, headers=kind, extensions=named)
                 return answer.status_code == 401
         except httpx.HTTPError:
             return False
-
-    def _trust(self) -> ssl.SSLContext:
-        return trusting(self._tls.ca_certificate.read_bytes())
 
     def _tell(self, *, ready: bool) -> None:
         state = health_pb2.HealthCheckResponse

@@ -14,12 +14,12 @@ import threading
 import time
 from dataclasses import replace
 from importlib.metadata import version
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import FrameType
 from typing import Final, Literal, NoReturn
 
 from fedrx_common.errors import FedRxError, MisuseError, PeerError, RunError
+from fedrx_common.logs import QUIET_CLIENT, log_to
 from fedrx_models.contract import PatientModel, get_vector, set_vector
 from fedrx_models.files import MODEL_FILE, save_model
 from fedrx_models.metrics.registry import measures_of
@@ -71,13 +71,14 @@ class StopAsked(BaseException):
 def main(argv: list[str]) -> int:
     """Drive the run in the folder that is named; gives the exit status."""
     folder = Path(argv[1])
-    handler = RotatingFileHandler(
-        folder / "worker.log", maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8"
+    log_to(
+        folder / "worker.log",
+        most_bytes=_LOG_BYTES,
+        older_files=_LOG_FILES,
+        levels={**QUIET_CLIENT, "flwr": logging.WARNING},
+        form="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        console=False,
     )
-    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=logging.INFO, format=form, handlers=[handler])
-    for chatty in ("httpx", "flwr"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     superlink_address = parse_address(sys.stdin.readline())
@@ -217,7 +218,9 @@ class Worker:
 def _guarded(folder: Path, superlink_address: SuperLinkAddress) -> int:
     """Run, and turn what goes wrong into a state of the run and an exit status."""
     try:
-        _work(folder, superlink_address)
+        with RunFolder.open(folder) as run:
+            about = ConsortiumInfo.read(ConsortiumFiles(folder.parents[1]).about)
+            Worker(run, superlink_address, about.consortium).go()
     except StopAsked:
         logger.info("asked to stop")
         _say(folder, "stopped")
@@ -235,12 +238,6 @@ def _guarded(folder: Path, superlink_address: SuperLinkAddress) -> int:
         _say(folder, "waiting", str(error))
         return AGAIN
     return _end(folder, "finished")
-
-
-def _work(folder: Path, superlink_address: SuperLinkAddress) -> None:
-    with RunFolder.open(folder) as run:
-        about = ConsortiumInfo.read(ConsortiumFiles(folder.parents[1]).about)
-        Worker(run, superlink_address, about.consortium).go()
 
 
 def _end(folder: Path, goal: Ending, sentence: str = "") -> int:

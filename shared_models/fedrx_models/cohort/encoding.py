@@ -18,7 +18,6 @@ from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.cohort import MISSING_CATEGORY, Cohort
 from fedrx_models.cohort.visits import Courses, VisitColumns, encode_changes
 from fedrx_protocol.study.schema import (
-    Block,
     CategoryFeature,
     ContinuousTarget,
     Feature,
@@ -63,8 +62,12 @@ def encode(cohort: Cohort, schema: FeatureSchema) -> PatientBatch:
         )
     patients = len(cohort)
     columns = [_columns(feature, cohort) for feature in schema.features]
-    blocks = [_normalised(block, cohort.blocks[block.name]) for block in schema.blocks]
-    there = [(~np.isnan(cohort.blocks[block.name])).sum(axis=1) > 0 for block in schema.blocks]
+    blocks, there = [], []
+    for block in schema.blocks:
+        values = cohort.blocks[block.name]
+        scaled = (values - np.asarray(block.mean)) / np.asarray(block.scale)
+        blocks.append(np.where(np.isnan(scaled), 0.0, scaled))
+        there.append((~np.isnan(values)).sum(axis=1) > 0)
     if isinstance(schema.target, ForecastTarget):
         y, observed = encode_changes(schema, cohort.target)
         visits = Courses(schema, cohort.visits).tensor()
@@ -97,12 +100,6 @@ def _tensor(patients: int, parts: list[NDArray[Any]]) -> torch.Tensor:
     """Parts `(patients, ·)` side by side, float32; `(patients, 0)` for none."""
     joined = np.concatenate([np.zeros((patients, 0)), *parts], axis=1)
     return torch.from_numpy(joined.astype(np.float32))
-
-
-def _normalised(block: Block, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A block `(n, genes)` centred and scaled by its public reference; 0 where missing."""
-    scaled = (values - np.asarray(block.mean)) / np.asarray(block.scale)
-    return np.where(np.isnan(scaled), 0.0, scaled)
 
 
 def block_columns(schema: FeatureSchema) -> dict[str, slice]:

@@ -239,7 +239,9 @@ class Courses:
             times = self.visits[patient, rows, TIME]
             for m, position in enumerate(columns.forecast):
                 values = self.visits[patient, rows, FIRST_VALUE + position]
-                last = self._last_values(patient, rows, position)
+                newest = self.newest[patient, rows, position]
+                taken = self.visits[patient, np.maximum(newest, 0), FIRST_VALUE + position]
+                last = np.where(newest >= 0, taken, np.nan)
                 for h, horizon in enumerate(target.horizons):
                     ahead = first_within(times, values, horizon.window)
                     known = ~np.isnan(ahead) & ~np.isnan(last)
@@ -247,14 +249,8 @@ class Courses:
                     found[patient, rows, h, m, 1] = np.where(known, last, np.nan)
         return found
 
-    def _last_values(self, patient: int, rows: slice, marker: int) -> Floats:
-        """Newest values of one marker in its own unit, `(visits of the episode,)`."""
-        newest = self.newest[patient, rows, marker]
-        values = self.visits[patient, :, FIRST_VALUE + marker]
-        return np.where(newest >= 0, values[np.maximum(newest, 0)], np.nan)
-
     def _episodes(self) -> Iterator[tuple[int, slice]]:
-        """Each patient's episodes as a range of visits."""
+        """Yield each patient's episodes as a range of visits."""
         for patient in range(len(self.visits)):
             end = int(self.valid[patient].sum())
             begins = [*np.flatnonzero(self.starts[patient]).tolist(), end]

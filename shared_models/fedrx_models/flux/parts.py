@@ -57,18 +57,15 @@ class WayOut(nn.Module):
 
     def forward(self, states: torch.Tensor, summaries: torch.Tensor) -> torch.Tensor:
         """Outputs at every visit, of states `(B, T, size)` and summaries `(B, T, width)`."""
-        values = self._of_markers(states, summaries)
-        said = self.out(functional.silu(self.hidden(values))) + self.straight(values)
-        output = by_visit(said, self.horizons)
-        return output if self.linear is None else output + self.linear(summaries)
-
-    def _of_markers(self, states: torch.Tensor, summaries: torch.Tensor) -> torch.Tensor:
-        """What each forecast marker's network reads, `(B, M, T, P)`."""
+        # What each forecast marker's network reads, `(B, M, T, P)`.
         markers = summaries[:, :, self.shared :].reshape(*summaries.shape[:2], *self.markers)
         own = markers[:, :, self.forecast]
         around = torch.cat([summaries[:, :, : self.shared], self.context(states)], dim=2)
         around = around[:, :, None].expand(-1, -1, own.shape[2], -1)
-        return torch.cat([own, around], dim=3).transpose(1, 2)
+        values = torch.cat([own, around], dim=3).transpose(1, 2)
+        said = self.out(functional.silu(self.hidden(values))) + self.straight(values)
+        output = by_visit(said, self.horizons)
+        return output if self.linear is None else output + self.linear(summaries)
 
 
 def by_visit(said: torch.Tensor, horizons: int) -> torch.Tensor:

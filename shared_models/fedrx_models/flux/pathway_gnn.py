@@ -100,6 +100,21 @@ class PathwayNetwork(nn.Module):
         rest: torch.Tensor = self.from_rest(shared)
         return by_visit(said[:, self.wanted], self.horizons) + rest
 
+    def mute(self, ends: set[int]) -> None:
+        """Let nothing travel between two markers, in place.
+
+        Args:
+            ends: positions of the markers that the edge joins.
+        """
+        pairs = zip(self.sources.tolist(), self.sinks.tolist(), strict=True)
+        gone = torch.tensor([{source, sink} == ends for source, sink in pairs])
+        carriers = [self.from_neighbours]
+        carriers += [step.along for step in self.steps if isinstance(step, _Messages)]
+        with torch.no_grad():
+            for carrier in carriers:
+                carrier.weight[gone] = 0.0
+                carrier.bias[gone] = 0.0
+
 
 def directed_edges(schema: FeatureSchema) -> list[tuple[int, int]]:
     """The study's edges in both directions, as positions of markers, each once.

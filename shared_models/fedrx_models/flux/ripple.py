@@ -76,9 +76,16 @@ def ripple(model: PatientModel, batch: PatientBatch, marker: str, amount: float)
         MisuseError: the study has no such marker, no patient has a value of it, or none can move
             so far.
     """
-    moving = _marker(model.schema, marker)
-    newest = batch.visits[:, :, VisitColumns.of(model.schema).valid].sum(dim=1).long() - 1
-    last = _last_values(model.schema, batch, newest, moving)
+    moving = next((one for one in model.schema.markers if one.name == marker), None)
+    if moving is None:
+        names = ", ".join(one.name for one in model.schema.markers)
+        raise MisuseError(f"'{marker}' is no marker of the study: {names}.")
+    columns, place = VisitColumns.of(model.schema), model.schema.markers.index(moving)
+    newest = batch.visits[:, :, columns.valid].sum(dim=1).long() - 1
+    rows = torch.arange(len(batch), device=newest.device)
+    now = batch.visits[rows, newest].double().cpu().numpy()
+    values = restore_marker(moving, now[:, columns.last][:, place])
+    last = np.where(now[:, columns.known][:, place] == 1, values, np.nan)
     can_move = _can_move(moving, last, amount)
     chosen = torch.from_numpy(can_move).to(newest.device)
     asked, newest, last = batch.select(chosen), newest[chosen], last[can_move]
@@ -88,7 +95,7 @@ def ripple(model: PatientModel, batch: PatientBatch, marker: str, amount: float)
 
 
 def _can_move(marker: Marker, last: Floats, amount: float) -> NDArray[np.bool_]:
-    """Which patients have a value that may move so far, `(B,)`; refuses what none can do."""
+    """Find the patients whose value may move so far, `(B,)`; refuse a move that none can make."""
     if not amount or not np.isfinite(amount):
         raise MisuseError(f"'{marker.name}' must move by an amount other than 0, not {amount:g}.")
     if not np.isfinite(last).any():
@@ -107,7 +114,7 @@ def _can_move(marker: Marker, last: Floats, amount: float) -> NDArray[np.bool_]:
 def _summed_up(
     schema: FeatureSchema, marker: Marker, amount: float, still: Floats, moved: Floats
 ) -> Ripple:
-    """From forecasts without and with the move, both `(B, H, M, 3)`, to what follows."""
+    """Sum up what follows, from forecasts without and with the move, both `(B, H, M, 3)`."""
     target = forecast_target(schema)
     effect = moved[..., 0] - still[..., 0]
     unknown = np.isnan(effect).all(axis=0)
@@ -133,30 +140,10 @@ def _summed_up(
     )
 
 
-def _marker(schema: FeatureSchema, name: str) -> Marker:
-    """The study's marker of that name."""
-    for marker in schema.markers:
-        if marker.name == name:
-            return marker
-    names = ", ".join(marker.name for marker in schema.markers)
-    raise MisuseError(f"'{name}' is no marker of the study: {names}.")
-
-
-def _last_values(
-    schema: FeatureSchema, batch: PatientBatch, newest: torch.Tensor, marker: Marker
-) -> Floats:
-    """Each patient's newest value of a marker in its unit, `(B,)`; NaN for none."""
-    columns, place = VisitColumns.of(schema), schema.markers.index(marker)
-    rows = torch.arange(len(batch), device=newest.device)
-    now = batch.visits[rows, newest].double().cpu().numpy()
-    values = restore_marker(marker, now[:, columns.last][:, place])
-    return np.where(now[:, columns.known][:, place] == 1, values, np.nan)
-
-
 def _forecast(
     model: PatientModel, batch: PatientBatch, newest: torch.Tensor, marker: Marker, values: Floats
 ) -> Floats:
-    """Forecasts from the newest visit, `(B, H, M, 3)`, were the marker measured there as given."""
+    """Forecast from the newest visit, `(B, H, M, 3)`, if the marker had these values there."""
     columns, visits = VisitColumns.of(model.schema), batch.visits.clone()
     place, rows = model.schema.markers.index(marker), torch.arange(len(batch), device=newest.device)
     value = torch.from_numpy(normalise_marker(marker, values)).to(visits)

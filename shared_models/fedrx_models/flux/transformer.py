@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.visits import VisitColumns, forecast_target
+from fedrx_models.contract import Floats
 from fedrx_models.flux.forecaster import Forecaster
 from fedrx_models.flux.parts import WayOut
 from fedrx_models.flux.summaries import VisitSummaries
@@ -55,13 +56,24 @@ class TimedAttention(nn.Module):
 
     def forward(self, states: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """Each visit's mix of what it may read; `bias` is added to logits, `(B, heads, T, T)`."""
-        patients, visits, width = states.shape
-        joined = self.inside(states).reshape(patients, visits, 3, self.heads, width // self.heads)
-        query, key, value = joined.permute(2, 0, 3, 1, 4)
-        logits = query @ key.transpose(2, 3) / key.shape[3] ** 0.5 + bias
-        mixed = torch.softmax(logits, dim=3) @ value
+        query, key, value = self._parts(states)
+        mixed = _who_reads_whom(query, key, bias) @ value
         output: torch.Tensor = self.outside(mixed.transpose(1, 2).flatten(2))
         return output
+
+    def weights(self, states: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Which visit reads which, `(B, heads, T, T)`; rows sum to 1."""
+        query, key, _ = self._parts(states)
+        return _who_reads_whom(query, key, bias)
+
+    def _parts(self, states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        patients, visits, width = states.shape
+        joined = self.inside(states).reshape(patients, visits, 3, self.heads, width // self.heads)
+        return tuple(joined.permute(2, 0, 3, 1, 4))
+
+
+def _who_reads_whom(query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    return torch.softmax(query @ key.transpose(2, 3) / key.shape[3] ** 0.5 + bias, dim=3)
 
 
 class _AttentionLayer(nn.Module):
@@ -93,7 +105,9 @@ class TransformerNetwork(nn.Module):
         self.summaries = VisitSummaries(schema)
         times = [horizon.at for horizon in forecast_target(schema).horizons]
         self.register_buffer("rates", _rates(times, config.heads), persistent=False)
-        self.register_buffer("waves", _waves(times[0]), persistent=False)
+        # Angular speeds whose periods begin at four of the shortest horizon.
+        periods = 4.0 * times[0] * 2.0 ** torch.arange(_OCTAVES)
+        self.register_buffer("waves", 2.0 * torch.pi / periods, persistent=False)
         width = self.summaries.width + 2 * _OCTAVES
         self.inside = drawn_linear(width, config.size, generator)
         self.layers = nn.ModuleList(
@@ -107,20 +121,44 @@ class TransformerNetwork(nn.Module):
     def forward(self, batch: PatientBatch) -> torch.Tensor:
         """Outputs, 0 at the start."""
         summaries = self.summaries(batch)
-        time = _lasting(batch.visits, self.columns)
-        angles = time[:, :, None] * self.waves.to(time)
-        waves = torch.cat([torch.sin(angles), torch.cos(angles)], dim=2)
-        states = self.inside(torch.cat([summaries, waves], dim=2))
-        bias = self._bias(time)
+        states, bias = self._start(batch, summaries)
         for layer in self.layers:
             states = layer(states, bias)
         output: torch.Tensor = self.outside(self.last(states), summaries)
         return output
 
-    def _bias(self, time: torch.Tensor) -> torch.Tensor:
-        """Minus rate x age, and never for a later visit, `(B, heads, T, T)`.
+    def attention(self, batch: PatientBatch) -> Floats:
+        """What each patient's newest visit reads in each layer, mean over heads, `(B, layers, T)`.
 
-        Padding stands after all visits, so that no visit reads it.
+        Each row sums to 1. Attention shows what the model read, not what changed its output.
+        """
+        newest = (batch.lengths().long() - 1).clamp(min=0)
+        rows, seen = torch.arange(len(batch), device=newest.device), []
+        with torch.no_grad():
+            states, bias = self._start(batch, self.summaries(batch))
+            for layer in self.layers:
+                if not isinstance(layer, _AttentionLayer):
+                    raise TypeError(f"{type(layer).__name__} has no attention.")
+                weights = layer.attention.weights(layer.before(states), bias)
+                seen.append(weights[rows, :, newest].mean(dim=1))
+                states = layer(states, bias)
+        found: Floats = torch.stack(seen, dim=1).cpu().double().numpy()
+        return found
+
+    def _start(
+        self, batch: PatientBatch, summaries: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """States before the first layer, `(B, T, size)`, and the bias of elapsed time."""
+        # Time since a patient's first visit, with no time between two episodes.
+        time = batch.visits[:, :, self.columns.gap].cumsum(dim=1)
+        angles = time[:, :, None] * self.waves.to(time)
+        waves = torch.cat([torch.sin(angles), torch.cos(angles)], dim=2)
+        return self.inside(torch.cat([summaries, waves], dim=2)), self._bias(time)
+
+    def _bias(self, time: torch.Tensor) -> torch.Tensor:
+        """Compute minus rate x age, and never for a later visit, `(B, heads, T, T)`.
+
+        Padding comes after all visits, so that no visit reads it.
         """
         visits = time.shape[1]
         later = torch.triu(torch.ones(visits, visits, device=time.device), diagonal=1)
@@ -129,28 +167,17 @@ class TransformerNetwork(nn.Module):
         return faded.clamp(min=_NEVER / 2) + _NEVER * later
 
 
-def _lasting(visits: torch.Tensor, columns: VisitColumns) -> torch.Tensor:
-    """Time since a patient's first visit, with no time between two episodes, `(B, T)`."""
-    return visits[:, :, columns.gap].cumsum(dim=1)
-
-
 def _rates(times: list[float], heads: int) -> torch.Tensor:
-    """How fast each head forgets, `(heads,)`: the first never, the others ever faster."""
+    """Give how fast each head forgets, `(heads,)`: the first never, the others ever faster."""
     slowest, fastest = 1.0 / (4.0 * times[-1]), 2.0 / times[0]
     steps = torch.linspace(0.0, 1.0, max(heads - 1, 1))
     rates = slowest * (fastest / slowest) ** steps
     return torch.cat([torch.zeros(1), rates])[:heads]
 
 
-def _waves(shortest: float) -> torch.Tensor:
-    """Angular speeds whose periods begin at four of the shortest horizon, `(_OCTAVES,)`."""
-    periods = 4.0 * shortest * 2.0 ** torch.arange(_OCTAVES)
-    return 2.0 * torch.pi / periods
-
-
 def build_transformer(
     config: TransformerConfig, schema: FeatureSchema, generator: torch.Generator
 ) -> Forecaster:
-    """The model; it starts at "as last measured"."""
+    """Build the model; it starts at "as last measured"."""
     network = TransformerNetwork(config, schema, generator)
     return Forecaster("transformer", config, schema, network)

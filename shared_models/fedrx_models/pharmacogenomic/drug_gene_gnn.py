@@ -206,9 +206,12 @@ class DrugGeneGnn(PatientModel):
         With `known_responses` it reads `y`, but for each drug only the responses to other drugs.
         """
         with torch.no_grad():
-            own, shared = self._outputs(batch)
-            outputs = own + shared if self.known is None else shared + self.known(batch)
-            return self.head.predict(outputs)
+            return self.head.predict(self.outputs(batch))
+
+    def outputs(self, batch: PatientBatch) -> torch.Tensor:
+        """Compute what the head reads, `(B, K)`; with `known_responses` it reads `y`, see above."""
+        own, shared = self._outputs(batch)
+        return own + shared if self.known is None else shared + self.known(batch)
 
     @property
     def explainable_inputs(self) -> dict[str, tuple[int, ...]]:

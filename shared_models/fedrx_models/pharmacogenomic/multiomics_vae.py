@@ -144,7 +144,11 @@ class MultiomicsVae(PatientModel):
     def predict(self, batch: PatientBatch) -> AnyPrediction:
         """Predict in the target's kind and unit, from the mean of each patient's posterior."""
         with torch.no_grad():
-            return self.head.predict(self._outputs(batch, self._posterior(batch)[0]))
+            return self.head.predict(self.outputs(batch))
+
+    def outputs(self, batch: PatientBatch) -> torch.Tensor:
+        """Compute what the head reads, from the mean of each patient's posterior, `(B, K)`."""
+        return self._outputs(batch, self._posterior(batch)[0])
 
     def latent(self, batch: PatientBatch) -> Floats:
         """Compute each patient's place in the latent space, `(B, latent)`, for a site's own plots.

@@ -51,19 +51,20 @@ class Predictor(PatientModel):
 
     def forward(self, batch: PatientBatch) -> torch.Tensor:
         """Compute the head's loss of the network's outputs, `(B,)`."""
-        losses: torch.Tensor = self.head(self._outputs(batch), batch)
+        losses: torch.Tensor = self.head(self.outputs(batch), batch)
         return losses
 
     def predict(self, batch: PatientBatch) -> AnyPrediction:
         """Predict in the target's kind and unit."""
         with torch.no_grad():
-            return self.head.predict(self._outputs(batch))
+            return self.head.predict(self.outputs(batch))
 
     @property
     def explainable_inputs(self) -> dict[str, tuple[int, ...]]:
         """Every feature of the schema."""
         return columns_by_feature(self.schema)
 
-    def _outputs(self, batch: PatientBatch) -> torch.Tensor:
+    def outputs(self, batch: PatientBatch) -> torch.Tensor:
+        """Compute what the head reads, `(B, K)`."""
         outputs: torch.Tensor = self.network(self.inputs(batch))
         return outputs

@@ -101,12 +101,17 @@ def generate_flux(knobs: FluxCohorts) -> dict[str, Cohort]:
 
 
 def _draw_site(knobs: FluxCohorts, rng: Generator, name: str, size: int) -> Cohort:
-    """One site: when visits are, what is given, how markers move, what of it is measured."""
+    """Draw one site: when visits are, what is given, how markers move, what of it is measured."""
     schema = knobs.schema
     values = {feature.name: draw_feature(rng, feature, size) for feature in schema.features}
     steps, episodes = visit_steps(rng, visits_section(schema).most, size)
-    there = steps >= 0
-    given = _given(rng, schema, steps)
+    # Half of the patients start a treatment at once, the others later or never; amounts change now
+    # and then. All treatments but the first do nothing.
+    given = np.zeros((*steps.shape, len(schema.treatments)))
+    for a, treatment in enumerate(schema.treatments):
+        start, amounts = draw_treatment(rng, treatment, *steps.shape)
+        begun = np.arange(steps.shape[1])[None, :] >= start[:, None]
+        given[:, :, a] = np.where(begun, amounts, 0.0)
     true = _true(rng, knobs, given, steps)
     visits = np.full((*steps.shape, visit_width(schema)), np.nan)
     visits[:, :, TIME] = _times(rng, schema, steps, episodes)
@@ -114,7 +119,7 @@ def _draw_site(knobs: FluxCohorts, rng: Generator, name: str, size: int) -> Coho
     markers = len(schema.markers)
     visits[:, :, FIRST_VALUE : FIRST_VALUE + markers] = _measured(rng, knobs, true)
     visits[:, :, FIRST_VALUE + markers :] = given
-    visits[~there] = np.nan
+    visits[steps < 0] = np.nan
     patients = tuple(f"{name}-p{i + 1:05d}" for i in range(size))
     return Cohort(name, schema, patients, values, np.zeros((size, 0)), visits=visits)
 
@@ -122,7 +127,7 @@ def _draw_site(knobs: FluxCohorts, rng: Generator, name: str, size: int) -> Coho
 def visit_steps(rng: Generator, most: int, size: int) -> tuple[Steps, Floats]:
     """Steps of the grid at which visits are, -1 for padding, and episodes; `(size, most)` each.
 
-    A second episode goes on along the same grid; its times begin anew.
+    A second episode goes on along the same grid; its times begin again at zero.
     """
     count = rng.integers(min(_FEWEST_VISITS, most), min(most, 40) + 1, size)
     gaps = rng.choice(_GAPS, p=_GAP_CHANCES, size=(size, most))
@@ -148,20 +153,6 @@ def _times(rng: Generator, schema: FeatureSchema, steps: Steps, episodes: Floats
     at_start = steps == begun
     regular: Floats = ((steps - begun) * first.at).astype(np.float64)
     return regular + np.where(at_start, 0.0, shaken)
-
-
-def _given(rng: Generator, schema: FeatureSchema, steps: Steps) -> Floats:
-    """Treatments from each visit to the next, in their units, `(size, most, A)`.
-
-    Half of the patients start at once, the others later or never; amounts change now and then.
-    All treatments but the first do nothing.
-    """
-    size, most = steps.shape
-    found = np.zeros((size, most, len(schema.treatments)))
-    for a, treatment in enumerate(schema.treatments):
-        start, amounts = draw_treatment(rng, treatment, size, most)
-        found[:, :, a] = np.where(np.arange(most)[None, :] >= start[:, None], amounts, 0.0)
-    return found
 
 
 def draw_treatment(

@@ -1,6 +1,6 @@
 """From a finished run to its result: exact metrics, baselines, privacy spent, report.
 
-A simulation owns its patients, so it may say how good the model really is; beside that stands
+A simulation owns its patients, so it may say how good the model really is. Beside that it shows
 what a real coordinator would have seen.
 """
 
@@ -22,18 +22,16 @@ from fedrx_models.metrics.forecast import ForecastMetrics
 from fedrx_models.metrics.registry import Metrics, exact_metrics, measures_of
 from fedrx_models.transfer import start_model
 from fedrx_protocol.privacy.events import Release
-from fedrx_protocol.study.schema import ContinuousTarget, ForecastTarget, Target
+from fedrx_protocol.study.schema import ContinuousTarget, ForecastTarget
 from fedrx_server.report.data import (
     DoseGroups,
     GroupErrors,
     LearningCurve,
     Predictions,
-    PrivacyStatement,
     ReportData,
     ResultRow,
     RowKey,
 )
-from fedrx_server.report.forecast_data import ForecastPictures
 from fedrx_server.report.from_run import (
     heading,
     model_details,
@@ -79,14 +77,25 @@ def evaluate(
     Raises:
         RunError: The run has not finished.
     """
-    model = _finished(run, setup)
+    study, consortium = run.study, setup.consortium
+    checkpoint = run.latest_checkpoint()
+    if checkpoint is None or checkpoint.record.round < study.final_round:
+        raise RunError(f"{run.path}: the run has not finished; resume it.")
+    model = consortium.model()
+    set_vector(model, checkpoint.weights)
     tell("judging the model")
-    judged, ledger = _judge(run, setup, model, baselines, tell), _ledgers(setup)
-    privacy = _privacy(run, setup, ledger)
+    judged = _judge(run, setup, model, baselines, tell)
+    ledger: dict[str, tuple[Release, ...]] = {}
+    for site in setup.sites:
+        with SiteStore(setup.sites_folder / site / "site.db", durability="process") as store:
+            ledger[site] = Ledger(store).releases()
+    # The round with the fewest sites has the least noise to spare.
+    fewest = min(record.survivors for record in run.rounds)
+    privacy = privacy_statement(consortium.plan, ledger, fewest)
     report = _report(run, setup, model, judged)
     seconds, quality = time.monotonic() - began, run.meta["source"].get("quality")
     return SimulationResult(
-        study=run.study,
+        study=study,
         model=model,
         weights=get_vector(model),
         metrics=judged.metrics,
@@ -97,7 +106,7 @@ def evaluate(
         report=replace(
             report,
             privacy=privacy,
-            epsilon_curve=epsilon_curve(max(ledger.values(), key=len), run.study.privacy.delta),
+            epsilon_curve=epsilon_curve(max(ledger.values(), key=len), study.privacy.delta),
             cost=run_cost(run.rounds, seconds, len(setup.sites)),
         ),
         folder=run.path,
@@ -105,24 +114,6 @@ def evaluate(
         seconds=seconds,
         sites=len(setup.sites),
     )
-
-
-def _finished(run: RunFolder, setup: EngineSetup) -> PatientModel:
-    """The model with the weights that the last round left."""
-    checkpoint = run.latest_checkpoint()
-    if checkpoint is None or checkpoint.record.round < run.study.final_round:
-        raise RunError(f"{run.path}: the run has not finished; resume it.")
-    model = setup.consortium.model()
-    set_vector(model, checkpoint.weights)
-    return model
-
-
-def _privacy(
-    run: RunFolder, setup: EngineSetup, ledger: Mapping[str, tuple[Release, ...]]
-) -> PrivacyStatement:
-    """What was spent: the round with the fewest sites has the least noise to spare."""
-    fewest = min(record.survivors for record in run.rounds)
-    return privacy_statement(setup.consortium.plan, ledger, fewest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +132,10 @@ def _judge(
     baselines: bool,  # noqa: FBT001 - private, and named by every caller's own argument
     tell: Callable[[str], None],
 ) -> _Judged:
-    """Exact metrics of the federated model, and of what it is held against if that is wanted."""
-    training, held_out = _split(setup)
+    """Compute exact metrics of the federated model and, if wanted, of the baselines."""
+    parts = {site: setup.consortium.split(cohort) for site, cohort in setup.cohorts.items()}
+    training = {site: part[0] for site, part in parts.items()}
+    held_out = {site: part[1] for site, part in parts.items()}
     everyone, target = concatenate(list(held_out.values())), run.study.target
     predicted = predict(model, everyone)
     metrics = {"federated": exact_metrics(target, predicted, everyone.target)}
@@ -156,69 +149,40 @@ def _judge(
 
 
 def _report(run: RunFolder, setup: EngineSetup, model: PatientModel, judged: _Judged) -> ReportData:
-    """What the report shows of the results."""
+    """Gather what the report shows of the results."""
     study, reported = run.study, dict(run.rounds[-1].metrics or {})
+    everyone, predicted, federated = judged.everyone, judged.predicted, judged.metrics["federated"]
+    labels = {**_LABELS}
+    if "published" not in judged.metrics:  # then the outcome is no dose of warfarin either
+        labels["fixed"] = ("Public reference", "the same prediction for everybody")
+    if isinstance(study.target, ForecastTarget):
+        labels["fixed"] = ("Last value", "every marker stays as it was last measured")
+    predictions = forecast = None
+    if isinstance(study.target, ContinuousTarget):  # single patients can be plotted
+        predictions = Predictions(everyone.target.tolist(), predicted.tolist())
+    if isinstance(federated, ForecastMetrics):
+        invented = run.meta["source"].get("kind") == "synthetic"
+        forecast = forecast_pictures(model, everyone, predicted, federated, invented=invented)
     return ReportData(
         **heading(study, setup.consortium.run_id, simulation=True),
         measures=measures_of(study.target),
-        rows=_rows(judged.metrics, study.target),
+        rows=[
+            ResultRow(key=key, label=label, detail=detail, values=judged.metrics[key].flat())
+            for key, (label, detail) in labels.items()
+            if key in judged.metrics
+        ],
         reported=reported_row(reported),
-        curve=_curve(run, setup.consortium.model(), judged.everyone),
-        predictions=_predictions(judged.everyone, judged.predicted),
+        curve=_curve(run, setup.consortium.model(), everyone),
+        predictions=predictions,
         groups=_groups(judged.metrics),
-        forecast=_pictures(run, model, judged),
-        blocks=block_curve(model, judged.everyone, setup.consortium.seed),
+        forecast=forecast,
+        blocks=block_curve(model, everyone, setup.consortium.seed),
         details=model_details(study),
     )
 
 
-def _pictures(run: RunFolder, model: PatientModel, judged: _Judged) -> ForecastPictures | None:
-    """Courses and calibration, for forecasts."""
-    federated = judged.metrics["federated"]
-    if not isinstance(federated, ForecastMetrics):
-        return None
-    invented = run.meta["source"].get("kind") == "synthetic"
-    return forecast_pictures(model, judged.everyone, judged.predicted, federated, invented=invented)
-
-
-def _split(setup: EngineSetup) -> tuple[dict[str, Cohort], dict[str, Cohort]]:
-    parts = {site: setup.consortium.split(cohort) for site, cohort in setup.cohorts.items()}
-    return (
-        {site: part[0] for site, part in parts.items()},
-        {site: part[1] for site, part in parts.items()},
-    )
-
-
-def _ledgers(setup: EngineSetup) -> dict[str, tuple[Release, ...]]:
-    found = {}
-    for site in setup.sites:
-        with SiteStore(setup.sites_folder / site / "site.db", durability="process") as store:
-            found[site] = Ledger(store).releases()
-    return found
-
-
-def _rows(metrics: Mapping[str, Metrics], target: Target) -> list[ResultRow]:
-    labels = {**_LABELS}
-    if "published" not in metrics:  # then the outcome is no dose of warfarin either
-        labels["fixed"] = ("Public reference", "the same prediction for everybody")
-    if isinstance(target, ForecastTarget):
-        labels["fixed"] = ("Last value", "every marker stays as it was last measured")
-    return [
-        ResultRow(key=key, label=label, detail=detail, values=metrics[key].flat())
-        for key, (label, detail) in labels.items()
-        if key in metrics
-    ]
-
-
-def _predictions(everyone: Cohort, predicted: NDArray[np.float64]) -> Predictions | None:
-    """Single patients, where the outcome is a number that can be plotted."""
-    if not isinstance(everyone.schema.target, ContinuousTarget):
-        return None
-    return Predictions(everyone.target.tolist(), predicted.tolist())
-
-
 def _curve(run: RunFolder, model: PatientModel, everyone: Cohort) -> LearningCurve:
-    """The headline as reported, and exact from the checkpoints that were kept.
+    """Give the headline as reported, and exact from the checkpoints that were kept.
 
     Where these patients have no headline, as when no two can be compared, there is no point.
     """
@@ -236,7 +200,7 @@ def _curve(run: RunFolder, model: PatientModel, everyone: Cohort) -> LearningCur
 
 
 def _groups(metrics: Mapping[str, Metrics]) -> DoseGroups | None:
-    """Errors by dose group, for weekly doses."""
+    """Give errors by dose group, for weekly doses."""
     doses = {key: one for key, one in metrics.items() if isinstance(one, DoseMetrics)}
     groups = doses["federated"].groups if "federated" in doses else ()
     if not groups:

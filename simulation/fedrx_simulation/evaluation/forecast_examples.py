@@ -61,6 +61,19 @@ def forecast_pictures(
         invented: whether the patients are synthetic.
     """
     schema, spread = everyone.schema, pair_spread(predicted, everyone.target)
+    # Patients at three ranks of the mean error over the course, among those with much to compare.
+    scores = patient_scores(predicted, everyone.target)
+    judged = (~np.isnan(everyone.target[..., 0])).sum(axis=(2, 3))
+    patients = []
+    if np.isfinite(scores).any():  # else no marker of any patient ever changed
+        there = judged.max(axis=1)
+        enough = np.quantile(there[np.isfinite(scores)], _MOST_TO_COMPARE)
+        candidates = np.flatnonzero(np.isfinite(scores) & (there >= enough))
+        ordered = candidates[np.argsort(scores[candidates], kind="stable")]
+        for rank, words in _RANKS:
+            patient = int(ordered[round(rank * (len(ordered) - 1))])
+            courses = _courses(everyone, predicted, patient, judged[patient])
+            patients.append(PatientCourse(words, courses))
     target = forecast_target(schema)
     places = [(name, horizon.at) for horizon in target.horizons for name in target.markers]
     reaches = zip(_known(spread.ratio), _known(spread.coverage), strict=True)
@@ -69,7 +82,7 @@ def forecast_pictures(
         level=100 * FORECAST_LEVEL,
         held_out=len(everyone),
         invented=invented,
-        patients=_patients(everyone, predicted),
+        patients=patients,
         pairs=[
             PairResult(marker, horizon, pair.ratio, pair.coverage, *reach)
             for (marker, horizon), pair, reach in zip(places, metrics.pairs, reaches, strict=True)
@@ -77,23 +90,6 @@ def forecast_pictures(
         quantiles=_quantiles(schema, predicted, everyone.target),
         ripple=_ripple(model, everyone),
     )
-
-
-def _patients(everyone: Cohort, predicted: Floats) -> list[PatientCourse]:
-    """Choose patients at three ranks of the mean error over the course, with much to compare."""
-    scores = patient_scores(predicted, everyone.target)
-    if not np.isfinite(scores).any():  # no marker of any patient ever changed
-        return []
-    judged = (~np.isnan(everyone.target[..., 0])).sum(axis=(2, 3))
-    there = judged.max(axis=1)
-    enough = np.quantile(there[np.isfinite(scores)], _MOST_TO_COMPARE)
-    candidates = np.flatnonzero(np.isfinite(scores) & (there >= enough))
-    ordered = candidates[np.argsort(scores[candidates], kind="stable")]
-    chosen = {words: ordered[round(rank * (len(ordered) - 1))] for rank, words in _RANKS}
-    return [
-        PatientCourse(words, _courses(everyone, predicted, int(patient), judged[patient]))
-        for words, patient in chosen.items()
-    ]
 
 
 def _courses(

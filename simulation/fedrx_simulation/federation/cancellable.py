@@ -11,8 +11,8 @@ from fedrx_common.errors import FedRxError
 from fedrx_simulation.federation.grid import SimulatorGrid
 
 
-class CalledOff(FedRxError):
-    """The engine under a study has ended; waiting for its sites would never end."""
+class EngineFailed(FedRxError):
+    """Flower or Ray broke down or ended under a study; its finished rounds can be resumed."""
 
 
 class WatchedGrid(SimulatorGrid):
@@ -56,5 +56,5 @@ class WatchedGrid(SimulatorGrid):
 
     def _working(self) -> Grid:
         if self._over.is_set():
-            raise CalledOff("the engine under this study has ended; resume the run.")
+            raise EngineFailed("the engine under this study has ended; resume the run.")
         return self._grid

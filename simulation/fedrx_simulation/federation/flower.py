@@ -1,6 +1,6 @@
 """Flower's own simulation engine: sites are answered by Ray workers, many at a time.
 
-A worker may meet any site at any message. What a site must remember lies in its folder and in
+A worker may meet any site at any message. What a site must remember is in its folder and in
 Flower's context; its patients are written once to a temporary folder that only this run can read,
 so that they do not travel with every message.
 """
@@ -22,9 +22,9 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedrx_client.app import make_client_app
 from fedrx_client.participation.site import Site
-from fedrx_common.errors import FedRxError, MisuseError
+from fedrx_common.errors import MisuseError
 from fedrx_models.cohort.cohort import Cohort
-from fedrx_simulation.federation.cancellable import WatchedGrid
+from fedrx_simulation.federation.cancellable import EngineFailed, WatchedGrid
 from fedrx_simulation.federation.faults import faults_mod
 from fedrx_simulation.federation.setup import EngineSetup
 from fedrx_simulation.federation.sites import SimulatedConsortium
@@ -43,10 +43,6 @@ _BACKEND: Final[dict[str, Any]] = {
 # Flower starts the ServerApp before it has made the nodes.
 _NODES_WAIT_S = 120.0
 _LOOK_EVERY_S = 0.02
-
-
-class EngineFailed(FedRxError):
-    """Flower or Ray broke down under a study; finished rounds are kept and it can be resumed."""
 
 
 class FlowerEngine:
@@ -82,8 +78,12 @@ class FlowerEngine:
         setup = self._setup
         logging.getLogger("flwr").setLevel(logging.ERROR)
         with tempfile.TemporaryDirectory(prefix="fedrx-") as folder:
-            for index, cohort in enumerate(setup.cohorts.values()):
-                _save(cohort, Path(folder) / f"{index}.npz")
+            for index, cohort in enumerate(setup.cohorts.values()):  # `_open` reads them
+                columns = {f"value.{name}": column for name, column in cohort.values.items()}
+                columns |= {f"block.{name}": block for name, block in cohort.blocks.items()}
+                columns["patients"] = np.array(cohort.patients)
+                columns |= {"target": cohort.target, "visits": cohort.visits}
+                np.savez(Path(folder) / f"{index}.npz", allow_pickle=False, **columns)
             opener = _Opener(setup.consortium, Path(folder), setup.sites_folder.resolve())
             app = make_client_app(opener, [faults_mod(setup.faults, setup.sites)])
             watched, nodes = self._watched(server_app), len(setup.sites)
@@ -126,15 +126,6 @@ class _Opener:
     def __call__(self, context: Context) -> Site:
         torch.set_num_threads(1)
         return _open(self, int(context.node_config["partition-id"]))
-
-
-def _save(cohort: Cohort, path: Path) -> None:
-    """Write patients as `_open` reads them."""
-    columns = {f"value.{name}": column for name, column in cohort.values.items()}
-    columns |= {"patients": np.array(cohort.patients), "target": cohort.target}
-    columns |= {f"block.{name}": block for name, block in cohort.blocks.items()}
-    columns["visits"] = cohort.visits
-    np.savez(path, allow_pickle=False, **columns)
 
 
 @lru_cache(maxsize=256)

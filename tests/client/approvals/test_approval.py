@@ -25,7 +25,7 @@ from fedrx_client.approvals.approval import (
 )
 from fedrx_client.approvals.store import Approvals
 from fedrx_client.identity.identity import SiteIdentity
-from fedrx_client.participation.site import NotForLiveSites, SitePolicy
+from fedrx_client.participation.site import SitePolicy
 from fedrx_client.records.audit_log import AuditLog
 from fedrx_client.records.database import SiteStore
 from fedrx_client.records.ledger import PrivacyCap
@@ -318,9 +318,9 @@ def test_the_site_s_own_clock_ends_an_approval(live):
 
 
 def test_nothing_simulated_is_accepted(live, tmp_path):
-    with pytest.raises(NotForLiveSites, match="seed"):
+    with pytest.raises(MisuseError, match="seed"):
         live(randomness=SeededRandomness(1))
-    with pytest.raises(NotForLiveSites, match="power cut"):
+    with pytest.raises(MisuseError, match="power cut"):
         live(store=SiteStore(tmp_path / "other.db", durability="process"))
 
 

@@ -20,7 +20,6 @@ from fedrx_client.connection.agent import Agent, Health, Pace
 from fedrx_client.connection.fleet import (
     Endpoint,
     Fleet,
-    FlowerVersionDiffers,
     NotAdmitted,
     Undeliverable,
     Unreachable,
@@ -222,7 +221,7 @@ class TestDoor:
             Endpoint("localhost:8443", certificate, key)
 
     def test_another_flower_is_named(self):
-        with pytest.raises(FlowerVersionDiffers, match=r"1\.41\.0 and found 1\.42\.0"):
+        with pytest.raises(MisuseError, match=r"1\.41\.0 and found 1\.42\.0"):
             check_flower("1.42.0")
 
     def test_keys(self, tmp_path, key):

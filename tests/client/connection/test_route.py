@@ -5,8 +5,8 @@ import pytest
 from connect_proxy import ConnectProxy
 from spare_ports import free_ports
 
-from fedrx_client.connection.route import Proxy, ProxyInvalid, Route, proxy_for
-from fedrx_common.address import Address
+from fedrx_client.connection.route import Proxy, Route, proxy_for
+from fedrx_common.address import Address, AddressInvalid
 
 TARGET = Address("fl.example.org", 8443)
 PROXY = "http://proxy.example.org:3128"
@@ -50,7 +50,9 @@ def test_user_and_password_are_decoded_and_the_password_is_never_shown():
     ],
 )
 def test_a_proxy_that_cannot_be_used_is_said_without_its_password(text):
-    with pytest.raises(ProxyInvalid, match="HTTPS_PROXY in the environment is no proxy") as caught:
+    with pytest.raises(
+        AddressInvalid, match="HTTPS_PROXY in the environment is no proxy"
+    ) as caught:
         proxy_for(TARGET, {"HTTPS_PROXY": text})
     assert "sec" not in str(caught.value)
 

@@ -23,8 +23,8 @@ from fedrx_client.identity.identity import (
     SiteDamaged,
     SiteIdentity,
 )
-from fedrx_common.files import FolderExists, FolderUnusable
-from fedrx_common.key_files import KeyExposed, KeyUnreadable
+from fedrx_common.files import FolderUnusable
+from fedrx_common.key_files import KeyUnusable
 from fedrx_protocol.trust.enrolment import EnrolmentInvalid
 from fedrx_protocol.trust.roster import Roster, SiteEntry, fingerprint, sign_roster
 from fedrx_server.consortium.certificates import make_authority
@@ -132,11 +132,11 @@ def test_under_a_passphrase(tmp_path):
         data = (made.folder / "keys-0001" / name).read_bytes()
         assert data.startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
     assert made.keys(PASSPHRASE).identity
-    with pytest.raises(KeyUnreadable, match="is encrypted"):
+    with pytest.raises(KeyUnusable, match="is encrypted"):
         made.keys()
-    with pytest.raises(KeyUnreadable, match="passphrase is wrong"):
+    with pytest.raises(KeyUnusable, match="passphrase is wrong"):
         made.keys("another passphrase")
-    with pytest.raises(KeyUnreadable):
+    with pytest.raises(KeyUnusable):
         made.renew_request(now=NOW)
     assert join(made).serial == 1  # joining needs no private key
 
@@ -147,7 +147,7 @@ def test_what_cannot_be_made_leaves_nothing(tmp_path):
             create(tmp_path / "s", **change)
         assert list(tmp_path.iterdir()) == []
     create(tmp_path / "s")
-    with pytest.raises(FolderExists):
+    with pytest.raises(FolderUnusable):
         create(tmp_path / "s")
 
 
@@ -280,7 +280,7 @@ def test_nothing_is_believed_before_joining(made):
         ("site.json", b"", SiteDamaged, SiteIdentity.keys),
         ("roster.json", b"{}", JoinRefused, lambda made: made.roster(NOW)),
         ("ca.crt", FOREIGN_CA, JoinRefused, lambda made: made.authority(NOW)),
-        ("keys-0001/identity.key", b"", KeyUnreadable, SiteIdentity.keys),
+        ("keys-0001/identity.key", b"", KeyUnusable, SiteIdentity.keys),
         ("keys-0001/enrolment-request.json", b"{}", SiteDamaged, SiteIdentity.keys),
     ],
 )
@@ -329,7 +329,7 @@ def test_keys_of_another_site_put_in_place(tmp_path, made):
 
 def test_keys_that_others_may_read(made):
     (made.folder / "keys-0001" / "identity.key").chmod(0o644)
-    with pytest.raises(KeyExposed):
+    with pytest.raises(KeyUnusable):
         made.keys()
 
 

@@ -436,7 +436,7 @@ class TestOwnTroubles:
     def test_a_study_whose_kept_text_was_changed(self, region, grid):
         path = region.home("site0") / "studies" / region.study.digest / "study.json"
         path.write_text(path.read_text().replace('"epsilon": 8.0', '"epsilon": 80.0'))
-        assert region.opened(grid) == "StudyFilesDamaged"
+        assert region.opened(grid) == "FolderDamaged"
 
 
 class TestFullDisk:

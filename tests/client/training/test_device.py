@@ -5,7 +5,8 @@ import pytest
 import torch
 from small_consortium import Stage, small_study
 
-from fedrx_client.training.device import CPU, DeviceFailed, DeviceMissing, devices, pick_device
+from fedrx_client.training.device import CPU, DeviceFailed, devices, pick_device
+from fedrx_common.errors import MisuseError
 from fedrx_protocol.fixed_point import from_ring
 
 
@@ -15,7 +16,7 @@ def test_the_fastest_device_is_picked_and_a_missing_one_named(monkeypatch):
     assert [device.type for device in devices()] == ["cuda", "cpu"]
     assert pick_device().type == pick_device("cuda").type == "cuda"
     assert pick_device("cpu") == CPU
-    with pytest.raises(DeviceMissing, match="'mps' is not here; this machine has cuda, cpu"):
+    with pytest.raises(MisuseError, match="'mps' is not here; this machine has cuda, cpu"):
         pick_device("mps")
 
 

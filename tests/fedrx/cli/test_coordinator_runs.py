@@ -3,11 +3,13 @@
 import json
 import os
 import time
+from dataclasses import replace
 
 import pytest
 
 from fedrx_common.errors import MisuseError, RunError
-from fedrx_server.runs.blame import Blame, Fault
+from fedrx_common.files import LockHeld
+from fedrx_server.runs.blame import Fault
 from fedrx_server.runs.checkpoints import RoundRecord
 from fedrx_server.runs.folder import RunFolder
 from fedrx_server.runs.registry import (
@@ -18,14 +20,7 @@ from fedrx_server.runs.registry import (
     read_wanted,
     write_wanted,
 )
-from fedrx_server.service.instance import (
-    CoordinatorRunning,
-    Serving,
-    exclusive,
-    is_serving,
-    serving_of,
-    write_instance,
-)
+from fedrx_server.service.instance import Serving, exclusive, is_serving, serving_of, write_instance
 from fedrx_server.service.status import LiveState, write_live
 
 SITES = ("charite", "mayo", "karolinska")
@@ -173,7 +168,8 @@ def spoiled(folder, *faults):
     with RunFolder.open(folder) as run:
         for attempt, (kind, site, reason) in enumerate(faults):
             run.reserve_attempt(1)
-            run.save_blame(Blame((*run.blame.faults, Fault(1, attempt, kind, (site,), reason))))
+            fault = Fault(1, attempt, kind, (site,), reason)
+            run.save_blame(replace(run.blame, faults=(*run.blame.faults, fault)))
 
 
 class TestSitesThatSpoiledAttempts:
@@ -374,7 +370,7 @@ class TestServing:
         assert not is_serving(tmp_path)
         with exclusive(tmp_path):
             assert is_serving(tmp_path)
-            with pytest.raises(CoordinatorRunning, match="already"), exclusive(tmp_path):
+            with pytest.raises(LockHeld, match="already"), exclusive(tmp_path):
                 pass
             assert is_serving(tmp_path)
         assert not is_serving(tmp_path)

@@ -7,7 +7,8 @@ import pytest
 from flwr.app import Array
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
-from fedrx_protocol.messages.array_chunks import ArrayInvalid, assemble, is_array
+from fedrx_common.canonical_json import MalformedMessage
+from fedrx_protocol.messages.array_chunks import assemble, is_array
 
 LIMIT = 2**26
 
@@ -46,13 +47,13 @@ def test_equal_parts_travel_once():
 
 def test_a_part_that_is_repeated_without_end_fills_no_memory():
     own = array_object(arraychunk_ids=[0] * 10_000)
-    with pytest.raises(ArrayInvalid, match="longer than"):
+    with pytest.raises(MalformedMessage, match="longer than"):
         assemble(own, {"a": part(bytes(2**20))}, 4 * 2**20)
 
 
 def test_a_list_of_parts_without_end():
     own = array_object(arraychunk_ids=[0] * 40_000)
-    with pytest.raises(ArrayInvalid, match="too many parts"):
+    with pytest.raises(MalformedMessage, match="too many parts"):
         assemble(own, {"a": part(b"")}, LIMIT)
 
 
@@ -76,11 +77,11 @@ def test_a_list_of_parts_without_end():
     ],
 )
 def test_an_array_that_makes_no_sense(own):
-    with pytest.raises(ArrayInvalid):
+    with pytest.raises(MalformedMessage):
         assemble(own, {"a": part(b"abcd")}, LIMIT)
 
 
 def test_a_part_that_is_none():
     for wrong in (b"ArrayChunk", b"Array x 0\x00", b""):
-        with pytest.raises(ArrayInvalid, match="part is none"):
+        with pytest.raises(MalformedMessage, match="part is none"):
             assemble(array_object(), {"a": wrong}, LIMIT)

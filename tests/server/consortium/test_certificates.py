@@ -15,6 +15,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedrx_common.address import AddressInvalid
 from fedrx_common.key_files import pem_of
 from fedrx_protocol.trust.authority import (
     AuthorityInvalid,
@@ -24,7 +25,6 @@ from fedrx_protocol.trust.authority import (
 from fedrx_server.consortium.certificates import (
     AUTHORITY_LIFE,
     SERVER_LIFE,
-    HostInvalid,
     general_name,
     hosts_of,
     issue_server_certificate,
@@ -124,7 +124,7 @@ def test_the_hosts_can_be_read_back(issued, authority):
      "10.0.0.300", "a" * 64, ".".join(["a" * 50] * 6), "a.b\n", "a_b.c"],
 )  # fmt: skip
 def test_names_that_no_certificate_should_have(host):
-    with pytest.raises(HostInvalid, match="--host"):
+    with pytest.raises(AddressInvalid, match="--host"):
         general_name(host)
 
 
@@ -132,7 +132,7 @@ def test_names_that_no_certificate_should_have(host):
 def test_any_text_is_a_name_or_refused(text):
     try:
         name = general_name(text)
-    except HostInvalid:
+    except AddressInvalid:
         return
     assert str(name.value).lower() == str(name.value)
 

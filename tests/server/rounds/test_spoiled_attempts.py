@@ -229,7 +229,7 @@ LATE = Failure("lost", lost=True)
 class TestTheRecord:
     def test_a_fault_counts_once_an_attempt(self):
         proof = ended(fallen={BAD: Failure("VectorInvalid", proved=True)})
-        once = Blame().judged(proof, 1)
+        once = Blame((), ()).judged(proof, 1)
         assert once.judged(proof, 1) == once
         assert not once.left_out((1, 0))[BAD].for_good
         assert once.left_out((1, 1)) == {}
@@ -243,28 +243,30 @@ class TestTheRecord:
             ({"charged": False}, 0),
             ({"participants": 2}, 1),
         ):
-            blame = Blame().judged(ended(fallen={BAD: LATE}, **change), 1)
+            blame = Blame((), ()).judged(ended(fallen={BAD: LATE}, **change), 1)
             assert len(blame.faults) == faults
-        many = Blame().judged(ended(fallen={BAD: LATE, "site2": LATE}), 1)
+        many = Blame((), ()).judged(ended(fallen={BAD: LATE, "site2": LATE}), 1)
         assert [fault.sites for fault in many.faults] == [()]
 
     def test_proofs_and_absences_add_up(self):
-        blame = Blame().judged(ended(0, fallen={BAD: Failure("VectorInvalid", proved=True)}), 1)
+        blame = Blame((), ()).judged(
+            ended(0, fallen={BAD: Failure("VectorInvalid", proved=True)}), 1
+        )
         for attempt in (1, 2):
             blame = blame.judged(ended(attempt, fallen={BAD: LATE}), 1)
         assert blame.left_out((9, 9))[BAD].for_good
         assert blame.forgiven().left_out((9, 9)) == {}
-        assert blame.forgiven([BAD]) == Blame()
+        assert blame.forgiven([BAD]) == Blame((), ())
 
     def test_pairs_add_up_over_attempts(self):
-        blame = Blame()
+        blame = Blame((), ())
         for attempt, owner in enumerate(("site0", "site0", "site2")):
             verdict = Verdict(faults=(ShareFault(owner, BAD),))
             blame = blame.judged(ended(attempt, opened=True, verdict=verdict), 1)
         assert blame.left_out((1, 2)).keys() == {BAD}
 
     def test_doubts_end_the_run(self):
-        blame = Blame()
+        blame = Blame((), ())
         for attempt in range(3):
             assert not blame.futile(2, reserve=10)
             verdict = Verdict(doubtful=frozenset({BAD}))
@@ -274,7 +276,7 @@ class TestTheRecord:
 
     def test_it_is_read_as_it_was_written(self, tmp_path):
         verdict = Verdict(doubtful=frozenset({BAD}), faults=(ShareFault("site0", BAD),))
-        blame = Blame().judged(ended(verdict=verdict, fallen={"site2": LATE}), 1)
+        blame = Blame((), ()).judged(ended(verdict=verdict, fallen={"site2": LATE}), 1)
         write_blame(tmp_path, blame)
         assert read_blame(tmp_path) == blame
 

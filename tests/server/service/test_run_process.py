@@ -110,7 +110,7 @@ class TestEnds:
         def asked(*_):
             raise worker.StopAsked
 
-        monkeypatch.setattr(worker, "_work", asked)
+        monkeypatch.setattr(worker.Worker, "go", asked)
         assert worker._guarded(run, NOWHERE) == worker.DONE
         assert read_wanted(run).goal == "running"
 

@@ -12,13 +12,13 @@ from live_consortium import wait_until, write_certificates
 from spare_ports import free_ports
 
 from fedrx_common.errors import MisuseError
-from fedrx_server.gateway.control import SuperLinkAddress, SuperLinkRefused
+from fedrx_server.gateway.control import SuperLinkAddress, SuperLinkUnusable
 from fedrx_server.gateway.limits import GatewayLimits
 from fedrx_server.service import parent_death
 from fedrx_server.service.grid import empty_bundle, live_run
 from fedrx_server.service.process import Child
 from fedrx_server.service.proxy import FLEET_CALLS, FUSED_CALLS, Tls, proxy_config
-from fedrx_server.service.superlink import NotStarted, Ports, SuperLink
+from fedrx_server.service.superlink import Ports, SuperLink
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_run_without_a_superlink_says_what_to_start(tls):
         f"127.0.0.1:{free_ports(1)[0]}", tls.ca_certificate.read_bytes(), b"secret"
     )
     with (
-        pytest.raises(SuperLinkRefused, match="coordinator start"),
+        pytest.raises(SuperLinkUnusable, match="coordinator start"),
         live_run(superlink_address, "study"),
     ):
         pass
@@ -128,7 +128,7 @@ class TestChild:
     def test_a_superlink_that_does_not_come_up_is_reported_with_its_log(self, tls, tmp_path):
         link = SuperLink(tmp_path / "run", tls, Ports(*free_ports(3)))
         link._superlink = self.child(tmp_path, "raise SystemExit('no')")
-        with pytest.raises(NotStarted, match=f"see {tmp_path}/log"), link.running(10):
+        with pytest.raises(SuperLinkUnusable, match=f"see {tmp_path}/log"), link.running(10):
             pass
 
 

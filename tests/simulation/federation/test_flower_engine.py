@@ -10,7 +10,8 @@ import fedrx
 from fedrx_server.rounds.retry import StudyStopped
 from fedrx_server.runs.folder import RunFolder
 from fedrx_simulation.federation import flower
-from fedrx_simulation.federation.flower import EngineFailed, FlowerEngine
+from fedrx_simulation.federation.cancellable import EngineFailed
+from fedrx_simulation.federation.flower import FlowerEngine
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_other_ray")]
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from fedrx_client.clinic.predict import PatientPrediction, predict
 from fedrx_client.clinic.service.cards import prediction_card, refusal_card
 from fedrx_client.clinic.service.hooks import FeedbackRequest, HookName, HookRequest
+from fedrx_client.records.audit_log import AuditKind
 from fedrx_common.errors import DataError, FedRxError, MisuseError
 from fedrx_models.card import ModelUnusable
 from fedrx_models.cohort.cohort import Cohort
@@ -24,7 +25,7 @@ Guideline = Callable[[ModelFile, Cohort, PatientPrediction], tuple[Sequence[str]
 class AuditWriter(Protocol):
     """Where every card and every answer is recorded, before it leaves."""
 
-    def __call__(self, kind: str, reason: str, study: str) -> None:
+    def __call__(self, kind: AuditKind, reason: str, study: str) -> None:
         """Record one line: no value and no name of a patient."""
 
 
@@ -42,6 +43,8 @@ class ServedModel:
         model: what answers.
         read: how a record becomes the model's features.
         prefetch: FHIR queries by name, as the discovery names them.
+        concerns: whether a bundle of draft orders is about this model's drug; it is not asked for
+            `patient-view`.
         reasons: why the model says so.
         guideline: what the guideline says.
     """
@@ -51,6 +54,7 @@ class ServedModel:
     model: ModelFile
     read: Read
     prefetch: Mapping[str, str]
+    concerns: Callable[[Mapping[str, Any]], bool] = lambda _orders: True
     reasons: Reasons = lambda _model, _patient: ()
     guideline: Guideline = lambda _model, _patient, _found: ((), "")
 
@@ -109,6 +113,9 @@ class Desk:
         """
         if request.hook != service.hook:
             raise MisuseError(f"service '{service.id}' answers '{service.hook}' only.")
+        orders = request.context.draftOrders
+        if orders is not None and service.hook != "patient-view" and not service.concerns(orders):
+            return []
         resources = _resources(service, request)
         name = uuid.uuid4()
         model = service.model
@@ -151,7 +158,9 @@ class Desk:
 
 
 def _resources(service: ServedModel, request: HookRequest) -> list[Mapping[str, Any]]:
-    """List the resources of a question's prefetch, the draft orders last.
+    """List the resources of a question's prefetch.
+
+    Draft orders are not among them: a drug that is only planned is not one that is taken.
 
     Raises:
         PrefetchIncomplete: a part that the service asks for is not there.
@@ -168,7 +177,7 @@ def _resources(service: ServedModel, request: HookRequest) -> list[Mapping[str, 
         if not isinstance(part, Mapping):
             raise PrefetchIncomplete(f"prefetch '{name}' is not a FHIR resource.")
         found += _listed(part)
-    return [*found, *_listed(request.context.draftOrders or {})]
+    return found
 
 
 def _listed(resource: Mapping[str, Any]) -> list[Mapping[str, Any]]:

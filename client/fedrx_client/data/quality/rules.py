@@ -156,7 +156,7 @@ def duplicates(frames: Frames, mapping: TableMapping) -> Iterator[Finding]:
         known = frames.patients.notna().sum(axis=1) > 1
         alike = frames.patients.index[frames.patients.astype(str).duplicated() & known]
         # Rows of codes alone are alike by chance.
-        if len(alike) and float in set(frames.patients.dtypes):
+        if len(alike) and any(kind.kind == "f" for kind in frames.patients.dtypes):
             where = first_places(table.unit, frames.places(alike))
             text = f"{counted(len(alike), 'row')} equal another patient's in all ({where})."
             yield Finding("duplicate:rows", "amber", text)

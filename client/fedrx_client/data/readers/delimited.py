@@ -32,10 +32,12 @@ from fedrx_protocol.study.base import first_repeated
 _DELIMITERS = {",": "','", ";": "';'", "\t": "a tab", "|": "'|'"}
 _CHUNK_BYTES = 1 << 16
 _BLOCK_CHARACTERS = 1 << 18
-_CHARACTERS_PER_COLUMN = 1 << 11  # a block is worth its overhead, which grows with the columns kept
+# What a block costs beside its text grows with the columns kept, so blocks grow with them.
+_CHARACTERS_PER_COLUMN, _LARGEST_BLOCK = 1 << 14, 1 << 23
 _LONGEST_RECORD = 1 << 26  # bytes; a quote that is never closed must not fill the memory
 _ROWS_AT_ONCE = 4096
 _BYTE_ORDER_MARK = "\ufeff".encode()
+_BLANKS = b" \t\x0b\x0c\x1c\x1d\x1e\x1f"  # beside line ends
 _QUOTE, _LINE_FEED, _RETURN = b'"'[0], b"\n"[0], b"\r"[0]
 
 
@@ -59,11 +61,20 @@ class _Columns:
     parts: list[list[Any]]
     places: list[int]
 
-    def add(self, cells: list[Any], places: list[int]) -> None:
-        """Add rows: one Arrow array for each wanted column."""
+    def add(self, cells: NDArray[Any], places: list[int], *, strip: bool = True) -> None:
+        """Add rows.
+
+        Args:
+            cells: `(rows, wanted columns)` of text.
+            places: the line of each row.
+            strip: take away blanks around each cell.
+        """
+        if not places:
+            return
         self.places += places
-        for part, cell in zip(self.parts, cells, strict=True):
-            part.append(compute.utf8_trim_whitespace(cell.cast(pa.large_string())))
+        for i, part in enumerate(self.parts):
+            text = pa.array(cells[:, i], pa.large_string())
+            part.append(compute.utf8_trim_whitespace(text) if strip else text)
 
     def table(self, source: str) -> Table:
         """Return all rows as a table."""
@@ -129,7 +140,8 @@ def _by_blocks(path: Path, options: TableOptions, wanted: Container[str] | None)
             first = next((i for i in range(len(record_of)) if not record_of.is_blank(i)), -1)
             if first >= 0:
                 found = _begin(path.name, record_of.cells(first), options, wanted)
-                blocks.size = max(blocks.size, _CHARACTERS_PER_COLUMN * len(found.kept))
+                fitting = min(_CHARACTERS_PER_COLUMN * len(found.kept), _LARGEST_BLOCK)
+                blocks.size = max(blocks.size, fitting)
             first += 1
         if found is not None and first < len(record_of):
             _add_block(path.name, record_of.after(first), found)
@@ -156,33 +168,38 @@ def _add_block(source: str, outline: "_Outline", found: _Columns) -> None:
     uneven = np.flatnonzero((outline.widths != width) & ~blank)
     if uneven.size:
         raise _uneven(source, int(outline.starts[uneven[0]]), int(outline.widths[uneven[0]]), width)
-    if not found.kept:
-        found.add([], outline.starts[~blank].tolist())
+    places = outline.starts[~blank].tolist()
+    if not places or not found.kept:
+        found.add(np.empty((len(places), 0), dtype=object), places)
         return
-    text, surplus = outline.text, 0
-    if text.startswith(_BYTE_ORDER_MARK):  # which pandas would take away
-        text, surplus = b"\n" + text, 1
+    text = outline.without(blank)
+    cells = _parse(text, outline.delimiter, width, found.kept)
+    if len(cells) != len(places):
+        raise _NotPlain
+    blanks = not text.isascii() or any(byte in text for byte in _BLANKS)
+    found.add(cells, places, strip=blanks)
+
+
+def _parse(text: bytes, delimiter: str, width: int, kept: list[int]) -> NDArray[Any]:
+    """Parse whole records that all have `width` values, `(records, kept)` of text.
+
+    With pandas' C engine: its Arrow engine reads "nan" as missing, whatever it is told.
+    """
+    if text.startswith(_BYTE_ORDER_MARK):
+        raise _NotPlain  # pandas would take it away
     frame = pd.read_csv(
         io.BytesIO(text),
-        sep=outline.delimiter,
+        sep=delimiter,
         header=None,
         names=range(width),
-        usecols=found.kept,
-        index_col=False,
-        dtype=str,
+        usecols=kept,
+        dtype=object,
         keep_default_na=False,
         na_filter=False,
         skip_blank_lines=False,
         low_memory=False,
-    ).iloc[surplus:]
-    if len(frame) != len(outline):
-        raise _NotPlain
-    keep = None if not blank.any() else pa.array(~blank)
-    cells = [pa.array(frame[i], pa.large_string()) for i in found.kept]
-    found.add(
-        cells if keep is None else [cell.filter(keep) for cell in cells],
-        outline.starts[~blank].tolist(),
     )
+    return frame.to_numpy()
 
 
 @dataclass(frozen=True)
@@ -236,6 +253,13 @@ class _Outline:
             self.lines,
         )
 
+    def without(self, blank: NDArray[np.bool_]) -> bytes:
+        """Return the text without some records."""
+        if not blank.any():
+            return self.text
+        kept = np.flatnonzero(~blank).tolist()
+        return b"".join(self.text[self.bounds[i] : self.bounds[i + 1]] for i in kept)
+
     @classmethod
     def of(cls, text: bytes, delimiter: str, line: int) -> "_Outline":
         """Look a block over.
@@ -260,7 +284,7 @@ class _Outline:
         bounds = np.concatenate(([0], record_ends + 1))
         starts = bounds[:-1]
         widths = np.diff(np.searchsorted(np.flatnonzero(delimiters), bounds)) + 1
-        solid = np.take(_solid_bytes(delimiter), data)
+        solid = np.frombuffer(text.translate(_solid_bytes(delimiter)), np.bool_)
         return cls(
             text=text,
             delimiter=delimiter,
@@ -305,12 +329,10 @@ def _inside_quotes(
     return np.asarray(inside, dtype=np.bool_)
 
 
-def _solid_bytes(delimiter: str) -> NDArray[np.bool_]:
-    """Return which bytes are surely no part of a blank record; a letter beyond ASCII may be."""
-    solid = np.zeros(256, dtype=np.bool_)
-    solid[:128] = [not chr(i).isspace() for i in range(128)]
-    solid[[_QUOTE, ord(delimiter)]] = False
-    return solid
+def _solid_bytes(delimiter: str) -> bytes:
+    """Return 1 for each byte that no blank record has, else 0; beyond ASCII may be blanks too."""
+    blanks = {*_BLANKS, *b'"\r\n', ord(delimiter)}
+    return bytes(int(byte < 128 and byte not in blanks) for byte in range(256))
 
 
 class _Blocks:
@@ -383,18 +405,18 @@ def _by_records(path: Path, options: TableOptions, wanted: Container[str] | None
                 rows.append([record[i] for i in found.kept])
                 places.append(place)
                 if len(rows) == _ROWS_AT_ONCE:
-                    found.add(_as_columns(rows, len(found.kept)), places)
+                    found.add(_cells(rows, len(found.kept)), places)
                     rows, places = [], []
         except csv.Error as error:
             raise DataError(f"{path.name}, line {line + 1}: is not valid CSV: {error}.") from None
     if found is None:
         raise DataError(f"{path.name}: the file is empty.")
-    found.add(_as_columns(rows, len(found.kept)), places)
+    found.add(_cells(rows, len(found.kept)), places)
     return found.table(path.name)
 
 
-def _as_columns(rows: list[list[str]], width: int) -> list[Any]:
-    return [pa.array([row[i] for row in rows], pa.large_string()) for i in range(width)]
+def _cells(rows: list[list[str]], width: int) -> NDArray[Any]:
+    return np.array(rows, dtype=object).reshape(len(rows), width)
 
 
 def _uneven(source: str, place: int, values: int, width: int) -> DataError:

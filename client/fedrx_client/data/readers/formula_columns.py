@@ -88,8 +88,7 @@ class _Inputs:
     def _numbers(self, name: str) -> NDArray[Any]:
         cells = self.reading.distinct(name, self.column.missing)
         written = self.reading.written(name)
-        values = written.read_all(cells.texts)
-        values[~cells.recorded] = np.nan
+        values = written.read_all(cells.texts, cells.recorded)
         limited = read_limits(written, self.column.censored, cells, values)
         unread = cells.recorded & np.isnan(values) & ~limited
         self._refuse(name, cells, unread, "number")

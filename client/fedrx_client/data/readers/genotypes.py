@@ -7,7 +7,7 @@ is wrong with a file is one sentence that names the file and the line; then ther
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from fedrx_client.data.column_sources import GenotypeColumn
 from fedrx_client.data.harmonise.alleles.caller import Call, call_gene
 from fedrx_client.data.harmonise.alleles.sites import Meaning, Observation, Sites, merged
 from fedrx_client.data.harmonise.alleles.tables import GENES, GeneTable, Locus, gene_table
-from fedrx_client.data.readers.vcf import VcfFile, VcfRecord
+from fedrx_client.data.readers.vcf import VcfFile, VcfRecord, build_named
 from fedrx_client.data.table import Table
 from fedrx_common.errors import DataError, counted
 from fedrx_common.files import write_private
@@ -172,7 +172,7 @@ def _indices(file: VcfFile, record: VcfRecord, text: bytes) -> list[int | None]:
 
 
 def _check_build(file: VcfFile, build: str | None) -> None:
-    said = file.header.build
+    said, build = file.header.build, build and build_named(build)
     if build is not None and said is not None and said != build:
         raise DataError(
             f"{file.name}: its header says {said}, but the build was given as {build}: give the "
@@ -212,6 +212,7 @@ def genotype_table(
     paths: Iterable[Path | str],
     columns: Mapping[str, GenotypeColumn] | None = None,
     build: str | None = None,
+    patient: str = "sample",
 ) -> Table:
     """Read VCFs as a table with one row a sample.
 
@@ -220,15 +221,21 @@ def genotype_table(
         columns: by name, what each column gives; None gives every gene's diplotype, phenotype and,
             where it has one, activity.
         build: as for `call_genotypes`.
+        patient: name of the column of sample names.
 
     Returns:
-        A table with the column `sample` first; a cell is empty where there is no call.
+        A table with the column of samples first; a cell is empty where there is no call.
 
     Raises:
         DataError: as `call_genotypes`, or a column asks for a gene or a position that is not known.
     """
     files = [Path(path) for path in paths]
     wanted = standard_columns() if columns is None else columns
+    if patient in wanted:
+        raise DataError(
+            f"the mapping makes a column '{patient}' of genotypes, which is the patients' column: "
+            "give it another name."
+        )
     unknown = next((c.gene for c in wanted.values() if c.gene and c.gene not in GENES), None)
     if unknown is not None:
         raise DataError(
@@ -237,19 +244,29 @@ def genotype_table(
     genes = tuple(gene for gene in GENES if any(c.gene == gene for c in wanted.values()))
     calls = call_genotypes(files, build, genes)
     bases = _bases(files, [c.position for c in wanted.values() if c.position], build)
-    cells = _cells(calls, wanted, bases)
+    cells = _cells(calls, wanted, bases, patient)
     return Table(
         source=", ".join(path.name for path in files),
         unit="sample",
         places=tuple(range(1, len(calls) + 1)),
         columns=cells,
         header=tuple(cells),
+        typed=frozenset(name for name, c in wanted.items() if c.give == "activity"),
+        notes=tuple(_uncalled(calls)),
     )
+
+
+def _uncalled(calls: Mapping[str, Mapping[str, Call]]) -> Iterator[str]:
+    """Say of how many samples a gene is not called."""
+    for gene in next(iter(calls.values()), {}):
+        left = sum(genes[gene].diplotype is None for genes in calls.values())
+        if left:
+            yield f"{gene} is not called of {left} of {counted(len(calls), 'sample')}"
 
 
 def write_calls(path: Path, calls: Mapping[str, Mapping[str, Call]]) -> None:
     """Write calls of all genes as CSV, one row a sample, readable by its owner alone."""
-    cells = _cells(calls, standard_columns(), {})
+    cells = _cells(calls, standard_columns(), {}, "sample")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(cells)
@@ -274,9 +291,10 @@ def _cells(
     calls: Mapping[str, Mapping[str, Call]],
     columns: Mapping[str, GenotypeColumn],
     bases: Mapping[str, Mapping[str, str]],
+    patient: str,
 ) -> dict[str, tuple[str, ...]]:
-    """Write each column's cells, of `sample` first; "" where there is no call."""
-    cells: dict[str, tuple[str, ...]] = {"sample": tuple(calls)}
+    """Write each column's cells, the samples' names first; "" where there is no call."""
+    cells: dict[str, tuple[str, ...]] = {patient: tuple(calls)}
     for name, column in columns.items():
         if column.gene is None:
             cells[name] = tuple(bases[column.position or ""][sample] for sample in calls)

@@ -45,10 +45,10 @@ def pivot(records: Records, mapping: TableMapping, wanted: Container[str]) -> Ta
         DataError: naming record and column, if a value cannot be used; or if there is no row.
     """
     selection = Selection.of(mapping, wanted)
-    work = _Work(records.source, mapping.records, selection)
+    work = _Pivoting(records.source, mapping.records, selection)
     own = _by_patient(records, selection, work.notes)
     make = _patient_row if mapping.records.rows == "patients" else _time_rows
-    rows: list[_Row] = []
+    rows: list[_MadeRow] = []
     for patient in sorted(records.persons, key=natural_key):
         rows += make(work, records.persons[patient], own.get(patient, {}))
     if not rows:
@@ -92,7 +92,7 @@ _Own = Mapping[str, Sequence[Event]]
 
 
 @dataclass(frozen=True)
-class _Row:
+class _MadeRow:
     person: Person
     cells: Mapping[str, tuple[str, str]]
 
@@ -104,7 +104,7 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class _Value:
+class _Measured:
     """A value of a record in the column's unit: as text, and as a number where it is one."""
 
     text: str
@@ -114,7 +114,7 @@ class _Value:
 
 
 @dataclass(frozen=True)
-class _Span:
+class _RowSpan:
     """When a row is: `time` after the origin in the mapping's unit, its first and last moment."""
 
     time: float
@@ -124,7 +124,7 @@ class _Span:
 
 
 @dataclass
-class _Work:
+class _Pivoting:
     """What one pivot carries along: where it is, and what it met.
 
     Attributes:
@@ -162,7 +162,7 @@ def _by_patient(
     return found
 
 
-def _patient_row(work: _Work, person: Person, own: _Own) -> list[_Row]:
+def _patient_row(work: _Pivoting, person: Person, own: _Own) -> list[_MadeRow]:
     index = _index(work, own)
     if index is None and work.selection.index is not None:
         return []
@@ -178,10 +178,10 @@ def _patient_row(work: _Work, person: Person, own: _Own) -> list[_Row]:
         else _cell(work, name, used[name], person)
         for name, column in work.selection.columns.items()
     }
-    return [_Row(person, cells)]
+    return [_MadeRow(person, cells)]
 
 
-def _time_rows(work: _Work, person: Person, own: _Own) -> list[_Row]:
+def _time_rows(work: _Pivoting, person: Person, own: _Own) -> list[_MadeRow]:
     """Make a row for each time at which one of the columns was measured."""
     index = _index(work, own)
     if index is None and work.selection.index is not None:
@@ -213,17 +213,17 @@ def _time_rows(work: _Work, person: Person, own: _Own) -> list[_Row]:
         if every is not None:
             begin = origin.moment + timedelta(days=step / day)
             first, last = min(begin, first), max(begin + timedelta(days=every / day) - _TICK, last)
-        rows.append(_time_row(work, person, own, here, _Span(step, first, last, origin)))
+        rows.append(_time_row(work, person, own, here, _RowSpan(step, first, last, origin)))
     return rows
 
 
 def _time_row(
-    work: _Work,
+    work: _Pivoting,
     person: Person,
     own: _Own,
     here: Sequence[tuple[str, Event]],
-    span: _Span,
-) -> _Row:
+    span: _RowSpan,
+) -> _MadeRow:
     """Make one row: what was measured `here`, and the drugs and conditions of its span of time."""
     index = None if work.selection.index is None else span.origin
     cells = {TIME: (_written(span.time), here[0][1].place)}
@@ -239,10 +239,10 @@ def _time_row(
                 if _covers(event, span.first, span.last) and _counts(work, name, event, index)
             ]
             cells[name] = _cell(work, name, given, person)
-    return _Row(person, cells)
+    return _MadeRow(person, cells)
 
 
-def _index(work: _Work, own: _Own) -> When | None:
+def _index(work: _Pivoting, own: _Own) -> When | None:
     """Return the first record of the index that is dated to the day, if one is named."""
     if work.selection.index is None:
         return None
@@ -254,7 +254,7 @@ def _index(work: _Work, own: _Own) -> When | None:
     return min(exact, key=lambda when: when.moment)
 
 
-def _counts(work: _Work, name: str, event: Event, index: When | None) -> bool:
+def _counts(work: _Pivoting, name: str, event: Event, index: When | None) -> bool:
     """Return whether a record is surely within the days that its column names."""
     within = work.selection.columns[name].within
     if within is None or index is None:
@@ -266,7 +266,7 @@ def _counts(work: _Work, name: str, event: Event, index: When | None) -> bool:
     return within[0] <= first and last <= within[1]
 
 
-def _cell(work: _Work, name: str, events: Sequence[Event], person: Person) -> tuple[str, str]:
+def _cell(work: _Pivoting, name: str, events: Sequence[Event], person: Person) -> tuple[str, str]:
     """Return text and origin of what a column takes from a patient's records."""
     column = work.selection.columns[name]
     take = column.take or ("last" if column.measurement else "any")
@@ -300,7 +300,7 @@ def _cell(work: _Work, name: str, events: Sequence[Event], person: Person) -> tu
     return _middle(work, name, same)
 
 
-def _middle(work: _Work, name: str, values: Sequence[_Value]) -> tuple[str, str]:
+def _middle(work: _Pivoting, name: str, values: Sequence[_Measured]) -> tuple[str, str]:
     """Choose among values of one moment the middle one, the lower of two, in any order of source.
 
     It is a value that was recorded, and neither the order of a file nor one wrong value decides.
@@ -315,7 +315,7 @@ def _middle(work: _Work, name: str, values: Sequence[_Value]) -> tuple[str, str]
 
 
 def _mean(
-    work: _Work, name: str, column: RecordColumn, values: Sequence[_Value]
+    work: _Pivoting, name: str, column: RecordColumn, values: Sequence[_Measured]
 ) -> tuple[str, str]:
     known = []
     for one in values:
@@ -334,7 +334,7 @@ def _mean(
     return _written(mean), min((one.event.place for one in known), key=natural_key)
 
 
-def _value(work: _Work, name: str, column: RecordColumn, event: Event) -> _Value | None:
+def _value(work: _Pivoting, name: str, column: RecordColumn, event: Event) -> _Measured | None:
     """Read a record's value in the column's unit; `None` where it has none, or one to ignore.
 
     Raises:
@@ -352,7 +352,7 @@ def _value(work: _Work, name: str, column: RecordColumn, event: Event) -> _Value
                 f"{work.where(event, name)}: the unit is {event.unit!r}, but {unit!r} in {place}; "
                 f"name the unit that is meant in columns.{name}.unit of the mapping."
             )
-        return _Value(event.value, number, side, event)
+        return _Measured(event.value, number, side, event)
     convert = conversion(event.unit or "1", column.unit, analyte_of(column.measurement))
     if match is None or convert is None or not math.isfinite(number):
         if column.unknown == "missing":
@@ -370,13 +370,13 @@ def _value(work: _Work, name: str, column: RecordColumn, event: Event) -> _Value
             f'columns.{name}.unknown = "missing" there.'
         )
     if convert(1.0) == 1.0 and convert(0.0) == 0.0:
-        return _Value(event.value, number, side, event)
+        return _Measured(event.value, number, side, event)
     sign = match[1] or ""
-    return _Value(f"{sign}{_written(convert(number))}", convert(number), side, event)
+    return _Measured(f"{sign}{_written(convert(number))}", convert(number), side, event)
 
 
 def _person_cell(
-    work: _Work, column: RecordColumn, person: Person, name: str, at: When | None
+    work: _Pivoting, column: RecordColumn, person: Person, name: str, at: When | None
 ) -> tuple[str, str]:
     text = ""
     if column.person == "id":

@@ -259,15 +259,21 @@ class VcfFile:
     def _opened(self) -> IO[bytes]:
         with self.path.open("rb") as file:
             start = file.read(18)
-            if start[:2] != _GZIP:
+            if len(start) < 18 or start[:2] != _GZIP:
                 return self.path.open("rb")
-            if start[12:14] == b"BC":  # bgzip: an empty block marks its end
+            if start[3] & 4 and start[12:14] == b"BC":  # bgzip: an empty block marks its end
                 file.seek(max(0, file.seek(0, 2) - len(_BGZIP_END)))
                 if file.read() != _BGZIP_END:
                     raise DataError(
                         f"{self.name}: the bgzip file has no end mark: it is cut; copy it again."
                     )
         return cast("IO[bytes]", gzip.open(self.path))
+
+
+def build_named(text: str) -> str:
+    """Return the genome build that a text names, "hg38" as "GRCh38"; the text if it names none."""
+    written = text.encode(errors="replace")
+    return next((build for build, name in _NAMES_OF_BUILDS.items() if name.search(written)), text)
 
 
 def _chromosome(name: bytes) -> str:

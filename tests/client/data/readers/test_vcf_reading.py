@@ -117,7 +117,8 @@ def test_a_bad_file_is_refused_in_one_sentence(write, capfd, data, said):
         (["##reference=hg38", "##contig=<ID=chr1,length=249250621>"], None, "two genome builds"),
         (["##reference=hg38"], "GRCh37", "its header says GRCh38"),
         ([], "GRCh37", "is of genome build GRCh37"),
-        ([], "hg19", "is of genome build hg19"),
+        ([], "hg19", "is of genome build GRCh37"),
+        ([], "mm10", "is of genome build mm10"),
     ],
 )
 def test_another_build_is_refused_by_name(write, header, build, said):
@@ -134,9 +135,10 @@ def test_another_build_is_refused_by_name(write, header, build, said):
         ["##contig=<ID=chrUn_KI270302v1,length=2274>"],
     ],
 )
-def test_a_header_of_the_right_build_passes(write, header):
+@pytest.mark.parametrize("build", [None, "GRCh38", "hg38", "GRCh38.p14"])
+def test_a_header_of_the_right_build_passes(write, header, build):
     path = write(vcf(reference("CYP2C9"), header=header))
-    assert call_genotypes([path])["P1"]["CYP2C9"].diplotype == "*1/*1"
+    assert call_genotypes([path], build)["P1"]["CYP2C9"].diplotype == "*1/*1"
 
 
 def test_two_files_with_a_sample_of_one_name_are_refused(write):

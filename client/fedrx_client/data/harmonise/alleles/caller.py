@@ -18,6 +18,7 @@ from fedrx_client.data.harmonise.alleles.matching import (
 )
 from fedrx_client.data.harmonise.alleles.sites import Observation
 from fedrx_client.data.harmonise.alleles.tables import GeneTable
+from fedrx_common.errors import counted
 
 _ALWAYS = {
     "CYP2D6": "copies, deletions (*5) and hybrids of CYP2D6 are not in a VCF of small variants: "
@@ -97,6 +98,8 @@ def call_gene(table: GeneTable, seen: Sequence[Observation | None]) -> Call:
         )
     outcome = {_outcome(table, match) for match in best}
     phenotype, activity = next(iter(outcome)) if len(outcome) == 1 else (None, None)
+    if len(outcome) > 1:
+        notes.append("they do not all do the same, so there is no phenotype")
     notes += _notes(table, person, best[0], found[len(best) :], missing)
     return Call(
         diplotype=str(best[0]) if len(best) == 1 else None,
@@ -122,12 +125,14 @@ def _uncalled(
     why: str,
     others: tuple[str, ...] = (),
 ) -> Call:
-    """Report a gene that is not called; of SLCO1B1, the one variant that CPIC falls back on."""
+    """Report a gene that is not called; of SLCO1B1 the one variant that CPIC falls back on too."""
     if table.gene == "SLCO1B1":
         at = next(i for i, locus in enumerate(table.loci) if locus.rsid == _SLCO1B1_CORE)
         if choice := person.choices[at]:
             bases = "/".join(sorted(table.loci[at].choices[x] for x in choice))
             why += f"; {_SLCO1B1_CORE} (c.521T>C) alone is {bases}"
+    if table.gene in _ALWAYS:
+        why += f"; {_ALWAYS[table.gene]}"
     return Call(None, None, None, others, missing, why)
 
 
@@ -168,17 +173,16 @@ def _notes(
     """Say what a person must know about a call."""
     notes = []
     phenotype, _ = _outcome(table, best)
-    unlike = [
-        f"{other} ({outcome})"
-        for other in others
-        if (outcome := _outcome(table, other)[0]) not in (None, phenotype)
-    ]
     if others and len(person.orders) > 1:
-        told = f", among them {', '.join(unlike[:3])}" if unlike else ""
+        unlike = {str(other): _outcome(table, other)[0] for other in others}
+        told = [
+            f"{pair} would be {does}"
+            for pair, does in unlike.items()
+            if does not in (None, phenotype)
+        ]
         notes.append(
-            f"the phase is not known: {len(others)} more "
-            f"{'pair explains' if len(others) == 1 else 'pairs explain'} the genotypes less "
-            f"simply{told}"
+            f"the phase is not known: {counted(len(others), 'other pair')} would fit too, less "
+            f"simply{', and ' * bool(told)}{', '.join(told[:3])}"
         )
     if table.chromosome == "X":
         one = "one copy, as of a man's X chromosome"
@@ -188,8 +192,8 @@ def _notes(
     if not table.functions:
         notes.append(f"no phenotype: the public tables at hand have none of {table.gene}")
     elif phenotype is None and not table.phenotypes:
-        told = ", ".join(f"{name}: {table.functions[name]}" for name in dict.fromkeys(best.alleles))
-        notes.append(f"no phenotype of the pair in the tables; {told}")
+        each = (f"{name}: {table.functions[name]}" for name in dict.fromkeys(best.alleles))
+        notes.append(f"no phenotype of the pair in the tables; {', '.join(each)}")
     elif phenotype is None:
         silent = [name for name in dict.fromkeys(best.alleles) if name not in table.functions]
         notes.append(f"no phenotype: the tables do not say what {' and '.join(silent)} does")

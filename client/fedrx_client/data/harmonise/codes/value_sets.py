@@ -82,6 +82,11 @@ def molar_mass(analyte: str) -> float | None:
     return _molar_masses().get(analyte)
 
 
+def analytes() -> tuple[str, ...]:
+    """List the analytes whose molar mass is known."""
+    return tuple(_molar_masses())
+
+
 @lru_cache(maxsize=1)
 def _molar_masses() -> Mapping[str, float]:
     rows = _rows("analytes.csv")

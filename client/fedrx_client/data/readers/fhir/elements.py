@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from os.path import commonprefix
 from types import MappingProxyType
 from typing import Any
 
@@ -107,6 +108,7 @@ _UCUM = "http://unitsofmeasure.org"
 _DATE = re.compile(
     r"(\d{4})(?:-(\d\d)(?:-(\d\d)(T\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)|-(\d\d))?)?"
 )
+_NAMES = re.compile(r"'(\w+)'")
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 
 
@@ -148,9 +150,13 @@ class Resource:
             return _MODELS[self.kind].model_validate({"resourceType": self.kind, **pruned})
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-            element = ".".join(str(part) for part in first["loc"]) or self.kind
-            missing = first["type"] == "missing"
+            element = ".".join(str(part) for part in first["loc"] if part)
+            missing = first["type"].endswith("missing")
             why = "is missing" if missing else "is not what FHIR R4 allows there"
+            if not element:  # of several elements FHIR wants one: the model names them all
+                names = _NAMES.findall(first["msg"])
+                element = f"{commonprefix(names) or self.kind}[x]"  # noqa: RUF071 - no paths
+                why = "is there twice" if "multiple" in first["msg"] else "is missing"
             raise self.refused(element, f"{why}; correct it in the export") from None
 
 

@@ -1,22 +1,20 @@
 """Reads bundles and NDJSON exports from files: entry by entry, line by line."""
 
 import gzip
-import json
 import re
 import zlib
 from collections.abc import Iterator
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, TextIO
 
 from fedrx_client.data.readers.fhir.collect import Collection, keep_all
+from fedrx_client.data.readers.fhir.json_text import decoded, skip_space
 from fedrx_client.data.readers.fhir.resources import Keep
 from fedrx_client.data.readers.pivot import natural_key
 from fedrx_client.data.readers.records import Records
 from fedrx_common.errors import DataError
 
 _PACKED = re.compile(r"\.(gz|bgz)\Z")
-_SPACE = re.compile(r"[ \t\r\n]*")
 _LONGEST_LINE = 1 << 26
 """Characters of a line of NDJSON: one resource is never near it."""
 
@@ -69,8 +67,8 @@ def _read_lines(text: TextIO, collection: Collection, inside: str) -> None:
         if len(line) == _LONGEST_LINE:
             raise DataError(f"{collection.source}, {place}: is longer than any resource of FHIR.")
         if line.strip():
-            content, end = _decoded(line, _skip(line, 0), collection.source, place)
-            if _skip(line, end) != len(line):
+            content, end = decoded(line, skip_space(line, 0), collection.source, place)
+            if skip_space(line, end) != len(line):
                 raise DataError(f"{collection.source}, {place}: holds more than one resource.")
             collection.add(place, content)
 
@@ -100,14 +98,14 @@ def _read_bundle(text: str, collection: Collection, inside: str) -> None:
             f"{where}: is not FHIR: its resourceType is missing, or not Bundle; give a bundle or "
             "an NDJSON export of FHIR R4."
         )
-    content, _ = _decoded(text, _skip(text, 0), source, file or "the file")
+    content, _ = decoded(text, skip_space(text, 0), source, file or "the file")
     collection.add(f"{inside}resource 1", content)
 
 
 def _members(text: str, source: str, file: str) -> Iterator[tuple[str, Any]]:
     """Give the members of the object that a text is; of the list `entry` each element by itself."""
     where = f"{source}, {file}" if file else source
-    at = _skip(text, 0)
+    at = skip_space(text, 0)
 
     def expect(characters: str, what: str) -> str:
         nonlocal at
@@ -115,7 +113,7 @@ def _members(text: str, source: str, file: str) -> Iterator[tuple[str, Any]]:
         if not found or found not in characters:
             line = text.count("\n", 0, at) + 1
             raise DataError(f"{where}, line {line}: is not valid JSON: {what} is missing.")
-        at = _skip(text, at + 1)
+        at = skip_space(text, at + 1)
         return found
 
     expect("{", "'{'")
@@ -126,8 +124,8 @@ def _members(text: str, source: str, file: str) -> Iterator[tuple[str, Any]]:
         while separator == ",":
             if text[at : at + 1] != '"':
                 expect('"', "a name in quotes")
-            key, at = _decoded(text, at, source, file or "the file")
-            at = _skip(text, at)
+            key, at = decoded(text, at, source, file or "the file")
+            at = skip_space(text, at)
             expect(":", "':'")
             if key == "entry" and text[at : at + 1] == "[":
                 expect("[", "'['")
@@ -136,40 +134,14 @@ def _members(text: str, source: str, file: str) -> Iterator[tuple[str, Any]]:
                 while inner == ",":
                     number += 1
                     place = f"{file}, entry {number}".removeprefix(", ")
-                    value, at = _decoded(text, at, source, place)
-                    at = _skip(text, at)
+                    value, at = decoded(text, at, source, place)
+                    at = skip_space(text, at)
                     yield "entry", value
                     inner = expect(",]", "',' or ']'")
             else:
-                value, at = _decoded(text, at, source, file or "the file")
-                at = _skip(text, at)
+                value, at = decoded(text, at, source, file or "the file")
+                at = skip_space(text, at)
                 yield key, value
             separator = expect(",}", "',' or '}'")
     if at != len(text):
         raise DataError(f"{where}: is not valid JSON: there is more after its end.")
-
-
-def _skip(text: str, at: int) -> int:
-    """Return the place of the next character that is not white space."""
-    found = _SPACE.match(text, at)
-    return at if found is None else found.end()
-
-
-def _refuse(_text: str) -> float:
-    raise ValueError
-
-
-_DECODER = json.JSONDecoder(parse_float=Decimal, parse_constant=_refuse)
-
-
-def _decoded(text: str, at: int, source: str, place: str) -> tuple[Any, int]:
-    """Decode the JSON value at a place; numbers keep every digit that they are written with."""
-    try:
-        return _DECODER.raw_decode(text, at)
-    except json.JSONDecodeError as error:
-        line = f"line {text.count(chr(10), 0, error.pos) + 1}, column {error.colno}"
-        raise DataError(f"{source}, {place}: is not valid JSON ({line}).") from None
-    except RecursionError:
-        raise DataError(f"{source}, {place}: is nested too deeply for FHIR.") from None
-    except (ValueError, ArithmeticError):  # NaN, or a number of thousands of digits
-        raise DataError(f"{source}, {place}: holds a number that JSON does not have.") from None

@@ -1,0 +1,97 @@
+"""`services.toml`: which models a hospital serves, and how its record becomes their features.
+
+[[service]]
+id = "warfarin-dose"
+hook = "order-select"            # patient-view, order-select or order-sign
+model = "warfarin.safetensors"   # beside this file
+mapping = "warfarin_fhir.toml"   # beside this file
+drugs = ["warfarin"]             # of an order: cards for these only; left out: for all
+"""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedrx_client.clinic.reasons import reasons
+from fedrx_client.clinic.service.hooks import HookName
+from fedrx_client.clinic.service.record import orders_of, prefetch_of, reader
+from fedrx_client.clinic.service.serving import ServedModel
+from fedrx_client.data.harmonise.codes.value_sets import value_sets
+from fedrx_client.data.mapping import TableMapping
+from fedrx_client.data.readers.records import Code
+from fedrx_common.documents import DocumentInvalid, read_toml
+from fedrx_common.errors import MisuseError
+from fedrx_common.text import quoted
+from fedrx_models.files import load_model
+
+SERVICES = "services.toml"
+
+
+class ServiceEntry(BaseModel):
+    """One service of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
+    hook: HookName
+    model: str = Field(min_length=1)
+    mapping: str = Field(min_length=1)
+    drugs: tuple[str, ...] = Field(default=(), strict=False)
+
+
+class ServicesFile(BaseModel):
+    """The file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    service: tuple[ServiceEntry, ...] = Field(min_length=1, strict=False)
+
+
+def read_services(path: Path) -> dict[str, ServedModel]:
+    """Read the file, and every model and mapping that it names.
+
+    Raises:
+        MisuseError: naming file and key; of a model or mapping, in its own words.
+    """
+    try:
+        file = ServicesFile.model_validate(read_toml(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise MisuseError(
+            f"{path}: there is no such file of services; write one with [[service]] sections."
+        ) from None
+    except (OSError, UnicodeDecodeError, DocumentInvalid) as error:
+        raise MisuseError(f"{path}: cannot be read: {error}.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise MisuseError(f"{path}: {quoted(place)} cannot be used: {first['msg']}.") from None
+    served: dict[str, ServedModel] = {}
+    for one in file.service:
+        if one.id in served:
+            raise MisuseError(f"{path}: service '{one.id}' stands twice; give each its own id.")
+        served[one.id] = _served(one, path)
+    return served
+
+
+def _served(one: ServiceEntry, path: Path) -> ServedModel:
+    model = load_model(path.parent / one.model)
+    mapping = TableMapping.load(path.parent / one.mapping)
+    sets = value_sets("drug")
+    drugs: set[Code] = set()
+    for name in one.drugs:
+        system, colon, code = name.partition(":")
+        if name not in sets and not (colon and system and code):
+            raise MisuseError(
+                f"{path}: service '{one.id}' names drug {quoted(name)}, which is neither a value "
+                "set nor a code such as rxnorm:11289."
+            )
+        drugs.update(Code(*pair) for pair in sets.get(name, ((system, code),)))
+    return ServedModel(
+        id=one.id,
+        hook=one.hook,
+        model=model,
+        read=reader(mapping, model.model.schema),
+        prefetch=prefetch_of(mapping),
+        reasons=reasons,
+        concerns=lambda orders: not drugs or bool(drugs & orders_of(orders)),
+    )
