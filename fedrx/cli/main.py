@@ -9,8 +9,9 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from itertools import pairwise
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 # Before Flower or Ray is imported: neither may contact its maker from a hospital.
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
@@ -53,8 +54,26 @@ app.add_typer(site_commands.app, name="site")
 app.add_typer(data_commands.app, name="data")
 
 
+def _print_versions(wanted: bool) -> None:  # noqa: FBT001 - Typer calls it so
+    if wanted:
+        for package in ("fedrx", "flwr", "torch"):
+            say(f"{package} {version(package)}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    *,
+    versions: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_versions,
+            is_eager=True,
+            help="Print the versions of FedRx, Flower and torch.",
+        ),
+    ] = False,
+) -> None:
     """Federated pharmacogenomics for hospitals: patients stay, only masked sums leave."""
 
 

@@ -1,85 +1,9 @@
 """A hospital's record for the warfarin study: one patient's FHIR resources, and their mapping."""
 
+from pathlib import Path
 from typing import Any
 
-MAPPING = """
-[table]
-patient = "patient"
-
-[columns.patient]
-person = "id"
-[columns.years]
-person = "age"
-[columns.sex]
-person = "sex"
-[columns.height]
-measurement = ["loinc:8302-2"]
-unit = "cm"
-[columns.weight]
-measurement = ["loinc:29463-7"]
-unit = "kg"
-[columns.vkorc1]
-measurement = ["loinc:50722-8"]
-[columns.cyp2c9]
-measurement = ["loinc:46724-1"]
-[columns.race]
-measurement = ["loinc:32624-9"]
-[columns.asian_population]
-measurement = ["urn:hospital:ancestry|asian"]
-[columns.amiodarone]
-drug = ["amiodarone"]
-[columns.enzyme_inducer]
-drug = ["carbamazepine", "phenytoin", "rxnorm:9384"]
-[columns.smoker]
-condition = ["snomed:77176002"]
-[columns.valve]
-condition = ["snomed:161666008"]
-[columns.thrombosis]
-condition = ["snomed:128053003"]
-
-[features.age_decade]
-kind = "number"
-column = "years"
-unit = "year"
-[features.height_cm]
-kind = "number"
-column = "height"
-unit = "cm"
-[features.weight_kg]
-kind = "number"
-column = "weight"
-unit = "kg"
-[features.vkorc1]
-kind = "category"
-column = "vkorc1"
-[features.cyp2c9]
-kind = "category"
-column = "cyp2c9"
-[features.race]
-kind = "category"
-column = "race"
-[features.asian_population]
-kind = "category"
-column = "asian_population"
-[features.gender]
-kind = "category"
-column = "sex"
-[features.amiodarone]
-kind = "flag"
-any_of = ["amiodarone"]
-[features.enzyme_inducer]
-kind = "flag"
-any_of = ["enzyme_inducer"]
-[features.smoker]
-kind = "flag"
-any_of = ["smoker"]
-[features.valve_replacement]
-kind = "flag"
-any_of = ["valve"]
-[features.thromboembolism]
-kind = "flag"
-any_of = ["thrombosis"]
-"""
+MAPPING = (Path(__file__).parents[2] / "examples" / "warfarin" / "record.toml").read_text()
 LOINC, RXNORM = "http://loinc.org", "http://www.nlm.nih.gov/research/umls/rxnorm"
 ON = "2026-03-01T08:00:00Z"
 

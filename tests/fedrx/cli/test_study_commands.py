@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -193,3 +194,10 @@ def test_patients_for_a_rehearsal_are_checked_by_the_same_study(fedrx, place):
     ]
     again = fedrx(*argv, "--output", "drawn")
     assert (again.code, "is not empty" in again.err) == (2, True)
+
+
+def test_the_version_names_fedrx_and_what_it_stands_on(fedrx):
+    ran = fedrx("--version")
+    assert ran.code == 0
+    names = [line.split() for line in ran.out.splitlines()]
+    assert names == [[name, version(name)] for name in ("fedrx", "flwr", "torch")]

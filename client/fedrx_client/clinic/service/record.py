@@ -1,6 +1,7 @@
 """A record system's resources as one patient of a study, through the declared pipeline."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -28,12 +29,13 @@ _TYPES: Mapping[RecordKind, tuple[str, ...]] = MappingProxyType(
 _MOST_CODES = 60  # of a query; a longer address is refused by some servers
 
 
-def reader(mapping: TableMapping, schema: FeatureSchema) -> Read:
+def reader(mapping: TableMapping, schema: FeatureSchema, folder: Path) -> Read:
     """Make what reads one patient of the resources that came with a question.
 
     Args:
-        mapping: its columns are made of records.
+        mapping: its columns are made of records, and of the genotypes of a VCF in the folder.
         schema: the model's.
+        folder: where the files are that the mapping names.
 
     Raises:
         DataError: the mapping does not fit the study, or names a code that does not exist.
@@ -43,6 +45,7 @@ def reader(mapping: TableMapping, schema: FeatureSchema) -> Read:
     mapping.check_inputs(schema)
     wanted = mapping.named_columns
     selection = Selection.of(mapping, wanted)
+    source = Source("fhir", str(folder / _PLACE))
 
     def read(resources: Sequence[Mapping[str, Any]], patient: str) -> Cohort:
         found = Collection(_PLACE, selection.wants)
@@ -54,8 +57,7 @@ def reader(mapping: TableMapping, schema: FeatureSchema) -> Read:
                 f"{_PLACE}: holds {len(records.persons)} patients, or another one than is asked "
                 "about; send the resources of that one patient."
             )
-        table = table_of_records(records, mapping, wanted)
-        source = Source("fhir", _PLACE)
+        table = table_of_records(records, source, mapping, wanted)
         return load_table(table, mapping, schema, site=_SITE, source=source).cohort
 
     return read

@@ -90,7 +90,7 @@ def _served(one: ServiceEntry, path: Path) -> ServedModel:
         id=one.id,
         hook=one.hook,
         model=model,
-        read=reader(mapping, model.model.schema),
+        read=reader(mapping, model.model.schema, path.parent),
         prefetch=prefetch_of(mapping),
         reasons=reasons,
         concerns=lambda orders: not drugs or bool(drugs & orders_of(orders)),

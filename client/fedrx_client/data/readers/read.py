@@ -47,14 +47,23 @@ def read_source(source: Source, mapping: TableMapping, wanted: Collection[str]) 
     return with_formulas(table, mapping, wanted)
 
 
-def table_of_records(records: Records, mapping: TableMapping, wanted: Collection[str]) -> Table:
+def table_of_records(
+    records: Records, source: Source, mapping: TableMapping, wanted: Collection[str]
+) -> Table:
     """Make the columns that a mapping names of records that are in memory, as at a bedside.
+
+    Args:
+        records: of one patient or more.
+        source: beside which the files are that the mapping names.
+        mapping: how columns are made.
+        wanted: columns that the mapping names.
 
     Raises:
         DataError: naming record and field, if anything in it cannot be used.
     """
     names = {*wanted, mapping.table.patient, *formula_inputs(mapping, wanted)}
-    return with_formulas(pivot(records, mapping, names), mapping, wanted)
+    table = with_genotypes(pivot(records, mapping, names), source, mapping, names)
+    return with_formulas(table, mapping, wanted)
 
 
 def _read(source: Source, mapping: TableMapping, columns: Container[str]) -> Table:

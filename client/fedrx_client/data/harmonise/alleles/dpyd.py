@@ -108,8 +108,8 @@ def _variants(table: GeneTable, person: Genotypes) -> list[str]:
                 left[i, x] = left.get((i, x), 0) + 1
     named: list[str] = []
     known = {i for i, choice in enumerate(person.choices) if choice is not None}
-    for one in sorted(table.alleles, key=lambda one: -len(one.variants())):
-        own = [variant for variant in one.variants() if variant[0] in known]
+    for one in sorted(table.alleles, key=lambda one: -len(one.variants)):
+        own = [variant for variant in one.variants if variant[0] in known]
         copies = min((left.get(variant, 0) for variant in own), default=0)
         for variant in own:
             left[variant] = left.get(variant, 0) - copies

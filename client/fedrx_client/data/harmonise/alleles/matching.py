@@ -223,23 +223,23 @@ def combinations(table: GeneTable, person: Genotypes) -> tuple[str, ...]:
 
 def _strand(table: GeneTable, strand: dict[int, int]) -> list[str]:
     """Name what one copy holds: an allele, or the fewest alleles and variants that make it up."""
-    fits = [
-        one
-        for one in table.alleles
-        if all(x == ANY or one.fits[i] >> x & 1 for i, x in strand.items())
-    ]
+    fits = (1 << len(table.alleles)) - 1
+    for i, x in strand.items():
+        if x != ANY:
+            fits &= table.fitting[i][x]
     if fits:
         known = sum(1 << i for i in strand)
-        return [max(fits, key=lambda one: (one.defined & known).bit_count()).name]
+        named = [table.alleles[a] for a in _members(fits)]
+        return [max(named, key=lambda one: (one.defined & known).bit_count()).name]
     left = {(i, x) for i, x in strand.items() if x > 0}
-    inside = [one for one in table.alleles if (own := one.variants()) and left.issuperset(own)]
+    inside = [one for one in table.alleles if one.variants and left.issuperset(one.variants)]
     parts: list[NamedAllele] = []
     while inside:
-        largest = max(inside, key=lambda one: len(left.intersection(one.variants())))
-        if not left.intersection(largest.variants()):
+        largest = max(inside, key=lambda one: len(left.intersection(one.variants)))
+        if not left.intersection(largest.variants):
             break
         parts.append(largest)
-        left -= set(largest.variants())
+        left -= set(largest.variants)
     return [*in_order(parts), *(_written(table, i, x) for i, x in sorted(left))]
 
 

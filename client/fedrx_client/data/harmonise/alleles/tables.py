@@ -85,18 +85,14 @@ class NamedAllele:
             i. Where its definition is silent, that is the reference allele's base alone.
         defined: bit i is set where the definition is not silent about locus i.
         order: where it comes among the gene's alleles.
+        variants: loci at which it must differ from the genome's reference, and its choice there.
     """
 
     name: str
     fits: tuple[int, ...]
     defined: int
     order: tuple[int, str, int]
-
-    def variants(self) -> tuple[tuple[int, int], ...]:
-        """Loci at which it must differ from the genome's reference, and the choice it has there."""
-        return tuple(
-            (i, bits.bit_length() - 1) for i, bits in enumerate(self.fits) if bits and not bits & 1
-        )
+    variants: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -158,7 +154,10 @@ def gene_table(gene: str) -> GeneTable:
             for i, locus in enumerate(loci)
         )
         order = _order(name, index)
-        alleles.append(NamedAllele(name, fits, sum(1 << i for i in holds), order))
+        differs = tuple(
+            (i, bits.bit_length() - 1) for i, bits in enumerate(fits) if bits and not bits & 1
+        )
+        alleles.append(NamedAllele(name, fits, sum(1 << i for i in holds), order, differs))
     return GeneTable(
         gene=gene,
         chromosome=chromosome,
