@@ -54,10 +54,9 @@ class Section(BaseModel):
     @classmethod
     def _known_keys(cls, given: object) -> object:
         """Refuse unknown keys with those that are allowed, which pydantic's own error lacks."""
+        written = {field.alias or name: name for name, field in cls.model_fields.items()}
         strange = (
-            [str(key) for key in given if key not in cls.model_fields]
-            if isinstance(given, dict)
-            else []
+            [str(key) for key in given if key not in written] if isinstance(given, dict) else []
         )
         if strange:
             raise PydanticCustomError(
@@ -65,7 +64,7 @@ class Section(BaseModel):
                 "unknown keys",
                 {
                     "keys": strange,
-                    "allowed": [k for k in cls.model_fields if k not in cls.set_by_us],
+                    "allowed": [k for k, name in written.items() if name not in cls.set_by_us],
                 },
             )
         return given
