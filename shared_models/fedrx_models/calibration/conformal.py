@@ -93,18 +93,18 @@ class ScoreGrid:
                 numbers can. A score that is not a number falls into the last bin, as nothing is
                 known of it; a patient without scores adds nothing.
         """
-        found = np.zeros((len(scores), self.bins), dtype=np.int64)
-        for row, own in zip(found, scores, strict=True):
-            if not len(own):
-                continue
-            values = np.where(np.isnan(own), np.inf, own)
-            shares = np.bincount(np.searchsorted(self.edges, values), minlength=self.bins)
-            exact = shares * (self.units / len(own))
-            row[:] = np.floor(exact)
-            left = self.units - int(row.sum())
+        lengths = np.array([len(own) for own in scores], dtype=np.int64)
+        values = np.concatenate([np.zeros(0), *scores])
+        places = np.searchsorted(self.edges, np.where(np.isnan(values), np.inf, values))
+        shares = np.zeros((len(scores), self.bins))
+        np.add.at(shares, (np.repeat(np.arange(len(scores)), lengths), places), 1.0)
+        exact = shares * (self.units / np.maximum(lengths, 1)[:, None])
+        found = np.floor(exact).astype(np.int64)
+        left = np.where(lengths > 0, self.units - found.sum(axis=1), 0)
+        for i in np.flatnonzero(left):
             # Largest remainders first; of equal ones the larger score, which errs to the safe side.
-            order = np.lexsort((-np.arange(self.bins), -(exact - row)))
-            row[order[:left]] += 1
+            order = np.lexsort((-np.arange(self.bins), found[i] - exact[i]))
+            found[i, order[: left[i]]] += 1
         return found
 
     def total(self, scores: Sequence[Floats]) -> Counts:
