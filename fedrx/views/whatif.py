@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".svg")
 # Colours that differ in print and for the colour-blind (Okabe and Ito 2008).
 _NOW, _THEN, _SEEN = "#0072B2", "#D55E00", "#444444"
-_COLUMNS = ("predicted", "at", "now", "what if", "difference", "unit")
+_COLUMNS = ("now", "what if", "difference")
 
 
 def require_drawable(path: Path) -> None:
@@ -45,8 +45,9 @@ def show(answer: WhatIf, model: ModelFile) -> None:
         out.print(f"Asked: {line}.")
     level = "" if answer.now.level is None else f", {100 * answer.now.level:.0f} % intervals"
     table = Table(title=f"Patient {answer.now.patient}{level}")
+    table.add_column("predicted", overflow="fold")
     for name in _COLUMNS:
-        table.add_column(name, justify="left" if name == "predicted" else "right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True)
     for now, then in zip(answer.now.points, answer.then.points, strict=True):
         _add(table, now, then, now.of)
     if answer.twins is not None:
@@ -57,6 +58,8 @@ def show(answer: WhatIf, model: ModelFile) -> None:
     if answer.twins is not None:
         notes = " ".join(answer.twins[0].notes)
         out.print(f"Published: {SOURCE}, {100 * answer.twins[0].level:.0f} % band. {notes}".strip())
+    if answer.no_twin:
+        out.print(f"No published model beside it: {answer.no_twin}")
     for filled in answer.then.filled:
         out.print(f"Missing: {filled.feature}; used {filled.how}.")
     for warning in answer.then.warnings:
@@ -68,11 +71,10 @@ def show(answer: WhatIf, model: ModelFile) -> None:
 
 
 def _add(table: Table, now: Point, then: Point, name: str) -> None:
-    at = "" if now.at is None else f"{now.at:g}"
+    ahead = "" if now.at is None else f" at {now.at:g}"
     apart = None if now.value is None or then.value is None else then.value - now.value
-    table.add_row(
-        name, at, _told(now), _told(then), "–" if apart is None else f"{apart:+.3g}", now.unit
-    )
+    change = "–" if apart is None else f"{apart:+.2g}"
+    table.add_row(f"{name}{ahead} ({now.unit})", _told(now), _told(then), change)
 
 
 def _told(point: Point) -> str:
@@ -103,12 +105,14 @@ def draw(answer: WhatIf, model: ModelFile, path: Path) -> None:
     panels = names if course else [""]
     with rc_context({"svg.hashsalt": "fedrx", "svg.fonttype": "none"}):
         figure = Figure(figsize=(7, 1.4 + 2.6 * len(panels)), layout="constrained")
-        axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+        axes = figure.subplots(len(panels), 1, squeeze=False, sharex=course)[:, 0]
         for ax, name in zip(axes, panels, strict=True):
             if course:
                 _draw_course(ax, answer, name)
             else:
                 _draw_values(ax, answer)
+        if model.model.schema.visits is not None:
+            axes[-1].set_xlabel(f"time ({model.model.schema.visits.time_unit}s)")
         axes[0].legend(loc="best", fontsize=8, frameon=False)
         title = "\n".join((f"Patient {answer.now.patient}", *answer.asked))
         figure.suptitle(title.replace("$", r"\$"), fontsize=10)

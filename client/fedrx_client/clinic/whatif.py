@@ -72,6 +72,7 @@ class WhatIf:
         then: with what is asked.
         support: how far what is asked lies from what is known.
         twins: a published model's answers to the same, where there is one.
+        no_twin: why it has none, of a study that has one; empty otherwise.
         visits: the patient as `patient.json` has it, up to the visit that is asked about.
     """
 
@@ -80,6 +81,7 @@ class WhatIf:
     then: PatientPrediction
     support: Support
     twins: tuple[TwinForecast, TwinForecast] | None
+    no_twin: str
     visits: tuple[dict[str, Any], ...]
 
     def to_json(self, model: ModelFile) -> dict[str, Any]:
@@ -97,6 +99,7 @@ class WhatIf:
                 "sentence": told.sentence,
             },
             "twin": None if self.twins is None else _twins_json(*self.twins),
+            "no_twin": self.no_twin,
             "learned": LEARNED,
             "model": describe(model),
         }
@@ -227,13 +230,19 @@ def what_if(
             f"answer: {support.sentence}; ask for less of a change."
         )
     predictions = [predict(model, one)[0] for one in (now, then)]
-    twins = (twin_forecast(now, 0), twin_forecast(then, 0)) if has_twin(schema) else None
+    twins, no_twin = None, ""
+    if has_twin(schema):
+        try:
+            twins = twin_forecast(now, 0), twin_forecast(then, 0)
+        except MisuseError as error:  # the learned model answers all the same
+            no_twin = str(error)
     return WhatIf(
         asked=_words(before, settings, doses, schema),
         now=predictions[0],
         then=predictions[1],
         support=support,
         twins=twins,
+        no_twin=no_twin,
         visits=tuple(before.get("visits", ())),
     )
 

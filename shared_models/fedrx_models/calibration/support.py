@@ -36,7 +36,7 @@ FARTHEST = 3.0
 FEWEST_PATIENTS = 100
 _LEAST_TOGETHER = 1e-3  # as a prediction warns of an unusual combination
 _NEAREST = 3
-_SHARE, _LEAST_NEAR = 0.05, 20  # of rows that count as the same state
+_SHARE, _NEAR = 0.2, (20, 50)  # of rows that count as the same state, and fewest and most
 _MOST_ROWS, _MOST_CALIBRATING = 20_000, 500
 
 
@@ -177,7 +177,7 @@ class Situations:
 
         First in what is asked, among the nearest in state; then in state.
         """
-        near = max(_LEAST_NEAR, round(_SHARE * len(others.owner)))
+        near = int(np.clip(_SHARE * len(others.owner), *_NEAR))
         found = np.empty((len(self.owner), 2))
         for k, owner in enumerate(self.owner):
             strangers = np.flatnonzero(others.owner != owner)

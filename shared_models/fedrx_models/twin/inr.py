@@ -158,8 +158,8 @@ def _known(cohort: Cohort, i: int) -> tuple[float, tuple[str | None, str | None]
         found.append(genotype if genotype in alleles else None)
         if found[-1] is None:
             notes.append(
-                f"The {gene.upper()} genotype is not known to the publication: it is drawn as "
-                "frequent as there."
+                f"The {gene.upper()} genotype is not known, or not to the publication: it is drawn "
+                "as frequent as there."
             )
     return age, (found[0], found[1]), notes
 
