@@ -6,8 +6,9 @@ No treatment model is fitted, so there is no propensity to get wrong. Two measur
   reference: each in standard deviations from its mean (an amount in its public scales), and all
   numbers together.
 - `LocalSupport` needs a cohort, as a site has one. Overlap is looked for among patients in the same
-  state: of those whose state is nearest, how far is the third nearest to what is asked; and how far
-  is the third nearest state itself. Both distances become conformal p-values by the same distances
+  state: of those whose state is nearest, how far is the third nearest to what is asked; how far is
+  the third nearest state itself; and how far is the third nearest to what is asked among all
+  patients, whatever their state. The distances become conformal p-values by the same distances
   of the cohort's own patients, each from the others (Vovk, Gammerman, Shafer, Algorithmic Learning
   in a Random World, 2005, section 2): if what is asked happened to a patient like these, it is
   refused with a probability of at most `LEAST_CHANCE`.
@@ -29,8 +30,8 @@ from fedrx_protocol.study.schema import CategoryFeature, NumberFeature
 
 Floats = NDArray[np.float64]
 
-LEAST_CHANCE = 0.02
-"""Share of answerable questions that may be refused."""
+LEAST_CHANCE = 0.03
+"""Share of answerable questions that may be refused, by one of the three distances."""
 FARTHEST = 3.0
 """Public standard deviations, or public scales of an amount, up to which a value is asked."""
 FEWEST_PATIENTS = 100
@@ -173,18 +174,19 @@ class Situations:
         return Situations(self.state[rows], self.asked[rows], self.owner[rows])
 
     def distances(self, others: "Situations") -> Floats:
-        """Compute how far the third nearest of other patients are, `(rows, 2)`.
+        """Compute how far the third nearest of other patients are, `(rows, 3)`.
 
-        First in what is asked, among the nearest in state; then in state.
+        In what is asked, among the nearest in state; in state; in what is asked, among all.
         """
         near = int(np.clip(_SHARE * len(others.owner), *_NEAR))
-        found = np.empty((len(self.owner), 2))
+        found = np.empty((len(self.owner), 3))
         for k, owner in enumerate(self.owner):
             strangers = np.flatnonzero(others.owner != owner)
             apart = cdist(self.state[k : k + 1], others.state[strangers])[0]
             alike = np.argpartition(apart, min(near, len(apart)) - 1)[:near]
-            away = cdist(self.asked[k : k + 1], others.asked[strangers[alike]])[0]
-            found[k] = [np.sort(one)[_NEAREST - 1] for one in (away, apart[alike])]
+            away = cdist(self.asked[k : k + 1], others.asked[strangers])[0]
+            parts = (away[alike], apart[alike], away)
+            found[k] = [np.partition(one, _NEAREST - 1)[_NEAREST - 1] for one in parts]
         return found
 
 
@@ -194,7 +196,7 @@ class LocalSupport:
 
     Attributes:
         situations: the cohort's.
-        usual: distances of its patients from the others, `(patients, 2)`.
+        usual: distances of its patients from the others, `(patients, 3)`.
         asked: names of changed features and treatments.
     """
 
@@ -239,12 +241,12 @@ class LocalSupport:
         place = int(np.argmin(chances))
         chance = float(chances[place])
         nearest = (
-            "among patients in the same state, the nearest to what is asked are"
-            if place == 0
-            else "the nearest patients in the same state are"
-        )
+            "among patients in the same state, the nearest to what is asked are",
+            "the nearest patients in the same state are",
+            "among all patients, the nearest to what is asked are",
+        )[place]
         return Support(
-            supported=chance >= LEAST_CHANCE / 2,
+            supported=chance >= LEAST_CHANCE / len(chances),
             measure="cohort",
             distance=float(found[place]),
             chance=chance,
