@@ -48,7 +48,8 @@ class Support:
     Attributes:
         supported: whether it can.
         measure: `public` or `cohort`.
-        distance: how far what is asked lies: in standard deviations or scales.
+        distance: how far what is asked lies: in public standard deviations; an amount in public
+            scales by the public measure, and by a cohort's in their logarithms, see `Situations`.
         chance: share of the cohort's patients as far away; None without a cohort.
         sentence: the same in words.
     """
@@ -130,7 +131,8 @@ class Situations:
 
     Attributes:
         state: all but what is asked, `(rows, s)`: numbers and newest markers in public standard
-            deviations, former treatments in public scales, different categories 1 apart.
+            deviations, former treatments as log(1 + amount / public scale), since doses act by
+            ratios and few are very high; different categories 1 apart.
         asked: changed features, and treatments from the visit on, `(rows, a)`.
         owner: patient of each row, `(rows,)`.
     """
@@ -159,7 +161,8 @@ class Situations:
             return cls(static, changed, np.arange(size))
         courses = Courses(schema, cohort.visits)
         scales = np.array([one.scale for one in schema.treatments])
-        given = np.nan_to_num(cohort.visits[:, :, FIRST_VALUE + len(schema.markers) :]) / scales
+        amounts = np.nan_to_num(cohort.visits[:, :, FIRST_VALUE + len(schema.markers) :])
+        given = np.log1p(amounts / scales)
         before = np.zeros_like(given)
         before[:, 1:] = given[:, :-1]
         before[courses.starts] = 0.0
@@ -251,7 +254,8 @@ class LocalSupport:
             distance=float(found[place]),
             chance=chance,
             sentence=(
-                f"{nearest} {found[place]:.2f} public scales away, and {100 * chance:.1f} % of the "
-                "cohort's patients are as far from the others"
+                f"{nearest} {found[place]:.2f} away (in public standard deviations; an amount in "
+                f"logarithms of its public scale), and {100 * chance:.1f} % of the cohort's "
+                "patients are as far from the others"
             ),
         )
