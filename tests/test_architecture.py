@@ -55,6 +55,7 @@ FOLDERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "flux": "heads contract cohort layers",
             "explain": "pharmacogenomic flux metrics contract cohort",
             "calibration": "contract cohort",
+            "onnx_export": "files heads contract cohort",
             "personal": "fitting flux contract cohort",
             "fitting": "flux heads contract cohort",
             "heads": "contract cohort",
