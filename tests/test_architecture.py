@@ -56,6 +56,7 @@ FOLDERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "explain": "pharmacogenomic flux metrics contract cohort",
             "calibration": "contract cohort",
             "twin": "cohort",
+            "onnx_export": "files heads contract cohort",
             "personal": "fitting flux contract cohort",
             "fitting": "flux heads contract cohort",
             "heads": "contract cohort",

@@ -10,6 +10,7 @@ import typer
 from fedrx_common.errors import MisuseError
 
 if TYPE_CHECKING:
+    from fedrx_client.clinic.guideline.guidance import Guidance
     from fedrx_models.cohort.cohort import Cohort
     from fedrx_models.files import ModelFile
     from fedrx_protocol.study.schema import FeatureSchema
@@ -56,6 +57,14 @@ def predict(
     output: Annotated[
         Path | None, typer.Option(help="Write the predictions as a table (CSV) to this new file.")
     ] = None,
+    guideline: Annotated[
+        str | None,
+        typer.Option(help="A published guideline beside the answer: warfarin, clopidogrel, ..."),
+    ] = None,
+    disagreement: Annotated[
+        float | None,
+        typer.Option(help="Share of the guideline's dose by which the model may differ (0.25)."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Predict a patient's dose, risk or course, how surely, and from what."""
@@ -68,8 +77,10 @@ def predict(
     if output is not None and output.exists():
         raise MisuseError(f"{output}: is already there; name a new file, or remove it.")
     described = None if mapping is None else TableMapping.load(mapping)
+    guided = _guidance(found, guideline, disagreement)
     loaded = load_patients(patient, found.model.schema, described)
     predictions = ask(found, loaded.cohort)
+    beside = [guided(found, loaded.cohort, one) for one in predictions] if guided else []
     if output is not None:
         import csv
         import io
@@ -83,11 +94,27 @@ def predict(
         write_file(output, text.getvalue().encode())
     if as_json:
         listed = [one.to_json(found) for one in predictions]
+        for one, (sentences, disagrees) in zip(listed, beside, strict=False):
+            one["guideline"] = {"disagrees": disagrees, "sentences": list(sentences)}
         sys.stdout.write(json.dumps({"predictions": listed}, ensure_ascii=False) + "\n")
     elif output is None:
         from fedrx.views.prediction import show
 
-        show(predictions, found)
+        show(predictions, found, beside)
+
+
+def _guidance(
+    model: "ModelFile", name: str | None, disagreement: float | None
+) -> "Guidance | None":
+    """Make what says the guideline that was asked for."""
+    if name is None:
+        if disagreement is not None:
+            raise MisuseError("--disagreement belongs to --guideline: give both, or none.")
+        return None
+    from fedrx_client.clinic.guideline.guidance import DISAGREEMENT, guideline_for
+
+    share = DISAGREEMENT if disagreement is None else disagreement
+    return guideline_for(name, model.model.schema, share)
 
 
 def whatif(

@@ -233,3 +233,28 @@ def card(
     for name, value in values.items():
         if value not in (None, ""):
             out.print(f"  {name}: {value}")
+
+
+@app.command(epilog="Example: fedrx model export runs/warfarin --onnx warfarin.onnx")
+def export(
+    model: Annotated[Path, typer.Argument(help="A model file, or the folder of a finished run.")],
+    *,
+    onnx: Annotated[Path, typer.Option(help="ONNX file to make.")],
+) -> None:
+    """Write a model as ONNX, for a program without FedRx; checked against the model first."""
+    from fedrx.views.terminal import say
+    from fedrx_common.files import write_file
+    from fedrx_models.files import load_model
+    from fedrx_models.onnx_export import TOLERANCE, export_onnx, input_names, output_names
+
+    if onnx.exists():
+        raise MisuseError(f"{onnx}: is already there; name a new file, or remove it.")
+    found = load_model(model)
+    write_file(onnx, export_onnx(found))
+    schema = found.model.schema
+    say(
+        f"{onnx}: made, and equal to the model within {TOLERANCE:g}. It reads "
+        f"{', '.join(input_names(schema))} and gives {', '.join(output_names(schema))}; its "
+        "metadata (fedrx.inputs) say what each column is. A card's end date does not hold in it: "
+        "who runs it must check."
+    )

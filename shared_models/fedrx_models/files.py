@@ -50,6 +50,15 @@ class ModelFile:
         """The model in words: its study, or its file, and how its digest begins."""
         return f"{self.card.study if self.card else self.path.stem}-{self.digest[:8]}"
 
+    def require_usable(self) -> None:
+        """Refuse a model that may not predict any more.
+
+        Raises:
+            ModelUnusable: the model is withdrawn or expired.
+        """
+        if self.card is not None:
+            self.card.require_usable(date.today(), self.name)  # noqa: DTZ011 - the hospital's day
+
     def predict(self, cohort: Cohort) -> AnyPrediction:
         """Predict for the patients of a cohort, in the units of the study.
 
@@ -57,8 +66,7 @@ class ModelFile:
             ModelUnusable: the model is withdrawn or expired.
             DataError: the cohort was read for another study.
         """
-        if self.card is not None:
-            self.card.require_usable(date.today(), self.name)  # noqa: DTZ011 - the hospital's day
+        self.require_usable()
         self.model.eval()
         with torch.no_grad():
             return self.model.predict(encode(cohort, self.model.schema))

@@ -6,16 +6,19 @@ hook = "order-select"            # patient-view, order-select or order-sign
 model = "warfarin.safetensors"   # beside this file
 mapping = "warfarin_fhir.toml"   # beside this file
 drugs = ["warfarin"]             # of an order: cards for these only; left out: for all
+guideline = "warfarin"           # a published guideline beside the model's answer; left out: none
+disagreement = 0.25              # by how much of its dose the model may differ unremarked
 """
 
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedrx_client.clinic.guideline.guidance import DISAGREEMENT, guideline_for
 from fedrx_client.clinic.reasons import reasons
 from fedrx_client.clinic.service.hooks import HookName
 from fedrx_client.clinic.service.record import orders_of, prefetch_of, reader
-from fedrx_client.clinic.service.serving import ServedModel
+from fedrx_client.clinic.service.serving import Guideline, ServedModel
 from fedrx_client.data.harmonise.codes.value_sets import value_sets
 from fedrx_client.data.mapping import TableMapping
 from fedrx_client.data.readers.records import Code
@@ -23,6 +26,7 @@ from fedrx_common.documents import DocumentInvalid, read_toml
 from fedrx_common.errors import MisuseError
 from fedrx_common.text import quoted
 from fedrx_models.files import load_model
+from fedrx_protocol.study.schema import FeatureSchema
 
 SERVICES = "services.toml"
 
@@ -37,6 +41,8 @@ class ServiceEntry(BaseModel):
     model: str = Field(min_length=1)
     mapping: str = Field(min_length=1)
     drugs: tuple[str, ...] = Field(default=(), strict=False)
+    guideline: str = ""
+    disagreement: float = Field(default=DISAGREEMENT, gt=0, le=10)
 
 
 class ServicesFile(BaseModel):
@@ -94,4 +100,14 @@ def _served(one: ServiceEntry, path: Path) -> ServedModel:
         prefetch=prefetch_of(mapping),
         reasons=reasons,
         concerns=lambda orders: not drugs or bool(drugs & orders_of(orders)),
+        guideline=_guideline(one, path, model.model.schema),
     )
+
+
+def _guideline(one: ServiceEntry, path: Path, schema: FeatureSchema) -> Guideline:
+    if not one.guideline:
+        return lambda _model, _patient, _found: ((), "")
+    try:
+        return guideline_for(one.guideline, schema, one.disagreement)
+    except MisuseError as error:
+        raise MisuseError(f"{path}: service '{one.id}': {error}") from None
