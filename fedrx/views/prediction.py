@@ -25,6 +25,8 @@ def show(predictions: Sequence[PatientPrediction], model: ModelFile) -> None:
             out.print(f"Missing: {filled.feature}; used {filled.how}.")
         for warning in one.warnings:
             out.print(f"Note: {warning}")
+    if model.card and model.card.intervals:
+        out.print(model.card.intervals)
     promise = f"; {model.card.promise}" if model.card else ""
     out.print(f"Model {model.name}{promise}.")
     out.print(model.card.intended_use if model.card else DECIDES)
