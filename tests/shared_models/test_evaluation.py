@@ -1,4 +1,4 @@
-"""What an evaluation releases: metrics and histograms in one vector; one patient moves it little."""
+"""What an evaluation releases: metrics and histograms in one vector; a patient moves it little."""
 
 import dataclasses
 
@@ -118,7 +118,7 @@ def test_a_histogram_that_noise_hides_gives_no_radius():
     state = plan.state(model.predict(encode(cohort, model.schema)), cohort.target)
     _, found = plan.read(state, 500.0)
     assert found.outcomes[0].radius is None
-    assert found.missing == ("dose",)
+    assert found.missing == plan.calibration.outcomes
 
 
 def test_without_the_key_an_evaluation_is_bit_for_bit_its_metrics():

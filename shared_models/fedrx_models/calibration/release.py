@@ -92,7 +92,7 @@ class CalibrationPlan:
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             scores = scores_of(self.schema, predicted, actual)
         units = [self.grid.contributions(absolute(scores[name])) for name in self.outcomes]
-        found: Floats = np.concatenate(units, axis=1) * self.scale
+        found: Floats = np.concatenate(units, axis=1).astype(np.float64) * self.scale
         return found
 
     def read(self, state: Floats, noise_sd: float) -> Calibration:
