@@ -41,6 +41,8 @@ def show(
             out.print(f"Note: {warning}")
         for sentence in sentences:
             out.print(sentence)
+    if model.card and model.card.intervals:
+        out.print(model.card.intervals)
     promise = f"; {model.card.promise}" if model.card else ""
     out.print(f"Model {model.name}{promise}.")
     out.print(model.card.intended_use if model.card else DECIDES)

@@ -13,6 +13,7 @@ from safetensors.torch import save
 
 from fedrx_common.documents import DocumentInvalid, read_json
 from fedrx_common.errors import StudyError
+from fedrx_models.calibration.release import calibrated
 from fedrx_models.card import ModelCard
 from fedrx_models.cohort.cohort import Cohort
 from fedrx_models.cohort.encoding import encode
@@ -62,6 +63,8 @@ class ModelFile:
     def predict(self, cohort: Cohort) -> AnyPrediction:
         """Predict for the patients of a cohort, in the units of the study.
 
+        Where the card has a calibration, intervals are the calibrated ones.
+
         Raises:
             ModelUnusable: the model is withdrawn or expired.
             DataError: the cohort was read for another study.
@@ -69,7 +72,10 @@ class ModelFile:
         self.require_usable()
         self.model.eval()
         with torch.no_grad():
-            return self.model.predict(encode(cohort, self.model.schema))
+            predicted = self.model.predict(encode(cohort, self.model.schema))
+        if self.card is None or self.card.calibration is None:
+            return predicted
+        return calibrated(self.model.schema, predicted, self.card.calibration)
 
 
 def save_model(

@@ -122,6 +122,7 @@ def describe(model: ModelFile) -> dict[str, Any]:
         "epsilon": card.epsilon if card else None,
         "delta": card.delta if card else None,
         "intended_use": card.intended_use if card else "",
+        "intervals": card.intervals if card else "",
         "decides": DECIDES,
     }
 

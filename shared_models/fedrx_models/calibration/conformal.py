@@ -70,6 +70,15 @@ class ScoreGrid:
         return cls((*(round(edge, 6) for edge in fine), 3.0, 5.0), units)
 
     @classmethod
+    def of_study(cls, units: int = 1) -> "ScoreGrid":
+        """Build the grid of a study, where a histogram shares its budget with metrics.
+
+        It has an edge at 1, the model's own band. A radius is tested by the sum of all bins beyond
+        it, whose noise grows with their number: hence steps of 8 %, and few bins far away.
+        """
+        return cls((0.5, 0.65, 0.75, 0.85, 0.92, 1.0, 1.08, 1.17, 1.27, 1.4, 1.7, 2.2), units)
+
+    @classmethod
     def of_signed(cls, units: int = 1) -> "ScoreGrid":
         """Build the usual grid for signed distances, fine in both tails."""
         ends = [round(0.1 * i, 6) for i in range(1, 41)]
@@ -203,6 +212,14 @@ class ScoreTotals:
             value = edge
         certain = confidence if sd > 0 else 1.0
         return Radius(value, level, self.patients, self.noise_sd, certain)
+
+    def share_within(self, radius: float) -> float | None:
+        """Estimate the share of scores up to an edge, in [0, 1]; `None` if no patient is left."""
+        total = float(self.counts.sum())
+        if total <= 0:
+            return None
+        inside = self.counts[: int(np.searchsorted(self.grid.edges, radius)) + 1]
+        return min(max(float(inside.sum()) / total, 0.0), 1.0)
 
     def upper_tail(self, scores: Floats, confidence: float = 0.95) -> Floats:
         """Bound the chance that a score without change is at least as large, `(n,)` in (0, 1].

@@ -40,6 +40,7 @@ def prediction_card(
     detail += [f"Note: {warning}" for warning in found.warnings]
     detail += list(guideline)
     card = model.card
+    detail += [card.intervals] if card and card.intervals else []
     detail.append(
         f"Model {model.name}{f' ({card.title})' if card and card.title else ''}"
         f"{f'; {card.promise}' if card else ''}. {card.intended_use if card else DECIDES}"
