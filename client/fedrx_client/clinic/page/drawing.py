@@ -178,7 +178,7 @@ def courses(
         )
         if own:
             name = label(marker.name, marker.unit)
-            found.append(_course(name, marker.unit, time_unit, past, own, other))
+            found.append(_course(name, marker.unit, time_unit, past, own, usual=other))
     return tuple(found)
 
 
@@ -194,6 +194,7 @@ def _course(
     time_unit: str,
     past: Sequence[tuple[float, float]],
     ahead: Sequence[Point],
+    *,
     usual: Sequence[Point] = (),
 ) -> Course:
     future = [(p.at or 0.0, p.value or 0.0, p.low, p.high) for p in ahead]

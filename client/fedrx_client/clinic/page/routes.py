@@ -137,6 +137,7 @@ def page_router(page: BedsidePage) -> APIRouter:
     pages = _Pages()
     router = APIRouter(prefix=ROOT, route_class=_route_class(pages))
     _add_login(router, page, pages)
+    _add_search(router, page, pages)
     _add_looks(router, page, pages)
 
     @router.get("/static/{name}", response_class=Response)
@@ -190,26 +191,27 @@ def _add_login(router: APIRouter, page: BedsidePage, pages: _Pages) -> None:
         return pages.show("link.html", visit=visit, address=address)
 
 
-def _add_looks(router: APIRouter, page: BedsidePage, pages: _Pages) -> None:
+def _entered(access: Access, request: Request, *, again: bool) -> Visit | None:
+    """Find the visit; None asks for a second try.
+
+    A request that another site begins, as by a card's link in the record, comes without the cookie;
+    one that a page of ours begins has it.
+    """
+    try:
+        return access.visit(request.cookies.get(access.cookie))
+    except LoginNeeded:
+        if again:
+            raise
+        return None
+
+
+def _add_search(router: APIRouter, page: BedsidePage, pages: _Pages) -> None:
     visiting = Depends(_visit_of(page.access))
-
-    def entered(request: Request, again: bool) -> Visit | None:  # noqa: FBT001
-        """Find the visit; None asks for a second try.
-
-        A request that another site begins, as by a card's link in the record, comes without the
-        cookie; one that a page of ours begins has it.
-        """
-        try:
-            return page.access.visit(request.cookies.get(page.access.cookie))
-        except LoginNeeded:
-            if again:
-                raise
-            return None
 
     @router.get("", response_class=HTMLResponse)
     def start(request: Request, *, again: bool = False) -> Response:
         """Show the search."""
-        visit = entered(request, again)
+        visit = _entered(page.access, request, again=again)
         if visit is None:
             return pages.show("hop.html", address=f"{ROOT}?again=true")
         return pages.show("start.html", visit=visit, choices=page.choices(), problem="", chosen="")
@@ -239,10 +241,14 @@ def _add_looks(router: APIRouter, page: BedsidePage, pages: _Pages) -> None:
         page.looks.keep(look)
         return RedirectResponse(f"{ROOT}/look/{look.name}", 303, HEADERS)
 
+
+def _add_looks(router: APIRouter, page: BedsidePage, pages: _Pages) -> None:
+    visiting = Depends(_visit_of(page.access))
+
     @router.get("/look/{name}", response_class=HTMLResponse)
     def look(request: Request, name: uuid.UUID, *, again: bool = False) -> Response:
         """Show one patient."""
-        visit = entered(request, again)
+        visit = _entered(page.access, request, again=again)
         if visit is None:
             return pages.show("hop.html", address=f"{ROOT}/look/{name}?again=true")
         found = page.looks.find(name)
@@ -346,7 +352,7 @@ def _route_class(pages: _Pages) -> type[APIRoute]:
                 except FedRxError as error:
                     code, sentence = _code(error), str(error)
                     if code >= 500:
-                        logger.error("%s", error)
+                        logger.error("%s", error)  # noqa: TRY400 - the sentence is enough
                 return pages.show("message.html", code, title=_TITLES[code], sentence=sentence)
 
             return told
