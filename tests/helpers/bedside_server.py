@@ -88,8 +88,11 @@ def visits_mapping() -> str:
     lines = [table_mapping(LIVER), '[visits]\ntime = "time"\nunit = "year"\nshort = "drop"']
     for one in schema.markers:
         lacks = "" if one.name in there else "measured = false\n"
-        lines.append(f'[markers.{one.name}]\ncolumn = "{one.name}"\nunit = "{one.unit}"\n{lacks}')
-    lines.append('[treatments.d_penicillamine]\ncolumn = "d_penicillamine"\nyes = ["yes"]\nno = ["no"]')
+        there_is = f'column = "{one.name}"\nunit = "{one.unit}"\n'
+        lines.append(f"[markers.{one.name}]\n{lacks or there_is}")
+    lines.append(
+        '[treatments.d_penicillamine]\ncolumn = "d_penicillamine"\nyes = ["yes"]\nno = ["no"]'
+    )
     return "\n".join(lines)
 
 

@@ -24,6 +24,7 @@ from fedrx_protocol.study.schema import (
     BinaryTarget,
     FeatureSchema,
     ForecastTarget,
+    NumberFeature,
     PanelTarget,
     SurvivalTarget,
 )
@@ -97,6 +98,7 @@ class PatientPage:
     found: PatientPrediction
     answer: Answer
     reasons: Reasons
+    missing: tuple[tuple[str, str], ...]
     guideline: tuple[str, ...]
     disagrees: str
     facts: tuple[tuple[str, str], ...]
@@ -130,12 +132,16 @@ def patient_page(look: Look) -> PatientPage:
     model, patient = look.service.watched.current(), look.patient
     (found,) = predict(model, patient)
     guideline, disagrees = look.service.guideline(model, patient, found)
-    card = model.card
+    card, schema, reasons = model.card, model.model.schema, why(model, patient)
+    units = {one.name: one.unit for one in schema.features if isinstance(one, NumberFeature)}
     return PatientPage(
         patient=found.patient,
         found=found,
-        answer=answer([("now", found)], patient),
-        reasons=_reasons(why(model, patient), model.model.schema),
+        answer=answer([("now", found)], patient, reference=reasons.baseline),
+        reasons=_reasons(reasons, schema),
+        missing=tuple(
+            (label(one.feature, units.get(one.feature, "")), one.how) for one in found.filled
+        ),
         guideline=tuple(guideline),
         disagrees=disagrees,
         facts=_facts(model),
@@ -165,12 +171,18 @@ def compare(look: Look, other: Cohort, asked: Sequence[str]) -> Comparison:
     return Comparison(tuple(asked), difference, both, then.warnings)
 
 
-def answer(predictions: Sequence[tuple[str, PatientPrediction]], patient: Cohort) -> Answer:
+def answer(
+    predictions: Sequence[tuple[str, PatientPrediction]],
+    patient: Cohort,
+    *,
+    reference: float | None = None,
+) -> Answer:
     """Draw one prediction, or two of the same patient on the same axes.
 
     Args:
         predictions: each with its kind, `now` or `then`.
         patient: the cohort of one, for the course before.
+        reference: what is predicted for the study's reference patient, to compare with.
     """
     target, newest = patient.schema.target, predictions[-1][1]
     scales: tuple[Scale, ...] = ()
@@ -182,7 +194,8 @@ def answer(predictions: Sequence[tuple[str, PatientPrediction]], patient: Cohort
     elif isinstance(target, SurvivalTarget):
         drawn = (curve(newest.points, label(newest.points[0].of), target.time_unit),)
     else:
-        scales = _scales(predictions, target if isinstance(target, PanelTarget) else None)
+        panel = target if isinstance(target, PanelTarget) else None
+        scales = _scales(predictions, panel, None if panel else reference)
     main = _main(newest)
     value = None if main.value is None else main.value * (100 if _percent(main) else 1)
     unit = "%" if _percent(main) else main.unit
@@ -207,7 +220,9 @@ def _main(found: PatientPrediction) -> Point:
 
 
 def _scales(
-    predictions: Sequence[tuple[str, PatientPrediction]], panel: PanelTarget | None
+    predictions: Sequence[tuple[str, PatientPrediction]],
+    panel: PanelTarget | None,
+    reference: float | None,
 ) -> tuple[Scale, ...]:
     rows = []
     for place, point in enumerate(predictions[0][1].points[:_MOST_ROWS]):
@@ -216,7 +231,7 @@ def _scales(
             if one.value is None:
                 continue
             factor = 100.0 if _percent(one) else 1.0
-            name = label(point.of, point.unit.replace("/", "_per_")) if panel is None else point.of
+            name = "this patient" if panel is None else point.of
             if len(predictions) > 1:
                 name = f"{'' if panel is None else f'{name}, '}{_ARMS[kind]}"
             low = None if one.low is None else one.low * factor
@@ -225,6 +240,9 @@ def _scales(
     if not rows:
         return ()
     first = predictions[0][1].points[0]
+    if reference is not None:
+        factor = 100.0 if _percent(first) else 1.0
+        rows.append(Shown("the reference patient", reference * factor, None, None, "reference"))
     if _percent(first):
         return (scale(rows, "%", whole=(0.0, 100.0)),)
     return (scale(rows, first.unit),)
