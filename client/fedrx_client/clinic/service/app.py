@@ -117,9 +117,8 @@ class _Bounds:
 
     def _refused(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
-        host = urlsplit(f"//{headers.get('host', '')}")
         try:
-            name = host.hostname or ""
+            name = urlsplit(f"//{headers.get('host', '')}").hostname or ""
         except ValueError:
             name = ""
         if name not in self._hosts:
