@@ -245,6 +245,11 @@ def _warnings(cohort: Cohort, i: int) -> tuple[str, ...]:
     return tuple(found)
 
 
+def digits(value: float) -> str:
+    """Write a predicted number with three digits that count, or as a whole number."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def as_rows(predictions: Sequence[PatientPrediction], model: ModelFile) -> list[dict[str, Any]]:
     """Write predictions as rows of a table, a row for each predicted number."""
     return [

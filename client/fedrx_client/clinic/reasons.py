@@ -3,9 +3,15 @@
 from collections.abc import Sequence
 
 from fedrx_models.cohort.cohort import Cohort
-from fedrx_models.explain.explanation import explain
+from fedrx_models.explain.explanation import Explanation, explain
 from fedrx_models.explain.words import main_reasons
 from fedrx_models.files import ModelFile
+
+
+def why(model: ModelFile, patient: Cohort) -> Explanation:
+    """Explain the prediction for a cohort of one."""
+    (found,) = explain(model.model, patient)
+    return found
 
 
 def reasons(model: ModelFile, patient: Cohort) -> Sequence[str]:
@@ -15,5 +21,5 @@ def reasons(model: ModelFile, patient: Cohort) -> Sequence[str]:
         model: what predicts.
         patient: a cohort of one.
     """
-    (found,) = explain(model.model, patient)
-    return [f"{sentence}." for sentence in main_reasons(found, model.model.schema)]
+    found = main_reasons(why(model, patient), model.model.schema)
+    return [f"{sentence}." for sentence in found]

@@ -68,7 +68,7 @@ def recorded():
 def serving(folder, recorded):
     """A real server on loopback, and a real HTTP client."""
     desk = Desk(
-        read_services(folder / "services.toml"),
+        read_services(folder / "services.toml").services,
         lambda kind, reason, study: recorded.append((kind, reason, study)),
     )
     (port,) = free_ports(1)
@@ -240,7 +240,7 @@ def test_bodies_that_are_no_question_are_refused(client):
 
 
 def test_a_withdrawn_model_answers_nobody(folder, recorded):
-    served = read_services(folder / "services.toml")["dose-at-a-glance"]
+    served = read_services(folder / "services.toml").services["dose-at-a-glance"]
     gone = change_card(served.model.path, withdrawn="its reference was wrong")
     try:
         with serving(folder, recorded) as other:

@@ -102,6 +102,7 @@ def read_server(
     source: Source,
     selection: Selection,
     *,
+    only: str | None = None,
     token: str | None = None,
     limits: ServerLimits | None = None,
     sleep: Callable[[float], None] = time.sleep,
@@ -111,6 +112,7 @@ def read_server(
     Args:
         source: the server's base address.
         selection: the codes that are wanted.
+        only: the id of the one patient that is wanted; None for all.
         token: a bearer token, if the server wants one.
         limits: how it is asked.
         sleep: waits so many seconds.
@@ -140,7 +142,8 @@ def read_server(
     auth = (url.username, url.password) if url.userinfo else None
     base = str(url.copy_with(username=None, password=None)).rstrip("/") + "/"
     with httpx.Client(headers=headers, auth=auth, timeout=limits.timeout_s) as client:
-        return _Search(source.name, base, client, limits, sleep, token is not None).run(selection)
+        search = _Search(source.name, base, client, limits, sleep, token is not None, only)
+        return search.run(selection)
 
 
 @dataclass
@@ -153,6 +156,7 @@ class _Search:
     limits: ServerLimits
     sleep: Callable[[float], None]
     has_token: bool
+    only: str | None
 
     def run(self, selection: Selection) -> Records:
         """Search for persons, then for each kind of record that is wanted."""
@@ -215,7 +219,12 @@ class _Search:
         Returns:
             References to what was found, for types that others refer to.
         """
-        asked = {**search, "_elements": _ELEMENTS[kind], "_count": str(self.limits.page)}
+        asked = {
+            **self.whose(kind),
+            **search,
+            "_elements": _ELEMENTS[kind],
+            "_count": str(self.limits.page),
+        }
         url = f"{urljoin(self.base, kind)}?{urlencode(asked)}"
         references = []
         for number, page in enumerate(self.pages(url, kind), 1):
@@ -229,6 +238,12 @@ class _Search:
                 if kind == "Medication" and isinstance(content, dict) and "id" in content:
                     references.append(f"Medication/{content['id']}")
         return references
+
+    def whose(self, kind: str) -> dict[str, str]:
+        """Name the one patient that a search is about; a drug's own entry belongs to no one."""
+        if self.only is None or kind == "Medication":
+            return {}
+        return {"_id" if kind == "Patient" else "patient": _ESCAPED.sub(r"\\\1", self.only)}
 
     def pages(self, url: str, kind: str) -> Iterator[dict[str, Any]]:
         """Follow the links to the next page, as long as they stay with the server."""
