@@ -28,7 +28,7 @@ def test_the_example_of_the_documentation_is_what_it_prints(example, fedrx):
     assert "1 value with '<' or '>'" not in shown
     for line in shown.splitlines():
         assert line in ran.out.splitlines()
-    assert re.search(r"Fingerprint: [0-9a-f]{64}\n\Z", ran.out)
+    assert re.search(r"Fingerprint: [0-9a-f]{64}\nPipeline: [0-9a-f]{64}\n\Z", ran.out)
 
 
 def test_the_same_patients_from_other_files_have_one_fingerprint(example, fedrx):
