@@ -29,6 +29,10 @@ test: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
+# The shipped JSON Schemas, and the pages that describe the files.
+reference: $(STAMP)
+	$(BIN)/python docs/generate_reference.py
+
 bench: $(STAMP)
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 

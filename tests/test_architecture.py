@@ -85,7 +85,7 @@ FOLDERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
         "fedrx": {
             "__init__": "api",
-            "cli": "api comparison views",
+            "cli": "api comparison file_schemas views",
             "comparison": "api sources views",
             "api": "sources study_cost study_templates",
         },

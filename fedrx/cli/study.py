@@ -63,6 +63,19 @@ def check(
         simulation_view.print_cost(study, cost)
 
 
+@app.command(epilog="Example: fedrx study schema > study.schema.json")
+def schema(
+    *,
+    mapping: Annotated[
+        bool, typer.Option("--mapping", help="Print the mapping file's schema instead.")
+    ] = False,
+) -> None:
+    """Print the JSON Schema of the study file, by which editors complete and check it."""
+    from fedrx.file_schemas import shipped_schema
+
+    sys.stdout.write(shipped_schema("mapping" if mapping else "study"))
+
+
 @app.command(epilog="Example: fedrx study patients study.toml --sites 3 --output rehearsal")
 def patients(
     study: Annotated[Path, typer.Argument(help="Study file.")],

@@ -29,8 +29,10 @@ class FormulaColumn(Section):
     date_format: str | None = Field(
         default=None, max_length=60, description="of its dates, where it is not table.date_format"
     )
-    missing: Codes = MISSING
-    censored: Censored = "error"
+    missing: Codes = Field(
+        default=MISSING, description="codes for 'not recorded' in its inputs, beside table.missing"
+    )
+    censored: Censored = Field(default="error", description="what values such as '<5' are")
     unknown: Unknown = Field(
         default="error", description="what to do where an input or the result is no number or date"
     )
@@ -104,10 +106,12 @@ class RecordColumn(Section):
     is the name of a value set that FedRx ships, for instance `creatinine`.
     """
 
-    measurement: Codes = ()
-    drug: Codes = ()
-    condition: Codes = ()
-    person: Literal["id", "sex", "age", "birth_year", "died"] | None = None
+    measurement: Codes = Field(default=(), description="codes of measurements")
+    drug: Codes = Field(default=(), description="codes of drugs")
+    condition: Codes = Field(default=(), description="codes of conditions")
+    person: Literal["id", "sex", "age", "birth_year", "died"] | None = Field(
+        default=None, description="a fact about the person"
+    )
     unit: str | None = Field(default=None, description="unit of the column; records are converted")
     take: Literal["first", "last", "mean", "lowest", "highest", "count", "any", "dose"] | None = (
         Field(
@@ -140,8 +144,10 @@ class RecordColumn(Section):
 class GenotypeColumn(Section):
     """A column of called genotypes; `[genotypes]` names the VCF."""
 
-    gene: str | None = None
-    give: Literal["diplotype", "phenotype", "activity"] = "diplotype"
+    gene: str | None = Field(default=None, description="the gene, e.g. 'CYP2C9'")
+    give: Literal["diplotype", "phenotype", "activity"] = Field(
+        default="diplotype", description="what of the gene the column holds"
+    )
     position: str | None = Field(default=None, description="an rs number instead of a gene")
 
     @model_validator(mode="after")
@@ -155,19 +161,25 @@ class GenotypesSource(Section):
     """A VCF whose samples are the patients, beside the table (or the source itself)."""
 
     file: str | None = Field(default=None, min_length=1, description="none: --data is the VCF")
-    build: Literal["GRCh38", "GRCh37"] | None = None
+    build: Literal["GRCh38", "GRCh37"] | None = Field(
+        default=None, description="reference genome of the VCF"
+    )
     samples: str | None = Field(default=None, description="CSV: sample,patient, where they differ")
 
 
 class RecordsSource(Section):
     """How records become rows."""
 
-    rows: Literal["patients", "times"] = "patients"
+    rows: Literal["patients", "times"] = Field(
+        default="patients", description="a row for each patient, or for each time"
+    )
     index: str | None = Field(
         default=None,
         description="the record that days are counted from: 'drug rxnorm:11289' is the first of it",
     )
-    time_unit: Literal["h", "d"] = "d"
+    time_unit: Literal["h", "d"] = Field(
+        default="d", description="unit of made times: hours or days"
+    )
     every: float | None = Field(
         default=None,
         gt=0,
@@ -181,7 +193,12 @@ class QuerySource(Section):
 
     any_text: ClassVar[frozenset[str]] = frozenset({"query"})  # a query has lines
 
-    query: str | None = Field(default=None, min_length=1, max_length=20_000)
+    query: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=20_000,
+        description="a read-only query that gives the table",
+    )
     tables: Column | None = Field(
         default=None, alias="schema", description="where OMOP's tables are, e.g. 'cdm'"
     )

@@ -24,7 +24,7 @@ class VisitsSource(Section):
     Without `features`, each patient's first row holds them.
     """
 
-    time: Column
+    time: Column = Field(description="column of the visits' times")
     unit: str = Field(min_length=1, description="unit of the times; converted to the study's")
     episode: Column | None = Field(default=None, description="what tells several stays apart")
     short: Literal["error", "drop"] = Field(
@@ -45,13 +45,17 @@ class VisitsSource(Section):
 class MarkerSource(Section):
     """One marker's column; a site that does not measure it writes `measured = false`."""
 
-    column: Column | None = None
-    unit: str = ""
+    column: Column | None = Field(default=None, description="column that it is read from")
+    unit: str = Field(default="", description="unit of the column; converted to the study's")
     analyte: str | None = Field(
         default=None, description="what is measured, where moles become grams: 'creatinine'"
     )
-    missing: Codes = MISSING
-    measured: bool = True
+    missing: Codes = Field(
+        default=MISSING, description="codes for 'not recorded', beside table.missing"
+    )
+    measured: bool = Field(
+        default=True, description="false, and nothing else, where the site does not have it"
+    )
     censored: Censored = Field(default="error", description="what values such as '<5' are")
     unknown: Unknown = Field(
         default="error", description="what to do with a value that is no number or not plausible"
@@ -67,11 +71,13 @@ class MarkerSource(Section):
 class TreatmentSource(Section):
     """One treatment's column: an amount, or codes of yes and no; an empty cell means none."""
 
-    column: Column
-    unit: str = ""
-    yes: Codes = ("1",)
-    no: Codes = ("0",)
-    missing: Codes = MISSING
+    column: Column = Field(description="column that it is read from")
+    unit: str = Field(default="", description="unit of an amount; converted to the study's")
+    yes: Codes = Field(default=("1",), description="codes of yes")
+    no: Codes = Field(default=("0",), description="codes of no")
+    missing: Codes = Field(
+        default=MISSING, description="codes for 'not recorded', beside table.missing"
+    )
 
 
 Markers = Mapping[str, MarkerSource]

@@ -70,12 +70,16 @@ class TableOptions(Section):
     any_text: ClassVar[frozenset[str]] = frozenset({"delimiter"})
 
     patient: Column = Field(description="column that identifies a patient")
-    delimiter: str = Field(default=",", min_length=1, max_length=1)
-    decimal: Literal[".", ","] = "."
+    delimiter: str = Field(
+        default=",", min_length=1, max_length=1, description="what separates two cells"
+    )
+    decimal: Literal[".", ","] = Field(
+        default=".", description="what separates a number's decimals"
+    )
     thousands: Literal[".", ",", " ", "'"] | None = Field(
         default=None, description="what groups digits by three; without, nothing may"
     )
-    encoding: str = "utf-8"
+    encoding: str = Field(default="utf-8", description="encoding of the file's text")
     sheet: str | None = Field(
         default=None, min_length=1, description="sheet of a workbook; needed where it has several"
     )
@@ -133,10 +137,12 @@ class RowFilter(Section):
     """A condition that a row must meet to be kept: one of some values, or any value at all."""
 
     reason: str = Field(min_length=1, description="why a row that fails it is dropped")
-    column: Column
-    keep: Codes = ()
-    present: bool = False
-    missing: Codes = MISSING
+    column: Column = Field(description="column that is looked at")
+    keep: Codes = Field(default=(), description="codes of the rows that are kept")
+    present: bool = Field(default=False, description="true: keep rows with any value in the column")
+    missing: Codes = Field(
+        default=MISSING, description="codes for 'not recorded' in this column, beside table.missing"
+    )
 
     @model_validator(mode="after")
     def _one_condition(self) -> Self:
@@ -148,15 +154,21 @@ class RowFilter(Section):
 class NumberSource(Section):
     """A number in some unit."""
 
-    kind: Literal["number"]
-    column: Column
+    kind: Literal["number"] = Field(description="a measured number")
+    column: Column = Field(description="column that it is read from")
     unit: str = Field(min_length=1, description="unit of the column; converted to the study's")
     analyte: str | None = Field(
         default=None, description="what is measured, where moles become grams: 'creatinine'"
     )
-    parse: Literal["number", "decade_bin"] = "number"
-    missing: Codes = MISSING
-    measured: Literal[True] = True
+    parse: Literal["number", "decade_bin"] = Field(
+        default="number", description="decade_bin: '60 - 69' is the decade 6"
+    )
+    missing: Codes = Field(
+        default=MISSING, description="codes for 'not recorded' in this column, beside table.missing"
+    )
+    measured: Literal[True] = Field(
+        default=True, description="false, and nothing else, where the site does not have it"
+    )
     censored: Censored = Field(default="error", description="what values such as '<5' are")
     unknown: Unknown = Field(
         default="error", description="what to do with a value that is no number or out of range"
@@ -173,7 +185,7 @@ class Imputation(Section):
     """A rule for a missing category: read it from another column, if the conditions hold."""
 
     name: str = Field(min_length=1, description="shown in the data-quality account")
-    column: Column
+    column: Column = Field(description="column that the value is read from")
     values: dict[str, str] = Field(min_length=1, description="code in the column -> value")
     only_if: dict[str, tuple[str, ...]] = Field(
         default={}, description="mapped category -> values for which the rule holds"
@@ -191,8 +203,8 @@ class CategorySource(Section):
     which `values` then maps.
     """
 
-    kind: Literal["category"]
-    column: Column
+    kind: Literal["category"] = Field(description="one of a few codes")
+    column: Column = Field(description="column that it is read from")
     parse: Literal["code", "diplotype", "genotype"] = Field(
         default="code", description="diplotype: of `gene`; genotype: at `position`, on `strand`"
     )
@@ -201,11 +213,21 @@ class CategorySource(Section):
     strand: Literal["+", "-"] | None = Field(
         default=None, description="of the genome that the laboratory reads; none: where it is plain"
     )
-    values: dict[str, str] | None = None
-    missing: Codes = MISSING
-    measured: Literal[True] = True
-    unknown: Unknown = "error"
-    impute: tuple[Imputation, ...] = ()
+    values: dict[str, str] | None = Field(
+        default=None, description="code in the column -> value in the study"
+    )
+    missing: Codes = Field(
+        default=MISSING, description="codes for 'not recorded' in this column, beside table.missing"
+    )
+    measured: Literal[True] = Field(
+        default=True, description="false, and nothing else, where the site does not have it"
+    )
+    unknown: Unknown = Field(
+        default="error", description="what to do with a code that is not named"
+    )
+    impute: tuple[Imputation, ...] = Field(
+        default=(), description="rules for a missing value, tried in this order"
+    )
 
     @model_validator(mode="after")
     def _says_of_what(self) -> Self:
@@ -232,13 +254,17 @@ class CategorySource(Section):
 class FlagSource(Section):
     """Yes if any of the columns has a code of yes; missing if none has a code."""
 
-    kind: Literal["flag"]
-    any_of: tuple[Column, ...] = Field(min_length=1)
-    yes: Codes = ("1",)
-    no: Codes = ("0",)
-    missing: Codes = MISSING
-    measured: Literal[True] = True
-    unknown: Unknown = "error"
+    kind: Literal["flag"] = Field(description="yes or no")
+    any_of: tuple[Column, ...] = Field(min_length=1, description="columns; one yes is enough")
+    yes: Codes = Field(default=("1",), description="codes of yes")
+    no: Codes = Field(default=("0",), description="codes of no")
+    missing: Codes = Field(
+        default=MISSING, description="codes for 'not recorded' in this column, beside table.missing"
+    )
+    measured: Literal[True] = Field(
+        default=True, description="false, and nothing else, where the site does not have it"
+    )
+    unknown: Unknown = Field(default="error", description="what to do with any other code")
 
     @model_validator(mode="after")
     def _disjoint(self) -> Self:
@@ -276,20 +302,38 @@ class TableMapping(Section):
     set_by_us: ClassVar[frozenset[str]] = frozenset({"source"})
 
     source: str = Field(default="mapping", description="the file's name, for errors")
-    table: TableOptions
-    join: JoinSource | None = None
-    sql: QuerySource | None = None
-    records: RecordsSource = RecordsSource()
-    genotypes: GenotypesSource | None = None
-    long: LongSource | None = None
-    columns: dict[Column, DerivedColumn] = Field(default={})
-    filters: tuple[RowFilter, ...] = ()
-    target: TargetSource = TargetSource()
-    features: dict[Name, FeatureSource] = Field(default={})
-    blocks: dict[Name, BlockTable] = Field(default={})
-    visits: VisitsSource | None = None
-    markers: dict[Name, MarkerSource] = Field(default={})
-    treatments: dict[Name, TreatmentSource] = Field(default={})
+    table: TableOptions = Field(description="how the file is written")
+    join: JoinSource | None = Field(
+        default=None, description="columns of another file beside the table"
+    )
+    sql: QuerySource | None = Field(default=None, description="how a database is read")
+    records: RecordsSource = Field(
+        default=RecordsSource(), description="how records of FHIR or OMOP become rows"
+    )
+    genotypes: GenotypesSource | None = Field(
+        default=None, description="the VCF that genotypes are called from"
+    )
+    long: LongSource | None = Field(default=None, description="repeated measurements side by side")
+    columns: dict[Column, DerivedColumn] = Field(
+        default={}, description="columns that are made: by a formula, from records, from genotypes"
+    )
+    filters: tuple[RowFilter, ...] = Field(
+        default=(), description="conditions that a row must meet"
+    )
+    target: TargetSource = Field(default=TargetSource(), description="the outcome's columns")
+    features: dict[Name, FeatureSource] = Field(
+        default={}, description="where each feature of the study comes from"
+    )
+    blocks: dict[Name, BlockTable] = Field(
+        default={}, description="where each omics block comes from"
+    )
+    visits: VisitsSource | None = Field(default=None, description="columns that distinguish visits")
+    markers: dict[Name, MarkerSource] = Field(
+        default={}, description="where each marker comes from"
+    )
+    treatments: dict[Name, TreatmentSource] = Field(
+        default={}, description="where each treatment comes from"
+    )
 
     @model_validator(mode="after")
     def _conditions_known(self) -> Self:

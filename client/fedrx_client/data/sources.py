@@ -80,7 +80,7 @@ class Section(BaseModel):
 class AbsentSource(Section):
     """A feature or block that the site does not have at all: every patient lacks it."""
 
-    measured: Literal[False]
+    measured: Literal[False] = Field(description="false: the site does not have it")
     kind: str | None = Field(default=None, description="as in the study; may be left out")
 
 
@@ -91,7 +91,7 @@ class JoinSource(Section):
     both have a column, the table's counts.
     """
 
-    file: str = Field(min_length=1)
+    file: str = Field(min_length=1, description="name of the file, beside the table")
     by: Column = Field(description="column of both files; no value stands twice in the other one")
 
 
@@ -102,12 +102,16 @@ class TargetSource(Section):
     and `event`; a panel `unit`, and its drugs' columns are named like them or in `columns`.
     """
 
-    column: Column | None = None
-    unit: str | None = Field(default=None, min_length=1)
+    column: Column | None = Field(default=None, description="column of the outcome")
+    unit: str | None = Field(
+        default=None, min_length=1, description="unit of the column; converted to the study's"
+    )
     event: Column | None = Field(default=None, description="column that says whether it happened")
-    yes: Codes = ("1",)
-    no: Codes = ("0",)
-    missing: Codes = MISSING
+    yes: Codes = Field(default=("1",), description="codes of yes")
+    no: Codes = Field(default=("0",), description="codes of no")
+    missing: Codes = Field(
+        default=MISSING, description="codes for 'not recorded', beside table.missing"
+    )
     columns: dict[str, Column] = Field(default={}, description="drug -> column, where they differ")
     file: str | None = Field(default=None, description="a panel's own file, beside the table")
     patient: Column | None = Field(default=None, description="that file's patient column")
@@ -159,13 +163,17 @@ class BlockSource(Section):
     Columns that the study does not know are not read. A patient without a row lacks the block.
     """
 
-    file: str = Field(min_length=1)
+    file: str = Field(min_length=1, description="name of the block's file, beside the table")
     patient: Column = Field(description="column that identifies a patient, as in the main table")
     unit: str = Field(min_length=1, description="unit of the values; converted to the study's")
     columns: dict[str, Column] = Field(default={}, description="gene -> column, where they differ")
-    missing: Codes = MISSING
+    missing: Codes = Field(
+        default=MISSING, description="codes for 'not recorded', beside table.missing"
+    )
     censored: Censored = Field(default="error", description="what values such as '<5' are")
-    measured: Literal[True] = True
+    measured: Literal[True] = Field(
+        default=True, description="false, and nothing else, where the site does not have it"
+    )
 
     def gene_columns(self, block: Block) -> tuple[str, ...]:
         """Return each gene's column, in the block's order."""

@@ -30,19 +30,26 @@ class Block(StrictModel):
     it; both are 0 then, and a flag says whether the block is there.
     """
 
-    name: Name
-    kind: BlockKind
+    name: Name = Field(description="name of the block in mappings")
+    kind: BlockKind = Field(description="what is measured")
     unit: Unit = Field(description="unit of the values, e.g. 'log2(TPM+1)'")
-    minimum: float
-    maximum: float
+    minimum: float = Field(description="no plausible value is smaller")
+    maximum: float = Field(description="no plausible value is larger")
     mean: float | Values = Field(
         default=0.0, description="public reference mean: one, or one for each gene"
     )
     scale: float | Values = Field(
         default=1.0, description="public reference standard deviation, likewise"
     )
-    genes: tuple[Gene, ...] = Field(min_length=1, max_length=MOST_GENES, strict=False)
-    description: Paragraph = ""
+    genes: tuple[Gene, ...] = Field(
+        min_length=1,
+        max_length=MOST_GENES,
+        strict=False,
+        description="the genes, in the order of the model's inputs",
+    )
+    description: Paragraph = Field(
+        default="", description="for people; the program does not read it"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -68,7 +75,9 @@ class Block(StrictModel):
 class GeneGraph(StrictModel):
     """Which genes, or markers, act on each other: undirected edges between those of the study."""
 
-    edges: tuple[Edge, ...] = Field(min_length=1, strict=False)
+    edges: tuple[Edge, ...] = Field(
+        min_length=1, strict=False, description="pairs of names, each an edge without a direction"
+    )
     source: Paragraph = Field(default="", description="where the edges come from")
 
     def check_against(

@@ -56,15 +56,17 @@ Optional = Annotated[
 class NumberFeature(StrictModel):
     """A measured number; the model sees (value - mean) / scale, and a flag where it is missing."""
 
-    name: Name
-    kind: Literal["number"]
+    name: Name = Field(description="name of the feature in mappings")
+    kind: Literal["number"] = Field(description="a measured number")
     unit: Unit = Field(description="unit of the values, e.g. 'kg'")
-    minimum: float
-    maximum: float
+    minimum: float = Field(description="no plausible value is smaller, in `unit`")
+    maximum: float = Field(description="no plausible value is larger, in `unit`")
     mean: float = Field(description="public reference mean, in `unit`")
     scale: float = Field(gt=0, description="public reference standard deviation, in `unit`")
     optional: Optional = False
-    description: Paragraph = ""
+    description: Paragraph = Field(
+        default="", description="for people; the program does not read it"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -79,11 +81,15 @@ class NumberFeature(StrictModel):
 class CategoryFeature(StrictModel):
     """One of a few named values; the first is the reference, missing is a level of its own."""
 
-    name: Name
-    kind: Literal["category"]
-    values: tuple[Line, ...] = Field(min_length=2, strict=False)
+    name: Name = Field(description="name of the feature in mappings")
+    kind: Literal["category"] = Field(description="one of a few values")
+    values: tuple[Line, ...] = Field(
+        min_length=2, strict=False, description="the values; the first is the reference"
+    )
     optional: Optional = False
-    description: Paragraph = ""
+    description: Paragraph = Field(
+        default="", description="for people; the program does not read it"
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -105,11 +111,13 @@ class FlagFeature(StrictModel):
     sees neither yes nor no, but a column of its own that says so.
     """
 
-    name: Name
-    kind: Literal["flag"]
-    missing_is: bool = False
+    name: Name = Field(description="name of the feature in mappings")
+    kind: Literal["flag"] = Field(description="yes or no")
+    missing_is: bool = Field(default=False, description="what an unrecorded flag means")
     optional: Optional = False
-    description: Paragraph = ""
+    description: Paragraph = Field(
+        default="", description="for people; the program does not read it"
+    )
 
 
 Feature = Annotated[NumberFeature | CategoryFeature | FlagFeature, Field(discriminator="kind")]

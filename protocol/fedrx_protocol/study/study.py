@@ -56,7 +56,9 @@ class CohortSection(StrictModel):
         le=_MOST_PATIENTS,
         description="no site brings more patients than this; bounds a site's sum",
     )
-    minimum_per_site: int = Field(default=20, ge=1)
+    minimum_per_site: int = Field(
+        default=20, ge=1, description="a site with fewer patients stays out"
+    )
     held_out: float = Field(default=0.2, gt=0, lt=1, description="share kept for testing, per site")
     pipeline: str | None = Field(
         default=None,
@@ -80,7 +82,7 @@ class ModelSection(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False, strict=True)
 
-    name: Name
+    name: Name = Field(description="which model; its hyper-parameters stand beside it")
 
     @model_validator(mode="after")
     def _showable(self) -> Self:
@@ -97,11 +99,13 @@ class ModelSection(BaseModel):
 class OptimizerSection(StrictModel):
     """The coordinator's optimizer: it steps on the noisy sum, which costs no privacy."""
 
-    name: Literal["sgd", "adam"] = "sgd"
-    learning_rate: float = Field(default=1.0, gt=0)
+    name: Literal["sgd", "adam"] = Field(default="sgd", description="sgd or adam")
+    learning_rate: float = Field(default=1.0, gt=0, description="length of a step")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="sgd's momentum, adam's beta 1")
-    beta2: float = Field(default=0.99, ge=0, lt=1)
-    decay: Literal["none", "linear"] = "linear"
+    beta2: float = Field(default=0.99, ge=0, lt=1, description="adam's beta 2")
+    decay: Literal["none", "linear"] = Field(
+        default="linear", description="linear: the learning rate falls to 0 at the last round"
+    )
     weight_decay: float = Field(
         default=0.0,
         ge=0,
@@ -115,7 +119,9 @@ class LocalOptimizerSection(OptimizerSection):
     """The coordinator's step on the sites' mean change: sgd is FedAvg, adam is FedAdam."""
 
     momentum: float = Field(default=0.0, ge=0, lt=1, description="sgd's momentum, adam's beta 1")
-    decay: Literal["none", "linear"] = "none"
+    decay: Literal["none", "linear"] = Field(
+        default="none", description="linear: the learning rate falls to 0 at the last round"
+    )
 
 
 class LocalTrainingSection(StrictModel):
@@ -124,11 +130,15 @@ class LocalTrainingSection(StrictModel):
     rounds: int | None = Field(
         default=None, ge=1, le=100_000, description="rounds when sites train epochs; else as above"
     )
-    epochs: int = Field(default=1, ge=1, le=1000)
+    epochs: int = Field(
+        default=1, ge=1, le=1000, description="passes over the site's patients between two rounds"
+    )
     batch_size: int = Field(default=32, ge=1, description="expected patients a step")
-    learning_rate: float = Field(default=0.1, gt=0)
+    learning_rate: float = Field(default=0.1, gt=0, description="length of a step at the site")
     proximal: float = Field(default=0.0, ge=0, description="FedProx's mu; 0 is FedAvg")
-    optimizer: LocalOptimizerSection = LocalOptimizerSection()
+    optimizer: LocalOptimizerSection = Field(
+        default=LocalOptimizerSection(), description="the coordinator's step on the sites' changes"
+    )
 
 
 class TransferSection(StrictModel):
@@ -145,7 +155,9 @@ class TransferSection(StrictModel):
 class TrainingSection(StrictModel):
     """How the model is trained."""
 
-    rounds: int = Field(default=100, ge=1, le=100_000)
+    rounds: int = Field(
+        default=100, ge=1, le=100_000, description="how many times the sites send a sum"
+    )
     steps: Literal["gradient", "local"] | None = Field(
         default=None,
         description="what a site sends: one gradient sum, or the change after local epochs; "
@@ -160,16 +172,33 @@ class TrainingSection(StrictModel):
         exclude_if=is_off,  # younger than approved studies: see `is_empty`
         description="a GPU may multiply in bfloat16; in mode none only, where nothing is clipped",
     )
-    optimizer: OptimizerSection = OptimizerSection()
-    local: LocalTrainingSection = LocalTrainingSection()
+    optimizer: OptimizerSection = Field(
+        default=OptimizerSection(), description="the coordinator's step on the sites' gradients"
+    )
+    local: LocalTrainingSection = Field(
+        default=LocalTrainingSection(), description="what a site does where steps = 'local'"
+    )
 
 
 class PrivacySection(StrictModel):
     """The promise to a patient: add or remove one, with all records, at one site."""
 
-    mode: PrivacyMode = "distributed"
-    epsilon: float = Field(default=1.0, gt=0, le=1000)
-    delta: float = Field(default=1e-5, gt=0, lt=0.1)
+    mode: PrivacyMode = Field(
+        default="distributed",
+        description="distributed: sites share the noise; local: each adds all; none: no noise",
+    )
+    epsilon: float = Field(
+        default=1.0,
+        gt=0,
+        le=1000,
+        description="bound for the whole study, metrics included; smaller is more private",
+    )
+    delta: float = Field(
+        default=1e-5,
+        gt=0,
+        lt=0.1,
+        description="chance that the bound does not hold; below 1/patients",
+    )
     reserve_rounds: int = Field(
         default=10,
         ge=0,
@@ -181,9 +210,17 @@ class PrivacySection(StrictModel):
 class SecureAggregationSection(StrictModel):
     """Who must take part before a sum is opened; unset values follow from the roster's size."""
 
-    threshold: int | None = Field(default=None, ge=3)
-    max_colluding_sites: int | None = Field(default=None, ge=0)
-    min_honest_sites: int | None = Field(default=None, ge=1)
+    threshold: int | None = Field(
+        default=None, ge=3, description="sites that must help to open a sum"
+    )
+    max_colluding_sites: int | None = Field(
+        default=None,
+        ge=0,
+        description="sites that may collude with the coordinator and still learn no sum of others",
+    )
+    min_honest_sites: int | None = Field(
+        default=None, ge=1, description="honest sites in a sum whose noise alone keeps the promise"
+    )
     stable_lists: bool | None = Field(
         default=None,
         exclude_if=is_empty,
@@ -195,7 +232,10 @@ class SecureAggregationSection(StrictModel):
 class MetricsSection(StrictModel):
     """Which metrics leave, and how much of a patient they may show."""
 
-    mode: Literal["private", "secure-sum"] = "private"
+    mode: Literal["private", "secure-sum"] = Field(
+        default="private",
+        description="private: metrics carry noise and cost epsilon; secure-sum: exact sums",
+    )
     evaluations: int = Field(default=5, ge=0, description="besides the last one")
     error_bound: float = Field(
         default=60.0, gt=0, description="in the target's unit; for a forecast in markers' scales"
@@ -240,24 +280,54 @@ class ScheduleSection(StrictModel):
 class Study(StrictModel):
     """A whole study, as agreed. Build it with `Study.load` or `Study.parse`."""
 
-    name: Name
-    title: Line = ""
-    description: Paragraph = ""
-    cohort: CohortSection
-    model: ModelSection
-    transfer: TransferSection | None = Field(default=None, exclude_if=is_empty)
-    training: TrainingSection = TrainingSection()
-    privacy: PrivacySection = PrivacySection()
-    secure_aggregation: SecureAggregationSection = SecureAggregationSection()
-    metrics: MetricsSection = MetricsSection()
-    schedule: ScheduleSection = ScheduleSection()
-    features: tuple[Feature, ...] = Field(default=(), strict=False)
-    blocks: tuple[Block, ...] = Field(default=(), strict=False, exclude_if=is_empty)
-    visits: VisitsSection | None = Field(default=None, exclude_if=is_empty)
-    markers: tuple[Marker, ...] = Field(default=(), strict=False, exclude_if=is_empty)
-    treatments: tuple[Treatment, ...] = Field(default=(), strict=False, exclude_if=is_empty)
-    graph: GeneGraph | None = Field(default=None, exclude_if=is_empty)
-    target: Target
+    name: Name = Field(description="name of the study; runs and approvals are called after it")
+    title: Line = Field(default="", description="one line for reports")
+    description: Paragraph = Field(
+        default="", description="for people; the program does not read it"
+    )
+    cohort: CohortSection = Field(description="whom the study is about")
+    model: ModelSection = Field(description="the model and its hyper-parameters")
+    transfer: TransferSection | None = Field(
+        default=None, exclude_if=is_empty, description="start from another study's weights"
+    )
+    training: TrainingSection = Field(
+        default=TrainingSection(), description="how the model is trained"
+    )
+    privacy: PrivacySection = Field(
+        default=PrivacySection(), description="the promise to a patient"
+    )
+    secure_aggregation: SecureAggregationSection = Field(
+        default=SecureAggregationSection(), description="who must take part before a sum is opened"
+    )
+    metrics: MetricsSection = Field(default=MetricsSection(), description="which metrics leave")
+    schedule: ScheduleSection = Field(
+        default=ScheduleSection(),
+        description="how long the coordinator waits, and how often it tries",
+    )
+    features: tuple[Feature, ...] = Field(
+        default=(),
+        strict=False,
+        description="what is known once of a patient, in the order of the model's inputs",
+    )
+    blocks: tuple[Block, ...] = Field(
+        default=(),
+        strict=False,
+        exclude_if=is_empty,
+        description="omics measurements, gene by gene",
+    )
+    visits: VisitsSection | None = Field(
+        default=None, exclude_if=is_empty, description="the time axis of a forecast"
+    )
+    markers: tuple[Marker, ...] = Field(
+        default=(), strict=False, exclude_if=is_empty, description="what is measured at visits"
+    )
+    treatments: tuple[Treatment, ...] = Field(
+        default=(), strict=False, exclude_if=is_empty, description="what is given between visits"
+    )
+    graph: GeneGraph | None = Field(
+        default=None, exclude_if=is_empty, description="which genes or markers act on each other"
+    )
+    target: Target = Field(description="what is predicted")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

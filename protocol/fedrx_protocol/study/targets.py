@@ -32,12 +32,16 @@ class ContinuousTarget(StrictModel):
     kind: Literal["continuous"] = Field(
         default="continuous",
         exclude_if=lambda kind: kind == "continuous",  # older than the key: see `is_empty`
+        description="a number; the kind may be left out",
     )
-    name: Name
-    unit: Unit
-    minimum: float
-    maximum: float
-    transform: Literal["identity", "sqrt", "log"] = "identity"
+    name: Name = Field(description="name of the outcome in mappings")
+    unit: Unit = Field(description="unit of the outcome, e.g. 'mg/week'")
+    minimum: float = Field(description="no plausible value is smaller")
+    maximum: float = Field(description="no plausible value is larger")
+    transform: Literal["identity", "sqrt", "log"] = Field(
+        default="identity",
+        description="what the model predicts: the value, its root or its logarithm",
+    )
     mean: float = Field(description="public reference mean of the transformed value")
     scale: float = Field(gt=0, description="public reference standard deviation of the same")
 
@@ -61,8 +65,8 @@ class ContinuousTarget(StrictModel):
 class BinaryTarget(StrictModel):
     """Yes or no: response, an adverse reaction, toxicity."""
 
-    kind: Literal["binary"]
-    name: Name
+    kind: Literal["binary"] = Field(description="yes or no")
+    name: Name = Field(description="name of the outcome in mappings")
     rate: float = Field(gt=0, lt=1, description="public reference share of 'yes'")
     threshold: float = Field(
         default=0.5,
@@ -70,7 +74,9 @@ class BinaryTarget(StrictModel):
         lt=1,
         description="probability from which a patient counts as 'yes', e.g. as a responder",
     )
-    description: Paragraph = ""
+    description: Paragraph = Field(
+        default="", description="for people; the program does not read it"
+    )
 
     @property
     def unit(self) -> str:
@@ -81,16 +87,18 @@ class BinaryTarget(StrictModel):
 class SurvivalTarget(StrictModel):
     """Time until an event, in bins: the first begins at 0, each ends at an edge, inclusive."""
 
-    kind: Literal["survival"]
-    name: Name
-    time_unit: Unit
+    kind: Literal["survival"] = Field(description="time until an event")
+    name: Name = Field(description="name of the outcome in mappings")
+    time_unit: Unit = Field(description="unit of the times and edges")
     edges: tuple[float, ...] = Field(
         min_length=1, max_length=MOST_BINS, strict=False, description="ends of the bins, rising"
     )
     hazard: float = Field(
         default=0.1, gt=0, lt=1, description="public reference chance of the event in a bin"
     )
-    description: Paragraph = ""
+    description: Paragraph = Field(
+        default="", description="for people; the program does not read it"
+    )
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
@@ -114,7 +122,7 @@ class Drug(StrictModel):
         default="", description="if several entries are the same drug; they are held out together"
     )
     targets: tuple[Line, ...] = Field(default=(), strict=False, description="genes that it acts on")
-    pathway: Line = ""
+    pathway: Line = Field(default="", description="the pathway that it acts on")
     structure: Paragraph = Field(default="", description="SMILES, where one is trusted")
 
     @property
@@ -126,13 +134,20 @@ class Drug(StrictModel):
 class PanelTarget(StrictModel):
     """The response to each drug of a panel; a patient need not have been given them all."""
 
-    kind: Literal["panel"]
-    name: Name
-    unit: Unit
-    minimum: float
-    maximum: float
-    drugs: tuple[Drug, ...] = Field(min_length=1, max_length=MOST_DRUGS, strict=False)
-    description: Paragraph = ""
+    kind: Literal["panel"] = Field(description="the response to each drug of a panel")
+    name: Name = Field(description="name of the outcome in mappings")
+    unit: Unit = Field(description="unit of the response")
+    minimum: float = Field(description="no plausible value is smaller")
+    maximum: float = Field(description="no plausible value is larger")
+    drugs: tuple[Drug, ...] = Field(
+        min_length=1,
+        max_length=MOST_DRUGS,
+        strict=False,
+        description="the drugs, in the order of the model's outputs",
+    )
+    description: Paragraph = Field(
+        default="", description="for people; the program does not read it"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -152,13 +167,17 @@ class PanelTarget(StrictModel):
 class ForecastTarget(StrictModel):
     """How markers will move: from every visit, each marker at each horizon, with an interval."""
 
-    kind: Literal["forecast"]
-    name: Name
+    kind: Literal["forecast"] = Field(description="markers at several times ahead")
+    name: Name = Field(description="name of the outcome in mappings")
     markers: tuple[Name, ...] = Field(
         min_length=1, max_length=MOST_MARKERS, strict=False, description="of the study's markers"
     )
-    horizons: tuple[Horizon, ...] = Field(min_length=1, max_length=MOST_HORIZONS, strict=False)
-    description: Paragraph = ""
+    horizons: tuple[Horizon, ...] = Field(
+        min_length=1, max_length=MOST_HORIZONS, strict=False, description="how far ahead, rising"
+    )
+    description: Paragraph = Field(
+        default="", description="for people; the program does not read it"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

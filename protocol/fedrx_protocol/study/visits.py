@@ -40,14 +40,18 @@ class VisitsSection(StrictModel):
 class Marker(StrictModel):
     """Something measured at visits; the model sees (transform(value) - mean) / scale."""
 
-    name: Name
+    name: Name = Field(description="name of the marker in mappings")
     unit: Unit = Field(description="unit of the values, e.g. 'mg/dL'")
     minimum: float = Field(description="no plausible value is smaller")
     maximum: float = Field(description="no plausible value is larger")
-    transform: Literal["none", "log"] = "none"
+    transform: Literal["none", "log"] = Field(
+        default="none", description="log: the model sees the logarithm"
+    )
     mean: float = Field(description="public reference mean of the transformed value")
     scale: float = Field(gt=0, description="public reference standard deviation of the same")
-    description: Paragraph = ""
+    description: Paragraph = Field(
+        default="", description="for people; the program does not read it"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -67,14 +71,16 @@ class Marker(StrictModel):
 class Treatment(StrictModel):
     """What was given from one visit to the next: an amount, or yes or no."""
 
-    name: Name
-    kind: Literal["amount", "flag"]
+    name: Name = Field(description="name of the treatment in mappings")
+    kind: Literal["amount", "flag"] = Field(description="amount: a number; flag: yes or no")
     unit: str = Field(
         default="", max_length=LONGEST_UNIT, description="unit of an amount, e.g. 'mg/day'"
     )
     maximum: float = Field(default=1.0, gt=0, description="no plausible amount is larger")
     scale: float = Field(default=1.0, gt=0, description="the model sees the amount divided by this")
-    description: Paragraph = ""
+    description: Paragraph = Field(
+        default="", description="for people; the program does not read it"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

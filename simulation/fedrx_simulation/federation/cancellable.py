@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 from flwr.app import Message
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from fedrx_common.errors import FedRxError
+from fedrx_server.service.local_run import Run
 from fedrx_simulation.federation.grid import SimulatorGrid
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from math import inf, log
 
 from flwr.app import Context, Error, Message
-from flwr.common.constant import ErrorCode
 
 from fedrx_common.errors import MisuseError
+from fedrx_server.service.local_run import NODE_UNAVAILABLE
 
 Mod = Callable[[Message, Context, Callable[[Message, Context], Message]], Message]
 
@@ -79,4 +79,4 @@ def faults_mod(faults: Faults, sites: Sequence[str]) -> Mod:
 
 
 def _lost(message: Message) -> Message:
-    return Message(Error(ErrorCode.NODE_UNAVAILABLE, "simulated dropout"), reply_to=message)
+    return Message(Error(NODE_UNAVAILABLE, "simulated dropout"), reply_to=message)

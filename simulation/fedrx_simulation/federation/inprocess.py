@@ -7,16 +7,13 @@ they were sent, one node at a time, so a seeded study is repeatable.
 from collections.abc import Iterable
 from itertools import count
 
-from flwr.app import Context, Message, RecordDict
-from flwr.app.user_config import UserConfig
+from flwr.app import Context, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
-from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import ServerApp
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from fedrx_client.app import make_client_app
 from fedrx_client.participation.site import Site
+from fedrx_server.service.local_run import SUPERLINK_NODE_ID, Run, begin_local_run
 from fedrx_simulation.federation.faults import faults_mod
 from fedrx_simulation.federation.grid import SimulatorGrid
 from fedrx_simulation.federation.setup import EngineSetup
@@ -44,11 +41,7 @@ class InProcessGrid(SimulatorGrid):
         }
         self._waiting: dict[str, Message] = {}
         self._ids = count(1)
-        # Flower's Message constructor reads who is sending from this process-wide identity.
-        TaskIdentity.run_id = run_id
-        TaskIdentity.node_id = SUPERLINK_NODE_ID
-        TaskIdentity.task_id = 1
-        self._run = Run.create_empty(run_id)
+        self._run = begin_local_run(run_id)
 
     def set_run(self, run: Run) -> None:
         """Set the run that messages belong to."""

@@ -196,6 +196,13 @@ def test_patients_for_a_rehearsal_are_checked_by_the_same_study(fedrx, place):
     assert (again.code, "is not empty" in again.err) == (2, True)
 
 
+@pytest.mark.parametrize("kind", ["study", "mapping"])
+def test_the_schema_of_a_file_is_printed(fedrx, kind):
+    ran = fedrx("study", "schema", *(["--mapping"] if kind == "mapping" else []))
+    assert ran.code == 0
+    assert ran.json["title"] == f"FedRx {kind} file"
+
+
 def test_the_version_names_fedrx_and_what_it_stands_on(fedrx):
     ran = fedrx("--version")
     assert ran.code == 0
