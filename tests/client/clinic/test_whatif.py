@@ -139,6 +139,15 @@ def test_a_question_without_overlap_is_refused_with_its_distance(model):
     assert ask(model, "drug=0", known=known).support.measure == "cohort"
 
 
+def test_the_patient_is_no_witness_of_the_own_question(model):
+    known = flux_cohort(SCHEMA, 100, seed=1)
+    ids = ("p1", *known.patients[1:])
+    nothing = np.zeros((100, 0))
+    same = Cohort("a", SCHEMA, ids, known.values, nothing, visits=known.visits)
+    with pytest.raises(MisuseError, match="99 patients are too few"):
+        ask(model, "drug=5", known=same)
+
+
 def test_one_patient_is_asked_about(model):
     with pytest.raises(MisuseError, match="one patient, but 2"):
         ask(model, "drug=5", who=flux_cohort(SCHEMA, 2))
