@@ -87,7 +87,7 @@ def coverage(model: PatientModel, patients: int, seed: int = 3) -> dict[str, lis
     return found
 
 
-def refusals(train: Cohort, patients: int, questions: int = 200) -> dict[str, float]:
+def refusals(train: Cohort, patients: int, questions: int = 300) -> dict[str, float]:
     """Shares of refused questions."""
     rng, scale = np.random.default_rng(7), train.schema.treatments[0].scale
     seen = _drawn(patients, 4)

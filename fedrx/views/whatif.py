@@ -104,7 +104,8 @@ def draw(answer: WhatIf, model: ModelFile, path: Path) -> None:
     course = bool(answer.visits)
     panels = names if course else [""]
     with rc_context({"svg.hashsalt": "fedrx", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(7, 1.4 + 2.6 * len(panels)), layout="constrained")
+        height = 2.6 * len(panels) if course else max(2.6, 0.3 * len(names))
+        figure = Figure(figsize=(7, 1.4 + height), layout="constrained")
         axes = figure.subplots(len(panels), 1, squeeze=False, sharex=course)[:, 0]
         for ax, name in zip(axes, panels, strict=True):
             if course:

@@ -11,6 +11,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from fedrx_client.clinic.patient_file import read_patients, write_patient
 from fedrx_client.clinic.predict import PatientPrediction, describe, predict
 from fedrx_common.errors import MisuseError
@@ -192,8 +194,8 @@ def what_if(
         patient: a cohort of one.
         settings: other values of features.
         doses: other treatments, all from one time on.
-        known: a site's own patients, against whom the question is held; without them only the
-            study's public reference says what can be asked.
+        known: a site's own patients, against whom the question is held; one with the patient's
+            id is left out. Without them only the study's public reference says what can be asked.
 
     Raises:
         NoOverlap: the data cannot support an answer.
@@ -223,7 +225,8 @@ def what_if(
     )
     support = public_support(now, then, 0, asked)
     if support.supported and known is not None:
-        support = LocalSupport.of(known, asked).judge(then, 0)
+        others = [one != patient.patients[0] for one in known.patients]
+        support = LocalSupport.of(known.select(np.array(others)), asked).judge(then, 0)
     if not support.supported:
         raise NoOverlap(
             f"{', '.join(_words(before, settings, doses, schema))}: the data cannot support an "

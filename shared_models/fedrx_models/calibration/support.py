@@ -80,7 +80,7 @@ def public_support(now: Cohort, then: Cohort, i: int, asked: Collection[str]) ->
     supported = distance <= FARTHEST
     if not supported:
         sentence = (
-            f"'{worst}' would be {distance:.1f} public {kind} away, and the study's public "
+            f"'{worst}' would be {distance:.1f} public {kind}, and the study's public "
             f"reference supports {FARTHEST:g}"
         )
     elif numbers and after > before and chi2.sf(after, numbers) < _LEAST_TOGETHER:
@@ -91,7 +91,7 @@ def public_support(now: Cohort, then: Cohort, i: int, asked: Collection[str]) ->
         )
     elif far:
         sentence = (
-            f"'{worst}' is {distance:.1f} public {kind} away, within the {FARTHEST:g} that the "
+            f"'{worst}' is {distance:.1f} public {kind}, within the {FARTHEST:g} that the "
             "study's public reference supports; without a cohort nothing is known of patients in "
             "the same state"
         )

@@ -127,7 +127,7 @@ def test_a_question_without_overlap_is_refused_with_its_distance(model):
     with pytest.raises(NoOverlap) as caught:
         ask(model, "drug=45")
     assert "drug 45 mg instead of 10 from 2 on" in str(caught.value)
-    assert "4.5 public scales away" in str(caught.value)
+    assert "4.5 public scales" in str(caught.value)
     known = flux_cohort(SCHEMA, 120, seed=1)
     visits = known.visits.copy()
     visits[:, :, 5] = np.where(np.isnan(visits[:, :, 0]), np.nan, 0.0)
@@ -137,6 +137,15 @@ def test_a_question_without_overlap_is_refused_with_its_distance(model):
     with pytest.raises(NoOverlap, match="patients in the same state"):
         ask(model, "drug=20", known=never)
     assert ask(model, "drug=0", known=known).support.measure == "cohort"
+
+
+def test_the_patient_is_no_witness_of_the_own_question(model):
+    known = flux_cohort(SCHEMA, 100, seed=1)
+    ids = ("p1", *known.patients[1:])
+    nothing = np.zeros((100, 0))
+    same = Cohort("a", SCHEMA, ids, known.values, nothing, visits=known.visits)
+    with pytest.raises(MisuseError, match="99 patients are too few"):
+        ask(model, "drug=5", known=same)
 
 
 def test_one_patient_is_asked_about(model):

@@ -50,7 +50,7 @@ def test_the_twin_stands_beside_the_model_in_json_and_words(fedrx):
     for part in (
         "Asked: warfarin 10 mg/day instead of 5 from 4 on.",
         "Hamberg",
-        "Support: 'warfarin' is 2.0 public scales away",
+        "Support: 'warfarin' is 2.0 public scales",
         "CYP2C9 genotype is not known",
         "not the effect seen in a trial",
         "no medical device",
