@@ -16,8 +16,9 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 export RAY_USAGE_STATS_ENABLED = 0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: demo test bench clean
+.PHONY: demo test reference docs sbom bench clean
 
 demo: $(STAMP)
 	$(BIN)/fedrx simulate
@@ -33,11 +34,23 @@ test: $(STAMP)
 reference: $(STAMP)
 	$(BIN)/python docs/generate_reference.py
 
+# The site, in site/; a broken link is an error.
+docs: $(STAMP)
+	$(BIN)/python -m mkdocs build --strict --clean
+
+# What an installed FedRx consists of, and under which licences: dist/fedrx-*.
+sbom: $(STAMP)
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable '.[dev,sbom]'
+	mkdir -p dist
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/fedrx-sbom.cdx.json $(BIN)/python
+	$(BIN)/pip-licenses --format=csv --with-urls --output-file=dist/fedrx-licences.csv
+
 bench: $(STAMP)
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build site
 
 # torch goes first, so that its pinned build is settled before anything else asks for it.
 $(STAMP): pyproject.toml constraints.txt

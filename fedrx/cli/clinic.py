@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedrx.cli.options import mapping_there, model_there, study_there
 from fedrx_common.errors import MisuseError
 
 if TYPE_CHECKING:
@@ -16,10 +17,16 @@ if TYPE_CHECKING:
     from fedrx_protocol.study.schema import FeatureSchema
 
 ModelPlace = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A model file, or the folder of a finished run.")
+    Path,
+    typer.Argument(
+        metavar="MODEL", help="A model file, or the folder of a finished run.", callback=model_there
+    ),
 ]
 MappingFile = Annotated[
-    Path | None, typer.Option("--mapping", help="How the source becomes features (TOML).")
+    Path | None,
+    typer.Option(
+        "--mapping", help="How the source becomes features (TOML).", callback=mapping_there
+    ),
 ]
 
 OnePatient = Annotated[
@@ -52,7 +59,8 @@ def predict(
     ],
     mapping: MappingFile = None,
     study: Annotated[
-        Path | None, typer.Option(help="Study file; a model of another study is refused.")
+        Path | None,
+        typer.Option(help="Study file; a model of another study is refused.", callback=study_there),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Write the predictions as a table (CSV) to this new file.")

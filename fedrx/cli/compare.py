@@ -29,15 +29,34 @@ def compare(
     study: options.StudyFile = None,
     *,
     models: Annotated[
-        str, typer.Option(help="Models, e.g. linear,mlp, or study files: linear,cnn.toml.")
+        str,
+        typer.Option(
+            help="Models, e.g. linear,mlp, or study files: linear,cnn.toml.",
+            rich_help_panel="What is compared",
+        ),
     ],
-    folds: Annotated[int | None, typer.Option(help="Parts of each site's patients; 5.")] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(help="Parts of each site's patients; 5.", rich_help_panel="What is compared"),
+    ] = None,
     leave_one_site_out: Annotated[
-        bool, typer.Option("--leave-one-site-out", help="Leave out each site too.")
+        bool,
+        typer.Option(
+            "--leave-one-site-out",
+            help="Leave out each site too.",
+            rich_help_panel="What is compared",
+        ),
     ] = False,
-    repeats: Annotated[int, typer.Option(help="How many seeds.")] = 1,
+    repeats: Annotated[
+        int, typer.Option(help="How many seeds.", rich_help_panel="What is compared")
+    ] = 1,
     personalised: Annotated[
-        bool, typer.Option("--personalised", help="Judge a private head at each site too.")
+        bool,
+        typer.Option(
+            "--personalised",
+            help="Judge a private head at each site too.",
+            rich_help_panel="What is compared",
+        ),
     ] = False,
     data: options.Data = None,
     mapping: options.Mapping = None,
@@ -50,7 +69,10 @@ def compare(
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Makes the whole comparison repeatable.", min=0, max=options.LARGEST_SEED
+            help="Makes the whole comparison repeatable.",
+            min=0,
+            max=options.LARGEST_SEED,
+            rich_help_panel=options.RUN,
         ),
     ] = None,
     epsilon: options.Epsilon = None,
@@ -58,7 +80,10 @@ def compare(
     rounds: options.Rounds = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder to make or to go on with; runs/STUDY-comparison if left out."),
+        typer.Option(
+            help="Folder to make or to go on with; runs/STUDY-comparison if left out.",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from itertools import pairwise
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 # Before Flower or Ray is imported: neither may contact its maker from a hospital.
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
@@ -20,6 +20,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import click
 import typer
+from typer.core import TyperArgument
 
 from fedrx.cli import clinic as clinic_commands
 from fedrx.cli import compare as compare_command
@@ -32,6 +33,21 @@ from fedrx.cli import site as site_commands
 from fedrx.cli import study as study_commands
 from fedrx.views.terminal import prepare, say
 from fedrx_common.errors import FedRxError, MisuseError
+
+
+class _Argument(TyperArgument):
+    """An argument that keeps its help.
+
+    Click 8.5 takes the help of an argument itself and empties what Typer 0.20 has set before it;
+    Flower allows no newer Typer.
+    """
+
+    def __init__(self, *, help: str | None = None, **settings: Any) -> None:  # noqa: A002, ANN401 - Typer's
+        super().__init__(help=help, **settings)
+        self.help = help
+
+
+typer.main.TyperArgument = _Argument  # type: ignore[attr-defined]  # Typer has no other way to it
 
 # What a shell expects after Control-C; Typer turns the interrupt into this number.
 _INTERRUPTED = 130

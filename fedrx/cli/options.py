@@ -1,6 +1,6 @@
 """The options that `fedrx simulate` and `fedrx compare` share: a study and its patients."""
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,8 +18,34 @@ LARGEST_SEED = 2**63 - 1
 # What shapes synthetic sites and says nothing about a file of real patients.
 _SYNTHETIC = frozenset({"--patients", "--heterogeneity", "--missingness", "--shift"})
 
+# Panels of `--help`.
+PATIENTS = "Patients"
+STUDY = "What differs from the study file"
+RUN = "How it runs"
+OUTPUT = "Output"
+
+
+def there(sentence: str) -> Callable[[Path | None], Path | None]:
+    """Make a callback that refuses a path with nothing there, before torch is imported."""
+
+    def refuse(path: Path | None) -> Path | None:
+        if path is not None and not path.exists():
+            raise MisuseError(f"{path}: {sentence}")
+        return path
+
+    return refuse
+
+
+# Repeated from those who read the files, and who look again.
+study_there = there("no such study file; `fedrx study new` writes one.")
+mapping_there = there("there is no such mapping file.")
+model_there = there("there is no such model file.")
+
 StudyFile = Annotated[
-    Path | None, typer.Argument(help="Study file; the built-in warfarin study if left out.")
+    Path | None,
+    typer.Argument(
+        help="Study file; the built-in warfarin study if left out.", callback=study_there
+    ),
 ]
 Data = Annotated[
     str | None,
@@ -27,38 +53,65 @@ Data = Annotated[
         "--data",
         "--source",
         help="Real patients: a table (CSV, Parquet, Excel), a folder, a database or FHIR address.",
+        rich_help_panel=PATIENTS,
     ),
 ]
 Mapping = Annotated[
-    Path | None, typer.Option(help="How the file's columns become features (TOML).")
+    Path | None,
+    typer.Option(
+        help="How the file's columns become features (TOML).",
+        callback=mapping_there,
+        rich_help_panel=PATIENTS,
+    ),
 ]
 SplitBy = Annotated[
-    str | None, typer.Option(help="Column of the file that names each patient's site.")
+    str | None,
+    typer.Option(
+        help="Column of the file that names each patient's site.", rich_help_panel=PATIENTS
+    ),
 ]
 Sites = Annotated[
     int | None,
     typer.Option(
         help="Number of synthetic sites (21, or 8 with omics blocks, or 4 with visits), or of "
-        "parts into which the patients of --data are dealt, where it names no sites."
+        "parts into which the patients of --data are dealt, where it names no sites.",
+        rich_help_panel=PATIENTS,
     ),
 ]
 Patients = Annotated[
     str | None,
-    typer.Option(help="Patients a synthetic site, as LEAST..MOST; 63..789, 150..600 or 50..100."),
+    typer.Option(
+        help="Patients a synthetic site, as LEAST..MOST; 63..789, 150..600 or 50..100.",
+        rich_help_panel=PATIENTS,
+    ),
 ]
 Heterogeneity = Annotated[
-    float, typer.Option(help="0: sites alike; 1: each site has one ancestry.")
+    float,
+    typer.Option(help="0: sites alike; 1: each site has one ancestry.", rich_help_panel=PATIENTS),
 ]
-Missingness = Annotated[float, typer.Option(help="Mean share of unrecorded clinical values.")]
+Missingness = Annotated[
+    float, typer.Option(help="Mean share of unrecorded clinical values.", rich_help_panel=PATIENTS)
+]
 Shift = Annotated[
-    float, typer.Option(help="Measurement shift between sites, in standard deviations.")
+    float,
+    typer.Option(
+        help="Measurement shift between sites, in standard deviations.", rich_help_panel=PATIENTS
+    ),
 ]
-Epsilon = Annotated[float | None, typer.Option(help="Overrides privacy.epsilon.")]
+Epsilon = Annotated[
+    float | None, typer.Option(help="Overrides privacy.epsilon.", rich_help_panel=STUDY)
+]
 Privacy = Annotated[
-    str | None, typer.Option(help="Overrides privacy.mode: distributed, local or none.")
+    str | None,
+    typer.Option(help="Overrides privacy.mode: distributed, local or none.", rich_help_panel=STUDY),
 ]
-Rounds = Annotated[int | None, typer.Option(help="Overrides training.rounds.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Rounds = Annotated[
+    int | None, typer.Option(help="Overrides training.rounds.", rich_help_panel=STUDY)
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT),
+]
 
 
 def given(context: typer.Context) -> frozenset[str]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedrx.cli.options import study_there
 from fedrx.views.terminal import say
 from fedrx_common.errors import MisuseError, RunError
 from fedrx_common.text import command
@@ -54,14 +55,28 @@ def register(app: typer.Typer) -> None:
 def start(
     folder: Folder,
     *,
-    port: Annotated[int, typer.Option(help="Where sites connect.")] = 8443,
-    inner_port: Annotated[int, typer.Option(help="Flower's SuperLink, on loopback only.")] = 9443,
+    port: Annotated[
+        int, typer.Option(help="Where sites connect.", rich_help_panel="What sites see")
+    ] = 8443,
+    inner_port: Annotated[
+        int,
+        typer.Option(
+            help="Flower's SuperLink, on loopback only.", rich_help_panel="On loopback only"
+        ),
+    ] = 9443,
     health_port: Annotated[
-        int, typer.Option(help="Health probes (grpc.health.v1), on loopback only.")
+        int,
+        typer.Option(
+            help="Health probes (grpc.health.v1), on loopback only.",
+            rich_help_panel="On loopback only",
+        ),
     ] = 9444,
     host: Annotated[
         str,
-        typer.Option(help="Address to listen on; all of IPv4 by default, :: for all of IPv6."),
+        typer.Option(
+            help="Address to listen on; all of IPv4 by default, :: for all of IPv6.",
+            rich_help_panel="What sites see",
+        ),
     ] = "0.0.0.0",  # noqa: S104 - sites come from outside; the proxy is what they meet
 ) -> None:
     """Open the door for sites and drive the runs, until interrupted; for a service manager."""
@@ -85,7 +100,7 @@ def start(
 
 def run(
     folder: Folder,
-    study: Annotated[Path, typer.Argument(help="Study file.")],
+    study: Annotated[Path, typer.Argument(help="Study file.", callback=study_there)],
     *,
     start_from: Annotated[
         Path | None, typer.Option(help=r"Model file of the study that \[transfer] names.")

@@ -54,35 +54,65 @@ def simulate(
     missingness: options.Missingness = 0.2,
     shift: options.Shift = 0.1,
     dropout: Annotated[
-        float, typer.Option(help="Chance that a site drops out of a round, at any stage.")
+        float,
+        typer.Option(
+            help="Chance that a site drops out of a round, at any stage.",
+            rich_help_panel=options.RUN,
+        ),
     ] = 0.0,
     delay: Annotated[
-        float, typer.Option(help="Mean reply time in simulated seconds; late replies are lost.")
+        float,
+        typer.Option(
+            help="Mean reply time in simulated seconds; late replies are lost.",
+            rich_help_panel=options.RUN,
+        ),
     ] = 0.0,
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Makes the whole simulation repeatable.", min=0, max=options.LARGEST_SEED
+            help="Makes the whole simulation repeatable.",
+            min=0,
+            max=options.LARGEST_SEED,
+            rich_help_panel=options.RUN,
         ),
     ] = None,
     epsilon: options.Epsilon = None,
     privacy: options.Privacy = None,
-    model: Annotated[str | None, typer.Option(help="Overrides model.name.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Overrides model.name.", rich_help_panel=options.STUDY)
+    ] = None,
     rounds: options.Rounds = None,
     engine: Annotated[
-        EngineName, typer.Option(help="inprocess, or flower (Flower's simulation on Ray).")
+        EngineName,
+        typer.Option(
+            help="inprocess, or flower (Flower's simulation on Ray).", rich_help_panel=options.RUN
+        ),
     ] = "inprocess",
     output: Annotated[
-        Path | None, typer.Option(help="Run folder to make; runs/STUDY-TIME if left out.")
+        Path | None,
+        typer.Option(
+            help="Run folder to make; runs/STUDY-TIME if left out.", rich_help_panel=options.OUTPUT
+        ),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Run folder of a simulation that was cut off.")
+        Path | None,
+        typer.Option(
+            help="Run folder of a simulation that was cut off.", rich_help_panel=options.RUN
+        ),
     ] = None,
     start_from: Annotated[
-        Path | None, typer.Option(help=r"Model file of the study that \[transfer] names.")
+        Path | None,
+        typer.Option(
+            help=r"Model file of the study that \[transfer] names.", rich_help_panel=options.STUDY
+        ),
     ] = None,
     no_baselines: Annotated[
-        bool, typer.Option("--no-baselines", help="Skip the pooled and site-alone models.")
+        bool,
+        typer.Option(
+            "--no-baselines",
+            help="Skip the pooled and site-alone models.",
+            rich_help_panel=options.RUN,
+        ),
     ] = False,
     compare: Annotated[str | None, typer.Option(hidden=True)] = None,
     folds: Annotated[int | None, typer.Option(hidden=True)] = None,

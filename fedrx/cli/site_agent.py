@@ -27,15 +27,28 @@ def start(
     folder: Annotated[Path, typer.Argument(help="The site's folder.")],
     *,
     coordinator: Annotated[
-        str | None, typer.Option(help="HOST:PORT of the coordinator; remembered.")
+        str | None,
+        typer.Option(
+            help="HOST:PORT of the coordinator; remembered.", rich_help_panel="Connection"
+        ),
     ] = None,
     device: Annotated[
-        Device | None, typer.Option(help="Where to compute: auto, cuda, mps, cpu; remembered.")
+        Device | None,
+        typer.Option(
+            help="Where to compute: auto, cuda, mps, cpu; remembered.", rich_help_panel="Computing"
+        ),
     ] = None,
     health_port: Annotated[
-        int, typer.Option(help="Port on loopback for probes (grpc.health.v1); 0: any.", min=0)
+        int,
+        typer.Option(
+            help="Port on loopback for probes (grpc.health.v1); 0: any.",
+            min=0,
+            rich_help_panel="Service",
+        ),
     ] = 0,
-    log_level: Annotated[Level, typer.Option(help="debug, info or warning.")] = "info",
+    log_level: Annotated[
+        Level, typer.Option(help="debug, info or warning.", rich_help_panel="Service")
+    ] = "info",
     passphrase_file: Annotated[
         Path | None,
         typer.Option(help="File with the passphrase in its first line; else FEDRX_PASSPHRASE."),

@@ -49,6 +49,12 @@ DEFAULT_COHORT = "patients"
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
+_DATA = "The patients"
+_TERMS = "What is allowed"
+_SIGNING = "Who signs"
+_REVOKING = "Taking back"
+
+
 def approve(
     folder: Folder,
     study: Annotated[Path | None, typer.Argument(help="Study file.")] = None,
@@ -56,35 +62,64 @@ def approve(
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", "--source", help="Patients: a table, a folder, a database or FHIR address."
+            "--data",
+            "--source",
+            help="Patients: a table, a folder, a database or FHIR address.",
+            rich_help_panel=_DATA,
         ),
     ] = None,
-    mapping: Annotated[Path | None, typer.Option(help="Mapping file for it.")] = None,
+    mapping: Annotated[
+        Path | None, typer.Option(help="Mapping file for it.", rich_help_panel=_DATA)
+    ] = None,
     max_epsilon: Annotated[
-        float | None, typer.Option(help="The most to spend on these patients, over all studies.")
+        float | None,
+        typer.Option(
+            help="The most to spend on these patients, over all studies.", rich_help_panel=_TERMS
+        ),
     ] = None,
     no_cap: Annotated[
-        bool, typer.Option("--no-cap", help="Accept a study that opens sums without noise.")
+        bool,
+        typer.Option(
+            "--no-cap", help="Accept a study that opens sums without noise.", rich_help_panel=_TERMS
+        ),
     ] = False,
     min_patients: Annotated[
-        int | None, typer.Option(help="With fewer the site stays out.", min=1)
+        int | None,
+        typer.Option(help="With fewer the site stays out.", min=1, rich_help_panel=_TERMS),
     ] = None,
-    days: Annotated[int, typer.Option(help="How long the approval holds.", min=1)] = 180,
+    days: Annotated[
+        int, typer.Option(help="How long the approval holds.", min=1, rich_help_panel=_TERMS)
+    ] = 180,
     cohort: Annotated[
         str,
-        typer.Option(help="What this site calls these patients; the cap counts by that name."),
+        typer.Option(
+            help="What this site calls these patients; the cap counts by that name.",
+            rich_help_panel=_DATA,
+        ),
     ] = DEFAULT_COHORT,
-    by: Annotated[str | None, typer.Option(help="Who approves; else the account's name.")] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(help="Who approves; else the account's name.", rich_help_panel=_SIGNING),
+    ] = None,
     override: Annotated[
         list[str] | None,
-        typer.Option(help="Accept a red finding in the data, by its name; may be given again."),
+        typer.Option(
+            help="Accept a red finding in the data, by its name; may be given again.",
+            rich_help_panel=_DATA,
+        ),
     ] = None,
     reason: Annotated[
-        str | None, typer.Option(help="Why the findings of --override are accepted.")
+        str | None,
+        typer.Option(help="Why the findings of --override are accepted.", rich_help_panel=_DATA),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask.", rich_help_panel=_SIGNING)
+    ] = False,
     revoke: Annotated[
-        str | None, typer.Option(help="Take an approval back: study file, name or digest.")
+        str | None,
+        typer.Option(
+            help="Take an approval back: study file, name or digest.", rich_help_panel=_REVOKING
+        ),
     ] = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedrx.cli.options import LARGEST_SEED
+from fedrx.cli.options import LARGEST_SEED, study_there
 from fedrx.views.terminal import say
 from fedrx_common.errors import MisuseError
 from fedrx_common.text import command
@@ -46,7 +46,7 @@ def new(
 
 @app.command(epilog="Example: fedrx study check study.toml --sites 21")
 def check(
-    study: Annotated[Path, typer.Argument(help="Study file.")],
+    study: Annotated[Path, typer.Argument(help="Study file.", callback=study_there)],
     *,
     sites: Annotated[int, typer.Option(help="Number of sites that will take part.")] = 21,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -78,7 +78,7 @@ def schema(
 
 @app.command(epilog="Example: fedrx study patients study.toml --sites 3 --output rehearsal")
 def patients(
-    study: Annotated[Path, typer.Argument(help="Study file.")],
+    study: Annotated[Path, typer.Argument(help="Study file.", callback=study_there)],
     *,
     output: Annotated[Path, typer.Option(help="Folder to make.")],
     sites: Annotated[int, typer.Option(help="Number of sites.", min=1)] = 3,

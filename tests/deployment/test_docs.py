@@ -1,6 +1,8 @@
 """Docs cannot drift: every command, link and test that they name exists."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from command_lines import command_lines, complaint
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-PROSE = sorted([*(ROOT / "docs").glob("*.md"), *DEPLOY.rglob("*.md")])
+PROSE = sorted([*(ROOT / "docs").glob("*.md"), *DEPLOY.rglob("*.md"), ROOT / "SECURITY.md"])
 SOURCES = [
     file
     for room in ("client", "server", "protocol", "common")
@@ -81,3 +83,28 @@ def test_every_promise_names_the_test_that_holds_it():
     rows = [line for line in section.splitlines() if re.match(r"\| \*?\*?P\d+", line)]
     assert len(rows) >= 10
     assert not [row for row in rows if not named_tests(row)]
+
+
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("0*.md"))
+
+
+@pytest.mark.parametrize("path", DECISIONS, ids=lambda path: path.name)
+def test_a_decision_has_a_status_and_a_date(path):
+    head = "\n".join(path.read_text(encoding="utf-8").splitlines()[:5])
+    assert re.search(r"^\W*Status\W+\w.*\d{4}-\d{2}-\d{2}", head, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path):
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pages = [*(tmp_path / "site").rglob("*.html")]
+    assert len(pages) >= 20
+    loaded = re.compile(
+        r"<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=\"?(?:https?:)?//"
+    )
+    assert [page.name for page in pages if loaded.search(page.read_text("utf-8"))] == []
+    styles = [*(tmp_path / "site").rglob("*.css")]
+    remote = re.compile(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//")
+    assert [one.name for one in styles if remote.search(one.read_text("utf-8"))] == []

@@ -146,6 +146,25 @@ def test_every_command_has_help_with_an_example(fedrx, command):
     assert "\\[" not in ran.out
 
 
+@pytest.mark.parametrize(
+    ("command", "panels"),
+    [
+        ("simulate", ("Patients", "What differs from the study file", "How it runs", "Output")),
+        ("compare", ("What is compared", "Patients", "What differs from the study file", "Output")),
+        ("site approve", ("The patients", "What is allowed", "Who signs", "Taking back")),
+        ("site start", ("Connection", "Computing", "Service")),
+        ("coordinator start", ("What sites see", "On loopback only")),
+    ],
+)
+def test_the_help_of_long_commands_groups_their_options(fedrx, command, panels):
+    said = fedrx(*command.split(), "--help").out
+    assert [panel for panel in panels if f"─ {panel} ─" not in said] == []
+
+
+def test_the_help_of_a_command_explains_its_arguments(fedrx):
+    assert "built-in warfarin study if left" in fedrx("simulate", "--help").out
+
+
 @pytest.mark.parametrize("group", [(), ("study",)], ids=" ".join)
 def test_a_group_without_a_command_shows_its_commands(fedrx, group):
     ran = fedrx(*group)
@@ -153,7 +172,24 @@ def test_a_group_without_a_command_shows_its_commands(fedrx, group):
     assert "Commands" in ran.out + ran.err
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["simulate", "--help"], ["simulate", "--nonsense"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--help"],
+        ["--version"],
+        ["simulate", "--help"],
+        ["site", "approve", "--help"],
+        ["simulate", "--nonsense"],
+        ["simulate", "nofile.toml"],
+        ["simulate", "--data", "x.csv", "--mapping", "nofile.toml", "--split-by", "site"],
+        ["compare", "nofile.toml", "--models", "linear"],
+        ["study", "check", "nofile.toml"],
+        ["study", "schema", "--mapping"],
+        ["predict", "nofile", "--patient", "patient.json"],
+        ["coordinator", "run", "consortium", "nofile.toml"],
+    ],
+    ids=" ".join,
+)
 def test_help_and_typing_mistakes_do_not_wait_for_torch(argv):
     heavy = "{'torch', 'flwr', 'ray', 'pandas', 'plotly', 'dp_accounting', 'fedrx.api'}"
     script = (
