@@ -470,6 +470,11 @@ class TableMapping(Section):
                     f"{source}: has no section [table], so it is no mapping file; "
                     "`fedrx study patients` writes one that fits a study."
                 )
+            strange = sorted(cls.set_by_us & document.keys())
+            if strange:
+                keys = {"keys": strange, "allowed": cls.allowed_keys()}
+                (sentence,) = _sentences({"type": "unknown_keys", "loc": (), "ctx": keys})
+                raise DataError(f"{source}: {sentence}")
             return cls.model_validate({**document, "source": Path(source).name})
         except DocumentInvalid as error:
             raise DataError(f"{source}: {error}.") from None

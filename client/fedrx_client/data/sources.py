@@ -64,10 +64,16 @@ class Section(BaseModel):
                 "unknown keys",
                 {
                     "keys": strange,
-                    "allowed": [k for k, name in written.items() if name not in cls.set_by_us],
+                    "allowed": cls.allowed_keys(),
                 },
             )
         return given
+
+    @classmethod
+    def allowed_keys(cls) -> list[str]:
+        """List the keys that a file may give."""
+        fields = cls.model_fields.items()
+        return [field.alias or name for name, field in fields if name not in cls.set_by_us]
 
     @field_validator("*")
     @classmethod

@@ -2,9 +2,10 @@
 
 A table, or a file of a block beside it, may be repaired, replaced or lost while a study runs. Size
 and time of each file are compared before every answer, and all are read again at every key epoch;
-content that was not approved is refused. A database or a server cannot be looked at so cheaply: it
-is read again at every key epoch only. The text of a reading error may quote a patient, so this
-module passes none on.
+content that was not approved is refused. A database's own file does not tell of a change until it
+is closed: it is read again at every key epoch only. Of a database or a server elsewhere the cohort
+is the one that the approval kept, encrypted: nobody asks it again. The text of a reading error may
+quote a patient, so this module passes none on.
 """
 
 import hashlib

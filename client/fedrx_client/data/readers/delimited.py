@@ -103,14 +103,14 @@ def read_delimited(path: Path, options: TableOptions, wanted: Container[str] | N
             return _by_blocks(path, options, wanted)
         except _NotPlain:
             return _by_records(path, options, wanted)
+        except UnicodeError:
+            raise DataError(
+                f"{path.name}, line {_undecodable_line(path, options.encoding)}: is not "
+                f"{options.encoding} text; say which encoding it is in `table.encoding` of the "
+                "mapping, for instance 'latin-1'."
+            ) from None
     except (OSError, EOFError, zlib.error) as error:  # a damaged archive is any of them
         raise DataError(f"{path}: cannot be read: {error}.") from None
-    except UnicodeError:
-        raise DataError(
-            f"{path.name}, line {_undecodable_line(path, options.encoding)}: is not "
-            f"{options.encoding} text; say which encoding it is in `table.encoding` of the "
-            "mapping, for instance 'latin-1'."
-        ) from None
 
 
 def check_header(source: str, names: tuple[str, ...], delimiter: str | None = None) -> None:

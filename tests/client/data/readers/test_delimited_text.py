@@ -112,6 +112,15 @@ def test_a_damaged_archive_is_one_sentence(tmp_path):
         read_table(path, OPTIONS)
 
 
+def test_a_damaged_archive_of_text_in_another_encoding_is_one_sentence(tmp_path):
+    path = tmp_path / "t.csv.gz"
+    packed = bytearray(gzip.compress(b"id,b\n1,\xff\n"))
+    packed[-8] ^= 1  # of the checksum
+    path.write_bytes(packed)
+    with pytest.raises(DataError, match=r"t\.csv\.gz: cannot be read"):
+        read_table(path, OPTIONS)
+
+
 @pytest.mark.parametrize("delimiter", ['"', "\\n", "\\r"])
 def test_what_cannot_separate_values_is_refused(delimiter):
     with pytest.raises(ValueError, match="cannot separate values"):
