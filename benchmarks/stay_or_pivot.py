@@ -15,6 +15,7 @@ calibration patients rose, `betting` on the scores alone. Needs the tables besid
 
 import argparse
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,7 @@ from fedrx_protocol.study.study import ModelSection
 from fedrx_simulation.cohorts.flux import FluxCohorts, generate_flux
 
 Streams = tuple[tuple[str, float], ...]
+Training = Callable[[Cohort], PatientModel]
 
 RATE = 0.05
 THRESHOLD, WARN_FROM = 80.0, 0.5
@@ -76,14 +78,14 @@ def main() -> None:
         if DATA.is_dir():
             pooled = concatenate(list(cohorts("region").values()))
             streams = (("map", 6.0), ("glu", 6.0), ("crea", 24.0))
-            real("eicu", told.model, pooled, streams, (0.02, 0.05, 0.1))
+            real("eicu", in_rounds(told.model), pooled, streams, (0.02, 0.05, 0.1))
         else:
             print("REAL DATA MISSING: eicu was not measured.")
     if "pbcseq" in parts:
         from forecasts import read  # noqa: PLC0415 - reads the table's place
 
         pooled = read("cirrhosis", "pbcseq.toml", "pbcseq/pbcseq.csv").cohort
-        real("pbcseq", told.model, pooled, (("bilirubin", 1.0),), (0.002, 0.005, 0.01))
+        real("pbcseq", fitted(told.model), pooled, (("bilirubin", 1.0),), (0.002, 0.005, 0.01))
 
 
 def watched(model: PatientModel, quiet: Cohort, streams: Streams, direction: Direction) -> Watched:
@@ -115,7 +117,7 @@ def seen(how: Watched, model: PatientModel, cohort: Cohort, streams: Streams) ->
 
 
 def real(
-    name: str, model_name: str, cohort: Cohort, streams: Streams, rates: tuple[float, ...]
+    name: str, train: Training, cohort: Cohort, streams: Streams, rates: tuple[float, ...]
 ) -> None:
     """Asked and seen rates, every third of the patients watched in turn."""
     print(f"\n{name}: {len(cohort)} patients, {', '.join(f'{m} {h:g}' for m, h in streams)}")
@@ -124,8 +126,8 @@ def real(
     alarms: dict[tuple[float, str], int] = {}
     months = 0.0
     for i in range(3):
-        train, quiet, test = (parts[(i + j) % 3] for j in range(3))
-        model = trained(model_name, train)
+        training, quiet, test = (parts[(i + j) % 3] for j in range(3))
+        model = train(training)
         how = watched(model, quiet, streams, "both")
         *tops, followed = seen(how, model, test, streams)
         months += followed
@@ -147,16 +149,29 @@ def real(
         print(f"{rate:25g}{told}", flush=True)
 
 
-def trained(name: str, cohort: Cohort) -> PatientModel:
+def fitted(name: str) -> Training:
     """One fit without privacy."""
-    start = build_model(ModelSection(name=name), cohort.schema, seed=0)
-    return fit(start, cohort, 0)
+    return lambda cohort: fit(
+        build_model(ModelSection(name=name), cohort.schema, seed=0), cohort, 0
+    )
+
+
+def in_rounds(name: str) -> Training:
+    """Rounds without privacy, as `eicu.py` trains: a fit of such long courses takes too long."""
+    from eicu import RECIPES, train  # noqa: PLC0415 - reads the table's place
+
+    def trained(cohort: Cohort) -> PatientModel:
+        model = build_model(ModelSection(name=name), cohort.schema, seed=0)
+        train(model, [encode(cohort, cohort.schema)], RECIPES[name], None, 0)
+        return model
+
+    return trained
 
 
 def synthetic(name: str, patients: int) -> None:
     """Changes of three speeds."""
     train, quiet, test = (drawn(patients, seed) for seed in (1, 2, 3))
-    model, streams = trained(name, train), ((MARKERS[0], 7.0), (MARKERS[0], 28.0))
+    model, streams = fitted(name)(train), ((MARKERS[0], 7.0), (MARKERS[0], 28.0))
     how = watched(model, quiet, streams, "up")
     level = alarm_level(how.reached, how.months, RATE)
     *tops, months = seen(how, model, test, streams)

@@ -16,18 +16,24 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Before gRPC is imported: its care for forked children now and then kills one before it has become
 # the server that Ray wanted, and Ray waits in vain (grpc/grpc#43055). No child of ours needs it.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# Before SciPy is imported: in the short vectors of L-BFGS the second thread of its OpenBLAS only
+# waits for the first, which took half of the time of a comparison with each site alone.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 if TYPE_CHECKING:
     from fedrx.api import (
         PatientFile,
         SimulationResult,
         SyntheticSites,
+        cohort_frame,
         default_study,
         load_cohorts,
         load_model,
         override,
+        read_cohort,
         resume,
         simulate,
+        visits_frame,
     )
     from fedrx_common.errors import FedRxError
     from fedrx_models.cohort.cohort import Cohort
@@ -40,12 +46,15 @@ __all__ = [
     "SimulationResult",
     "Study",
     "SyntheticSites",
+    "cohort_frame",
     "default_study",
     "load_cohorts",
     "load_model",
     "override",
+    "read_cohort",
     "resume",
     "simulate",
+    "visits_frame",
 ]
 
 

@@ -26,6 +26,10 @@ from fedrx.sources import (
 from fedrx.study_cost import study_cost
 from fedrx.study_templates import TASKS, fitting_steps, new_study, template, under_noise
 from fedrx_client.clinic.patient_file import EXAMPLE_PATIENT, write_patient
+from fedrx_client.data.frames import cohort_frame, visits_frame
+from fedrx_client.data.load import LoadResult, load_cohort
+from fedrx_client.data.mapping import TableMapping
+from fedrx_client.data.privacy.pipeline import require_pipeline
 from fedrx_common.errors import FedRxError, StudyError
 from fedrx_models.cohort.cohort import Cohort
 from fedrx_models.files import load_model
@@ -53,6 +57,31 @@ def read_study(path: Path | None) -> tuple[Study, str]:
     except StudyError as error:
         raise StudyError(*(f"{path}: {sentence}" for sentence in error.args)) from None
     return study, path.read_text(encoding="utf-8")
+
+
+def read_cohort(
+    source: Path | str, mapping: Path | str, study: Study | Path | str, *, site: str = "here"
+) -> LoadResult:
+    """Read one hospital's patients as a study would, from whatever it has.
+
+    Args:
+        source: A table (CSV, Parquet, Excel), FHIR files, a folder, or the address of a database
+            or of a FHIR server.
+        mapping: Mapping file.
+        study: The study, or its file.
+        site: Name of the site.
+
+    Returns:
+        `cohort`, `quality` (the account of every row); `cohort_frame` makes a DataFrame of it.
+
+    Raises:
+        DataError: Naming source, record and field, if anything in it cannot be used.
+        PipelineChanged: The study pins another mapping.
+    """
+    agreed = study if isinstance(study, Study) else Study.load(study)
+    declared = TableMapping.load(mapping)
+    require_pipeline(agreed, declared)
+    return load_cohort(source, declared, agreed.feature_schema, site=site)
 
 
 def override(
@@ -200,6 +229,7 @@ __all__ = [
     "Source",
     "Study",
     "SyntheticSites",
+    "cohort_frame",
     "default_study",
     "load_cohorts",
     "load_model",
@@ -207,10 +237,12 @@ __all__ = [
     "new_study",
     "override",
     "parse_range",
+    "read_cohort",
     "read_study",
     "resume",
     "simulate",
     "study_cost",
     "synthetic_sites",
+    "visits_frame",
     "write_patients",
 ]

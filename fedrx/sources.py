@@ -10,6 +10,7 @@ from typing import Any
 from fedrx_client.data.load import LoadResult, load_dealt, load_split
 from fedrx_client.data.mapping import TableMapping
 from fedrx_client.data.privacy.pipeline import require_pipeline
+from fedrx_client.data.readers.source import Source as PatientSource
 from fedrx_common.errors import MisuseError, RunError
 from fedrx_models.cohort.cohort import Cohort
 from fedrx_protocol.study.schema import FeatureSchema
@@ -40,9 +41,10 @@ class SyntheticSites:
     shift: float = 0.1
 
 
-# Enough to see a model of omics or courses learn; the warfarin sites' sizes would take it many
-# minutes.
-_FEWER_SITES, _FEWER_PATIENTS = 8, (60, 240)
+# Enough to see a new study file learn, and few enough to end within a minute on two cores: noise
+# falls on every weight of a model of omics, and one of courses goes through every visit.
+_OMICS = (8, (150, 600))
+_COURSES = (4, (50, 100))
 
 
 def synthetic_sites(
@@ -66,7 +68,8 @@ def synthetic_sites(
     """
     usual = SyntheticSites(heterogeneity=heterogeneity, missingness=missingness, shift=shift)
     if study.blocks or study.visits is not None:
-        usual = replace(usual, sites=_FEWER_SITES, patients=_FEWER_PATIENTS)
+        count, sizes = _OMICS if study.visits is None else _COURSES
+        usual = replace(usual, sites=count, patients=sizes)
     return replace(
         usual,
         sites=usual.sites if sites is None else sites,
@@ -76,16 +79,16 @@ def synthetic_sites(
 
 @dataclass(frozen=True)
 class PatientFile:
-    """A table of real patients that is split into sites.
+    """Real patients that are split into sites.
 
     Args:
-        data: CSV or Parquet file.
+        data: a file (CSV, Parquet, Excel, FHIR), a folder, or the address of a database or server.
         mapping: Mapping file.
         split_by: Column that names each patient's site; or
         sites: into how many sites the patients of a table without such a column are dealt out.
     """
 
-    data: Path
+    data: Path | str
     mapping: Path
     split_by: str | None = None
     sites: int | None = None
@@ -226,7 +229,7 @@ def _described(source: Source) -> dict[str, Any]:
     if isinstance(source, PatientFile):
         return {
             "kind": "file",
-            "data": str(source.data.resolve()),
+            "data": PatientSource.parse(source.data).kept,
             "mapping": str(source.mapping.resolve()),
             "split_by": source.split_by,
             "sites": source.sites,
@@ -240,7 +243,7 @@ def source_of(folder: Path, described: Mapping[str, Any]) -> Source:
     kind = values.pop("kind", None)
     if kind == "file":
         split_by, sites = values.get("split_by"), values.get("sites")
-        return PatientFile(Path(values["data"]), Path(values["mapping"]), split_by, sites)
+        return PatientFile(values["data"], Path(values["mapping"]), split_by, sites)
     if kind == "synthetic":
         return SyntheticSites(**{**values, "patients": tuple(values["patients"])})
     raise RunError(

@@ -62,6 +62,28 @@ def genotypes(
 
 
 @app.command(
+    epilog="Example: fedrx data cohort study.toml --source patients.csv --mapping mapping.toml"
+)
+def cohort(
+    study: StudyFile, *, source: SourceText, mapping: Mapping, as_json: AsJson = False
+) -> None:
+    """Read patients as a study would: rows kept and dropped and why, columns, fingerprint."""
+    from fedrx.api import read_cohort
+    from fedrx.views.cohort import cohort_document, cohort_page
+    from fedrx.views.terminal import say
+    from fedrx_client.data.mapping import TableMapping
+    from fedrx_client.data.privacy.pipeline import pipeline_digest
+
+    loaded = read_cohort(source, mapping, study)
+    pipeline = pipeline_digest(TableMapping.load(mapping), loaded.cohort.schema)
+    if as_json:
+        document = {**cohort_document(loaded), "pipeline": pipeline}
+        sys.stdout.write(json.dumps(document) + "\n")
+    else:
+        say(f"{cohort_page(loaded)}\nPipeline: {pipeline}")
+
+
+@app.command(
     epilog="Example: fedrx data quality study.toml --source patients.csv --mapping mapping.toml"
 )
 def quality(

@@ -26,6 +26,7 @@ from fedrx.cli import clinic as clinic_commands
 from fedrx.cli import compare as compare_command
 from fedrx.cli import coordinator as coordinator_commands
 from fedrx.cli import data as data_commands
+from fedrx.cli import explain as explain_command
 from fedrx.cli import model as model_commands
 from fedrx.cli import simulate as simulate_command
 from fedrx.cli import site as site_commands
@@ -63,6 +64,7 @@ app = typer.Typer(
 simulate_command.register(app)
 compare_command.register(app)
 clinic_commands.register(app)
+explain_command.register(app)
 app.add_typer(study_commands.app, name="study")
 app.add_typer(model_commands.app, name="model")
 app.add_typer(coordinator_commands.app, name="coordinator")

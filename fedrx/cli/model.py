@@ -40,7 +40,10 @@ def ripple(
         Path | None, typer.Option(help="Study file; a model of another study is refused.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Table of patients to ask about; else synthetic ones.")
+        str | None,
+        typer.Option(
+            "--data", "--source", help="Patients to ask about, in any source; else synthetic ones."
+        ),
     ] = None,
     mapping: Annotated[Path | None, typer.Option(help="How its columns become features.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -78,7 +81,7 @@ def _network(path: Path, study: Path | None) -> "PatientModel":
     return found
 
 
-def _patients(schema: "FeatureSchema", data: Path | None, mapping: Path | None) -> "Cohort":
+def _patients(schema: "FeatureSchema", data: str | None, mapping: Path | None) -> "Cohort":
     """Load the patients of a table, or draw synthetic ones."""
     from fedrx.api import SyntheticSites, load_cohorts
     from fedrx_client.data.load import load_cohort
@@ -230,3 +233,28 @@ def card(
     for name, value in values.items():
         if value not in (None, ""):
             out.print(f"  {name}: {value}")
+
+
+@app.command(epilog="Example: fedrx model export runs/warfarin --onnx warfarin.onnx")
+def export(
+    model: Annotated[Path, typer.Argument(help="A model file, or the folder of a finished run.")],
+    *,
+    onnx: Annotated[Path, typer.Option(help="ONNX file to make.")],
+) -> None:
+    """Write a model as ONNX, for a program without FedRx; checked against the model first."""
+    from fedrx.views.terminal import say
+    from fedrx_common.files import write_file
+    from fedrx_models.files import load_model
+    from fedrx_models.onnx_export import TOLERANCE, export_onnx, input_names, output_names
+
+    if onnx.exists():
+        raise MisuseError(f"{onnx}: is already there; name a new file, or remove it.")
+    found = load_model(model)
+    write_file(onnx, export_onnx(found))
+    schema = found.model.schema
+    say(
+        f"{onnx}: made, and equal to the model within {TOLERANCE:g}. It reads "
+        f"{', '.join(input_names(schema))} and gives {', '.join(output_names(schema))}; its "
+        "metadata (fedrx.inputs) say what each column is. A card's end date does not hold in it: "
+        "who runs it must check."
+    )

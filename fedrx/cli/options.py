@@ -48,8 +48,13 @@ StudyFile = Annotated[
     ),
 ]
 Data = Annotated[
-    Path | None,
-    typer.Option(help="CSV or Parquet file of real patients.", rich_help_panel=PATIENTS),
+    str | None,
+    typer.Option(
+        "--data",
+        "--source",
+        help="Real patients: a table (CSV, Parquet, Excel), a folder, a database or FHIR address.",
+        rich_help_panel=PATIENTS,
+    ),
 ]
 Mapping = Annotated[
     Path | None,
@@ -68,15 +73,15 @@ SplitBy = Annotated[
 Sites = Annotated[
     int | None,
     typer.Option(
-        help="Number of synthetic sites (21, or 8 with omics blocks or visits), or of parts "
-        "into which the patients of --data are dealt, where it names no sites.",
+        help="Number of synthetic sites (21, or 8 with omics blocks, or 4 with visits), or of "
+        "parts into which the patients of --data are dealt, where it names no sites.",
         rich_help_panel=PATIENTS,
     ),
 ]
 Patients = Annotated[
     str | None,
     typer.Option(
-        help="Patients a synthetic site, as LEAST..MOST; 63..789, or 60..240.",
+        help="Patients a synthetic site, as LEAST..MOST; 63..789, 150..600 or 50..100.",
         rich_help_panel=PATIENTS,
     ),
 ]
@@ -112,7 +117,7 @@ AsJson = Annotated[
 def given(context: typer.Context) -> frozenset[str]:
     """The options and arguments on the command line, by their names."""
     return frozenset(
-        max(parameter.opts, key=len)
+        next((one for one in parameter.opts if one.startswith("--")), parameter.opts[0])
         for parameter in context.command.params
         if context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
     )
@@ -135,7 +140,7 @@ def refuse_shapes_of_a_file(found: Set[str]) -> None:
 def study_and_patients(
     study: Path | None,
     *,
-    data: Path | None,
+    data: str | None,
     mapping: Path | None,
     split_by: str | None,
     sites: int | None,

@@ -25,16 +25,17 @@ def personalise(
 ) -> None:
     """Fit a private head to this site's own patients; it is kept here and never sent anywhere."""
     from fedrx_client.approvals.study_files import StudyFiles
-    from fedrx_client.data.load import load_cohort
     from fedrx_client.identity.identity import SiteIdentity
     from fedrx_client.participation.personalise import personalise_here
+    from fedrx_client.participation.site_source import SiteSource
     from fedrx_models.files import load_model
     from fedrx_models.metrics.registry import measures_of
 
     identity, found = SiteIdentity(folder), load_model(model)
     kept = StudyFiles(folder).load(found.study_digest)
     schema = kept.study.feature_schema
-    cohort = load_cohort(kept.table, kept.mapping, schema, site=identity.site).cohort
+    way = SiteSource(folder, identity.site, kept.study, kept.mapping, kept.source)
+    cohort = way.read().cohort
     result = personalise_here(folder, kept, cohort, found.model)
     if as_json:
         sys.stdout.write(json.dumps({**asdict(result), "head": str(result.head)}) + "\n")
@@ -54,19 +55,33 @@ def embed(
     folder: Annotated[Path, typer.Argument(help="The site's folder.")],
     model: Annotated[Path, typer.Argument(help="The finished study's model.safetensors.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The table to write (CSV).")],
+    *,
+    ids: Annotated[
+        bool, typer.Option("--ids", help="Write the hospital's own ids, not pseudonyms.")
+    ] = False,
 ) -> None:
     """Write each patient's place in the latent space, for this site's own plots."""
+    from functools import partial
+
     from fedrx_client.approvals.study_files import StudyFiles
     from fedrx_client.data.load import load_cohort
     from fedrx_client.identity.identity import SiteIdentity
     from fedrx_client.participation.personalise import write_latent
+    from fedrx_client.participation.settings import pseudonym_key
+    from fedrx_client.participation.site_source import SiteSource
     from fedrx_models.files import load_model
 
     identity, found = SiteIdentity(folder), load_model(model)
     kept = StudyFiles(folder).load(found.study_digest)
-    schema = kept.study.feature_schema
-    cohort = load_cohort(kept.table, kept.mapping, schema, site=identity.site).cohort
-    dimensions = write_latent(output, cohort, found.model)
+    way = SiteSource(folder, identity.site, kept.study, kept.mapping, kept.source)
+    if ids:
+        schema = kept.study.feature_schema
+        cohort = load_cohort(kept.source, kept.mapping, schema, site=identity.site).cohort
+    else:
+        cohort = way.read().cohort
+    # What a server gave has pseudonyms already.
+    key = None if ids or way.is_kept else partial(pseudonym_key, folder)
+    dimensions = write_latent(output, cohort, found.model, key)
     say(
         f"{output}: {len(cohort)} patients in {dimensions} dimensions. These are patients' data "
         "without noise: they must not leave this site."

@@ -25,12 +25,20 @@ if TYPE_CHECKING:
     from fedrx_client.data.load import LoadResult
     from fedrx_client.data.quality.findings import QualityReport
     from fedrx_client.identity.identity import SiteIdentity
+    from fedrx_client.participation.site_source import SiteSource
     from fedrx_client.records.ledger import Ledger
     from fedrx_protocol.study.study import Study
 
 Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
 StudyFile = Annotated[Path, typer.Argument(help="Study file.")]
-Data = Annotated[Path, typer.Option(help="CSV or Parquet file of this site's patients.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        "--source",
+        help="This site's patients: a table, a folder, a database or a FHIR address.",
+    ),
+]
 Mapping = Annotated[Path, typer.Option(help="Mapping file for it.")]
 PassphraseFile = Annotated[
     Path | None,
@@ -52,7 +60,13 @@ def approve(
     study: Annotated[Path | None, typer.Argument(help="Study file.")] = None,
     *,
     data: Annotated[
-        Path | None, typer.Option(help="CSV or Parquet file of patients.", rich_help_panel=_DATA)
+        str | None,
+        typer.Option(
+            "--data",
+            "--source",
+            help="Patients: a table, a folder, a database or FHIR address.",
+            rich_help_panel=_DATA,
+        ),
     ] = None,
     mapping: Annotated[
         Path | None, typer.Option(help="Mapping file for it.", rich_help_panel=_DATA)
@@ -136,7 +150,8 @@ def approve(
     from fedrx_models.planning import make_plan
 
     identity, agreed = _identity(folder), _study(study)
-    loaded = _load(identity, agreed, data, mapping)
+    source = _source(identity, agreed, data, mapping)
+    loaded = source.read()
     patients = loaded.cohort
     check_cohort_size(agreed, patients)
     overrides = dict.fromkeys(override or (), reason or "")
@@ -171,6 +186,7 @@ def approve(
     # Kept first: what is kept without an approval is never used, but an approval without it cannot
     # start.
     StudyFiles(folder).keep(agreed, mapping.read_text(encoding="utf-8"), data)
+    source.keep(loaded, key, now=_now())
     _approvals(folder).add(approval, key)
     undo = command("fedrx", "site", "approve", folder, "--revoke", agreed.name)
     say(f"Approved; take it back with `{undo}`.")
@@ -222,7 +238,7 @@ def check(
     lines = DryRun(
         folder=folder,
         study=agreed,
-        load=lambda: _load(identity, agreed, data, mapping),
+        load=lambda: _source(identity, agreed, data, mapping).read(),
         plan_of=make_plan,
         now=_now(),
         passphrase=passphrase,
@@ -373,17 +389,18 @@ def _network(
     return Network(door, identity.folder).checks()
 
 
-def _load(identity: "SiteIdentity", study: "Study", data: Path, mapping: Path) -> "LoadResult":
-    from fedrx_client.data.load import load_cohort
+def _source(identity: "SiteIdentity", study: "Study", data: str, mapping: Path) -> "SiteSource":
     from fedrx_client.data.mapping import TableMapping
     from fedrx_client.data.privacy.pipeline import require_pipeline
+    from fedrx_client.data.readers.source import Source
+    from fedrx_client.participation.site_source import SiteSource
 
     table = TableMapping.load(mapping)
     require_pipeline(study, table)
-    return load_cohort(data, table, study.feature_schema, site=identity.site)
+    return SiteSource(identity.folder, identity.site, study, table, Source.parse(data))
 
 
-def _quality(study: "Study", data: Path, mapping: Path, loaded: "LoadResult") -> "QualityReport":
+def _quality(study: "Study", data: str, mapping: Path, loaded: "LoadResult") -> "QualityReport":
     from fedrx_client.checks.quality import quality_of
     from fedrx_client.data.mapping import TableMapping
     from fedrx_client.data.readers.source import Source

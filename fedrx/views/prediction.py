@@ -9,10 +9,24 @@ from fedrx_client.clinic.predict import DECIDES, PatientPrediction, Point
 from fedrx_models.files import ModelFile
 
 
-def show(predictions: Sequence[PatientPrediction], model: ModelFile) -> None:
-    """Print predictions, one patient after another."""
+def show(
+    predictions: Sequence[PatientPrediction],
+    model: ModelFile,
+    guided: Sequence[tuple[Sequence[str], str]] = (),
+) -> None:
+    """Print predictions, one patient after another.
+
+    Args:
+        predictions: of each patient.
+        model: what predicted.
+        guided: of each patient, or empty: the guideline's sentences, and one on how far the model
+            differs, which comes first.
+    """
     out = PlainConsole()
-    for one in predictions:
+    for i, one in enumerate(predictions):
+        sentences, disagrees = guided[i] if guided else ((), "")
+        if disagrees:
+            out.print(f"Differs from the guideline: {disagrees}")
         level = "" if one.level is None else f"{100 * one.level:.0f} % interval"
         table = Table(title=f"Patient {one.patient}")
         for name in ("predicted", "at", "value", level or "interval", "unit"):
@@ -25,6 +39,10 @@ def show(predictions: Sequence[PatientPrediction], model: ModelFile) -> None:
             out.print(f"Missing: {filled.feature}; used {filled.how}.")
         for warning in one.warnings:
             out.print(f"Note: {warning}")
+        for sentence in sentences:
+            out.print(sentence)
+    if model.card and model.card.intervals:
+        out.print(model.card.intervals)
     promise = f"; {model.card.promise}" if model.card else ""
     out.print(f"Model {model.name}{promise}.")
     out.print(model.card.intended_use if model.card else DECIDES)

@@ -27,6 +27,7 @@ _ROWS = {
 }
 
 _DRUGS_SHOWN = 5
+_LARGE = 100  # held-out patients from which a site's coverage says something
 _FILE_WIDTH = 120  # columns
 
 
@@ -122,6 +123,7 @@ def print_result(result: SimulationResult) -> None:
     for note in result.notes:
         out.print(note, markup=False)
     out.print(table)
+    _print_intervals(out, result)
     seen = ""
     if result.reported:
         figure = measures[0].figure(result.reported)
@@ -139,6 +141,28 @@ def print_result(result: SimulationResult) -> None:
     patient = result.folder / EXAMPLE_PATIENT
     if patient.is_file():
         out.print(f"Ask the model: fedrx predict {result.folder} --patient {patient}")
+
+
+def _print_intervals(out: PlainConsole, result: SimulationResult) -> None:
+    """Show what the intervals hold: of all patients, and the range over the larger sites."""
+    found = result.report.intervals
+    if found is None:
+        return
+    out.print(found.in_words, markup=False)
+    rows = {site: one for site, one in result.coverage.items() if site}
+    large = [one for one in rows.values() if one.patients >= _LARGE]
+    table = Table(title="Outcomes inside the intervals, exact")
+    for name in ("Patients", "Model's own", "Calibrated"):
+        table.add_column(name, justify="left" if name == "Patients" else "right")
+    if (all_ := result.coverage.get("")) is not None:
+        table.add_row(
+            f"all {all_.patients:,}", f"{100 * all_.plain:.1f} %", f"{100 * all_.calibrated:.1f} %"
+        )
+    if large:
+        parts = [[one.plain for one in large], [one.calibrated for one in large]]
+        ends = [f"{100 * min(part):.1f} to {100 * max(part):.1f} %" for part in parts]
+        table.add_row(f"{len(large)} sites of {_LARGE} or more", *ends)
+    out.print(table)
 
 
 def print_cost(path: Path, cost: Mapping[str, Any]) -> None:

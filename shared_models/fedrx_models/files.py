@@ -13,6 +13,7 @@ from safetensors.torch import save
 
 from fedrx_common.documents import DocumentInvalid, read_json
 from fedrx_common.errors import StudyError
+from fedrx_models.calibration.release import calibrated
 from fedrx_models.card import ModelCard
 from fedrx_models.cohort.cohort import Cohort
 from fedrx_models.cohort.encoding import encode
@@ -50,18 +51,31 @@ class ModelFile:
         """The model in words: its study, or its file, and how its digest begins."""
         return f"{self.card.study if self.card else self.path.stem}-{self.digest[:8]}"
 
+    def require_usable(self) -> None:
+        """Refuse a model that may not predict any more.
+
+        Raises:
+            ModelUnusable: the model is withdrawn or expired.
+        """
+        if self.card is not None:
+            self.card.require_usable(date.today(), self.name)  # noqa: DTZ011 - the hospital's day
+
     def predict(self, cohort: Cohort) -> AnyPrediction:
         """Predict for the patients of a cohort, in the units of the study.
+
+        Where the card has a calibration, intervals are the calibrated ones.
 
         Raises:
             ModelUnusable: the model is withdrawn or expired.
             DataError: the cohort was read for another study.
         """
-        if self.card is not None:
-            self.card.require_usable(date.today(), self.name)  # noqa: DTZ011 - the hospital's day
+        self.require_usable()
         self.model.eval()
         with torch.no_grad():
-            return self.model.predict(encode(cohort, self.model.schema))
+            predicted = self.model.predict(encode(cohort, self.model.schema))
+        if self.card is None or self.card.calibration is None:
+            return predicted
+        return calibrated(self.model.schema, predicted, self.card.calibration)
 
 
 def save_model(

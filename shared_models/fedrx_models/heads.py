@@ -162,8 +162,8 @@ class ForecastHead(nn.Module):
 
     def _stretch(self, like: torch.Tensor) -> torch.Tensor:
         """What multiplies the widths, `(B, 1, H, M, 2)`, in the type of `like`, `(B, any)`."""
-        ones = like.new_ones(len(like), 1)
-        shape = (len(like), 1, self.horizons, self.markers, 2)
+        ones = like.new_ones(like.shape[0], 1)  # no `len`: an exporter would take it for a constant
+        shape = (like.shape[0], 1, self.horizons, self.markers, 2)
         stretch: torch.Tensor = self.log_stretch(ones).reshape(shape).clamp(-_MOST, _MOST).exp()
         return stretch
 
@@ -274,7 +274,7 @@ class OutcomeHead(nn.Module):
         return self._with_interval(outputs)
 
     def _with_interval(self, outputs: torch.Tensor) -> Prediction:
-        target, reach, means = self.target, self._reach(), _numpy(outputs)
+        target, reach, means = self.target, self.reach, _numpy(outputs)
         ends = (means, means - reach, means + reach)
         if isinstance(target, PanelTarget):
             mean, lower, upper = (restore_panel(target, end) for end in ends)
@@ -287,7 +287,8 @@ class OutcomeHead(nn.Module):
     def _logits(self, outputs: torch.Tensor) -> torch.Tensor:
         return (outputs + self.offset).clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
 
-    def _reach(self) -> float:
+    @property
+    def reach(self) -> float:
         """Half-width of the interval, normalised."""
         low, high = _LOG_REACH_RANGE
         learned = 0.0 if self.log_reach is None else float(self.log_reach.weight.detach())

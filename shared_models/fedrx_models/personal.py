@@ -17,6 +17,7 @@ from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.encoding import output_count
 from fedrx_models.contract import AnyPrediction, Head, ModelFileInvalid, PatientModel
 from fedrx_models.fitting import searchable
+from fedrx_models.flux.forecaster import Forecaster
 
 PRIOR_SD = 0.3
 """How far sites may differ: for a shift, in normalised outputs, and for a stretch's logarithm."""
@@ -85,12 +86,15 @@ def personalise(model: PatientModel, batch: PatientBatch) -> PatientModel:
     if not len(batch):
         return personal
     batch = personal.prepared(batch)
+    # A forecast's network is frozen and all that the head reads: once through it is enough.
+    outputs = personal.outputs(batch).detach() if isinstance(personal, Forecaster) else None
     own = [private.shift, private.log_stretch]
     optimizer = torch.optim.LBFGS(own, max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
 
     def objective() -> float:
         optimizer.zero_grad()
-        value = personal(batch).sum() + private.penalty()
+        losses = personal(batch) if outputs is None else private(outputs, batch)
+        value = losses.sum() + private.penalty()
         value.backward()
         return float(value.detach())
 

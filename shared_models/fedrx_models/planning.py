@@ -5,7 +5,7 @@ Coordinator and site each compute it; neither accepts it from the other.
 
 from functools import lru_cache
 
-from fedrx_models.metrics.registry import metric_plan
+from fedrx_models.evaluation import evaluation_plan
 from fedrx_models.transfer import study_model, trained_positions
 from fedrx_protocol.plan import MetricShape, StudyPlan
 from fedrx_protocol.secagg.parameters import SecAggParameters
@@ -26,7 +26,7 @@ def make_plan(study: Study, sites: int) -> StudyPlan:
         min_honest=section.min_honest_sites,
     )
     model = study_model(study, seed=0)
-    between, final = (metric_plan(study, final=last) for last in (False, True))
+    between, final = (evaluation_plan(study, final=last) for last in (False, True))
     return StudyPlan(
         study=study,
         parameters=parameters,

@@ -216,7 +216,7 @@ def _continue(
 
     found = evaluate(run, setup, baselines=options.baselines, began=began, tell=tell)
     result = replace(found, notes=notes)
-    card = model_card(study, result.privacy, len(sites))
+    card = model_card(study, result.privacy, len(sites), result.calibration)
     save_model(run.path / MODEL_FILE, result.model, study.digest, card)
     run.write_result(result.to_json())
     write_report(run.report_path, result.report)

@@ -30,6 +30,11 @@ def test_a_study_and_its_cohorts_give_weights_metrics_ledger_and_figures(study, 
     assert {"learning_curve", "error_by_dose_group"} & set(result.figures)
     assert [record.round for record in result.rounds] == [1, 2, 3, 4]
     assert result.folder.is_dir()
+    frames = result.frames
+    assert set(frames["metrics"].index) == set(result.metrics)
+    assert frames["metrics"].loc["federated", "mae"] == result.metrics["federated"].mae
+    assert frames["rounds"]["round"].tolist() == [1, 2, 3, 4]
+    assert frames["spent"]["site"].value_counts().to_dict() == dict.fromkeys(cohorts, 5)
 
 
 def test_a_list_of_cohorts_and_a_path_will_do(place, cohorts):

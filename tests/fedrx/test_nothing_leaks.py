@@ -18,7 +18,7 @@ from fedrx_client.data.load import load_cohort
 from fedrx_client.data.mapping import TableMapping
 from fedrx_client.data.readers.source import Source
 from fedrx_client.identity.identity import SiteIdentity
-from fedrx_client.participation.cached_source import CachedSource
+from fedrx_client.participation.site_source import SiteSource
 from fedrx_protocol.study.study import Study
 
 NAME, FIRST, BIRTH, MRN = "Zachariasson", "Wilhelmina", "1931-07-23", "88834721"
@@ -253,23 +253,28 @@ def test_a_cohort_of_a_server_is_kept_without_them(fedrx, place, tmp_path):
     given = ("kidney.toml", "--source", "bundle.json", "--mapping", "fhir.toml")
     ran = silent(fedrx("data", "quality", *given, "--output", "page.html"))
     assert "30 patients" in ran.out, ran
-    region = Region(tmp_path / "live", count=3) if (tmp_path / "live").mkdir() is None else None
+    (tmp_path / "live").mkdir()
+    region = Region(tmp_path / "live")
     home, study = region.home("site0"), Study.parse(FHIR_STUDY)
     mapping, source = TableMapping.parse(FHIR_MAPPING), Source.parse("bundle.json")
-    cached = CachedSource(
+    # As if the bundle were a server's: what is read is de-identified, and kept.
+    server = Source.parse("https://fhir.example.org/r4")
+    way = SiteSource(
         folder=home,
         site="site0",
         study=study,
         mapping=mapping,
-        source=source,
-        read=lambda: load_cohort(source, mapping, study.feature_schema, site="site0"),
-        identity=SiteIdentity(home).keys().identity,
+        source=server,
+        load=lambda _, *given, **named_: load_cohort(source, *given, **named_),
     )
-    kept = cached.fresh(now=region.now).cohort
+    key = SiteIdentity(home).keys().identity
+    loaded = way.read()
+    way.keep(loaded, key, now=region.now)
+    kept = loaded.cohort
     assert len(kept) == 30
     assert not [one for one in kept.patients if MRN in one]
     assert (kept.values["age"] <= 90).all()
-    assert cached.kept(now=region.now).cohort.fingerprint == kept.fingerprint
+    assert way.approved(key, now=region.now).cohort.fingerprint == kept.fingerprint
     assert found_in(place, "bundle.json") == []
 
 

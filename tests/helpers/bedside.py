@@ -6,6 +6,24 @@ from typing import Any
 MAPPING = (Path(__file__).parents[2] / "examples" / "warfarin" / "record.toml").read_text()
 LOINC, RXNORM = "http://loinc.org", "http://www.nlm.nih.gov/research/umls/rxnorm"
 ON = "2026-03-01T08:00:00Z"
+PATIENT = {
+    "patient": "p1",
+    "features": {
+        "age_decade": 6,
+        "height_cm": {"value": 66, "unit": "in"},
+        "weight_kg": 80,
+        "vkorc1": "A/G",
+        "cyp2c9": "*3/*1",
+        "race": "White",
+        "asian_population": None,
+        "gender": "female",
+        "enzyme_inducer": False,
+        "amiodarone": False,
+        "smoker": None,
+        "valve_replacement": False,
+        "thromboembolism": False,
+    },
+}
 
 
 def person(patient: str = "p1", **changes: Any) -> dict[str, Any]:

@@ -52,6 +52,17 @@ def flux_schema(*, most: int = 12, features: bool = True) -> FeatureSchema:
     return FeatureSchema.model_validate(flux_document(most=most, features=features))
 
 
+def inr_schema() -> FeatureSchema:
+    """The same study by the day, with an INR in the place of bilirubin."""
+    document = flux_document(most=30)
+    document["visits"] = {"time_unit": "day", "most": 30}
+    document["markers"][0] = marker(
+        "inr", unit="ratio", minimum=0.5, maximum=20.0, transform="log", mean=0.1, scale=0.4
+    )
+    document["target"]["markers"] = ["inr", "albumin", "platelets"]
+    return FeatureSchema.model_validate(document)
+
+
 def flux_cohort(
     schema: FeatureSchema, patients: int, seed: int = 0, site: str = "site-1", **knobs: float
 ) -> Cohort:

@@ -1,8 +1,9 @@
 """What a site keeps of a study it approved: the study, how to read the patients, and where.
 
 With these `fedrx site start` needs no argument, and takes nothing of a study from the wire. A copy
-of the mapping is kept; the patients' table stays where it is. None of it is signed: the study is
-known by its digest, and a changed mapping shows in the cohort's fingerprint.
+of the mapping is kept; the patients stay where they are, in a file, a database or on a server. An
+address is kept without its password. None of it is signed: the study is known by its digest, and a
+changed mapping shows in the cohort's fingerprint.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from fedrx_client.approvals.approval import DIGEST, NotApproved, nothing_for
 from fedrx_client.data.mapping import TableMapping
+from fedrx_client.data.readers.source import Source
 from fedrx_client.identity.pins import read_file
 from fedrx_common.canonical_json import from_json, to_json
 from fedrx_common.documents import read_json
@@ -30,12 +32,21 @@ class KeptStudy:
     Attributes:
         study: the study.
         mapping: how the columns of the table become its features.
-        table: the patients, an absolute path.
+        table: the patients: an absolute path, or the address of a database or a server.
     """
 
     study: Study
     mapping: TableMapping
-    table: Path
+    table: Path | str
+
+    @property
+    def source(self) -> Source:
+        """Where the patients are.
+
+        Raises:
+            DataError: the file is gone.
+        """
+        return Source.parse(self.table)
 
 
 class StudyFiles:
@@ -48,13 +59,13 @@ class StudyFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "studies"
 
-    def keep(self, study: Study, mapping: str, table: Path) -> None:
+    def keep(self, study: Study, mapping: str, table: Path | str) -> None:
         """Keep what `load` gives back, in place of what was kept for the same study.
 
         Args:
             study: the study.
             mapping: text of the mapping file.
-            table: the patients' table.
+            table: the patients: a file, a folder, a database or a server.
 
         Raises:
             FolderUnusable: the disk does not let us.
@@ -65,7 +76,7 @@ class StudyFiles:
         document = json.dumps(study.model_dump(mode="json"), sort_keys=True, indent=1)
         write_private(folder / STUDY, document.encode())
         write_private(folder / MAPPING, mapping.encode())
-        write_private(folder / TABLE, to_json({"path": str(table.resolve())}))
+        write_private(folder / TABLE, to_json(_document(table)))
         with unusable(self._folder):
             sync_folder(self._folder)
 
@@ -85,7 +96,8 @@ class StudyFiles:
         try:
             study = Study.from_document(read_json(read_file(folder / STUDY)), source=STUDY)
             mapping = TableMapping.load(folder / MAPPING)
-            table = Path(from_json(read_file(folder / TABLE), source=TABLE)["path"])
+            document = from_json(read_file(folder / TABLE), source=TABLE)
+            table = str(document["source"]) if "source" in document else Path(document["path"])
         except (FedRxError, KeyError, TypeError, ValueError):
             raise _damaged(folder) from None
         if study.digest != digest:
@@ -112,6 +124,11 @@ class StudyFiles:
         if not DIGEST.fullmatch(digest):
             raise NotApproved(f"{digest[:80]!r} is no study digest of 64 hexadecimal digits.")
         return self._folder / digest
+
+
+def _document(table: Path | str) -> dict[str, str]:
+    source = Source.parse(table)
+    return {"source" if source.path is None else "path": source.kept}
 
 
 def _damaged(folder: Path) -> FolderDamaged:

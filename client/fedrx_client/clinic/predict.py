@@ -122,6 +122,7 @@ def describe(model: ModelFile) -> dict[str, Any]:
         "epsilon": card.epsilon if card else None,
         "delta": card.delta if card else None,
         "intended_use": card.intended_use if card else "",
+        "intervals": card.intervals if card else "",
         "decides": DECIDES,
     }
 
@@ -242,6 +243,11 @@ def _warnings(cohort: Cohort, i: int) -> tuple[str, ...]:
     if 2 * lacking > len(cohort.schema.features) + len(cohort.schema.blocks):
         found.append("More than half of what the model asks for is missing.")
     return tuple(found)
+
+
+def digits(value: float) -> str:
+    """Write a predicted number with three digits that count, or as a whole number."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def as_rows(predictions: Sequence[PatientPrediction], model: ModelFile) -> list[dict[str, Any]]:

@@ -108,6 +108,7 @@ class NumberFormat:
 
 
 _POINT = NumberFormat()
+_FEW = 8  # different texts
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +163,9 @@ class Reading:
         """
         texts, codes = self.table.texts(column).distinct()
         absent = self.keys(("", *self.options.missing, *missing))
+        if len(texts) <= _FEW:  # as of one patient at a bedside, where Arrow's calls cost more
+            there = [self.key(text) not in absent for text in texts]
+            return Distinct(texts, codes, np.array(there, dtype=np.bool_))
         recorded = ~np.asarray(compute.is_in(texts.arrow, pa.array(absent, pa.large_string())))
         # Only these are not their own normal form.
         odd = np.asarray(compute.ends_with(texts.arrow, "0"))

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrx_client.data.cells import Distinct, NumberFormat, Reading
+from fedrx_client.data.harmonise.alleles.spellings import normal_diplotype, normal_genotype
 from fedrx_client.data.harmonise.units import Conversion, conversion
 from fedrx_client.data.mapping import CategorySource, FlagSource, Imputation, NumberSource
 from fedrx_client.data.sources import Censored, Codes, Unknown
@@ -209,22 +210,42 @@ def read_categories(
     known = None if codes is None else {reading.key(c, name): v for c, v in codes.items()}
     absent = reading.keys(source.missing, name)
     cells = reading.distinct(source.column, source.missing)
+    normal = _normal_genotype_of(source)
     meanings = np.full(len(cells.texts), None, dtype=object)
     strange = np.zeros(len(cells.texts), dtype=np.bool_)
+    reasons: dict[int, str] = {}
     for i, cell in enumerate(cells.texts):
         key = reading.key(cell, name) if cells.recorded[i] else None
         if key is None or key in absent:
             continue
+        if normal is not None:
+            try:
+                cell = normal(cell)  # noqa: PLW2901 - its normal form
+            except ValueError as error:
+                strange[i], reasons[i] = True, str(error)
+                continue
+            key = reading.key(cell, name)
         meanings[i] = cell if known is None else known.get(key)
         strange[i] = known is not None and key not in known
     unknown = 0
     if strange.any():
         rows = np.flatnonzero(strange[cells.codes])
         cell = cells.texts[cells.codes[rows[0]]]
-        complaint = f"{cell!r} is not known; allowed: {', '.join(codes or ())}"
+        complaint = reasons.get(
+            int(cells.codes[rows[0]]), f"{cell!r} is not known; allowed: {', '.join(codes or ())}"
+        )
         _unknown(reading.table.where(int(rows[0]), source.column), complaint, source.unknown)
         unknown = len(rows)
     return Parsed(meanings[cells.codes], unknown)
+
+
+def _normal_genotype_of(source: CategorySource) -> Callable[[str], str] | None:
+    """Return what brings a laboratory's spelling to its normal form, or raises `ValueError`."""
+    if source.parse == "diplotype":
+        return lambda text: normal_diplotype(text, source.gene or "")
+    if source.parse == "genotype":
+        return lambda text: normal_genotype(text, source.position or "", source.strand)
+    return None
 
 
 def read_flags(reading: Reading, source: FlagSource, hint: str = REPAIR) -> Parsed:

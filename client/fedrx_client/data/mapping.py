@@ -199,11 +199,20 @@ class CategorySource(Section):
     """One of a few codes; without `values` the column already holds the study's.
 
     Codes are compared in their normal form: "1.0" is "1", and the alleles of a diplotype have no
-    order.
+    order. `parse` first brings a laboratory's spelling of a genotype to the one that FedRx writes,
+    which `values` then maps.
     """
 
     kind: Literal["category"] = Field(description="one of a few codes")
     column: Column = Field(description="column that it is read from")
+    parse: Literal["code", "diplotype", "genotype"] = Field(
+        default="code", description="diplotype: of `gene`; genotype: at `position`, on `strand`"
+    )
+    gene: str | None = Field(default=None, description="e.g. 'CYP2C9'")
+    position: str | None = Field(default=None, description="an rs number, e.g. 'rs9923231'")
+    strand: Literal["+", "-"] | None = Field(
+        default=None, description="of the genome that the laboratory reads; none: where it is plain"
+    )
     values: dict[str, str] | None = Field(
         default=None, description="code in the column -> value in the study"
     )
@@ -219,6 +228,19 @@ class CategorySource(Section):
     impute: tuple[Imputation, ...] = Field(
         default=(), description="rules for a missing value, tried in this order"
     )
+
+    @model_validator(mode="after")
+    def _says_of_what(self) -> Self:
+        needed: set[str] = {"code": set(), "diplotype": {"gene"}, "genotype": {"position"}}[
+            self.parse
+        ]
+        given = {key for key in ("gene", "position", "strand") if getattr(self, key) is not None}
+        if needed - given:
+            raise ValueError(f"parse = '{self.parse}' needs {needed.pop()}")
+        extra = sorted(given - needed - ({"strand"} if self.parse == "genotype" else set()))
+        if extra:
+            raise ValueError(f"{extra[0]} is not for parse = '{self.parse}'")
+        return self
 
     @model_validator(mode="after")
     def _unequivocal(self) -> Self:
@@ -448,6 +470,11 @@ class TableMapping(Section):
                     f"{source}: has no section [table], so it is no mapping file; "
                     "`fedrx study patients` writes one that fits a study."
                 )
+            strange = sorted(cls.set_by_us & document.keys())
+            if strange:
+                keys = {"keys": strange, "allowed": cls.allowed_keys()}
+                (sentence,) = _sentences({"type": "unknown_keys", "loc": (), "ctx": keys})
+                raise DataError(f"{source}: {sentence}")
             return cls.model_validate({**document, "source": Path(source).name})
         except DocumentInvalid as error:
             raise DataError(f"{source}: {error}.") from None

@@ -54,18 +54,26 @@ class Section(BaseModel):
     @classmethod
     def _known_keys(cls, given: object) -> object:
         """Refuse unknown keys with those that are allowed, which pydantic's own error lacks."""
-        fields = [field.alias or name for name, field in cls.model_fields.items()]
-        strange = [str(k) for k in given if k not in fields] if isinstance(given, dict) else []
+        written = {field.alias or name: name for name, field in cls.model_fields.items()}
+        strange = (
+            [str(key) for key in given if key not in written] if isinstance(given, dict) else []
+        )
         if strange:
             raise PydanticCustomError(
                 "unknown_keys",
                 "unknown keys",
                 {
                     "keys": strange,
-                    "allowed": [k for k in fields if k not in cls.set_by_us],
+                    "allowed": cls.allowed_keys(),
                 },
             )
         return given
+
+    @classmethod
+    def allowed_keys(cls) -> list[str]:
+        """List the keys that a file may give."""
+        fields = cls.model_fields.items()
+        return [field.alias or name for name, field in fields if name not in cls.set_by_us]
 
     @field_validator("*")
     @classmethod

@@ -19,7 +19,7 @@ from fedrx_client.training.randomness import RoundRandomness
 from fedrx_client.training.sampling import poisson_sample
 from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.contract import PatientModel
-from fedrx_models.metrics.registry import metric_plan
+from fedrx_models.evaluation import evaluation_plan
 from fedrx_protocol.fixed_point import FixedPoint, IntVector, ValueOutOfRange
 from fedrx_protocol.plan import LARGEST_UPDATE, Part, RoundPlan, StudyPlan
 from fedrx_protocol.privacy.events import Release
@@ -85,7 +85,7 @@ def compute(
     """
     study, training = plan.study, plan.study.training
     if part.name == "metrics":
-        agreed = metric_plan(study, final=round_.round == study.final_round)
+        agreed = evaluation_plan(study, final=round_.round == study.final_round)
         predicted = predictions(model, patients.held_out, patients.rows)
         state = agreed.state(predicted, patients.target)
         grid = on_grid(part, state, round_, patients.site, randomness)

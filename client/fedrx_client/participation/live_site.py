@@ -19,12 +19,14 @@ from flwr.app import Context
 
 from fedrx_client.approvals.approval import Approval
 from fedrx_client.approvals.store import Approvals
-from fedrx_client.approvals.study_files import StudyFiles
+from fedrx_client.approvals.study_files import KeptStudy, StudyFiles
+from fedrx_client.data.load import LoadResult
 from fedrx_client.identity.identity import Keys, NotEnrolled, SiteIdentity, require_known_pin
 from fedrx_client.identity.offers import TakenOffers, check_clock, pinned_roster, require_pin
 from fedrx_client.participation.patients import Patients
 from fedrx_client.participation.settings import split_salt
 from fedrx_client.participation.site import Site, SiteParts, SitePolicy
+from fedrx_client.participation.site_source import SiteSource
 from fedrx_client.records.audit_log import existing_log
 from fedrx_client.records.ledger_file import LedgerFile
 from fedrx_client.records.run_audit import AuditContext, Journal, Request
@@ -268,7 +270,7 @@ class LiveSite:
         # Another open run of the study may have its patients in memory, still approved.
         others = (one for one in self._runs.values() if one.offer.study == offer.study)
         known = next((one.patients for one in others if not self._is_past(one)), None)
-        patients = known or Patients(kept, self.identity.site)
+        patients = known or Patients(kept, self.identity.site, self._reader(kept))
         patients.require_unchanged(thorough=True)
         self._ledger.verify()
         plan, store = make_plan(kept.study, len(roster.ids)), self._ledger.store()
@@ -298,6 +300,13 @@ class LiveSite:
         )
         site = Site(parts, now=lambda: datetime.fromtimestamp(self._clock(), UTC))
         return OpenRun(offer, roster.digest, approval, patients, site)
+
+    def _reader(self, kept: KeptStudy) -> Callable[[], LoadResult] | None:
+        """Return what reads a database's or a server's patients; None for watched files."""
+        if isinstance(kept.table, Path):
+            return None
+        way = SiteSource(self._folder, self.identity.site, kept.study, kept.mapping, kept.source)
+        return lambda: way.approved(self._keys.identity, now=int(self._clock()))
 
     def _current(self, run: int) -> OpenRun | None:
         """Return the open run, unless what it was opened with has been replaced since."""

@@ -6,11 +6,12 @@ hospital's own eyes and must not leave it.
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedrx_client.approvals.study_files import KeptStudy
+from fedrx_client.data.privacy.deidentify import pseudonym
 from fedrx_client.participation.settings import split_salt
 from fedrx_common.errors import DataError, MisuseError
 from fedrx_common.files import FolderUnusable, write_private
@@ -89,13 +90,19 @@ def personalise_here(
     return PersonalResult(len(training), len(held_out), metrics, path)
 
 
-def write_latent(path: Path, cohort: Cohort, model: PatientModel) -> int:
-    """Write a CSV table: the patient's id, whether each block was there, and the latent place.
+def write_latent(
+    path: Path,
+    cohort: Cohort,
+    model: PatientModel,
+    key: Callable[[], bytes] | None = None,
+) -> int:
+    """Write a CSV table: the patient, whether each block was there, and the latent place.
 
     Args:
         path: the table; it must not be there yet.
         cohort: the site's patients.
         model: the finished federated model.
+        key: gives the site's key of pseudonyms; without it, the hospital's ids are written.
 
     Returns:
         How many dimensions the latent space has.
@@ -118,7 +125,11 @@ def write_latent(path: Path, cohort: Cohort, model: PatientModel) -> int:
     table = csv.writer(text, lineterminator="\n")
     blocks = [f"has_{block.name}" for block in cohort.schema.blocks]
     table.writerow(["patient", *blocks, *(f"latent_{i + 1}" for i in range(places.shape[1]))])
-    for patient, there, place in zip(cohort.patients, observed, places, strict=True):
+    names = cohort.patients
+    if key is not None:
+        secret = key()
+        names = tuple(pseudonym(patient, secret) for patient in names)
+    for patient, there, place in zip(names, observed, places, strict=True):
         table.writerow([patient, *(int(one) for one in there), *(f"{v:.6g}" for v in place)])
     write_private(path, text.getvalue().encode())
     return int(places.shape[1])

@@ -29,8 +29,9 @@ and TF32 is on; bfloat16 as well, where the study asks for it.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields, replace
 from math import ceil
-from typing import Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -39,7 +40,7 @@ from torch import Tensor, nn
 
 from fedrx_client.training.parameters import Batch, MakesUp
 from fedrx_models.cohort.batch import PatientBatch
-from fedrx_models.contract import Floats, PatientModel
+from fedrx_models.contract import AnyPrediction, PatientModel
 
 BatchT = TypeVar("BatchT", bound=Batch)
 ResultT = TypeVar("ResultT")
@@ -102,16 +103,24 @@ def fixed_passes(batch: BatchT, rows: int) -> Iterator[tuple[BatchT, int]]:
         start += count
 
 
-def predictions(model: PatientModel, batch: PatientBatch, rows: int) -> Floats:
-    """Predict in fixed passes, patients first; see `AnyPrediction.mean`."""
+def predictions(model: PatientModel, batch: PatientBatch, rows: int) -> AnyPrediction:
+    """Predict in fixed passes, patients first."""
     if not len(batch):
-        return model.predict(batch).mean
+        return model.predict(batch)
+    splits = torch.split(torch.arange(len(batch)), rows)
     with precision(model, clipped=True):
-        parts = [
-            model.predict(_filled(batch, some, rows)).mean[: len(some)]
-            for some in torch.split(torch.arange(len(batch)), rows)
-        ]
-    return np.concatenate(parts)
+        parts = [model.predict(_filled(batch, some, rows)) for some in splits]
+    joined: dict[str, Any] = {
+        field.name: np.concatenate(
+            [
+                getattr(part, field.name)[: len(some)]
+                for part, some in zip(parts, splits, strict=True)
+            ]
+        )
+        for field in fields(parts[0])
+        if isinstance(getattr(parts[0], field.name), np.ndarray)
+    }
+    return replace(parts[0], **joined)
 
 
 def _filled(batch: BatchT, positions: Tensor, rows: int) -> BatchT:

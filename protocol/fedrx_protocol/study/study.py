@@ -7,7 +7,7 @@ coordinator compare digests; a site that approved one study takes part in no oth
 
 import hashlib
 import json
-from math import floor, inf, log10
+from math import floor, inf, log10, sqrt
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -37,6 +37,8 @@ PrivacyMode = Literal["distributed", "local", "none"]
 _MOST_PATIENTS = 1_000_000_000
 # In a marker's reference standard deviations; a larger bound would drown the metrics in noise.
 _LARGEST_FORECAST_BOUND = 20.0
+CALIBRATION_SHARE = 0.5
+"""Calibration's part of the last evaluation's budget, unless a study says otherwise."""
 # Times the largest error that there can be; noise on a mean error is as many times too loud.
 _DROWNING = 10.0
 
@@ -241,6 +243,27 @@ class MetricsSection(StrictModel):
     final_share: float = Field(
         default=0.6, gt=0, lt=1, description="the last evaluation's part of the metrics' budget"
     )
+    calibration: bool = Field(
+        default=False,
+        exclude_if=is_off,  # younger than approved studies: see `is_empty`
+        description="the last evaluation also releases how far outcomes lie from their intervals",
+    )
+    calibration_share: float = Field(
+        default=CALIBRATION_SHARE,
+        gt=0,
+        lt=1,
+        exclude_if=lambda share: share == CALIBRATION_SHARE,  # likewise
+        description="calibration's part of the last evaluation's budget",
+    )
+
+    @model_validator(mode="after")
+    def _shared_for_something(self) -> Self:
+        if not self.calibration and self.calibration_share != CALIBRATION_SHARE:
+            raise ValueError(
+                "calibration_share is set, but calibration is off: add calibration = true, or "
+                "remove it"
+            )
+        return self
 
 
 class ScheduleSection(StrictModel):
@@ -324,6 +347,11 @@ class Study(StrictModel):
                 f"{self.rounds} rounds: use {self.rounds} or fewer"
             )
         self._check_error_bound()
+        if self.metrics.calibration and self.target.kind in ("binary", "survival"):
+            raise ValueError(
+                f"metrics.calibration is true, but a {self.target.kind} outcome has no interval to "
+                "calibrate: remove it"
+            )
         return self
 
     def _check_training(self) -> None:
@@ -419,6 +447,14 @@ class Study(StrictModel):
     def metrics_are_private(self) -> bool:
         """Whether released metrics carry noise and count in the privacy account."""
         return self.privacy.mode != "none" and self.metrics.mode == "private"
+
+    def metric_weight(self, *, final: bool) -> float:
+        """What metrics are multiplied by in an evaluation's sums: below 1 beside a calibration.
+
+        The sums' sensitivity is 1 in any case, so that the account is the same.
+        """
+        beside = final and self.metrics.calibration
+        return sqrt(1 - self.metrics.calibration_share) if beside else 1.0
 
     @property
     def opens_exact_sums(self) -> bool:

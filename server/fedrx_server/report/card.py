@@ -2,18 +2,24 @@
 
 from datetime import UTC, datetime
 
-from fedrx_models.card import ModelCard
+from fedrx_models.card import Calibration, ModelCard
 from fedrx_protocol.study.study import Study
 from fedrx_server.report.data import PrivacyStatement
 
 
-def model_card(study: Study, privacy: PrivacyStatement, sites: int) -> ModelCard:
+def model_card(
+    study: Study,
+    privacy: PrivacyStatement,
+    sites: int,
+    calibration: Calibration | None = None,
+) -> ModelCard:
     """Make the card of a model that `sites` hospitals, or simulated ones, have trained today.
 
     Args:
         study: what they trained.
         privacy: what was spent.
         sites: how many they are.
+        calibration: of the model's intervals, where the study asks for it.
     """
     return ModelCard(
         study=study.name,
@@ -23,4 +29,5 @@ def model_card(study: Study, privacy: PrivacyStatement, sites: int) -> ModelCard
         epsilon=privacy.epsilon if privacy.bounded else None,
         delta=privacy.delta if privacy.bounded else None,
         sites=sites,
+        calibration=calibration,
     )

@@ -188,6 +188,38 @@ class BlockCurve:
 
 
 @dataclass(frozen=True)
+class Held:
+    """Share of outcomes that intervals held, 0..1; None where it is not known.
+
+    Args:
+        name: of an outcome, or of a site in a simulation.
+        plain: by the model's own intervals.
+        calibrated: by the calibrated ones.
+        patients: how many it rests on; None where it is not known.
+    """
+
+    name: str
+    plain: float | None
+    calibrated: float | None
+    patients: int | None = None
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """How a model's intervals were calibrated.
+
+    Args:
+        in_words: what they rest on.
+        released: by outcome, as a coordinator sees it.
+        exact: by site, all of them together first; a simulation only.
+    """
+
+    in_words: str
+    released: Sequence[Held]
+    exact: Sequence[Held] = ()
+
+
+@dataclass(frozen=True)
 class EpsilonCurve:
     """Privacy spent by round, at the promise's delta."""
 
@@ -246,6 +278,7 @@ class ReportData:
         groups: errors by dose group.
         forecast: courses, bands and errors by horizon; a simulated forecast only.
         blocks: the headline as blocks are dropped; a simulated study with blocks only.
+        intervals: how they were calibrated; a study with `metrics.calibration` only.
         epsilon_curve: privacy by round.
         cost: time and bytes.
         details: further lines for the last section, (name, value).
@@ -271,6 +304,7 @@ class ReportData:
     groups: DoseGroups | None = None
     forecast: ForecastPictures | None = None
     blocks: BlockCurve | None = None
+    intervals: Intervals | None = None
     epsilon_curve: EpsilonCurve | None = None
     cost: RunCost | None = None
     details: Sequence[tuple[str, str]] = field(default=())

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from fedrx_models.card import Calibration
 from fedrx_models.metrics.registry import measures_of
 from fedrx_models.pharmacogenomic.published import (
     FIXED_ACCURACY,
@@ -17,7 +18,10 @@ from fedrx_protocol.privacy.events import Release
 from fedrx_protocol.privacy.figures import readable
 from fedrx_protocol.study.schema import Target
 from fedrx_protocol.study.study import Study
+from fedrx_server.report.card import model_card
 from fedrx_server.report.data import (
+    Held,
+    Intervals,
     LearningCurve,
     PrivacyStatement,
     ReportData,
@@ -78,6 +82,35 @@ def model_details(study: Study) -> list[tuple[str, str]]:
 def last_metrics(rounds: Sequence[RoundRecord]) -> Mapping[str, float]:
     """The metrics that were released last; empty before the first."""
     return next((record.metrics for record in reversed(rounds) if record.metrics), {})
+
+
+def last_calibration(rounds: Sequence[RoundRecord]) -> Calibration | None:
+    """What the last evaluation released of the model's intervals; None where it did not."""
+    released = rounds[-1].calibration if rounds else None
+    return None if released is None else Calibration.model_validate(released)
+
+
+def intervals(
+    study: Study,
+    privacy: PrivacyStatement,
+    calibration: Calibration | None,
+    exact: Sequence[Held] = (),
+) -> Intervals | None:
+    """Say how a model's intervals were calibrated; None where they were not.
+
+    Args:
+        study: what was trained.
+        privacy: what was spent.
+        calibration: what the last evaluation released.
+        exact: what they hold by site, where a simulation knows it.
+    """
+    if calibration is None:
+        return None
+    return Intervals(
+        in_words=model_card(study, privacy, 0, calibration).intervals,
+        released=[Held(one.of, one.plain, one.covered) for one in calibration.outcomes],
+        exact=exact,
+    )
 
 
 def reported_row(reported: Mapping[str, float]) -> ResultRow | None:
@@ -154,6 +187,7 @@ def run_report(view: RunView, privacy: PrivacyStatement) -> ReportData:
         outcome=under_way,
         rows=rows,
         reported=reported_row(reported),
+        intervals=intervals(study, privacy, last_calibration(view.rounds)),
         privacy=privacy,
         consortium=[(entry.site, entry.name) for entry in roster.sites],
         curve=reported_curve(view.rounds, study.target),
@@ -179,6 +213,7 @@ def run_result(view: RunView, privacy: PrivacyStatement) -> dict[str, Any]:
         "run_id": view.run_id,
         "finished": view.finished,
         "reported": readable(last_metrics(view.rounds), headline.key, headline.tells),
+        "calibration": view.rounds[-1].calibration if view.rounds else None,
         "privacy": privacy.to_json(),
         "rounds": len(view.rounds),
         "rounds_planned": view.study.final_round,

@@ -1,13 +1,13 @@
 """A report's page: the words and numbers that its template shows."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
 from fedrx_protocol.privacy.figures import HIDDEN, Figure
 from fedrx_server.report import promise, text
-from fedrx_server.report.data import ReportData, ResultRow
+from fedrx_server.report.data import Held, Intervals, ReportData, ResultRow
 from fedrx_server.report.figures import all_figures, block_figures, dropouts_by_round
 from fedrx_server.report.forecast_figures import course_figures, summary_figures
 from fedrx_server.report.plotting import NamedFigure
@@ -24,6 +24,10 @@ _TILES = {
     "ratio": "",
     "coverage": "",
 }
+_INTERVAL_NOTE = (
+    "By site it is exact, because a simulation owns its patients. One width covers all patients "
+    "together, not those of each site alone; the smaller the site, the more chance decides."
+)
 _DROPOUTS = "Secure aggregation opens a sum only where enough sites are left."
 
 
@@ -54,6 +58,8 @@ def page(data: ReportData) -> str:
         tiles=_tiles(data),
         table=_table(data),
         results_note=_results_note(data),
+        interval_tables=_interval_tables(data.intervals),
+        interval_note=_INTERVAL_NOTE if data.intervals and data.intervals.exact else "",
         plots=plots,
         courses=_plots(course_figures(forecast)),
         courses_in_words=text.courses_in_words(invented=forecast.invented) if forecast else "",
@@ -135,6 +141,27 @@ def _table(data: ReportData) -> list[tuple[ResultRow, str, list[tuple[str, str]]
                 cells.append((f"{figure.shown:.{measure.digits}f}", interval))
         lines.append((row, f"{width:.1f}", cells))
     return lines
+
+
+def _interval_tables(
+    found: Intervals | None,
+) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+    """Give heading and lines of the exact coverage by site, if it is known, and of the released."""
+
+    def percent(share: float | None) -> str:
+        return "–" if share is None else f"{100 * share:.1f}"
+
+    def lines(rows: Sequence[Held]) -> list[tuple[str, list[str]]]:
+        counts = [[] if row.patients is None else [f"{row.patients:,}"] for row in rows]
+        return [
+            (row.name, [*count, percent(row.plain), percent(row.calibrated)])
+            for row, count in zip(rows, counts, strict=True)
+        ]
+
+    if found is None:
+        return []
+    exact = [("Site, exact", lines(found.exact))] if found.exact else []
+    return [*exact, ("Outcome, as reported", lines(found.released))]
 
 
 def _results_note(data: ReportData) -> str:

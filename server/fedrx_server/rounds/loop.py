@@ -12,7 +12,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrx_models.metrics.registry import Metrics, metric_plan
+from fedrx_models.card import Calibration
+from fedrx_models.evaluation import evaluation_plan
+from fedrx_models.metrics.base import Metrics
 from fedrx_protocol.messages.secure_aggregation import RoundRequest
 from fedrx_protocol.messages.weights import model_bytes, model_digest
 from fedrx_protocol.secagg.blame import most_liars
@@ -93,7 +95,7 @@ class StudyRun:
             began = time.monotonic()
             up, down = self._traffic.up, self._traffic.down
             opened = self._finish_pending() or self._attempts()
-            metrics = self._apply(opened)
+            metrics, calibration = self._apply(opened)
             record = RoundRecord(
                 round=self._round,
                 attempt=opened.plan.attempt,
@@ -104,6 +106,7 @@ class StudyRun:
                 bytes_up=self._traffic.up - up,
                 bytes_down=self._traffic.down - down,
                 seconds=time.monotonic() - began,
+                calibration=None if calibration is None else calibration.model_dump(mode="json"),
             )
             self._folder.save_round(record, self.weights, self._optimizer.state())
             self._observer(record)
@@ -190,8 +193,8 @@ class StudyRun:
         for site, why in self._folder.left_out.items():
             logger.warning("%d.%d: %s is left out: %s", ended.round, ended.attempt, site, why)
 
-    def _apply(self, opened: OpenedSum) -> Metrics | None:
-        """Step the optimizer on an opened sum and read its metrics."""
+    def _apply(self, opened: OpenedSum) -> tuple[Metrics | None, Calibration | None]:
+        """Step the optimizer on an opened sum, and read its metrics and its calibration."""
         sums = opened.plan.layout.decode(opened.total)
         if "training" in sums:
             survivors, total = opened.survivors, sums["training"]
@@ -209,10 +212,10 @@ class StudyRun:
             everywhere[self._trained] = direction
             self._optimizer.step(everywhere, self._round)
         if "metrics" not in sums:
-            return None
-        part = opened.plan.by_name["metrics"]
-        agreed = metric_plan(self._study, final=self._round == self._study.final_round)
-        return agreed.from_state(sums["metrics"], noise_sd=part.noise_sd(opened.survivors) or None)
+            return None, None
+        noise_sd = opened.plan.by_name["metrics"].noise_sd(opened.survivors)
+        agreed = evaluation_plan(self._study, final=self._round == self._study.final_round)
+        return agreed.read(sums["metrics"], noise_sd)
 
     @property
     def _charged(self) -> bool:

@@ -37,6 +37,8 @@ class RoundRecord:
         bytes_up: from the sites to the coordinator.
         bytes_down: from the coordinator to the sites.
         seconds: wall time.
+        calibration: what the round released of the model's intervals, see `card.Calibration`; None
+            if it released nothing of them.
     """
 
     round: int
@@ -48,6 +50,7 @@ class RoundRecord:
     bytes_up: int
     bytes_down: int
     seconds: float
+    calibration: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.round < 1 or self.attempt < 0:
@@ -60,7 +63,10 @@ class RoundRecord:
 
     def to_json(self) -> str:
         """One line of canonical JSON."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        values = asdict(self)
+        if self.calibration is None:
+            del values["calibration"]
+        return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, line: bytes | str, source: str) -> "RoundRecord":

@@ -29,7 +29,7 @@ from fedrx_protocol.trust.roster import SignedRoster
 from fedrx_server.consortium.files import ConsortiumFiles, ConsortiumInfo
 from fedrx_server.gateway.control import SuperLinkAddress, list_sites
 from fedrx_server.report.card import model_card
-from fedrx_server.report.from_run import run_privacy, run_report, run_result
+from fedrx_server.report.from_run import last_calibration, run_privacy, run_report, run_result
 from fedrx_server.report.privacy import planned_releases, spent_at_most
 from fedrx_server.report.write import write_report
 from fedrx_server.rounds.admission import Offers
@@ -164,7 +164,8 @@ class Worker:
         set_vector(model, checkpoint.weights)
         view = RunView.read(self._run.path)
         privacy = run_privacy(view)
-        card = model_card(study, privacy, len(self._roster.sites))
+        calibration = last_calibration(view.rounds)
+        card = model_card(study, privacy, len(self._roster.sites), calibration)
         save_model(self._run.path / MODEL_FILE, model, study.digest, card)
         write_report(self._run.report_path, run_report(view, privacy))
         self._run.write_result(run_result(view, privacy))

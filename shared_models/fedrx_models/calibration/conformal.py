@@ -70,6 +70,15 @@ class ScoreGrid:
         return cls((*(round(edge, 6) for edge in fine), 3.0, 5.0), units)
 
     @classmethod
+    def of_study(cls, units: int = 1) -> "ScoreGrid":
+        """Build the grid of a study, where a histogram shares its budget with metrics.
+
+        It has an edge at 1, the model's own band. A radius is tested by the sum of all bins beyond
+        it, whose noise grows with their number: hence steps of 8 %, and few bins far away.
+        """
+        return cls((0.5, 0.65, 0.75, 0.85, 0.92, 1.0, 1.08, 1.17, 1.27, 1.4, 1.7, 2.2), units)
+
+    @classmethod
     def of_signed(cls, units: int = 1) -> "ScoreGrid":
         """Build the usual grid for signed distances, fine in both tails."""
         ends = [round(0.1 * i, 6) for i in range(1, 41)]
@@ -93,18 +102,18 @@ class ScoreGrid:
                 numbers can. A score that is not a number falls into the last bin, as nothing is
                 known of it; a patient without scores adds nothing.
         """
-        found = np.zeros((len(scores), self.bins), dtype=np.int64)
-        for row, own in zip(found, scores, strict=True):
-            if not len(own):
-                continue
-            values = np.where(np.isnan(own), np.inf, own)
-            shares = np.bincount(np.searchsorted(self.edges, values), minlength=self.bins)
-            exact = shares * (self.units / len(own))
-            row[:] = np.floor(exact)
-            left = self.units - int(row.sum())
+        lengths = np.array([len(own) for own in scores], dtype=np.int64)
+        values = np.concatenate([np.zeros(0), *scores])
+        places = np.searchsorted(self.edges, np.where(np.isnan(values), np.inf, values))
+        shares = np.zeros((len(scores), self.bins))
+        np.add.at(shares, (np.repeat(np.arange(len(scores)), lengths), places), 1.0)
+        exact = shares * (self.units / np.maximum(lengths, 1)[:, None])
+        found = np.floor(exact).astype(np.int64)
+        left = np.where(lengths > 0, self.units - found.sum(axis=1), 0)
+        for i in np.flatnonzero(left):
             # Largest remainders first; of equal ones the larger score, which errs to the safe side.
-            order = np.lexsort((-np.arange(self.bins), -(exact - row)))
-            row[order[:left]] += 1
+            order = np.lexsort((-np.arange(self.bins), found[i] - exact[i]))
+            found[i, order[: left[i]]] += 1
         return found
 
     def total(self, scores: Sequence[Floats]) -> Counts:
@@ -203,6 +212,14 @@ class ScoreTotals:
             value = edge
         certain = confidence if sd > 0 else 1.0
         return Radius(value, level, self.patients, self.noise_sd, certain)
+
+    def share_within(self, radius: float) -> float | None:
+        """Estimate the share of scores up to an edge, in [0, 1]; `None` if no patient is left."""
+        total = float(self.counts.sum())
+        if total <= 0:
+            return None
+        inside = self.counts[: int(np.searchsorted(self.grid.edges, radius)) + 1]
+        return min(max(float(inside.sum()) / total, 0.0), 1.0)
 
     def upper_tail(self, scores: Floats, confidence: float = 0.95) -> Floats:
         """Bound the chance that a score without change is at least as large, `(n,)` in (0, 1].

@@ -30,7 +30,7 @@ from fedrx_models.cohort.visits import (
     normalise_marker,
     restore_marker,
 )
-from fedrx_models.contract import Forecast, PatientModel, Prediction
+from fedrx_models.contract import AnyPrediction, Forecast, PatientModel, Prediction
 from fedrx_protocol.study.schema import ContinuousTarget, FeatureSchema, PanelTarget
 
 Floats = NDArray[np.float64]
@@ -76,17 +76,35 @@ def scores_by_outcome(model: PatientModel, cohort: Cohort) -> dict[str, tuple[Fl
         DataError: the cohort was read for another schema.
         MisuseError: the outcome has no interval.
     """
-    bands, target = bands_of(model, cohort), model.schema.target
+    predicted = model.predict(encode(cohort, model.schema))
+    return scores_of(model.schema, predicted, cohort.target)
+
+
+def scores_of(
+    schema: FeatureSchema, predicted: AnyPrediction, outcomes: Floats
+) -> dict[str, tuple[Floats, ...]]:
+    """Score predictions of a cohort; see `scores_by_outcome`.
+
+    Args:
+        schema: the study's.
+        predicted: what a model says of each patient.
+        outcomes: the cohort's `target`.
+
+    Raises:
+        MisuseError: the outcome has no interval.
+    """
+    bands, target = bands_of_predictions(schema, predicted), schema.target
     if isinstance(target, ContinuousTarget | PanelTarget):
-        actual = _normalised(target, cohort.target)
-        scores = bands.scores(actual).reshape(len(cohort), -1)
-        known = ~np.isnan(actual).reshape(len(cohort), -1)
+        actual = _normalised(target, outcomes)
+        columns = 1 if isinstance(target, ContinuousTarget) else len(target.drugs)
+        scores = bands.scores(actual).reshape(len(outcomes), columns)
+        known = ~np.isnan(actual).reshape(len(outcomes), columns)
         rows = tuple(row[there] for row, there in zip(scores, known, strict=True))
         return {target.name: rows}
     found = {}
-    for m, marker in enumerate(model.schema.forecast_markers):
-        for h, horizon in enumerate(forecast_target(model.schema).horizons):
-            actual = normalise_marker(marker, cohort.target[:, :, h, m, 0])
+    for m, marker in enumerate(schema.forecast_markers):
+        for h, horizon in enumerate(forecast_target(schema).horizons):
+            actual = normalise_marker(marker, outcomes[:, :, h, m, 0])
             one = Bands(*(part[:, :, h, m] for part in (bands.middle, bands.below, bands.above)))
             by_visit = one.scores(actual)
             name = pair_name(marker.name, horizon.at)
@@ -107,7 +125,18 @@ def interval(
     Raises:
         MisuseError: a radius is missing, levels differ, or the outcome has no interval.
     """
-    target, bands = model.schema.target, bands_of(model, cohort)
+    return widened(model.schema, model.predict(encode(cohort, model.schema)), radii)
+
+
+def widened(
+    schema: FeatureSchema, predicted: AnyPrediction, radii: Mapping[str, Radius]
+) -> Prediction | Forecast:
+    """Give predictions bands of calibrated width; see `interval`.
+
+    Raises:
+        MisuseError: a radius is missing, levels differ, or the outcome has no interval.
+    """
+    target, bands = schema.target, bands_of_predictions(schema, predicted)
     levels = {radius.level for radius in radii.values()}
     if len(levels) != 1:
         raise MisuseError("an interval needs radii of one level.")
@@ -125,8 +154,8 @@ def interval(
             mean, lower, upper = (restore_target(target, end) for end in ends)
         return Prediction(mean, lower, upper, level)
     found = np.empty((*bands.middle.shape, 3))
-    for m, marker in enumerate(model.schema.forecast_markers):
-        for h, horizon in enumerate(forecast_target(model.schema).horizons):
+    for m, marker in enumerate(schema.forecast_markers):
+        for h, horizon in enumerate(forecast_target(schema).horizons):
             radius = _of(radii, pair_name(marker.name, horizon.at)).value
             middle = bands.middle[:, :, h, m]
             found[:, :, h, m, 0] = restore_marker(marker, middle)
@@ -142,7 +171,16 @@ def bands_of(model: PatientModel, cohort: Cohort) -> Bands:
     Raises:
         MisuseError: the outcome is a probability or a curve, which has no band of its own.
     """
-    target, predicted = model.schema.target, model.predict(encode(cohort, model.schema))
+    return bands_of_predictions(model.schema, model.predict(encode(cohort, model.schema)))
+
+
+def bands_of_predictions(schema: FeatureSchema, predicted: AnyPrediction) -> Bands:
+    """Bring predictions to the scale that models are trained on; see `bands_of`.
+
+    Raises:
+        MisuseError: the outcome is a probability or a curve, which has no band of its own.
+    """
+    target = schema.target
     if isinstance(predicted, Prediction) and isinstance(target, ContinuousTarget | PanelTarget):
         ends = predicted.mean, predicted.lower, predicted.upper
         middle, lower, upper = (_normalised(target, end) for end in ends)
@@ -151,7 +189,7 @@ def bands_of(model: PatientModel, cohort: Cohort) -> Bands:
         return Bands(middle, reach, reach)
     if isinstance(predicted, Forecast):
         parts = np.empty(predicted.mean.shape)
-        for m, marker in enumerate(model.schema.forecast_markers):
+        for m, marker in enumerate(schema.forecast_markers):
             parts[:, :, :, m] = normalise_marker(marker, predicted.mean[:, :, :, m])
         middle, lower, upper = (parts[..., i] for i in range(3))
         below, above = np.maximum(middle - lower, _THINNEST), np.maximum(upper - middle, _THINNEST)

@@ -171,8 +171,14 @@ class Game:
 
 
 def in_double(model: PatientModel) -> PatientModel:
-    """Copy a model in double precision, so that attributions add up; it is not trained on."""
-    found = copy.deepcopy(model).double().eval()
+    """Copy a model in double precision, so that attributions add up; it is not trained on.
+
+    Such a copy is returned as it is: a server makes one, and explains by it again and again.
+    """
+    if not any(p.requires_grad or p.dtype != torch.float64 for p in model.parameters()):
+        return model.eval()
+    shared = {id(part): part for part in (model.schema, model.config)}  # nothing changes them
+    found = copy.deepcopy(model, shared).double().eval()
     for parameter in found.parameters():
         parameter.requires_grad = False
     return found

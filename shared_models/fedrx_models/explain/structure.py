@@ -58,6 +58,17 @@ class EdgeEffect:
         return float(np.abs(self.effects).mean()) if len(self.effects) else 0.0
 
 
+def has_attention(model: PatientModel) -> bool:
+    """Check whether `attention_of` can read a model."""
+    network = getattr(model, "network", None)
+    return isinstance(network, GenomicTransformerNetwork | TransformerNetwork)
+
+
+def has_graph(model: PatientModel) -> bool:
+    """Check whether `edges_of` can try a model's edges."""
+    return model.schema.graph is not None and _messages(model) is not None
+
+
 def attention_of(model: PatientModel, batch: PatientBatch) -> AttentionShares:
     """Read a transformer's attention.
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from fedrx_models.cohort.batch import PatientBatch
+from fedrx_models.contract import UNDER_NOISE
 from fedrx_models.flux.forecaster import Forecaster
 from fedrx_models.flux.parts import WayOut
 from fedrx_models.flux.summaries import VisitSummaries
@@ -24,8 +25,18 @@ class LstmConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    size: int = Field(default=16, ge=1, le=512, description="values of the state")
-    linear_path: bool = Field(default=True, description="a linear model of all summaries beside it")
+    size: int = Field(
+        default=16,
+        ge=1,
+        le=512,
+        description="values of the state",
+        json_schema_extra={UNDER_NOISE: 8},
+    )
+    linear_path: bool = Field(
+        default=True,
+        description="a linear model of all summaries beside it",
+        json_schema_extra={UNDER_NOISE: False},
+    )
 
 
 class SteppedLstm(nn.Module):

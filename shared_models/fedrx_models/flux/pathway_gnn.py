@@ -15,6 +15,7 @@ from fedrx_common.errors import StudyError
 from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.encoding import output_count
 from fedrx_models.cohort.visits import QUANTILES, VisitColumns
+from fedrx_models.contract import UNDER_NOISE
 from fedrx_models.flux.forecaster import Forecaster
 from fedrx_models.flux.parts import NodeLinear, by_visit
 from fedrx_models.flux.summaries import VisitSummaries
@@ -27,7 +28,13 @@ class PathwayGnnConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    size: int = Field(default=12, ge=1, le=256, description="values of a marker's node")
+    size: int = Field(
+        default=12,
+        ge=1,
+        le=256,
+        description="values of a marker's node",
+        json_schema_extra={UNDER_NOISE: 4},
+    )
     layers: int = Field(default=2, ge=1, le=8, description="edges that a message can travel")
 
 

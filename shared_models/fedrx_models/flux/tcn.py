@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from fedrx_models.cohort.batch import PatientBatch
+from fedrx_models.contract import UNDER_NOISE
 from fedrx_models.flux.forecaster import Forecaster
 from fedrx_models.flux.parts import WayOut
 from fedrx_models.flux.summaries import VisitSummaries
@@ -22,10 +23,20 @@ class TcnConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    channels: int = Field(default=16, ge=1, le=512, description="values of a visit's state")
+    channels: int = Field(
+        default=16,
+        ge=1,
+        le=512,
+        description="values of a visit's state",
+        json_schema_extra={UNDER_NOISE: 8},
+    )
     layers: int = Field(default=2, ge=1, le=10, description="each looks twice as far back")
     width: int = Field(default=3, ge=2, le=9, description="visits that a convolution joins")
-    linear_path: bool = Field(default=True, description="a linear model of all summaries beside it")
+    linear_path: bool = Field(
+        default=True,
+        description="a linear model of all summaries beside it",
+        json_schema_extra={UNDER_NOISE: False},
+    )
 
 
 class CausalConvolution(nn.Module):

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.visits import VisitColumns, forecast_target
-from fedrx_models.contract import Floats
+from fedrx_models.contract import UNDER_NOISE, Floats
 from fedrx_models.flux.forecaster import Forecaster
 from fedrx_models.flux.parts import WayOut
 from fedrx_models.flux.summaries import VisitSummaries
@@ -31,12 +31,26 @@ class TransformerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     size: int = Field(
-        default=48, ge=1, le=512, description="values of a visit's state; a multiple of heads"
+        default=48,
+        ge=1,
+        le=512,
+        description="values of a visit's state; a multiple of heads",
+        json_schema_extra={UNDER_NOISE: 8},
     )
     heads: int = Field(default=4, ge=1, le=32, description="attention heads")
     layers: int = Field(default=1, ge=1, le=12, description="attention layers")
-    feed_forward: int = Field(default=64, ge=1, le=4096, description="width between two layers")
-    linear_path: bool = Field(default=True, description="a linear model of all summaries beside it")
+    feed_forward: int = Field(
+        default=64,
+        ge=1,
+        le=4096,
+        description="width between two layers",
+        json_schema_extra={UNDER_NOISE: 16},
+    )
+    linear_path: bool = Field(
+        default=True,
+        description="a linear model of all summaries beside it",
+        json_schema_extra={UNDER_NOISE: False},
+    )
 
     @model_validator(mode="after")
     def _divides(self) -> Self:

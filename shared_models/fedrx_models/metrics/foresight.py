@@ -38,6 +38,7 @@ def expected_headline(study: Study, patients: float, noise_sd: float, *, final: 
     """
     plan = metric_plan(study, final=final)
     state = plan.state(*_invented(study.feature_schema)) * patients / _INVENTED
+    noise_sd /= study.metric_weight(final=final)
     metrics = plan.from_state(state, noise_sd=noise_sd or None)
     return measures_of(study.target)[0].figure(metrics.flat())
 

@@ -17,7 +17,7 @@ from torch import nn
 from fedrx_common.errors import StudyError
 from fedrx_models.cohort.batch import PatientBatch
 from fedrx_models.cohort.encoding import columns_by_feature, flat_inputs, flat_width, outcome_count
-from fedrx_models.contract import AnyPrediction, PatientModel
+from fedrx_models.contract import UNDER_NOISE, AnyPrediction, PatientModel
 from fedrx_models.heads import OutcomeHead
 from fedrx_models.layers import drawn_linear, zero_linear
 from fedrx_models.pharmacogenomic.drug_relations import descriptors, different, relations
@@ -36,9 +36,21 @@ class DrugGeneGnnConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    size: int = Field(default=8, ge=1, le=256, description="values of a gene's node")
+    size: int = Field(
+        default=8,
+        ge=1,
+        le=256,
+        description="values of a gene's node",
+        json_schema_extra={UNDER_NOISE: 2},
+    )
     layers: int = Field(default=2, ge=1, le=8, description="steps that a message can travel")
-    hidden: int = Field(default=64, ge=1, le=4096, description="width of the patient's summary")
+    hidden: int = Field(
+        default=64,
+        ge=1,
+        le=4096,
+        description="width of the patient's summary",
+        json_schema_extra={UNDER_NOISE: 8},
+    )
     known_responses: bool = Field(
         default=False,
         description="predict a drug also from the patient's known responses to other drugs",

@@ -166,7 +166,7 @@ class MultiomicsVae(PatientModel):
 
     def _posterior(self, batch: PatientBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute mean and log-variance, `(B, latent)`: the prior times each block's estimate."""
-        precision = batch.omics.new_ones(len(batch), self.settings.latent)
+        precision = batch.omics.new_ones(batch.omics.shape[0], self.settings.latent)
         weighted = torch.zeros_like(precision)
         for i, (place, encoder) in enumerate(zip(self.places, self.encoders, strict=True)):
             values = batch.omics[:, place].clamp(-_LARGEST_VALUE, _LARGEST_VALUE)

@@ -6,6 +6,7 @@ looks abnormal is measured more often, as in a hospital: what is missing says so
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,6 +38,8 @@ from fedrx_simulation.cohorts.genomic import draw_feature
 
 Floats = NDArray[np.float64]
 Steps = NDArray[np.int64]
+Regimen = Callable[[Steps, Floats], Floats]
+"""From visits' steps `(n, T)` and what is given `(n, T, A)` to what is given instead."""
 
 _GAPS, _GAP_CHANCES = (1, 2, 3), (0.6, 0.25, 0.15)  # in steps of the grid
 _FEWEST_VISITS = 4
@@ -93,14 +96,25 @@ class FluxCohorts:
         return Dynamics(step=step, coupling=self.coupling, therapy=self.therapy)
 
 
-def generate_flux(knobs: FluxCohorts) -> dict[str, Cohort]:
-    """Draw all sites, by name, in order."""
+def generate_flux(knobs: FluxCohorts, regimen: Regimen | None = None) -> dict[str, Cohort]:
+    """Draw all sites, by name, in order.
+
+    Args:
+        knobs: how.
+        regimen: what is given instead, as in a counterfactual: chance falls as without it, so
+            that patients differ only by what they are given.
+    """
     return draw_sites(
-        partial(_draw_site, knobs), sites=knobs.sites, patients=knobs.patients, seed=knobs.seed
+        partial(_draw_site, knobs, regimen),
+        sites=knobs.sites,
+        patients=knobs.patients,
+        seed=knobs.seed,
     )
 
 
-def _draw_site(knobs: FluxCohorts, rng: Generator, name: str, size: int) -> Cohort:
+def _draw_site(
+    knobs: FluxCohorts, regimen: Regimen | None, rng: Generator, name: str, size: int
+) -> Cohort:
     """Draw one site: when visits are, what is given, how markers move, what of it is measured."""
     schema = knobs.schema
     values = {feature.name: draw_feature(rng, feature, size) for feature in schema.features}
@@ -112,6 +126,7 @@ def _draw_site(knobs: FluxCohorts, rng: Generator, name: str, size: int) -> Coho
         start, amounts = draw_treatment(rng, treatment, *steps.shape)
         begun = np.arange(steps.shape[1])[None, :] >= start[:, None]
         given[:, :, a] = np.where(begun, amounts, 0.0)
+    given = given if regimen is None else regimen(steps, given)
     true = _true(rng, knobs, given, steps)
     visits = np.full((*steps.shape, visit_width(schema)), np.nan)
     visits[:, :, TIME] = _times(rng, schema, steps, episodes)

@@ -26,6 +26,7 @@ from fedrx_protocol.study.schema import ContinuousTarget, ForecastTarget
 from fedrx_server.report.data import (
     DoseGroups,
     GroupErrors,
+    Held,
     LearningCurve,
     Predictions,
     ReportData,
@@ -34,6 +35,8 @@ from fedrx_server.report.data import (
 )
 from fedrx_server.report.from_run import (
     heading,
+    intervals,
+    last_calibration,
     model_details,
     reported_curve,
     reported_row,
@@ -42,10 +45,13 @@ from fedrx_server.report.from_run import (
 from fedrx_server.report.privacy import epsilon_curve, privacy_statement
 from fedrx_server.runs.folder import RunFolder
 from fedrx_simulation.evaluation.baselines import compute_baselines, personalised, predict
+from fedrx_simulation.evaluation.coverage import Coverage, coverage_by_site
 from fedrx_simulation.evaluation.forecast_examples import forecast_pictures
 from fedrx_simulation.evaluation.missing_blocks import block_curve
 from fedrx_simulation.evaluation.result import SimulationResult
 from fedrx_simulation.federation.setup import EngineSetup
+
+_SITES_SHOWN = 30
 
 _LABELS: Mapping[RowKey, tuple[str, str]] = {
     "pooled": ("Pooled", "all patients in one place, no privacy"),
@@ -92,6 +98,10 @@ def evaluate(
     # The round with the fewest sites has the least noise to spare.
     fewest = min(record.survivors for record in run.rounds)
     privacy = privacy_statement(consortium.plan, ledger, fewest)
+    calibration, coverage = last_calibration(run.rounds), {}
+    if calibration is not None:
+        coverage = coverage_by_site(model, judged.held_out, calibration)
+    tell("writing the report")
     report = _report(run, setup, model, judged)
     seconds, quality = time.monotonic() - began, run.meta["source"].get("quality")
     return SimulationResult(
@@ -106,6 +116,7 @@ def evaluate(
         report=replace(
             report,
             privacy=privacy,
+            intervals=intervals(study, privacy, calibration, _held(coverage)),
             epsilon_curve=epsilon_curve(max(ledger.values(), key=len), study.privacy.delta),
             cost=run_cost(run.rounds, seconds, len(setup.sites)),
         ),
@@ -113,13 +124,26 @@ def evaluate(
         quality=DataQuality(**quality) if quality else None,
         seconds=seconds,
         sites=len(setup.sites),
+        calibration=calibration,
+        coverage=coverage,
     )
+
+
+def _held(coverage: Mapping[str, Coverage]) -> list[Held]:
+    """Give the lines of the report: all patients, and the largest sites."""
+    largest = sorted(coverage, key=lambda site: (site != "", -coverage[site].patients))
+    return [
+        Held(f"Site {site}" if site else "All", one.plain, one.calibrated, one.patients)
+        for site in largest[: 1 + _SITES_SHOWN]
+        for one in [coverage[site]]
+    ]
 
 
 @dataclass(frozen=True, eq=False)
 class _Judged:
     """The held-out patients of all sites, what was predicted of them, and how good that is."""
 
+    held_out: Mapping[str, Cohort]
     everyone: Cohort
     predicted: NDArray[np.float64]
     metrics: Mapping[str, Metrics]
@@ -142,10 +166,11 @@ def _judge(
     if baselines:
         seed = setup.consortium.seed
         first = start_model(run.study, seed, run.start_file)
+        tell("fitting a private head at each site")
         personal = personalised(model, training, held_out)
         metrics["personalised"] = exact_metrics(target, personal, everyone.target)
         metrics |= compute_baselines(first, training, held_out, seed, tell).by_name()
-    return _Judged(everyone, predicted, metrics)
+    return _Judged(held_out, everyone, predicted, metrics)
 
 
 def _report(run: RunFolder, setup: EngineSetup, model: PatientModel, judged: _Judged) -> ReportData:

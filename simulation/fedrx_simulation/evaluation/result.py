@@ -1,14 +1,15 @@
 """What a simulation found: weights, exact and reported metrics, privacy spent, bytes, report."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedrx_client.data.quality.account import DataQuality
+from fedrx_models.card import Calibration
 from fedrx_models.contract import PatientModel
 from fedrx_models.metrics.dose import DoseMetrics
 from fedrx_models.metrics.registry import Metrics, measures_of
@@ -17,6 +18,10 @@ from fedrx_protocol.privacy.figures import Figure, readable
 from fedrx_protocol.study.study import Study
 from fedrx_server.report.data import PrivacyStatement, ReportData
 from fedrx_server.runs.checkpoints import RoundRecord
+from fedrx_simulation.evaluation.coverage import Coverage
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class SimulationResult:
         quality: What happened to the rows of a patient file on their way in; `None` without one.
         seconds: Wall time of this call.
         sites: Number of sites.
+        calibration: What the last evaluation released of the intervals; `None` without it.
+        coverage: Exact share of outcomes inside them, by site; all together under the empty name.
         notes: Sentences on sites that were left out, and on what does not fit the study.
     """
 
@@ -55,6 +62,8 @@ class SimulationResult:
     quality: DataQuality | None
     seconds: float
     sites: int
+    calibration: Calibration | None = None
+    coverage: Mapping[str, Coverage] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -64,6 +73,30 @@ class SimulationResult:
 
         figures = report_figures(self.report)
         return {title.lower().replace(" ", "_"): figure for title, _, figure in figures}
+
+    @property
+    def frames(self) -> "dict[str, pd.DataFrame]":
+        """The result as DataFrames.
+
+        `metrics` has a row for each model (`federated`, `pooled`, ...); `rounds` one for each
+        round, with the metrics that it released; `spent` one for each release of a site.
+        """
+        import pandas as pd  # noqa: PLC0415 - only a notebook needs it
+
+        models = {name: _plain(metrics) for name, metrics in self.metrics.items()}
+        rounds = [{**asdict(one), **(one.metrics or {})} for one in self.rounds]
+        for one in rounds:
+            del one["metrics"], one["calibration"]
+        spent = [
+            {"site": site, **asdict(release)}
+            for site, releases in self.ledger.items()
+            for release in releases
+        ]
+        return {
+            "metrics": pd.DataFrame.from_dict(models, orient="index").rename_axis("model"),
+            "rounds": pd.DataFrame(rounds),
+            "spent": pd.DataFrame(spent),
+        }
 
     @property
     def reported_headline(self) -> Figure:
@@ -92,6 +125,7 @@ class SimulationResult:
             "model": self.study.model.name,
             "metrics": {name: _plain(metrics) for name, metrics in self.metrics.items()},
             "reported": readable(self.reported, headline.key, headline.tells),
+            "calibration": self._calibration(),
             "privacy": self.privacy.to_json(),
             "rounds": self.study.rounds,
             "sites": self.sites,
@@ -102,6 +136,14 @@ class SimulationResult:
             "notes": list(self.notes),
             "data": None if self.quality is None else self.quality.to_dict(),
         }
+
+    def _calibration(self) -> dict[str, Any] | None:
+        if self.calibration is None:
+            return None
+        by_site = {site: asdict(one) for site, one in self.coverage.items()}
+        overall = by_site.pop("", None)
+        released = self.calibration.model_dump(mode="json")
+        return {**released, "exact": overall, "exact_by_site": by_site}
 
 
 def _plain(metrics: Metrics) -> dict[str, Any]:

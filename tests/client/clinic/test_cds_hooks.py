@@ -14,6 +14,7 @@ from spare_ports import free_ports
 
 from fedrx.study_templates import TASKS, template
 from fedrx_client.clinic.service.app import make_app
+from fedrx_client.clinic.service.hooks import HookRequest
 from fedrx_client.clinic.service.services_file import read_services
 from fedrx_client.clinic.service.serving import Desk
 from fedrx_common.errors import FedRxError
@@ -67,7 +68,7 @@ def recorded():
 def serving(folder, recorded):
     """A real server on loopback, and a real HTTP client."""
     desk = Desk(
-        read_services(folder / "services.toml"),
+        read_services(folder / "services.toml").services,
         lambda kind, reason, study: recorded.append((kind, reason, study)),
     )
     (port,) = free_ports(1)
@@ -239,7 +240,7 @@ def test_bodies_that_are_no_question_are_refused(client):
 
 
 def test_a_withdrawn_model_answers_nobody(folder, recorded):
-    served = read_services(folder / "services.toml")["dose-at-a-glance"]
+    served = read_services(folder / "services.toml").services["dose-at-a-glance"]
     gone = change_card(served.model.path, withdrawn="its reference was wrong")
     try:
         with serving(folder, recorded) as other:
@@ -261,6 +262,9 @@ def test_a_withdrawn_model_answers_nobody(folder, recorded):
         (SERVICES.replace("record.toml", "none.toml"), "no such mapping file"),
         (SERVICES.replace("dose-signed", "dose-of-an-order"), "stands twice"),
         (SERVICES.replace('["warfarin"]', '["rat poison"]'), "neither a value set"),
+        (f'{SERVICES}guideline = "aspirin"\n', "dose-signed.*there is no guideline 'aspirin'"),
+        (f'{SERVICES}guideline = "clopidogrel"\n', "dose-signed.*needs CYP2C19"),
+        (f'{SERVICES}guideline = "warfarin"\ndisagreement = 0\n', "disagreement"),
         ("[", "cannot be read"),
     ],
 )
@@ -270,3 +274,17 @@ def test_a_file_of_services_that_cannot_be_used_is_one_sentence(folder, text, to
         read_services(folder / "bad.toml")
     with pytest.raises(FedRxError, match="no such file of services"):
         read_services(folder / "nowhere.toml")
+
+
+def test_a_card_says_first_that_the_model_differs_from_the_guideline(folder):
+    fixed = published_model("fixed", STUDY.feature_schema)
+    save_model(folder / "fixed.safetensors", fixed, STUDY.digest, None)
+    head = SERVICES.split("[[service]]")[1].replace("iwpc", "fixed")
+    (folder / "guided.toml").write_text(f'[[service]]{head}guideline = "warfarin"\n')
+    desk = Desk(read_services(folder / "guided.toml"), lambda *_: None)
+    (served,) = desk.services.values()
+    (card,) = desk.answer(served, HookRequest.model_validate(question()), "a client")
+    assert card["summary"].startswith("Differs from the guideline")
+    assert card["detail"].startswith("The model's 35 mg/week is")
+    assert "FDA label" in card["detail"]
+    assert card["indicator"] == "warning"

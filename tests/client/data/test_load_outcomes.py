@@ -234,7 +234,7 @@ def test_what_is_wrong_in_an_outcome_is_named(folder, kind, old, new, words):
     [
         ("binary", 'column = "tox"\n', "", "key 'target.column' is missing; a binary outcome"),
         ("survival", 'event = "died"', "", "key 'target.event' is missing; a survival outcome"),
-        ("survival", 'unit = "months"', 'unit = "days"', "'target.unit' is 'days', which cannot"),
+        ("survival", 'unit = "months"', 'unit = "kg"', "'target.unit' is 'kg', which cannot"),
         ("panel", "erlotinib =", "aspirin =", "'target.columns' names 'aspirin', which is not a"),
         ("binary", '"log2(TPM+1)"', '"TPM"', "'blocks.expression.unit' is 'TPM', which cannot"),
         (

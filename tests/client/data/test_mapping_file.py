@@ -119,3 +119,11 @@ def test_units_that_do_not_measure_the_same_are_not_converted():
     assert conversion("kg", "cm") is None
     assert "lb" in convertible_to("kg")
     assert "lb" not in convertible_to("cm")
+
+
+def test_the_name_of_the_file_is_no_key_of_it():
+    with pytest.raises(
+        DataError, match=r"m\.toml: unknown key 'source'.*; allowed: table, "
+    ) as one:
+        TableMapping.parse('source = "x"\n[table]\npatient = "id"\n', source="m.toml")
+    assert "source," not in str(one.value).partition("allowed")[2]

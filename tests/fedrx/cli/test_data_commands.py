@@ -1,11 +1,19 @@
 """`fedrx data quality` and `map`, and what a red finding does to an approval."""
 
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 
 from fedrx_client.approvals.store import Approvals
+from fedrx_client.approvals.study_files import StudyFiles
+from fedrx_client.data.privacy.cache import CacheDamaged
+from fedrx_client.identity.identity import SiteIdentity
+from fedrx_client.participation.patients import Patients
+from fedrx_client.participation.site_source import SiteSource
 from fedrx_client.records.audit_log import AuditLog
+from fedrx_protocol.study.study import Study
 
 GIVEN = ("study.toml", "--source", "patients.csv", "--mapping", "mapping.toml")
 SITE = ("study.toml", "--data", "patients.csv", "--mapping", "mapping.toml")
@@ -110,6 +118,8 @@ class TestApproval:
 
 def test_check_shows_the_pipeline_and_a_study_may_pin_it(fedrx, joined, place):
     shown = fedrx("site", "check", "a", *SITE, "--json").json["pipeline"]
+    assert fedrx("data", "cohort", *GIVEN, "--json").json["pipeline"] == shown
+    assert f"Pipeline: {shown}" in fedrx("data", "cohort", *GIVEN).out
     agreed = (place / "study.toml").read_text()
     for pin, code in ((shown, 0), ("ab" * 32, 2)):
         text = agreed.replace("minimum_per_site = 5", f'minimum_per_site = 5\npipeline = "{pin}"')
@@ -135,3 +145,38 @@ def test_forget_removes_what_is_over(fedrx, approved, joined, place):
     assert "Nothing is kept" in joined("site", "forget", "a", "--older-than", "0").out
     assert "give one of them" in fedrx("site", "forget", "a").err
     assert fedrx("site", "ledger", "a", "--verify").code == 0
+
+
+QUERIED = """
+[sql]
+query = "select id, dose, weight, snp from visits"
+"""
+
+
+def test_a_site_with_a_database_keeps_its_cohort_sealed(fedrx, joined, place):
+    rows = [line.split(",") for line in (place / "patients.csv").read_text().splitlines()[1:]]
+    database = place / "hospital.db"
+    with closing(sqlite3.connect(database)) as file, file:
+        file.execute("create table visits (id text, site text, dose real, weight real, snp text)")
+        named = [[f"MRN-88347-{row[0]}", *row[1:]] for row in rows]
+        file.executemany("insert into visits values (?, ?, ?, ?, ?)", named)
+    (place / "mapping.toml").write_text((place / "mapping.toml").read_text() + QUERIED)
+    given = ("study.toml", "--data", f"sqlite:///{database}", "--mapping", "mapping.toml")
+    joined("site", "approve", "a", *given, "--max-epsilon", "9", "--yes")
+    assert fedrx("site", "check", "a", *given).code == 0
+    home = place / "a"
+    (sealed,) = (home / "cohorts").iterdir()
+    for path in home.rglob("*"):
+        assert not path.is_file() or b"MRN-88347" not in path.read_bytes()
+    # The site starts without the database: what it kept is what was approved.
+    database.unlink()
+    kept = StudyFiles(home).load(Study.load(place / "study.toml").digest)
+    keys = SiteIdentity(home).keys()
+    way = SiteSource(home, "a", kept.study, kept.mapping, kept.source)
+    patients = Patients(kept, "a", lambda: way.approved(keys.identity, now=1_900_000_000))
+    patients.require_unchanged(thorough=True)
+    (approval,) = Approvals(home).all()
+    assert patients.cohort.fingerprint == approval.approval.cohort
+    sealed.write_bytes(sealed.read_bytes()[:-1])
+    with pytest.raises(CacheDamaged, match="the source is read again"):
+        patients.require_unchanged(thorough=True)

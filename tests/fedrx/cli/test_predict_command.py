@@ -4,26 +4,9 @@ import csv
 import json
 
 import pytest
+from bedside import PATIENT
 
 ASK = ("predict", "iwpc.safetensors", "--patient", "p.json")
-PATIENT = {
-    "patient": "p1",
-    "features": {
-        "age_decade": 6,
-        "height_cm": {"value": 66, "unit": "in"},
-        "weight_kg": 80,
-        "vkorc1": "A/G",
-        "cyp2c9": "*3/*1",
-        "race": "White",
-        "asian_population": None,
-        "gender": "female",
-        "enzyme_inducer": False,
-        "amiodarone": False,
-        "smoker": None,
-        "valve_replacement": False,
-        "thromboembolism": False,
-    },
-}
 
 
 @pytest.fixture
@@ -124,3 +107,41 @@ def test_a_simulation_ends_by_naming_the_command_for_one_of_its_patients(fedrx, 
     found = fedrx("predict", "run", "--patient", "run/patient.json", "--json")
     assert found.code == 0, found.err
     assert found.json["predictions"][0]["model"]["epsilon"] > 0
+
+
+@pytest.mark.usefixtures("patient")
+def test_the_guideline_is_beside_the_answer(fedrx):
+    ran = fedrx(*ASK, "--guideline", "warfarin", "--json")
+    assert ran.code == 0, ran.err
+    (found,) = ran.json["predictions"]
+    assert found["guideline"]["disagrees"] == ""
+    assert "IWPC's pharmacogenetic algorithm" in " ".join(found["guideline"]["sentences"])
+    shown = fedrx(*ASK, "--guideline", "warfarin")
+    assert "CC0 1.0" in shown.out
+
+
+def test_a_fixed_dose_disagrees_first(fedrx, patient):
+    assert patient.is_file()
+    assert fedrx("model", "published", "fixed", "--output", "fixed.safetensors").code == 0
+    ran = fedrx("predict", "fixed.safetensors", *ASK[2:], "--guideline", "warfarin")
+    assert ran.code == 0, ran.err
+    assert ran.out.lstrip().startswith("Differs from the guideline: The model's 35 mg/week")
+    wide = fedrx("predict", "fixed.safetensors", *ASK[2:], "--guideline", "warfarin",
+                 "--disagreement", "5")  # fmt: skip
+    assert "Differs" not in wide.out
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--guideline", "aspirin"), "there is no guideline 'aspirin'"),
+        (("--guideline", "clopidogrel"), "needs CYP2C19"),
+        (("--disagreement", "0.2"), "belongs to --guideline"),
+        (("--guideline", "warfarin", "--disagreement", "-1"), "disagreement of -1.0"),
+    ],
+)
+def test_a_guideline_that_cannot_be_given_is_refused(fedrx, more, told):
+    ran = fedrx(*ASK, *more)
+    assert ran.code == 2
+    assert told in ran.err

@@ -73,7 +73,14 @@ def test_a_person_gets_a_table_the_privacy_the_bytes_and_the_report(fedrx, place
     assert "4/4, 4 sites: reported MAE hidden by noise" in ran.err
     assert "would have seen a mean absolute error that is hidden by noise: more held-out" in ran.out
     assert re.search(r"Federated +│ +\d+\.\d\d \(\d+\.\d\d–\d+\.\d\d\)", ran.out)
-    assert "comparing with pooled data" in ran.err
+    told = ran.err.splitlines()
+    assert told[-8:] == [
+        "judging the model",
+        "fitting a private head at each site",
+        "comparing with pooled data",
+        *(f"comparing with each site alone, {i} of 4" for i in range(1, 5)),
+        "writing the report",
+    ]
 
 
 def test_the_same_seed_gives_the_same_study(fedrx):

@@ -53,7 +53,8 @@ def trained(place):
 
 @pytest.mark.usefixtures("omics", "trained")
 def test_a_site_writes_its_patients_latent_places(fedrx, place):
-    ran = fedrx("site", "embed", "a", "model.safetensors", "--output", "latent.csv")
+    given = ("site", "embed", "a", "model.safetensors", "--output")
+    ran = fedrx(*given, "latent.csv", "--ids")
     assert ran.code == 0, ran.err
     assert "40 patients in 3 dimensions" in ran.out
     assert "must not leave this site" in ran.out
@@ -66,6 +67,10 @@ def test_a_site_writes_its_patients_latent_places(fedrx, place):
         lacks = int(row["patient"][1:]) % 4 == 0
         assert row["has_expression"] == ("0" if lacks else "1")
         assert (place_ == [0, 0, 0]) == lacks  # without a block a patient lies at the prior
+    assert fedrx(*given, "pseudonyms.csv").code == 0
+    hidden = list(csv.DictReader((place / "pseudonyms.csv").open()))
+    assert not {row["patient"] for row in hidden} & {row["patient"] for row in rows}
+    assert [row | {"patient": ""} for row in hidden] == [row | {"patient": ""} for row in rows]
 
 
 @pytest.mark.usefixtures("omics", "trained")

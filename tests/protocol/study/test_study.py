@@ -103,6 +103,14 @@ class TestDigest:
         plain = STUDY.with_(training={"optimizer": {}})
         assert nothing.digest == plain.digest != pulled.digest
 
+    def test_no_calibration_is_no_word_of_the_study(self):
+        """Studies that were approved before the key existed keep their digest."""
+        off = STUDY.with_(metrics={"calibration": False, "calibration_share": 0.5})
+        on = STUDY.with_(metrics={"calibration": True})
+        more = STUDY.with_(metrics={"calibration": True, "calibration_share": 0.7})
+        assert off.digest == STUDY.with_(metrics={}).digest
+        assert len({off.digest, on.digest, more.digest}) == 3
+
     def test_golden_value(self):
         assert STUDY.digest == GOLDEN
 
@@ -414,3 +422,12 @@ def test_one_list_is_the_rule_of_live_studies_without_noise_and_never_changes_an
         said = none.with_(secure_aggregation={"stable_lists": asked})
         assert said.opens_one_list(live=True) is said.opens_one_list(live=False) is asked
         assert said.digest != none.digest
+
+
+def test_calibration_needs_an_interval_and_its_share_needs_calibration():
+    said = finding(("metrics",), {"calibration_share": 0.3})
+    assert "calibration is off: add calibration = true" in said
+    document = changed(("metrics",), {"calibration": True})
+    document["target"] = {"kind": "binary", "name": "bleeding", "rate": 0.1}
+    with pytest.raises(StudyError, match="a binary outcome has no interval to calibrate"):
+        Study.from_document(document, source="study.toml")

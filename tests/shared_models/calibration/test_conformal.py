@@ -72,11 +72,11 @@ def test_tail_probabilities_are_above_0_and_fall_with_the_score(counts, sd):
 def test_a_p_value_is_at_most_as_small_as_it_says():
     rng = np.random.default_rng(0)
     below = []
-    for _ in range(400):
-        old = [rng.normal(size=3) for _ in range(60)]
+    for _ in range(200):
+        old = [rng.normal(size=3) for _ in range(40)]
         totals = ScoreTotals(ScoreGrid.of_signed(12), ScoreGrid.of_signed(12).total(old))
         below.append(float(totals.upper_tail(rng.normal(size=1))[0]) <= 0.1)
-    assert np.mean(below) <= 0.1 + 3 * math.sqrt(0.09 / 400)
+    assert np.mean(below) <= 0.1 + 3 * math.sqrt(0.09 / 200)
 
 
 @pytest.mark.parametrize("noise_sd", [0.0, 4.0])
@@ -86,14 +86,14 @@ def test_coverage_holds_with_noise_and_with_several_scores_a_patient(noise_sd, v
     rng = np.random.default_rng(1)
     grid = ScoreGrid.of_widths(1 if visits == 1 else 60)
     covered = []
-    for _ in range(60):
+    for _ in range(25):
         own = np.exp(0.3 * rng.standard_normal((600, 1)))
         scores = np.abs(own * rng.standard_normal((600, visits))) / 1.5
         noise = rng.normal(0, noise_sd * grid.units, grid.bins)
         totals = ScoreTotals(grid, grid.total(list(scores)) + noise, noise_sd * grid.units)
         fresh = np.exp(0.3 * rng.standard_normal((2000, 1))) * rng.standard_normal((2000, 1)) / 1.5
         covered.append(float((np.abs(fresh) <= totals.calibrate(0.9).value).mean()))
-    assert np.mean(covered) >= 0.9 - 0.003
+    assert np.mean(covered) >= 0.9 - 0.004
     if not noise_sd:
         assert np.mean(covered) <= 0.92
 

@@ -2,27 +2,16 @@
 
 import numpy as np
 import pytest
-from flux_cohorts import flux_cohort, flux_document, flux_schema, marker
+from flux_cohorts import flux_cohort, flux_schema, inr_schema
 from omics_cohorts import omics_schema
 
 from fedrx_models.cohort.visits import TIME, Courses
-from fedrx_protocol.study.schema import FeatureSchema
 from fedrx_simulation.cohorts.draw import draw_cohorts
 from fedrx_simulation.cohorts.federation import ImpossibleCohorts
 from fedrx_simulation.cohorts.flux import FluxCohorts, generate_flux
 from fedrx_simulation.cohorts.flux_course import Dynamics, activity, planted_course, under_therapy
 
 SCHEMA = flux_schema(most=30)
-
-
-def inr_schema():
-    document = flux_document(most=30)
-    document["visits"] = {"time_unit": "day", "most": 30}
-    document["markers"][0] = marker(
-        "inr", unit="ratio", minimum=0.5, maximum=20.0, transform="log", mean=0.1, scale=0.4
-    )
-    document["target"]["markers"] = ["inr", "albumin", "platelets"]
-    return FeatureSchema.model_validate(document)
 
 
 def correlation_of_changes(cohort, ahead):

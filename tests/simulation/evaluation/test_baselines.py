@@ -52,6 +52,14 @@ def test_baselines_are_deterministic_and_leave_the_model_alone():
     assert np.array_equal(get_vector(start), before)
 
 
+def test_every_model_is_told_before_it_is_trained():
+    training, held_out = planted()
+    told = []
+    compute_baselines(model(), training, held_out, seed=1, tell=told.append)
+    alone = [f"comparing with each site alone, {i} of 6" for i in range(1, 7)]
+    assert told == ["comparing with pooled data", *alone]
+
+
 def test_the_fixed_dose_is_the_fixed_dose():
     training, held_out = planted()
     found = compute_baselines(model(), training, held_out, seed=1).fixed

@@ -21,7 +21,7 @@ SOURCE = fedrx.SyntheticSites(sites=4, patients=(40, 60))
 def _simulate(folder, engine, rounds=3, attempts=10, **options):
     study = fedrx.override(fedrx.default_study()[0], rounds=rounds)
     return fedrx.simulate(
-        study.with_(schedule={"attempts": attempts}),
+        study.with_(schedule={"attempts": attempts}, metrics={"calibration": True}),
         source=SOURCE,
         seed=5,
         engine=engine,
@@ -39,6 +39,7 @@ def test_both_engines_end_with_the_same_weights_and_ledgers(tmp_path, capfd):
     assert capfd.readouterr().out == ""
     assert np.array_equal(here.weights, there.weights)
     assert here.reported == there.reported
+    assert here.calibration == there.calibration is not None
     assert any(record.dropped for record in there.rounds)
     for one, other in zip(here.rounds, there.rounds, strict=True):
         assert (one.attempt, one.survivors) == (other.attempt, other.survivors)

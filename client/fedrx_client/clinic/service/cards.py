@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from fedrx_client.clinic.predict import DECIDES, PatientPrediction, Point
+from fedrx_client.clinic.predict import DECIDES, PatientPrediction, Point, digits
 from fedrx_client.clinic.service.hooks import LONGEST_SUMMARY, OVERRIDE_REASONS, REASON_SYSTEM
 from fedrx_models.files import ModelFile
 
@@ -40,6 +40,7 @@ def prediction_card(
     detail += [f"Note: {warning}" for warning in found.warnings]
     detail += list(guideline)
     card = model.card
+    detail += [card.intervals] if card and card.intervals else []
     detail.append(
         f"Model {model.name}{f' ({card.title})' if card and card.title else ''}"
         f"{f'; {card.promise}' if card else ''}. {card.intended_use if card else DECIDES}"
@@ -86,8 +87,9 @@ def _line(point: Point) -> str:
     if point.value is None:
         return f"{name}{at}: cannot be said"
     if point.low is None or point.high is None:
-        return f"{name}{at}: {point.value:.3g} {point.unit}"
-    return f"{name}{at}: {point.value:.3g} ({point.low:.3g} to {point.high:.3g}) {point.unit}"
+        return f"{name}{at}: {digits(point.value)} {point.unit}"
+    span = f"{digits(point.low)} to {digits(point.high)}"
+    return f"{name}{at}: {digits(point.value)} ({span}) {point.unit}"
 
 
 _MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\`[]<>#|"})

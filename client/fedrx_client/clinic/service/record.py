@@ -9,6 +9,7 @@ from fedrx_client.clinic.service.serving import Read
 from fedrx_client.data.harmonise.codes.value_sets import addresses_of
 from fedrx_client.data.load import load_table
 from fedrx_client.data.mapping import TableMapping
+from fedrx_client.data.readers.genotype_columns import RememberedCalls
 from fedrx_client.data.readers.read import table_of_records
 from fedrx_client.data.readers.records import Code, RecordKind
 from fedrx_client.data.readers.selection import Selection
@@ -45,7 +46,7 @@ def reader(mapping: TableMapping, schema: FeatureSchema, folder: Path) -> Read:
     mapping.check_inputs(schema)
     wanted = mapping.named_columns
     selection = Selection.of(mapping, wanted)
-    source = Source("fhir", str(folder / _PLACE))
+    source, calls = Source("fhir", str(folder / _PLACE)), RememberedCalls()
 
     def read(resources: Sequence[Mapping[str, Any]], patient: str) -> Cohort:
         found = Collection(_PLACE, selection.wants)
@@ -57,7 +58,7 @@ def reader(mapping: TableMapping, schema: FeatureSchema, folder: Path) -> Read:
                 f"{_PLACE}: holds {len(records.persons)} patients, or another one than is asked "
                 "about; send the resources of that one patient."
             )
-        table = table_of_records(records, source, mapping, wanted)
+        table = table_of_records(records, source, mapping, wanted, call=calls)
         return load_table(table, mapping, schema, site=_SITE, source=source).cohort
 
     return read

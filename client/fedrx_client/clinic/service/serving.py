@@ -1,8 +1,10 @@
 """What a hospital serves: models, each with how a record becomes its features, and the answers."""
 
+import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from fedrx_client.clinic.predict import PatientPrediction, predict
@@ -12,7 +14,8 @@ from fedrx_client.records.audit_log import AuditKind
 from fedrx_common.errors import DataError, FedRxError, MisuseError
 from fedrx_models.card import ModelUnusable
 from fedrx_models.cohort.cohort import Cohort
-from fedrx_models.files import ModelFile
+from fedrx_models.contract import ModelFileInvalid
+from fedrx_models.files import ModelFile, load_model
 
 Read = Callable[[Sequence[Mapping[str, Any]], str], Cohort]
 """From FHIR resources, and the id of the patient meant, to that one patient."""
@@ -33,6 +36,56 @@ class PrefetchIncomplete(FedRxError):
     """A question came without the resources that the service asks for."""
 
 
+class WatchedModel:
+    """A model in memory whose file is looked at before each answer: its card may be changed there.
+
+    Args:
+        model: as it was read.
+    """
+
+    def __init__(self, model: ModelFile) -> None:
+        self._model, self._seen = model, _state(model.path)
+        self._lock = threading.Lock()
+
+    @property
+    def model(self) -> ModelFile:
+        """The model as it was when last looked at."""
+        return self._model
+
+    def current(self) -> ModelFile:
+        """Return the model with the card that its file has now.
+
+        Raises:
+            ModelUnusable: the file is gone, cannot be read, or holds another model.
+        """
+        if _state(self._model.path) == self._seen:  # one call of the file system
+            return self._model
+        with self._lock:
+            state, name = _state(self._model.path), self._model.name
+            if state != self._seen:
+                try:
+                    found = load_model(self._model.path)
+                except ModelFileInvalid as error:
+                    raise ModelUnusable(
+                        f"{name}: its file cannot be read any more ({error}); put it back."
+                    ) from None
+                if found.digest != self._model.digest:
+                    raise ModelUnusable(
+                        f"{name}: its file holds another model now; restart the server to use it."
+                    )
+                self._model, self._seen = found, state
+            return self._model
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """Tell one state of a file from another; None where there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
 @dataclass(frozen=True)
 class ServedModel:
     """One CDS service.
@@ -40,7 +93,7 @@ class ServedModel:
     Attributes:
         id: the last part of its address.
         hook: when a record system asks.
-        model: what answers.
+        watched: what answers.
         read: how a record becomes the model's features.
         prefetch: FHIR queries by name, as the discovery names them.
         concerns: whether a bundle of draft orders is about this model's drug; it is not asked for
@@ -51,17 +104,27 @@ class ServedModel:
 
     id: str
     hook: HookName
-    model: ModelFile
+    watched: WatchedModel
     read: Read
     prefetch: Mapping[str, str]
     concerns: Callable[[Mapping[str, Any]], bool] = lambda _orders: True
     reasons: Reasons = lambda _model, _patient: ()
     guideline: Guideline = lambda _model, _patient, _found: ((), "")
 
+    @property
+    def model(self) -> ModelFile:
+        """What answers, as it was when last looked at."""
+        return self.watched.model
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        card = self.model.card
+        return (card.title or card.study) if card else self.model.name
+
     def describe(self) -> dict[str, Any]:
         """Describe it as discovery does."""
-        card = self.model.card
-        title = (card.title or card.study) if card else self.model.name
+        card, title = self.model.card, self.title
         use = card.intended_use if card else "Research software, no medical device."
         return {
             "hook": self.hook,
@@ -79,12 +142,13 @@ class Desk:
     Attributes:
         services: by id.
         audit: where cards and answers are recorded.
-        page: address of the page of one patient for a card's link, given the card's name.
+        page: keeps a patient for the page, and returns the address for a card's link; it is given
+            the card's name, which is all that the address holds.
     """
 
     services: Mapping[str, ServedModel]
     audit: AuditWriter
-    page: Callable[[str], str] | None = None
+    page: Callable[[uuid.UUID, ServedModel, Cohort], str] | None = None
 
     def service(self, name: str) -> ServedModel:
         """Find a service.
@@ -117,9 +181,9 @@ class Desk:
         if orders is not None and service.hook != "patient-view" and not service.concerns(orders):
             return []
         resources = _resources(service, request)
-        name = uuid.uuid4()
-        model = service.model
+        name, model = uuid.uuid4(), service.model
         try:
+            model = service.watched.current()
             patient = service.read(resources, request.context.patientId)
             (found,) = predict(model, patient)
             guideline, disagrees = service.guideline(model, patient, found)
@@ -130,7 +194,7 @@ class Desk:
                 reasons=service.reasons(model, patient),
                 guideline=guideline,
                 disagrees=disagrees,
-                link=None if self.page is None else self.page(str(name)),
+                link=None if self.page is None else self.page(name, service, patient),
             )
         except DataError as error:
             card = refusal_card(str(error), model, uuid=name)

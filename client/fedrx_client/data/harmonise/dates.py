@@ -1,7 +1,7 @@
 """Reads dates by a declared format, and measures the time between two of them."""
 
 import re
-from datetime import UTC, datetime
+from datetime import MAXYEAR, UTC, datetime, timedelta
 
 ISO = "iso"
 """The format of dates that need no declaration: 2024-01-31, or with a time 2024-01-31T08:30."""
@@ -57,13 +57,14 @@ def years_between(start: datetime, end: datetime) -> float:
     whole = end.year - start.year
     if _anniversary(start, whole) > end:
         whole -= 1
-    last, following = _anniversary(start, whole), _anniversary(start, whole + 1)
-    return whole + (end - last) / (following - last)
+    last = _anniversary(start, whole)
+    if start.year + whole == MAXYEAR:
+        return whole + (end - last) / timedelta(days=366)  # Python has no year 10000
+    return whole + (end - last) / (_anniversary(start, whole + 1) - last)
 
 
 def _anniversary(of: datetime, years: int) -> datetime:
-    year = min(of.year + years, 9999)
     try:
-        return of.replace(year=year)
+        return of.replace(year=of.year + years)
     except ValueError:  # 29 February
-        return of.replace(year=year, month=3, day=1)
+        return of.replace(year=of.year + years, month=3, day=1)

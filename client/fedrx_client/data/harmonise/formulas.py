@@ -157,7 +157,7 @@ class Formula:
         Raises:
             FormulaHasNoValue: if strict, where arithmetic has no answer.
         """
-        work = _Work(rows, numbers, dates, known, strict)
+        work = _Evaluation(rows, numbers, dates, known, strict)
         with np.errstate(all="ignore"):
             return np.broadcast_to(work.number(self.root), (rows,)).copy()
 
@@ -190,8 +190,7 @@ class _Parser:
             found = _TOKEN.match(text, at)
             if found is None:
                 start = at + len(text[at:]) - len(text[at:].lstrip())
-                hint = ", for a power write ^" if text[start : start + 2] == "**" else ""
-                self._refuse(f"'{text[start]}' has no meaning here{hint}", start)
+                self._refuse(f"'{text[start]}' has no meaning here", start)
             kind = cast("str", found.lastgroup)
             yield kind, found[kind], found.start(kind)
             at = found.end()
@@ -242,7 +241,8 @@ class _Parser:
         if what == "name":
             return self._call(text, place, kind, depth) if self._sees("(") else _Column(text, kind)
         if text != "(":
-            self._refuse(f"'{text}' stands where a number, a column or a function should", place)
+            hint = "; for a power write ^" if self._text[place - 1 : place + 1] == "**" else ""
+            self._refuse(f"'{text}' where a number, a column or a function should be{hint}", place)
         inner = self.sum(kind, depth + 1)
         self._close()
         return inner
@@ -306,7 +306,7 @@ def _listed() -> str:
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Evaluation:
     """The evaluation of one formula."""
 
     rows: int

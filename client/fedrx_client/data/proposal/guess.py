@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from fedrx_client.data.cells import NumberFormat
+from fedrx_client.data.harmonise.codes.value_sets import analytes
 from fedrx_client.data.harmonise.units import conversion, convertible_to
 from fedrx_client.data.proposal.cells_seen import CellsSeen
 from fedrx_client.data.proposal.names import ColumnName, meanings, plain_words, words_of
 from fedrx_client.data.proposal.peek import Peek, is_personal
-from fedrx_client.data.quality.scale import PublicReference
+from fedrx_client.data.quality.scale import PublicReference, off_by
 from fedrx_protocol.study.codes import code_key
 from fedrx_protocol.study.schema import CategoryFeature, FlagFeature, Treatment
 
@@ -166,7 +167,7 @@ class Columns:
 
 
 def number(
-    name: str, reference: PublicReference, minimum: float, maximum: float
+    name: str, reference: PublicReference, minimum: float, maximum: float, *, molar: bool = False
 ) -> Callable[[ColumnName, CellsSeen], Candidate | None]:
     """Judge columns for a number of the study.
 
@@ -175,6 +176,7 @@ def number(
         reference: its public mean and scale.
         minimum: no plausible value is smaller, in the study's unit.
         maximum: or larger.
+        molar: whether the mapping may name an analyte there, so that moles become grams and back.
     """
     words = words_of(name, reference.unit)
 
@@ -192,11 +194,16 @@ def number(
             return None
         unit, doubts = _unit(column, seen, reference)
         convert = conversion(unit, reference.unit)
+        settings: tuple[tuple[str, Any], ...] = (("unit", unit),)
+        if convert is None and molar and (analyte := _analyte(words)):
+            convert = conversion(unit, reference.unit, analyte)
+            if convert is not None:
+                settings += (("analyte", analyte),)
+                doubts = [f"converted with the molar mass of {analyte}: is that what it measures?"]
         values = seen.numbers if convert is None else np.array([convert(x) for x in seen.numbers])
         inside = float(((values >= minimum) & (values <= maximum)).mean())
         if inside < 0.5 and convert is not None and not doubts:
             doubts.append(f"most values are outside the study's {minimum:g} to {maximum:g}")
-        settings: tuple[tuple[str, Any], ...] = (("unit", unit),)
         codes = seen.sentinels(minimum, maximum)
         if codes:
             settings += (("missing", codes),)
@@ -309,7 +316,15 @@ def _unit(column: ColumnName, seen: CellsSeen, reference: PublicReference) -> tu
     best = min(away, key=lambda unit: away[unit])
     if best != reference.unit and away[best] <= 1.5:
         return best, [f"the name says no unit; the values look like {best}"]
-    return reference.unit, ["the name says no unit, and the values are unusual"]
+    found = off_by(seen.numbers, reference)
+    like = "are unusual" if found is None else f"look like {found.unit}"
+    return reference.unit, [f"the name says no unit, and the values {like}"]
+
+
+def _analyte(words: tuple[str, ...]) -> str:
+    """Find which analyte of known molar mass a name's meanings say; "" if none."""
+    said = set("_".join(words).split("_"))
+    return max((one for one in analytes() if said.issuperset(one.split("_"))), key=len, default="")
 
 
 def _rough(value: float) -> str:

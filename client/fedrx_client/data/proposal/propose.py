@@ -84,14 +84,15 @@ def _wanted(schema: FeatureSchema) -> Iterator[Wanted]:
         key = f"features.{feature.name}"
         if isinstance(feature, NumberFeature):
             of = PublicReference(feature.unit, feature.mean, feature.scale)
-            yield Wanted(key, number(feature.name, of, feature.minimum, feature.maximum))
+            judge = number(feature.name, of, feature.minimum, feature.maximum, molar=True)
+            yield Wanted(key, judge)
         elif isinstance(feature, CategoryFeature):
             yield Wanted(key, category(feature))
         else:
             yield Wanted(key, flag(feature))
     for marker in schema.markers:
         of = PublicReference(marker.unit, marker.mean, marker.scale, marker.transform == "log")
-        judge = number(marker.name, of, marker.minimum, marker.maximum)
+        judge = number(marker.name, of, marker.minimum, marker.maximum, molar=True)
         yield Wanted(f"markers.{marker.name}", judge)
     for treatment in schema.treatments:
         key = f"treatments.{treatment.name}"

@@ -119,7 +119,7 @@ def open_database(source: Source, timeout_s: float) -> Iterator[OpenDatabase]:
             _only_read(connection, timeout_s)
             yield OpenDatabase(source.name, connection, timeout_s, deadline)
             transaction.rollback()
-    except (SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
+    except (SQLAlchemyError, sqlite3.Error, OSError, ImportError, UnicodeError) as error:
         raise DataError(f"{source.name}: {_reason(error, timeout_s)}.") from None
     finally:
         if engine is not None:
@@ -199,7 +199,9 @@ def _reason(error: Exception, timeout_s: float) -> str:
     """Say why a database does not answer, from what holds neither a password nor a row's value."""
     original = getattr(error, "orig", None) or error
     state, words = getattr(original, "sqlstate", None), str(original)
-    if isinstance(error, ImportError) or "Can't load plugin" in words:
+    if isinstance(error, UnicodeError):
+        reason = "holds text that is not UTF-8; correct it in the database"
+    elif isinstance(error, ImportError) or "Can't load plugin" in words:
         reason = (
             "no driver for this kind of database is installed; install the Python package that "
             "SQLAlchemy names for it"

@@ -1,10 +1,10 @@
-"""Reads delimited text (CSV, TSV) through pandas, in blocks of whole records.
+"""Reads delimited text (CSV, TSV) through Arrow, in blocks of whole records.
 
-pandas alone pads a short row, drops what is too much in a long one, and knows no line numbers. So
-each block is first looked over as bytes, vectorised: where records and quotes begin and end, and
-how many values a record has. Only a block in which all fits goes to pandas. A file whose quotes
-are not plain is read by the `csv` module, slower and strict, which also finds the place of a
-mistake.
+Arrow alone reads a quote inside a value its own way, and knows no line numbers. So each block is
+first looked over as bytes, vectorised: where records and quotes begin and end, and how many values
+a record has. Only a block in which all fits goes to Arrow. A file whose quotes are not plain is
+read by the `csv` module, slower and strict, which also finds the place of a mistake. pandas, over
+either of its engines, makes an object of each cell or reads "nan" as missing.
 """
 
 import codecs
@@ -12,17 +12,17 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import compute
+from pyarrow import csv as arrow_csv
 
 from fedrx_client.data.mapping import TableOptions
 from fedrx_client.data.table import Table, Texts
@@ -61,32 +61,32 @@ class _Columns:
     parts: list[list[Any]]
     places: list[int]
 
-    def add(self, cells: NDArray[Any], places: list[int], *, strip: bool = True) -> None:
+    def add(self, cells: Sequence[pa.Array], places: list[int], *, strip: bool = True) -> None:
         """Add rows.
 
         Args:
-            cells: `(rows, wanted columns)` of text.
+            cells: for each wanted column, its text in these rows.
             places: the line of each row.
             strip: take away blanks around each cell.
         """
         if not places:
             return
         self.places += places
-        for i, part in enumerate(self.parts):
-            text = pa.array(cells[:, i], pa.large_string())
+        for part, text in zip(self.parts, cells, strict=True):
             part.append(compute.utf8_trim_whitespace(text) if strip else text)
 
     def table(self, source: str) -> Table:
-        """Return all rows as a table."""
-        empty = pa.array([], pa.large_string())
+        """Return all rows as a table; what was read is given up on the way, not kept twice."""
+        columns = {}
+        for i, part in zip(self.kept, self.parts, strict=True):
+            whole = pa.concat_arrays(part) if part else pa.array([], pa.large_string())
+            columns[self.header[i]] = Texts(whole)
+            part.clear()
         return Table(
             source=source,
             unit="line",
             places=tuple(self.places),
-            columns={
-                self.header[i]: Texts(pa.concat_arrays(part) if part else empty)
-                for i, part in zip(self.kept, self.parts, strict=True)
-            },
+            columns=columns,
             header=self.header,
         )
 
@@ -103,14 +103,14 @@ def read_delimited(path: Path, options: TableOptions, wanted: Container[str] | N
             return _by_blocks(path, options, wanted)
         except _NotPlain:
             return _by_records(path, options, wanted)
+        except UnicodeError:
+            raise DataError(
+                f"{path.name}, line {_undecodable_line(path, options.encoding)}: is not "
+                f"{options.encoding} text; say which encoding it is in `table.encoding` of the "
+                "mapping, for instance 'latin-1'."
+            ) from None
     except (OSError, EOFError, zlib.error) as error:  # a damaged archive is any of them
         raise DataError(f"{path}: cannot be read: {error}.") from None
-    except UnicodeError:
-        raise DataError(
-            f"{path.name}, line {_undecodable_line(path, options.encoding)}: is not "
-            f"{options.encoding} text; say which encoding it is in `table.encoding` of the "
-            "mapping, for instance 'latin-1'."
-        ) from None
 
 
 def check_header(source: str, names: tuple[str, ...], delimiter: str | None = None) -> None:
@@ -130,7 +130,7 @@ def check_header(source: str, names: tuple[str, ...], delimiter: str | None = No
 def _by_blocks(path: Path, options: TableOptions, wanted: Container[str] | None) -> Table:
     delimiter = options.delimiter
     if not delimiter.isascii():
-        raise _NotPlain  # pandas takes one byte only
+        raise _NotPlain  # Arrow takes one byte only
     found: _Columns | None = None
     line, blocks = 1, _Blocks(path, options.encoding)
     for block in blocks:
@@ -170,36 +170,47 @@ def _add_block(source: str, outline: "_Outline", found: _Columns) -> None:
         raise _uneven(source, int(outline.starts[uneven[0]]), int(outline.widths[uneven[0]]), width)
     places = outline.starts[~blank].tolist()
     if not places or not found.kept:
-        found.add(np.empty((len(places), 0), dtype=object), places)
+        found.add([], places)
         return
     text = outline.without(blank)
     cells = _parse(text, outline.delimiter, width, found.kept)
-    if len(cells) != len(places):
+    if any(len(column) != len(places) for column in cells):
         raise _NotPlain
     blanks = not text.isascii() or any(byte in text for byte in _BLANKS)
     found.add(cells, places, strip=blanks)
 
 
-def _parse(text: bytes, delimiter: str, width: int, kept: list[int]) -> NDArray[Any]:
-    """Parse whole records that all have `width` values, `(records, kept)` of text.
+def _parse(text: bytes, delimiter: str, width: int, kept: list[int]) -> list[pa.Array]:
+    """Parse whole records that all have `width` values; return the kept columns, each `(records,)`.
 
-    With pandas' C engine: its Arrow engine reads "nan" as missing, with every setting.
+    Raises:
+        _NotPlain: Arrow reads it otherwise than the outline says.
     """
     if text.startswith(_BYTE_ORDER_MARK):
-        raise _NotPlain  # pandas would take it away
-    frame = pd.read_csv(
-        io.BytesIO(text),
-        sep=delimiter,
-        header=None,
-        names=range(width),
-        usecols=kept,
-        dtype=object,
-        keep_default_na=False,
-        na_filter=False,
-        skip_blank_lines=False,
-        low_memory=False,
-    )
-    return frame.to_numpy()
+        raise _NotPlain  # Arrow would take it away
+    names = [str(i) for i in range(width)]
+    wanted = [names[i] for i in kept]
+    try:
+        read = arrow_csv.read_csv(
+            pa.BufferReader(text),
+            arrow_csv.ReadOptions(use_threads=False, block_size=len(text) + 1, column_names=names),
+            arrow_csv.ParseOptions(
+                delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=False
+            ),
+            arrow_csv.ConvertOptions(
+                include_columns=wanted,
+                column_types=dict.fromkeys(wanted, pa.large_string()),
+                strings_can_be_null=False,
+            ),
+        )
+    except pa.ArrowInvalid:
+        raise _NotPlain from None
+    return [_in_one_piece(column) for column in read.columns]
+
+
+def _in_one_piece(column: pa.ChunkedArray) -> pa.Array:
+    """Join the pieces of a column."""
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
 @dataclass(frozen=True)
@@ -270,7 +281,7 @@ class _Outline:
             line: the line at which the block begins.
 
         Raises:
-            _NotPlain: a quote is inside an unquoted value, or is not closed.
+            _NotPlain: a quote stands inside an unquoted value, or is not closed.
         """
         data = np.frombuffer(text, np.uint8)
         ends = _line_ends(data)
@@ -353,7 +364,7 @@ class _Blocks:
             piece = text.read(self.size).removeprefix("\ufeff")
             while piece:
                 if "\0" in piece:
-                    raise _NotPlain  # pandas would end the value there
+                    raise _NotPlain  # text has none, and the `csv` module says so
                 rest += piece.encode()
                 end = _last_record_end(rest)
                 if end:
@@ -415,8 +426,9 @@ def _by_records(path: Path, options: TableOptions, wanted: Container[str] | None
     return found.table(path.name)
 
 
-def _cells(rows: list[list[str]], width: int) -> NDArray[Any]:
-    return np.array(rows, dtype=object).reshape(len(rows), width)
+def _cells(rows: list[list[str]], width: int) -> list[pa.Array]:
+    """Turn rows of text into columns."""
+    return [pa.array([row[i] for row in rows], pa.large_string()) for i in range(width)]
 
 
 def _uneven(source: str, place: int, values: int, width: int) -> DataError:

@@ -1,8 +1,8 @@
 """Reads the OMOP common data model, version 5.4, as records; a database or a folder gives the rows.
 
-It reads the tables person, death, measurement, observation, drug_exposure, condition_occurrence and
-visit_occurrence, of these the columns named here, and the records whose concept a mapping names. It
-never reads notes, names or addresses. See https://ohdsi.github.io/CommonDataModel/cdm54.html.
+It reads the tables person, death, measurement, observation, drug_exposure and condition_occurrence,
+of these the columns named here, and the records whose concept a mapping names. It never reads
+notes, names or addresses. See https://ohdsi.github.io/CommonDataModel/cdm54.html.
 """
 
 import re

@@ -20,7 +20,7 @@ from fedrx_common.errors import DataError
 from fedrx_protocol.study.base import first_repeated
 
 _ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
-_BLOCK_BYTES = 1 << 22
+_BLOCK_BYTES = 1 << 20  # some 32 of them are read ahead
 _ROWS_AT_ONCE = 65_536
 # How databases export "nothing" into a text file.
 _NOTHING = pa.array(["NULL", "null", "\\N", "NA"])
@@ -83,8 +83,8 @@ class FolderTables:
                     for one in columns
                 ]
                 yield from zip(*cells, strict=True)
-        except (pa.ArrowException, OSError, EOFError, zlib.error, UnicodeError) as error:
-            raise DataError(f"{self._of(path)}: {_reason(error)}.") from None
+        except (pa.ArrowException, OSError, EOFError, zlib.error, ValueError, OverflowError) as e:
+            raise DataError(f"{self._of(path)}: {_reason(e)}.") from None
 
     def _of(self, path: Path) -> str:
         return f"{self.name}/{path.name}"

@@ -14,6 +14,7 @@ from itertools import groupby
 
 from fedrx_client.data.column_sources import RecordColumn, RecordsSource
 from fedrx_client.data.harmonise.codes.value_sets import analyte_of
+from fedrx_client.data.harmonise.dates import years_between
 from fedrx_client.data.harmonise.units import conversion, same_unit
 from fedrx_client.data.mapping import TableMapping
 from fedrx_client.data.readers.records import Code, Event, Person, RecordKind, Records, When
@@ -401,9 +402,11 @@ def _person_cell(
 def _age(birth: When, at: When) -> int:
     """Count whole years, by as much as is known of both: by years alone where no month is."""
     known = min(_KNOWN[birth.precision], _KNOWN[at.precision])
-    one, other = birth.moment, at.moment
-    before = (other.month, other.day)[: known - 1] < (one.month, one.day)[: known - 1]
-    return other.year - one.year - int(before)
+    first, last = (
+        datetime(of.year, of.month if known > 1 else 1, of.day if known > 2 else 1)  # noqa: DTZ001 - its own calendar
+        for of in (birth.moment, at.moment)
+    )
+    return math.floor(years_between(first, last))
 
 
 _KNOWN = {"year": 1, "month": 2, "day": 3, "time": 3}

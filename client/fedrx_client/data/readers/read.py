@@ -6,7 +6,12 @@ from types import MappingProxyType
 
 from fedrx_client.data.mapping import TableMapping
 from fedrx_client.data.readers.formula_columns import formula_inputs, with_formulas
-from fedrx_client.data.readers.genotype_columns import read_vcf, with_genotypes
+from fedrx_client.data.readers.genotype_columns import (
+    CallGenotypes,
+    call_file,
+    read_vcf,
+    with_genotypes,
+)
 from fedrx_client.data.readers.omop import read_omop
 from fedrx_client.data.readers.omop_folder import FolderTables
 from fedrx_client.data.readers.pivot import pivot
@@ -48,7 +53,12 @@ def read_source(source: Source, mapping: TableMapping, wanted: Collection[str]) 
 
 
 def table_of_records(
-    records: Records, source: Source, mapping: TableMapping, wanted: Collection[str]
+    records: Records,
+    source: Source,
+    mapping: TableMapping,
+    wanted: Collection[str],
+    *,
+    call: CallGenotypes = call_file,
 ) -> Table:
     """Make the columns that a mapping names of records that are in memory, as at a bedside.
 
@@ -57,12 +67,13 @@ def table_of_records(
         source: beside which the files are that the mapping names.
         mapping: how columns are made.
         wanted: columns that the mapping names.
+        call: how the VCF is called that `[genotypes]` names.
 
     Raises:
         DataError: naming record and field, if anything in it cannot be used.
     """
     names = {*wanted, mapping.table.patient, *formula_inputs(mapping, wanted)}
-    table = with_genotypes(pivot(records, mapping, names), source, mapping, names)
+    table = with_genotypes(pivot(records, mapping, names), source, mapping, names, call=call)
     return with_formulas(table, mapping, wanted)
 
 

@@ -14,6 +14,7 @@ _BUNDLES = {".json", ".ndjson"}
 _DATABASES = {".sqlite", ".sqlite3", ".db"}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:/\[]*)(:\d+)?(/|\Z)")
+_SECRET = re.compile(r"(?i)\w*(passw|pwd|token|secret|key)\w*=")
 _PACKED = re.compile(r"\.(gz|bgz)\Z")
 
 
@@ -47,6 +48,28 @@ class Source:
         if not _HOST.match(shown):  # a name and a password, where the host was forgotten
             shown = shown.partition(":")[0]
         return f"{scheme}://{shown.rpartition('/')[2] if scheme.startswith('sqlite') else shown}"
+
+    @property
+    def kept(self) -> str:
+        """The text that names the source again later: an absolute path, or no password in it.
+
+        What reads it then takes the password from the environment.
+        """
+        if self.path is not None:
+            return str(self.path.resolve())
+        scheme, _, rest = self.location.partition("://")
+        if scheme.startswith("sqlite") and rest.startswith("/") and not rest.startswith("//"):
+            return f"{scheme}:///{Path(rest[1:]).resolve()}"
+        account, at, host = rest.rpartition("@")
+        host, _, query = host.partition("?")
+        shown = [one for one in query.split("&") if not _SECRET.match(one) and one]
+        query = "?" + "&".join(shown) if shown else ""
+        return f"{scheme}://{account.partition(':')[0]}{at}{host}{query}"
+
+    @property
+    def watchable(self) -> bool:
+        """Whether files tell that its patients changed; a database's do not until it is closed."""
+        return self.path is not None and self.kind != "sql"
 
     def beside(self, name: str) -> Path:
         """Return where another file of the mapping is: in the folder that holds the source.

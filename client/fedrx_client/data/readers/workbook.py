@@ -115,7 +115,7 @@ def _rows(sheet: Worksheet) -> Iterator[tuple[Any, ...]]:
 
 
 @dataclass(frozen=True)
-class _Row:
+class _SheetRow:
     """One row that is not empty.
 
     Attributes:
@@ -154,17 +154,17 @@ class _BadCell(Exception):
 
 def _filled(
     rows: Iterable[tuple[Any, ...]], rows_of_formulas: Iterable[tuple[Any, ...]]
-) -> Iterator[_Row]:
+) -> Iterator[_SheetRow]:
     """Yield the rows that are not empty."""
     for place, (cells, formulas) in enumerate(zip_longest(rows, rows_of_formulas), start=1):
         written = [*(cells or ()), *(formulas or ())]
         if any(cell.value is not None and str(cell.value).strip() for cell in written):
             filled = [i for i, cell in enumerate(cells or ()) if str(cell.value or "").strip()]
-            yield _Row(place, cells or (), formulas or (), max(filled, default=-1) + 1)
+            yield _SheetRow(place, cells or (), formulas or (), max(filled, default=-1) + 1)
 
 
 def _table(
-    source: str, rows: Iterator[_Row], options: TableOptions, wanted: Container[str] | None
+    source: str, rows: Iterator[_SheetRow], options: TableOptions, wanted: Container[str] | None
 ) -> Table:
     try:
         first = next(rows, None)

@@ -165,6 +165,21 @@ def test_what_a_person_must_decide_is_marked(table):
     assert "are these codes for 'not recorded'?" in text
 
 
+def test_a_molar_unit_is_proposed_with_its_analyte_for_a_person_to_confirm(table):
+    def row(i):
+        return f"{english(i)},{70 + i}"
+
+    path = table(f"{ENGLISH},Creatinine (umol/L)", row)
+    found = propose(path, STUDY)
+    (mark,) = marks(found.text)
+    assert "molar mass of creatinine" in mark
+    assert 'unit = "umol/L"\nanalyte = "creatinine"' in found.text
+    mapping = TableMapping.parse(found.text)
+    cohort = load_cohort(path, mapping, STUDY.feature_schema, site="a").cohort
+    first = cohort.values["creatinine"][0]  # noqa: PD011 - no pandas object
+    assert first == pytest.approx(70 * 113.12e-6 * 100)
+
+
 @pytest.mark.parametrize("suffix", ["parquet", "xlsx"])
 def test_typed_tables_are_read_too(tmp_path, table, suffix):
     frame = pd.read_csv(table(ENGLISH, english))

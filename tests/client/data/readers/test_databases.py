@@ -310,3 +310,8 @@ def test_a_name_shows_neither_password_nor_folder():
     assert Source.parse("sqlite:////home/site/cdm.db").name == "sqlite://cdm.db"
     shown = Source.parse(f"postgresql://u:{PASSWORD}@db:5432/cdm?sslmode=require").name
     assert shown == "postgresql://db:5432/cdm"
+
+
+def test_an_unknown_key_is_told_with_the_keys_as_a_mapping_writes_them():
+    with pytest.raises(DataError, match=r"'sql.shema', did you mean 'schema'\?; allowed: query, "):
+        queried("SELECT 1 AS id", 'shema = "cdm"')

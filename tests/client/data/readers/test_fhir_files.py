@@ -256,6 +256,11 @@ def test_drugs_of_each_kind(read):
         medication(
             "MedicationAdministration", dosage={"dose": dose}, effectiveDateTime="2020-01-05"
         ),
+        medication(
+            "MedicationAdministration",
+            dosage={"rateQuantity": {**dose, "code": "mg/h"}},
+            effectiveDateTime="2020-01-05",
+        ),
         medication("MedicationStatement", dosage=[twice], effectivePeriod={"start": "2020-01-05"}),
         medication(
             "MedicationRequest",
@@ -274,13 +279,15 @@ def test_drugs_of_each_kind(read):
     assert {(one.kind, one.codes) for one in found} == {("drug", (Code("rxnorm", "11289"),))}
     assert [(one.value, one.unit) for one in found] == [
         ("5", "mg"),
+        ("5", "mg/h"),
         ("10", "mg/d"),
         ("5", "mg"),
         ("", ""),
         ("20", "mg/d"),
     ]
-    assert [one.start for one in found] == [day] * 5
+    assert [one.start for one in found] == [day] * 6
     assert [one.end for one in found] == [
+        day,
         day,
         None,
         when("2020-01-09", "day"),
@@ -400,6 +407,7 @@ def test_a_resource_that_comes_twice_counts_once(read):
             "valueQuantity.comparator'",
         ),
         (observation(component=SECRET), "field 'component': is not"),
+        (observation(component=1e300), "field 'component': is not"),
         (observation(subject={"reference": f"Patient/{SECRET} {SECRET}"}), "'subject.reference'"),
         (observation(id=f"{SECRET} {SECRET}"), "field 'id': is not an id"),
         (patient(birthDate=SECRET), "(Patient), field 'birthDate': is not"),
@@ -468,6 +476,17 @@ def test_lines_of_a_bulk_export(tmp_path, read):
         read(text="\n".join([lines[0], "{"]), name="all.ndjson")
     with pytest.raises(DataError, match="line 1: holds more than one"):
         read(text=lines[0] + lines[2], name="all.ndjson")
+
+
+def test_bundles_in_lines_and_in_bundles(read):
+    one = {"resourceType": "Bundle", "entry": [{"resource": patient()}, {"response": {}}]}
+    other = {"resourceType": "Bundle", "entry": [{"resource": observation()}]}
+    lines = read(text="\n".join(map(json.dumps, (one, other))), name="all.ndjson")
+    assert lines.events[0].place == "line 2, entry 1 (Observation)"
+    nested = read(one, other)
+    assert nested.events[0].place == "entry 2, entry 1 (Observation)"
+    with pytest.raises(DataError, match="entry 1, entry 1: is not an entry"):
+        read({"resourceType": "Bundle", "entry": SECRET})
 
 
 def test_a_folder_is_read_together(tmp_path):

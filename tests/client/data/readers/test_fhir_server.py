@@ -1,5 +1,6 @@
 """A FHIR server gives the records that its bundle would, whatever its pages, faults and manners."""
 
+import base64
 import json
 import socket
 import ssl
@@ -17,6 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from fhir_export import bundle
 from fhir_town import FhirTown
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fedrx_client.data.mapping import TableMapping
 from fedrx_client.data.readers.fhir.files import read_fhir
@@ -233,11 +236,50 @@ def test_what_a_server_should_not_say(town, status, headers, body, sentence):
         assert len(caught.value.args) == 1
 
 
+KEYS = ["resourceType", "entry", "link", "rest", "resource", "type", "searchParam", "name", "id"]
+KEYS += ["fhirVersion", "relation", "url", "fullUrl", "issue", "code", "birthDate"]
+TEXTS = ["Bundle", "Patient", "next", "4.0.1", "Doe", "", "http://[", "//x:99999999/", "p1"]
+ANSWERS = st.recursive(
+    st.none() | st.integers() | st.sampled_from(TEXTS),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=80)
+@given(status=st.sampled_from([200, 200, 400]), capable=ANSWERS, found=ANSWERS)
+def test_any_answer_is_read_or_refused(status, capable, found):
+    town = FhirTown([])
+    if isinstance(found, dict):
+        found = {"resourceType": "Bundle", **found}
+    town.faults = {
+        "metadata": [(200, {}, json.dumps(capable).encode())],
+        "Patient": [(status, {}, json.dumps(found).encode())],
+    }
+    refused = None
+    with town.open() as address:
+        try:
+            read(address)
+        except DataError as error:
+            refused = error
+        if refused is not None:
+            assert str(refused).startswith(address)
+            assert "Doe" not in str(refused)
+
+
 def test_pages_lead_nowhere_else_and_end(town):
     town.token, town.next_base = TOKEN_TEXT, "http://127.0.0.1:1/fhir"
     with town.open() as address:
         with pytest.raises(DataError, match="link to the next page leads to another address"):
             read(address, token=TOKEN_TEXT)
+        for wrong in ("http://[", 3, None, "//x:99999999/"):
+            link = {"relation": "next", "url": wrong}
+            page = json.dumps({"resourceType": "Bundle", "link": [link]}).encode()
+            town.faults = {"Patient": [(200, {}, page)]}
+            with pytest.raises(DataError, match="leads to another address"):
+                read(address, token=TOKEN_TEXT)
         link = {"relation": "next", "url": f"{address}/Patient?again"}
         page = json.dumps({"resourceType": "Bundle", "link": [link]}).encode()
         town.faults = {"Patient": [(200, {}, page)] * 3}
@@ -322,6 +364,9 @@ def own_certificate(tmp_path):
         ("http://fhir.hospital.test/r4", "t", "is not encrypted, so that no token is sent"),
         ("https://fhir.hospital.test/r4?x=1", None, "without a search"),
         ("https://user:pw@/r4", None, "without a search"),
+        ("https://user:pw@fhir.hospital.test/r4", "t", "there is a token too"),
+        ("http://user:pw@fhir.hospital.test/r4", None, "is not encrypted"),
+        ("https://h.test:x/", None, "is not an address"),
     ],
 )
 def test_addresses_that_cannot_be_used(address, token, sentence):
@@ -329,6 +374,16 @@ def test_addresses_that_cannot_be_used(address, token, sentence):
         read(address, token=token)
     assert sentence in str(caught.value)
     assert "pw" not in str(caught.value)
+
+
+def test_a_user_in_the_address_is_sent_with_every_page(town):
+    with town.open() as address:
+        found, _ = read(address.replace("127", "me:p%40w@127"))
+    assert len(found.persons) == 20
+    expected = "Basic " + base64.b64encode(b"me:p@w").decode()
+    assert {one.get("authorization") for one in town.headers} == {expected}
+    assert "p@w" not in found.source
+    assert "p%40w" not in found.source
 
 
 def test_the_token_comes_from_the_environment_or_a_file(tmp_path):

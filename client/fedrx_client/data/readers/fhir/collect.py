@@ -59,6 +59,10 @@ class Collection:
                 "bundle or an NDJSON export of FHIR R4."
             )
         kind = content["resourceType"]
+        if kind == "Bundle":  # a line of an export, or an answer in a bundle of answers
+            entries = content.get("entry", [])
+            for n, entry in enumerate(entries if isinstance(entries, list) else [entries], 1):
+                self.add_entry(f"{place}, entry {n}", entry)
         if kind not in TYPES:
             return
         resource = Resource(self.source, f"{place} ({kind})", kind, content)
@@ -73,6 +77,17 @@ class Collection:
                 self._add_events(resource)
         except Passed as passed:
             self._skipped[str(passed)] += 1
+
+    def add_entry(self, place: str, entry: object) -> None:
+        """Read one entry of a bundle; without a resource it says what was deleted or refused.
+
+        Raises:
+            DataError: as `add`.
+        """
+        if not isinstance(entry, dict):
+            raise DataError(f"{self.source}, {place}: is not an entry of a bundle.")
+        if "resource" in entry:
+            self.add(place, entry["resource"], entry.get("fullUrl"))
 
     def _add_person(self, resource: Resource, url: str) -> None:
         own = id_of(resource)
@@ -95,8 +110,9 @@ class Collection:
         if kind == "drug" and "medicationReference" in raw:
             return True
         code = raw.get("medicationCodeableConcept" if kind == "drug" else "code")
-        parts: Any = raw.get("component") or ()
-        concepts = [code, *(one.get("code") for one in parts if isinstance(one, dict))]
+        parts = raw.get("component")
+        inner = parts if isinstance(parts, list) else []
+        concepts = [code, *(one.get("code") for one in inner if isinstance(one, dict))]
         found = [codes for concept in concepts if (codes := raw_codes(concept))]
         return not found or any(self.keep(kind, codes) for codes in found)
 

@@ -67,7 +67,11 @@ _READ: Mapping[str, Json] = MappingProxyType(
             "component": {"code": _CONCEPT, **_VALUES},
         },
         "Medication": {"code": _CONCEPT},
-        "MedicationAdministration": {**_DRUG, **_EFFECTIVE, "dosage": {"dose": _QUANTITY}},
+        "MedicationAdministration": {
+            **_DRUG,
+            **_EFFECTIVE,
+            "dosage": {"dose": _QUANTITY, "rateQuantity": _QUANTITY},
+        },
         "MedicationStatement": {**_DRUG, **_EFFECTIVE, "dosage": _DOSAGE},
         "MedicationRequest": {
             **_DRUG,
@@ -150,14 +154,15 @@ class Resource:
             return _MODELS[self.kind].model_validate({"resourceType": self.kind, **pruned})
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-            element = ".".join(str(part) for part in first["loc"] if part)
-            missing = first["type"].endswith("missing")
-            why = "is missing" if missing else "is not what FHIR R4 allows there"
-            if not element:  # of several elements FHIR wants one: the model names them all
-                names = _NAMES.findall(first["msg"])
-                element = f"{commonprefix(names) or self.kind}[x]"  # noqa: RUF071 - no paths
-                why = "is there twice" if "multiple" in first["msg"] else "is missing"
-            raise self.refused(element, f"{why}; correct it in the export") from None
+        # Raised outside, so that it does not keep the model's error, which holds what it was given.
+        element = ".".join(str(part) for part in first["loc"] if part)
+        missing = first["type"].endswith("missing")
+        why = "is missing" if missing else "is not what FHIR R4 allows there"
+        if not element:  # of several elements FHIR wants one: the model names them all
+            names = _NAMES.findall(first["msg"])
+            element = f"{commonprefix(names) or self.kind}[x]"  # noqa: RUF071 - no paths
+            why = "is there twice" if "multiple" in first["msg"] else "is missing"
+        raise self.refused(element, f"{why}; correct it in the export")
 
 
 def _prune(value: Any, read: Json) -> Any:  # noqa: ANN401 - JSON

@@ -84,12 +84,7 @@ def _read_bundle(text: str, collection: Collection, inside: str) -> None:
             kind = value
         elif key == "entry":
             entries += 1
-            place = f"{inside}entry {entries}"
-            if not isinstance(value, dict):
-                raise DataError(f"{source}, {place}: is not an entry of a bundle.")
-            # An entry without a resource tells what was deleted or refused.
-            if "resource" in value:
-                collection.add(place, value["resource"], value.get("fullUrl"))
+            collection.add_entry(f"{inside}entry {entries}", value)
     if kind == "Bundle":
         return
     if entries or not kind:
@@ -144,4 +139,7 @@ def _members(text: str, source: str, file: str) -> Iterator[tuple[str, Any]]:
                 yield key, value
             separator = expect(",}", "',' or '}'")
     if at != len(text):
-        raise DataError(f"{where}: is not valid JSON: there is more after its end.")
+        raise DataError(
+            f"{where}: is not valid JSON: there is more after its end; a file with "
+            "a resource in each line is named .ndjson."
+        )

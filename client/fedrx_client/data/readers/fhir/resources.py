@@ -202,8 +202,10 @@ def _drug(resource: Resource, model: Any, patient: str) -> Event:  # noqa: ANN40
     value, unit = "", ""
     if kind == "MedicationAdministration":
         start, end = effective_of(resource, model)
-        if model.dosage is not None and model.dosage.dose is not None:
-            value, unit = _dose(resource, "dosage.dose", model.dosage.dose)
+        for name in ("rateQuantity", "dose"):  # of an infusion with a dose, the dose
+            quantity = model.dosage and getattr(model.dosage, name)
+            if quantity is not None:
+                value, unit = _dose(resource, f"dosage.{name}", quantity)
     elif kind == "MedicationStatement":
         start, end = effective_of(resource, model)
         value, unit = _dosages(resource, "dosage", model.dosage or ())

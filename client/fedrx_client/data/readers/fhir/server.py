@@ -102,6 +102,7 @@ def read_server(
     source: Source,
     selection: Selection,
     *,
+    only: str | None = None,
     token: str | None = None,
     limits: ServerLimits | None = None,
     sleep: Callable[[float], None] = time.sleep,
@@ -111,6 +112,7 @@ def read_server(
     Args:
         source: the server's base address.
         selection: the codes that are wanted.
+        only: the id of the one patient that is wanted; None for all.
         token: a bearer token, if the server wants one.
         limits: how it is asked.
         sleep: waits so many seconds.
@@ -119,10 +121,15 @@ def read_server(
         DataError: the address cannot be used, the server does not answer, refuses, or gives what is
             not FHIR R4.
     """
-    parts = urlsplit(source.location)
-    if parts.query or parts.fragment or not parts.hostname:
+    try:
+        url = httpx.URL(source.location)
+    except httpx.InvalidURL:
+        raise DataError(f"{source.name}: is not an address.") from None
+    if url.query or url.fragment or not url.host:
         raise DataError(f"{source.name}: give the base address of the server, without a search.")
-    if parts.scheme != "https" and (token or parts.password) and not is_loopback(parts.hostname):
+    if url.userinfo and token:
+        raise DataError(f"{source.name}: has a user, but there is a token too; use one of them.")
+    if url.scheme != "https" and (token or url.password) and not is_loopback(url.host):
         raise DataError(
             f"{source.name}: is not encrypted, so that no token is sent to it; give its https "
             "address."
@@ -131,9 +138,12 @@ def read_server(
     headers = {"Accept": "application/fhir+json"}
     if token is not None:
         headers["Authorization"] = f"Bearer {token}"
-    with httpx.Client(headers=headers, timeout=limits.timeout_s, follow_redirects=False) as client:
-        base = source.location.rstrip("/") + "/"
-        return _Search(source.name, base, client, limits, sleep, token is not None).run(selection)
+    # A user in the address goes where links without one lead, too.
+    auth = (url.username, url.password) if url.userinfo else None
+    base = str(url.copy_with(username=None, password=None)).rstrip("/") + "/"
+    with httpx.Client(headers=headers, auth=auth, timeout=limits.timeout_s) as client:
+        search = _Search(source.name, base, client, limits, sleep, token is not None, only)
+        return search.run(selection)
 
 
 @dataclass
@@ -146,6 +156,7 @@ class _Search:
     limits: ServerLimits
     sleep: Callable[[float], None]
     has_token: bool
+    only: str | None
 
     def run(self, selection: Selection) -> Records:
         """Search for persons, then for each kind of record that is wanted."""
@@ -194,10 +205,12 @@ class _Search:
         types: Any = first.get("resource") if isinstance(first, dict) else None
         listed = {}
         for one in types if isinstance(types, list) else ():
-            if isinstance(one, dict) and one.get("type") in every:
-                given: Any = one.get("searchParam")
-                names = [p.get("name") for p in given or () if isinstance(p, dict)]
-                listed[str(one["type"])] = frozenset(n for n in names if isinstance(n, str))
+            kind = one.get("type") if isinstance(one, dict) else None
+            if isinstance(kind, str) and kind in every:
+                given = one.get("searchParam")
+                params = given if isinstance(given, list) else []
+                names = [p.get("name") for p in params if isinstance(p, dict)]
+                listed[kind] = frozenset(n for n in names if isinstance(n, str))
         return listed or every
 
     def read(self, collection: Collection, kind: str, search: Mapping[str, str]) -> list[str]:
@@ -206,7 +219,12 @@ class _Search:
         Returns:
             References to what was found, for types that others refer to.
         """
-        asked = {**search, "_elements": _ELEMENTS[kind], "_count": str(self.limits.page)}
+        asked = {
+            **self.whose(kind),
+            **search,
+            "_elements": _ELEMENTS[kind],
+            "_count": str(self.limits.page),
+        }
         url = f"{urljoin(self.base, kind)}?{urlencode(asked)}"
         references = []
         for number, page in enumerate(self.pages(url, kind), 1):
@@ -215,15 +233,17 @@ class _Search:
                 raise self.refused(kind, "its entries are not a list")
             for n, entry in enumerate(entries, 1):
                 place = f"{kind} page {number}, entry {n}"
-                if not isinstance(entry, dict):
-                    raise DataError(f"{self.name}, {place}: is not an entry of a bundle.")
+                collection.add_entry(place, entry)
                 content = entry.get("resource")
-                if content is None:
-                    continue
-                collection.add(place, content, entry.get("fullUrl"))
-                if kind == "Medication" and isinstance(content.get("id"), str):
+                if kind == "Medication" and isinstance(content, dict) and "id" in content:
                     references.append(f"Medication/{content['id']}")
         return references
+
+    def whose(self, kind: str) -> dict[str, str]:
+        """Name the one patient that a search is about; a drug's own entry belongs to no one."""
+        if self.only is None or kind == "Medication":
+            return {}
+        return {"_id" if kind == "Patient" else "patient": _ESCAPED.sub(r"\\\1", self.only)}
 
     def pages(self, url: str, kind: str) -> Iterator[dict[str, Any]]:
         """Follow the links to the next page, as long as they stay with the server."""
@@ -247,8 +267,8 @@ class _Search:
             ]
             following = None
             if found:
-                following = urljoin(url, str(found[0]))
-                if _origin(following) != _origin(url):
+                following = _joined(url, found[0])
+                if following is None or _origin(following) != _origin(url):
                     raise self.refused(
                         kind,
                         "its link to the next page leads to another address; have the server "
@@ -267,7 +287,7 @@ class _Search:
                 trouble = _trouble(error)
                 if attempt == self.limits.attempts or _untrusted(error):
                     raise self.refused(kind, trouble) from None
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
                 raise self.refused(kind, _trouble(error)) from None
             else:
                 if status not in _AGAIN or attempt == self.limits.attempts:
@@ -356,6 +376,13 @@ def _has_below(code: Code) -> bool:
     return code.system == "icd10" or (code.system == "atc" and len(code.code) < 7)
 
 
+def _joined(url: str, link: object) -> str | None:
+    try:
+        return urljoin(url, link) if isinstance(link, str) else None
+    except ValueError:  # not an address at all
+        return None
+
+
 def _origin(url: str) -> tuple[str, str, int | None]:
     parts = urlsplit(url)
     try:
@@ -390,7 +417,7 @@ def _untrusted(error: BaseException | None) -> bool:
     return False
 
 
-def _trouble(error: httpx.HTTPError) -> str:
+def _trouble(error: Exception) -> str:
     """Say why there was no answer, without the text of the error, which may hold an address."""
     if _untrusted(error):
         return (
