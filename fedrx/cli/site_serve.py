@@ -50,12 +50,17 @@ def serve(
             raise MisuseError(f"{name}: {path} is not there; give the file.")
     import uvicorn
 
+    from fedrx_client.clinic.follow_up import kept_predictions
+    from fedrx_client.clinic.predict import PatientPrediction
     from fedrx_client.clinic.service.app import make_app
     from fedrx_client.clinic.service.services_file import SERVICES, read_services
     from fedrx_client.clinic.service.serving import Desk
     from fedrx_client.clinic.service.tokens import TokenCheck
     from fedrx_client.identity.identity import AUDIT, SiteIdentity
+    from fedrx_client.participation.settings import pseudonym_key
     from fedrx_client.records.audit_log import AuditEntry, AuditKind, AuditLog
+    from fedrx_client.records.follow_up import FollowUpStore
+    from fedrx_models.files import ModelFile
 
     site = SiteIdentity(folder)
     served = read_services(services or folder / SERVICES)
@@ -68,7 +73,13 @@ def serve(
     shown = f"[{host}]" if ":" in host else host
     reached = (address or f"{scheme}://{shown}:{port}").rstrip("/")
     tokens = None if clients is None else TokenCheck.from_file(clients)
-    app = make_app(Desk(served, audit), tokens=tokens, address=reached)
+    followed = any(one.follow_up for one in served.values())
+    secret, store = pseudonym_key(folder) if followed else b"", FollowUpStore(folder)
+
+    def keep(model: ModelFile, found: PatientPrediction) -> None:
+        store.add(kept_predictions(model, found, secret, int(time.time())))
+
+    app = make_app(Desk(served, audit, keep=keep), tokens=tokens, address=reached)
     for one in served.values():
         say(f"{reached}/cds-services/{one.id}  {one.hook}  model {one.model.name}")
     who = "any client on this machine" if tokens is None else f"the clients of {clients}"

@@ -8,12 +8,14 @@ mapping = "warfarin_fhir.toml"   # beside this file
 drugs = ["warfarin"]             # of an order: cards for these only; left out: for all
 guideline = "warfarin"           # a published guideline beside the model's answer; left out: none
 disagreement = 0.25              # by how much of its dose the model may differ unremarked
+follow_up = true                 # keep predictions under a pseudonym for `fedrx site follow-up`
 """
 
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedrx_client.clinic.follow_up import require_followed
 from fedrx_client.clinic.guideline.guidance import DISAGREEMENT, guideline_for
 from fedrx_client.clinic.reasons import reasons
 from fedrx_client.clinic.service.hooks import HookName
@@ -43,6 +45,7 @@ class ServiceEntry(BaseModel):
     drugs: tuple[str, ...] = Field(default=(), strict=False)
     guideline: str = ""
     disagreement: float = Field(default=DISAGREEMENT, gt=0, le=10)
+    follow_up: bool = False
 
 
 class ServicesFile(BaseModel):
@@ -81,6 +84,8 @@ def read_services(path: Path) -> dict[str, ServedModel]:
 
 def _served(one: ServiceEntry, path: Path) -> ServedModel:
     model = load_model(path.parent / one.model)
+    if one.follow_up:
+        require_followed(model.model.schema)
     mapping = TableMapping.load(path.parent / one.mapping)
     sets = value_sets("drug")
     drugs: set[Code] = set()
@@ -101,6 +106,7 @@ def _served(one: ServiceEntry, path: Path) -> ServedModel:
         reasons=reasons,
         concerns=lambda orders: not drugs or bool(drugs & orders_of(orders)),
         guideline=_guideline(one, path, model.model.schema),
+        follow_up=one.follow_up,
     )
 
 

@@ -21,6 +21,9 @@ Reasons = Callable[[ModelFile, Cohort], Sequence[str]]
 Guideline = Callable[[ModelFile, Cohort, PatientPrediction], tuple[Sequence[str], str]]
 """To the guideline's sentences, and one on how far the model differs, or an empty one."""
 
+Keep = Callable[[ModelFile, PatientPrediction], None]
+"""Keeps a prediction under a pseudonym."""
+
 
 class AuditWriter(Protocol):
     """Where every card and every answer is recorded, before it leaves."""
@@ -47,6 +50,7 @@ class ServedModel:
             `patient-view`.
         reasons: why the model says so.
         guideline: what the guideline says.
+        follow_up: whether its predictions are kept, to be compared with what happens.
     """
 
     id: str
@@ -57,6 +61,7 @@ class ServedModel:
     concerns: Callable[[Mapping[str, Any]], bool] = lambda _orders: True
     reasons: Reasons = lambda _model, _patient: ()
     guideline: Guideline = lambda _model, _patient, _found: ((), "")
+    follow_up: bool = False
 
     def describe(self) -> dict[str, Any]:
         """Describe it as discovery does."""
@@ -80,11 +85,13 @@ class Desk:
         services: by id.
         audit: where cards and answers are recorded.
         page: address of the page of one patient for a card's link, given the card's name.
+        keep: keeps a prediction of a service that is followed up.
     """
 
     services: Mapping[str, ServedModel]
     audit: AuditWriter
     page: Callable[[str], str] | None = None
+    keep: Keep = lambda _model, _found: None
 
     def service(self, name: str) -> ServedModel:
         """Find a service.
@@ -118,7 +125,7 @@ class Desk:
             return []
         resources = _resources(service, request)
         name = uuid.uuid4()
-        model = service.model
+        model, kept = service.model, None
         try:
             patient = service.read(resources, request.context.patientId)
             (found,) = predict(model, patient)
@@ -132,6 +139,7 @@ class Desk:
                 disagrees=disagrees,
                 link=None if self.page is None else self.page(str(name)),
             )
+            kept = found if service.follow_up else None
         except DataError as error:
             card = refusal_card(str(error), model, uuid=name)
         except ModelUnusable:
@@ -143,6 +151,8 @@ class Desk:
             f"{service.hook}{'' if 'overrideReasons' in card else ', without a prediction'}",
             model.study_digest,
         )
+        if kept is not None:
+            self.keep(model, kept)
         return [card]
 
     def feedback(self, service: ServedModel, request: FeedbackRequest, client: str) -> None:
