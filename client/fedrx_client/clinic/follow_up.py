@@ -270,7 +270,7 @@ def _followed(
         what = "inside the interval" if asked.kind == "interval" else "with the outcome"
         alarm = (
             f"{asked.name}: {100 * share:.0f} % of {len(held)} patients were {what}, where "
-            f"{100 * level:.0f} % were promised; that is more than chance. Judge model "
+            f"{100 * level:.0f} % were promised; that is more than chance alone gives. Judge model "
             f"{asked.model} again before relying on it."
         )
     return replace(
