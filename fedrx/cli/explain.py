@@ -57,7 +57,7 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say which of a patient's values raise or lower the prediction, and by how much."""
-    picture = None if figure is None else _picture(figure)
+    picture = None if figure is None else picture_of(figure)
     from fedrx.views.reasons import show, show_cohort
     from fedrx_client.clinic.explaining import STAYS, explain_cohort, explain_patients
     from fedrx_client.clinic.patients import load_patients
@@ -101,7 +101,7 @@ def explain(
         show(whys, found)
 
 
-def _picture(figure: Path) -> "Picture":
+def picture_of(figure: Path) -> "Picture":
     """Give a figure's kind by its name, and refuse a file that is there."""
     kind = figure.suffix.lower().removeprefix(".")
     if kind not in _PICTURES:

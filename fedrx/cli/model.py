@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedrx.cli import responders
 from fedrx_common.errors import MisuseError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from fedrx_protocol.study.schema import FeatureSchema
 
 app = typer.Typer(help="Ask a finished model.", no_args_is_help=True, suggest_commands=False)
+responders.register(app)
 
 _SYNTHETIC_PATIENTS = 500
 _STILL = 1e-6  # of a marker's scale; less is rounding

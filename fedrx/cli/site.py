@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedrx.cli import site_agent, site_model, site_serve, site_study
+from fedrx.cli import site_agent, site_follow_up, site_model, site_serve, site_study
 from fedrx.cli.passphrase import new_passphrase, passphrase_for
 from fedrx.views.terminal import say
 from fedrx_common.errors import MisuseError
@@ -31,6 +31,7 @@ app = typer.Typer(
 site_study.register(app)
 site_agent.register(app)
 site_serve.register(app)
+site_follow_up.register(app)
 site_model.register(app)
 
 Folder = Annotated[Path, typer.Argument(help="The site's folder.")]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from fedrx_client.clinic.page.routes import BedsidePage
     from fedrx_client.clinic.service.services_file import Bedside
-    from fedrx_client.clinic.service.serving import AuditWriter
+    from fedrx_client.clinic.service.serving import AuditWriter, Keep
 
 _LOOPBACK = "127.0.0.1"
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what must be told apart from an address
@@ -69,7 +69,8 @@ def serve(
     tokens = None if clients is None else TokenCheck.from_file(clients)
     page, router = _page(bedside, audit, port, secure=certificate is not None)
     link = None if page is None else page.link_for(reached)
-    app = make_app(Desk(bedside.services, audit, link), tokens=tokens, address=reached, page=router)
+    desk = Desk(bedside.services, audit, link, _keep(folder, bedside))
+    app = make_app(desk, tokens=tokens, address=reached, page=router)
     listening = _listen(host, port)
     audit("start", f"the bedside's services began at {reached}", "")
     for one in bedside.services.values():
@@ -153,6 +154,18 @@ def _page(
     cookie = f"{'__Host-' if secure else ''}fedrx-{port}"
     page = BedsidePage(bedside.services, bedside.searches, audit, Access(cookie), secure)
     return page, page_router(page)
+
+
+def _keep(folder: Path, bedside: "Bedside") -> "Keep":
+    """Make what keeps predictions under pseudonyms, if the file of services asks for it."""
+    if not any(one.follow_up for one in bedside.services.values()):
+        return lambda _model, _found: None
+    from fedrx_client.clinic.follow_up import kept_predictions
+    from fedrx_client.participation.settings import pseudonym_key
+    from fedrx_client.records.follow_up import FollowUpStore
+
+    secret, store = pseudonym_key(folder), FollowUpStore(folder)
+    return lambda model, found: store.add(kept_predictions(model, found, secret, int(time.time())))
 
 
 def _listen(host: str, port: int) -> socket.socket:

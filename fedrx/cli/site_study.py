@@ -309,7 +309,7 @@ def forget(
     by: Annotated[str | None, typer.Option(help="Who asks; else the account's name.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Remove cached cohorts and the files of studies whose approval is over."""
+    """Remove cached cohorts, kept predictions, and the files of studies that are over."""
     from fedrx_client.approvals import retention
 
     if (study is None) == (older_than is None):
@@ -319,7 +319,7 @@ def forget(
         found = retention.older_than(folder, older_than, now)
     else:
         found = retention.of_study(folder, _digest(folder, str(study)), now)
-    if not found.cohorts and not found.studies:
+    if not found:
         say("Nothing is kept that could be forgotten.")
         return
     say(f"To be removed: {found.text()}.")

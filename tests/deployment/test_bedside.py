@@ -16,6 +16,10 @@ from bedside import MAPPING, bundle, measurements, person
 from cryptography.hazmat.primitives.asymmetric import ec
 from spare_ports import free_ports
 
+from fedrx_client.data.privacy.deidentify import pseudonym
+from fedrx_client.participation.settings import pseudonym_key
+from fedrx_client.records.follow_up import FollowUpStore
+
 COMMAND = Path(sys.executable).with_name("fedrx")
 ISSUER = "https://ehr.example.org"
 # The record has no genotypes: they are called from the laboratory's VCF.
@@ -43,6 +47,8 @@ id = "warfarin"
 hook = "patient-view"
 model = "iwpc.safetensors"
 mapping = "record.toml"
+guideline = "warfarin"
+follow_up = true
 """
 
 
@@ -130,6 +136,10 @@ def test_from_a_vcf_and_fhir_to_a_card_and_the_audit_log(hospital):
     root = 5.6044 - 0.2614 * 6 + 0.0087 * 170 + 0.0128 * 80 - 0.8677 - 1.9206
     assert f"{root**2:.3g} (" in card["summary"]
     assert "CYP2C9" in card["detail"]
+    assert "FDA label: 0.5 to 2 mg/day" in card["detail"]
+    (kept,) = FollowUpStore(folder / "site").all()
+    assert kept.value == pytest.approx(root**2, rel=1e-4)
+    assert kept.patient == pseudonym("p1", pseudonym_key(folder / "site"))
     told = {"feedback": [{"card": card["uuid"], "outcome": "accepted", "outcomeTimestamp": "now"}]}
     ended = httpx.post(
         f"{place}/feedback", json=told, headers=signed(key, f"{place}/feedback"), timeout=60

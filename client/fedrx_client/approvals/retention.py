@@ -5,7 +5,8 @@ patient. The log gets a line before anything is removed.
 """
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedrx_client.approvals.approval import DAY_S
@@ -14,6 +15,7 @@ from fedrx_client.approvals.study_files import StudyFiles
 from fedrx_client.data.privacy.cache import CachedFile, cached, remove
 from fedrx_client.identity.identity import SiteIdentity
 from fedrx_client.records.audit_log import AuditEntry, existing_log
+from fedrx_client.records.follow_up import FollowUpStore
 from fedrx_common.errors import MisuseError, counted
 from fedrx_common.files import unusable
 
@@ -29,15 +31,24 @@ class Forgettable:
     Attributes:
         cohorts: cached cohorts.
         studies: folders of kept studies, named by their digests.
+        predictions: how many predictions are kept for follow-up, by study.
+        before: unix seconds; of the predictions those made before then, or all for None.
     """
 
     cohorts: tuple[CachedFile, ...]
     studies: tuple[Path, ...]
+    predictions: Mapping[str, int] = field(default_factory=dict)
+    before: int | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.cohorts or self.studies or self.predictions)
 
     def text(self) -> str:
         """Say in words what it is."""
         cohorts = counted(len(self.cohorts), "cached cohort")
-        return f"{cohorts} and {counted(len(self.studies), 'study folder')}"
+        found = f"{cohorts} and {counted(len(self.studies), 'study folder')}"
+        kept = sum(self.predictions.values())
+        return f"{found}, and {counted(kept, 'kept prediction')}" if kept else found
 
 
 def of_study(folder: Path, study: str, now: int) -> Forgettable:
@@ -58,11 +69,13 @@ def of_study(folder: Path, study: str, now: int) -> Forgettable:
                 "`fedrx site approve --revoke`."
             )
     cohorts = tuple(one for one in cached(folder) if one.study == study)
-    return Forgettable(cohorts, StudyFiles(folder).folders(study))
+    counts = FollowUpStore(folder).counts()
+    predictions = {study: counts[study]} if study in counts else {}
+    return Forgettable(cohorts, StudyFiles(folder).folders(study), predictions)
 
 
 def older_than(folder: Path, days: int, now: int) -> Forgettable:
-    """Find cohorts cached before some days, and studies whose approval ended before then.
+    """Find what was kept before some days: cohorts, predictions, and studies that had ended.
 
     Args:
         folder: the site's folder.
@@ -77,7 +90,7 @@ def older_than(folder: Path, days: int, now: int) -> Forgettable:
     }
     cohorts = tuple(one for one in cached(folder) if one.kept_at < before or one.study in ended)
     studies = tuple(path for one in sorted(ended) for path in StudyFiles(folder).folders(one))
-    return Forgettable(cohorts, studies)
+    return Forgettable(cohorts, studies, FollowUpStore(folder).counts(before), before)
 
 
 def forget(folder: Path, found: Forgettable, *, now: int, by: str) -> None:
@@ -94,11 +107,15 @@ def forget(folder: Path, found: Forgettable, *, now: int, by: str) -> None:
         FolderUnusable: a file cannot be removed.
     """
     studies = {path.name for path in found.studies} | {one.study for one in found.cohorts}
+    studies |= set(found.predictions)
+    store = FollowUpStore(folder)
     log = existing_log(SiteIdentity(folder).audit_path)
     for study in sorted(studies):
         part = Forgettable(
             tuple(one for one in found.cohorts if one.study == study),
             tuple(path for path in found.studies if path.name == study),
+            {study: found.predictions[study]} if study in found.predictions else {},
+            found.before,
         )
         log.record(
             AuditEntry(
@@ -106,6 +123,8 @@ def forget(folder: Path, found: Forgettable, *, now: int, by: str) -> None:
             )
         )
         remove(part.cohorts)
+        if part.predictions:
+            store.remove(study, part.before)
         for path in part.studies:
             with unusable(path):
                 shutil.rmtree(path)

@@ -11,6 +11,7 @@ from fedrx_client.clinic.predict import predict
 from fedrx_client.clinic.whatif import Dose, NoOverlap, Setting, read_dose, read_setting, what_if
 from fedrx_common.errors import DataError, MisuseError
 from fedrx_models.card import ModelCard
+from fedrx_models.cohort.cohort import Cohort
 from fedrx_models.files import load_model, save_model
 from fedrx_models.fitting import fit
 from fedrx_models.pharmacogenomic.published_model import published_model

@@ -8,6 +8,7 @@ mapping = "warfarin_fhir.toml"   # beside this file
 drugs = ["warfarin"]             # of an order: cards for these only; left out: for all
 guideline = "warfarin"           # a published guideline beside the model's answer; left out: none
 disagreement = 0.25              # by how much of its dose the model may differ unremarked
+follow_up = true                 # keep predictions under a pseudonym for `fedrx site follow-up`
 
 [page]                           # a page for one patient on the same server; left out: none
 source = "patients.csv"          # where it searches; left out: only a card's link leads to it
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedrx_client.clinic.follow_up import require_followed
 from fedrx_client.clinic.guideline.guidance import DISAGREEMENT, guideline_for
 from fedrx_client.clinic.patients import Search
 from fedrx_client.clinic.reasons import reasons
@@ -51,6 +53,7 @@ class ServiceEntry(BaseModel):
     drugs: tuple[str, ...] = Field(default=(), strict=False)
     guideline: str = ""
     disagreement: float = Field(default=DISAGREEMENT, gt=0, le=10)
+    follow_up: bool = False
 
 
 class PageEntry(BaseModel):
@@ -141,6 +144,8 @@ def _searches(services: Sequence[ServiceEntry], page: PageEntry, path: Path) -> 
 
 def _served(one: ServiceEntry, path: Path) -> ServedModel:
     model = load_model(path.parent / one.model)
+    if one.follow_up:
+        require_followed(model.model.schema)
     mapping = TableMapping.load(path.parent / one.mapping)
     sets = value_sets("drug")
     drugs: set[Code] = set()
@@ -161,6 +166,7 @@ def _served(one: ServiceEntry, path: Path) -> ServedModel:
         reasons=reasons,
         concerns=lambda orders: not drugs or bool(drugs & orders_of(orders)),
         guideline=_guideline(one, path, model.model.schema),
+        follow_up=one.follow_up,
     )
 
 

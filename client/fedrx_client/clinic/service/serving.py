@@ -24,6 +24,9 @@ Reasons = Callable[[ModelFile, Cohort], Sequence[str]]
 Guideline = Callable[[ModelFile, Cohort, PatientPrediction], tuple[Sequence[str], str]]
 """To the guideline's sentences, and one on how far the model differs, or an empty one."""
 
+Keep = Callable[[ModelFile, PatientPrediction], None]
+"""Keeps a prediction under a pseudonym."""
+
 
 class AuditWriter(Protocol):
     """Where every card and every answer is recorded, before it leaves."""
@@ -100,6 +103,7 @@ class ServedModel:
             `patient-view`.
         reasons: why the model says so.
         guideline: what the guideline says.
+        follow_up: whether its predictions are kept, to be compared with what happens.
     """
 
     id: str
@@ -110,6 +114,7 @@ class ServedModel:
     concerns: Callable[[Mapping[str, Any]], bool] = lambda _orders: True
     reasons: Reasons = lambda _model, _patient: ()
     guideline: Guideline = lambda _model, _patient, _found: ((), "")
+    follow_up: bool = False
 
     @property
     def model(self) -> ModelFile:
@@ -144,11 +149,13 @@ class Desk:
         audit: where cards and answers are recorded.
         page: keeps a patient for the page, and returns the address for a card's link; it is given
             the card's name, which is all that the address holds.
+        keep: keeps a prediction of a service that is followed up.
     """
 
     services: Mapping[str, ServedModel]
     audit: AuditWriter
     page: Callable[[uuid.UUID, ServedModel, Cohort], str] | None = None
+    keep: Keep = lambda _model, _found: None
 
     def service(self, name: str) -> ServedModel:
         """Find a service.
@@ -181,7 +188,7 @@ class Desk:
         if orders is not None and service.hook != "patient-view" and not service.concerns(orders):
             return []
         resources = _resources(service, request)
-        name, model = uuid.uuid4(), service.model
+        name, model, kept = uuid.uuid4(), service.model, None
         try:
             model = service.watched.current()
             patient = service.read(resources, request.context.patientId)
@@ -196,6 +203,7 @@ class Desk:
                 disagrees=disagrees,
                 link=None if self.page is None else self.page(name, service, patient),
             )
+            kept = found if service.follow_up else None
         except DataError as error:
             card = refusal_card(str(error), model, uuid=name)
         except ModelUnusable:
@@ -207,6 +215,8 @@ class Desk:
             f"{service.hook}{'' if 'overrideReasons' in card else ', without a prediction'}",
             model.study_digest,
         )
+        if kept is not None:
+            self.keep(model, kept)
         return [card]
 
     def feedback(self, service: ServedModel, request: FeedbackRequest, client: str) -> None:
