@@ -59,6 +59,7 @@ from spare_ports import free_ports
 
 from fedrx_client.connection.fleet import load_transport_key
 from fedrx_common.errors import MisuseError
+from fedrx_common.tls import trusting
 from fedrx_protocol.messages import frames
 from fedrx_server.gateway.control import (
     SuperLinkUnusable,
@@ -306,7 +307,7 @@ class TestAttackThroughTheProxy:
         assert raw_post(live, "/v1/control/start-run/../../fleet/pull-messages") == 401
 
     def test_only_post_passes(self, live):
-        with httpx.Client(verify=live.link._trust(), trust_env=False) as client:
+        with httpx.Client(verify=trusting(live.ca), trust_env=False) as client:
             url = f"https://{live.door}/v1/fleet/pull-messages"
             assert client.get(url).status_code == 403
 
@@ -350,7 +351,7 @@ class TestAttackThroughTheProxy:
 
 def raw_post(live: Live, path: str) -> int:
     """A POST whose path no client library has tidied up."""
-    with httpx.Client(verify=live.link._trust(), trust_env=False) as client:
+    with httpx.Client(verify=trusting(live.ca), trust_env=False) as client:
         url = httpx.URL(f"https://{live.door}").copy_with(raw_path=path.encode())
         headers = {"content-type": "application/protobuf"}
         return client.post(url, headers=headers).status_code
@@ -533,7 +534,7 @@ def fused(live: Live, site: int, call: str, content: bytes, headers=None) -> htt
     """A fused call, signed with the key of a site."""
     key = live.key(site)
     kind = "application/protobuf" if call == "take" else "application/vnd.fedrx.frames"
-    with httpx.Client(verify=live.link._trust(), trust_env=False) as client:
+    with httpx.Client(verify=trusting(live.ca), trust_env=False) as client:
         url = f"https://{live.door}/v1/fleet/{call}"
         request = client.build_request(
             "POST", url, content=content, headers={"content-type": kind, **(headers or {})}
