@@ -382,6 +382,8 @@ class TestAttackOnAnotherSitesObjects:
             names = [node.object_id for node in iterate_object_tree(tree)]
             yield Letters(grid.run.run_id, sent, names)
             live.sites[1].start()
+            # A site that is away for long counts as gone, and a pull would then say so.
+            wait_until(lambda: live.nodes[1] in live.online(), 40, "the agent is back")
             got = []
             wait_until(lambda: got.extend(grid.pull_messages([sent])) or got, 60, "site 1 answers")
             assert got[0].content["secret"]["header"] == b"for site 1 alone"
