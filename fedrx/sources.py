@@ -165,7 +165,7 @@ def read_patients(source: PatientFile, schema: FeatureSchema) -> LoadResult:
 
 
 def _with_site_ids(loaded: LoadResult) -> LoadResult:
-    """The same patients, at sites whose ids may stand in a roster and in a file's name."""
+    """The same patients, at sites whose ids a roster and a file's name can hold."""
     ids = site_ids(loaded.cohorts)
     cohorts = {ids[name]: replace(one, site=ids[name]) for name, one in loaded.cohorts.items()}
     renamed = ", ".join(f"'{name}' is {site}" for name, site in ids.items() if name != site)

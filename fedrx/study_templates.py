@@ -1,7 +1,7 @@
 """Study files to start from: a task's template, with any model that can do the task.
 
 The section of the model is written from the model's own configuration, so that every
-hyper-parameter stands there with its default and its meaning, and none can be forgotten.
+hyper-parameter is there with its default and its meaning, and none can be forgotten.
 """
 
 import json
@@ -38,7 +38,7 @@ _SHORT_STEPS = {"name": "adam", "learning_rate": 0.02}
 
 
 def template(task: str) -> str:
-    """A task's study file as it stands."""
+    """Read a task's study file."""
     folder = resources.files("fedrx").joinpath("templates")
     return folder.joinpath(TASKS[task]).read_text(encoding="utf-8")
 

@@ -41,7 +41,7 @@ def fault_in(
         text: the text.
         least: characters that it must have.
         most: characters that it may have.
-        as_in_table: the text must equal what stands in a hospital's own table or folder, so it may
+        as_in_table: the text must equal what is in a hospital's own table or folder, so it may
             be in another normal form, and may have spaces anywhere.
 
     Returns:

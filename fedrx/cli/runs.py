@@ -154,7 +154,7 @@ def status(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say how the runs stand: round, who is in, who is not and why, error, privacy, time left."""
+    """Show the runs: round, who is in, who is not and why, error, privacy, time left."""
     from fedrx.views import run as run_view
     from fedrx_server.rounds.witness import Witness
     from fedrx_server.service.instance import serving_of
@@ -212,7 +212,9 @@ def resume(
     *,
     new_roster: Annotated[
         bool,
-        typer.Option("--new-roster", help="Go on with the roster in force; the run must stand."),
+        typer.Option(
+            "--new-roster", help="Go on with the roster in force; the run must be stopped."
+        ),
     ] = False,
     readmit: Annotated[
         list[str] | None,
@@ -249,7 +251,7 @@ def report(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a run's report as it stands, at any time."""
+    """Write a run's report of what is finished, at any time."""
     from fedrx_server.report.from_run import run_privacy, run_report, run_result
     from fedrx_server.report.write import write_report
     from fedrx_server.runs.registry import RunView
@@ -268,7 +270,7 @@ def witness(
     *,
     forget: Annotated[
         str | None,
-        typer.Option(help="Begin anew with a site that restored a backup by the rule for it."),
+        typer.Option(help="Forget a site that restored a backup by the rule for it."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -154,7 +154,7 @@ def request(
     valid_days: ValidDays = 730,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Write the enrolment request anew, with the present time; an old one expires."""
+    """Write the enrolment request again, with the present time; an old one expires."""
     from fedrx_client.identity.identity import SiteIdentity
 
     identity = SiteIdentity(folder)

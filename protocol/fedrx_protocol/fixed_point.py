@@ -77,7 +77,7 @@ def to_ring(integers: IntVector) -> RingVector:
     """Signed integers as ring elements, same shape.
 
     Raises:
-        ValueOutOfRange: an integer does not lie in [-2^31, 2^31), so it could not be read back.
+        ValueOutOfRange: an integer is not in [-2^31, 2^31), so it could not be read back.
     """
     if integers.size and not (integers.min() >= -HALF_RING and integers.max() < HALF_RING):
         raise ValueOutOfRange("An integer lies outside [-2^31, 2^31), noise included.")
@@ -152,7 +152,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class SumLayout:
-    """What stands where in a round's summed vector."""
+    """The layout of a round's summed vector."""
 
     segments: tuple[Segment, ...]
 

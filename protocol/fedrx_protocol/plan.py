@@ -194,7 +194,7 @@ class StudyPlan:
 
     @property
     def noise_shares(self) -> int:
-        """Sites among which the noise of one sum is shared: one where each must stand alone."""
+        """Sites among which the noise of one sum is shared: one where each adds all of it."""
         return 1 if self.study.privacy.mode == "local" else self.parameters.min_honest
 
     @property
@@ -267,7 +267,7 @@ class StudyPlan:
     def epsilon_at_two_sites(self) -> float:
         """What is promised to a patient who is at two sites with the same records; 0 for nothing.
 
-        Exact metrics lie outside of it, as they do outside the study's epsilon.
+        Exact metrics are outside of it, as they do outside the study's epsilon.
         """
         privacy = self.study.privacy
         shared = privacy.mode == "distributed"

@@ -1,4 +1,4 @@
-"""What every model promises, whoever wrote it.
+"""What every model promises.
 
 A model sees one batch type, returns one loss per patient and never mixes patients: clipping, and
 with it the privacy promise, rests on that. `tests/shared_models` runs one suite over all models.
@@ -97,7 +97,7 @@ class Head(Protocol):
     """What turns a model's outputs `(B, K)` into losses and predictions: a module.
 
     Attributes:
-        joint: whether an interval's loss moves the prediction that it lies around. Rounds keep
+        joint: whether an interval's loss moves the prediction that it is around. Rounds keep
             the two apart; a search along a line needs slopes that belong to the loss's value.
     """
 
@@ -165,7 +165,7 @@ class PatientModel(nn.Module, ABC):
     def prepared(self, batch: PatientBatch) -> PatientBatch:
         """The same patients, with all that no training changes computed once.
 
-        For whoever passes the same patients through a model many times. Losses and predictions
+        For callers that pass the same patients through a model many times. Losses and predictions
         are those of `batch`, up to rounding. Most models compute nothing of the kind.
         """
         return batch

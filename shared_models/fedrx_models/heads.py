@@ -303,7 +303,7 @@ def _spread_loss(residual: torch.Tensor, log_reach: torch.Tensor) -> torch.Tenso
     """Smoothed quantile ("pinball") loss of log|residual| at `LEVEL`, of the residual's shape.
 
     Its derivative by `log_reach` is (1 - LEVEL) minus a step from 0 to 1 where the residual
-    leaves the interval; it vanishes on average where a share of `LEVEL` lies inside. Source:
+    leaves the interval; it vanishes on average where a share of `LEVEL` is inside. Source:
     Koenker and Bassett, Econometrica 1978;46:33-50, with the corner rounded off.
     """
     excess = torch.log(residual.abs() + _SMALLEST_RESIDUAL) - log_reach

@@ -108,7 +108,7 @@ def start(
         cohorts: One cohort a site.
         folder: Where to keep the run; must not exist, or be empty.
         options: How to simulate.
-        source: Where the cohorts came from, as JSON values, for whoever resumes the run.
+        source: Where the cohorts came from, as JSON values, for a resume.
         study_text: The study file as written.
         start_from: Model file of the study that this one starts from.
         observer: Called after every round.

@@ -19,7 +19,7 @@ from fedrx_common.hash_chain import ChainHead
 
 @dataclass(frozen=True)
 class Verified:
-    """Where the two records of a site stand, after everything was found to fit.
+    """The ends of the two records of a site, after everything was found to fit.
 
     Attributes:
         log: head of the audit log.

@@ -98,7 +98,7 @@ class JoinSource(Section):
     """
 
     file: str = Field(min_length=1, description="name of the file, beside the table")
-    by: Column = Field(description="column of both files; no value stands twice in the other one")
+    by: Column = Field(description="column of both files; no value is twice in the other one")
 
 
 class TargetSource(Section):

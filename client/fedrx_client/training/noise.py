@@ -4,7 +4,7 @@ Proposals are discrete Laplace, as in Canonne, Kamath and Steinke (2020, arXiv:2
 algorithm 3), drawn for whole arrays. Rounding a floating-point Gaussian would be simpler, but its
 53 bits leave a pattern on the grid whose cost grows with the standard deviation; integers drawn
 exactly and one accept-or-reject leave a relative error below 2^-40 in every probability within 12
-standard deviations (further out lies 4e-33 of the mass), whatever the standard deviation.
+standard deviations (further out is 4e-33 of the mass), whatever the standard deviation.
 
 That rests on exponential variables that are right far into the tail. NumPy's come from uniform
 numbers of 53 bits: P(E > x) is a multiple of about 2^-53, which is 2^-47 of exp(-4) and 2^-10 of

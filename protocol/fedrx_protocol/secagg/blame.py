@@ -2,7 +2,7 @@
 
 A share that is wrong, or does not open, shows that its owner or its holder lied, and not which of
 the two. Two facts decide it where the number of liars is bounded: a site that is at fault with more
-sites than can lie is a liar itself, and the shares of an honest owner lie on one polynomial, so
+sites than can lie is a liar itself, and the shares of an honest owner are on one polynomial, so
 that its seed is rebuilt as soon as enough of its holders have answered.
 """
 

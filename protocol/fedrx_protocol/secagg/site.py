@@ -296,7 +296,7 @@ class SiteParty:
     def export_keys(self) -> bytes:
         """This epoch's keys, for another process of this site; empty if there are none.
 
-        Whoever reads them can read this site's shares: they never leave the site.
+        A reader of them can read this site's shares: they never leave the site.
         """
         if self._keys is not None and not self._exported:
             self._exported = self._keys.to_bytes()

@@ -26,7 +26,7 @@ _TRANSFORMS: Mapping[str, Callable[[float], float]] = MappingProxyType(
 class StrictModel(BaseModel):
     """A part of a study. Strict: the text "5" is not a number, so one meaning has one digest.
 
-    Every text in it, in whatever field, may stand on the page that a hospital signs.
+    Every text in it, in any field, may be on the page that a hospital signs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
@@ -39,7 +39,7 @@ class StrictModel(BaseModel):
 
 
 def first_repeated(names: Iterable[str]) -> str | None:
-    """The first name that stands twice, if one does."""
+    """Find the first name that is there twice; None if there is none."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -60,7 +60,7 @@ def require_mean_within(
         transform: 'sqrt', 'log', or any other word for none.
 
     Raises:
-        ValueError: it lies outside; of values within a range the mean cannot.
+        ValueError: it is outside; of values within a range the mean cannot.
     """
     change = _TRANSFORMS.get(transform)
     low, high = (minimum, maximum) if change is None else (change(minimum), change(maximum))

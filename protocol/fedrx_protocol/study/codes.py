@@ -9,7 +9,7 @@ import unicodedata
 
 _WHOLE = re.compile(r"([+-]?[0-9]+)\.0{1,2}")
 _WHOLE_COMMA = re.compile(r"([+-]?[0-9]+)[.,]0{1,2}")
-# A star allele may hold copies and tandems (*1x2, *36+*10); a gene's name may stand before it.
+# A star allele may hold copies and tandems (*1x2, *36+*10); a gene's name may be before it.
 _STARS = re.compile(
     r"(?P<gene>[A-Za-z][A-Za-z0-9-]*)?\s*(?P<first>\*[^\s/*][^\s/]*)\s*/"
     r"\s*(?P<again>[A-Za-z][A-Za-z0-9-]*)?\s*(?P<second>\*[^\s/*][^\s/]*)"
@@ -27,7 +27,7 @@ def code_key(text: str, feature: str = "", *, decimal: str = ".") -> str:
     Args:
         text: the code, without spaces around it.
         feature: name of the study's feature, e.g. 'cyp2c9' or 'cyp2c9_diplotype'.
-        decimal: decimal separator of the file that it stands in.
+        decimal: decimal separator of its file.
     """
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)

@@ -82,7 +82,7 @@ class ModelSection(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False, strict=True)
 
-    name: Name = Field(description="which model; its hyper-parameters stand beside it")
+    name: Name = Field(description="which model; its hyper-parameters are beside it")
 
     @model_validator(mode="after")
     def _showable(self) -> Self:

@@ -191,7 +191,7 @@ class ForecastTarget(StrictModel):
 
     @property
     def unit(self) -> str:
-        """None of its own: each marker has one, and errors are told as ratios."""
+        """None of its own: each marker has one, and errors are ratios."""
         return ""
 
 

@@ -14,7 +14,7 @@ from fedrx_protocol.study.schema import CategoryFeature, FlagFeature, NumberFeat
 from fedrx_protocol.study.targets import TARGETS, Drug
 from fedrx_protocol.study.visits import Horizon, Marker, Treatment, VisitsSection
 
-# Features by kind; pydantic puts the kind into the place of an error, where no key stands.
+# Features by kind; pydantic puts the kind into the place of an error, where there is no key.
 _KINDS: Mapping[str, type[BaseModel]] = MappingProxyType(
     {"number": NumberFeature, "category": CategoryFeature, "flag": FlagFeature}
 )
@@ -103,7 +103,7 @@ def sentence_of(item: Mapping[str, Any], section: str = "") -> str:
 
 
 def _key(location: tuple[str | int, ...]) -> str:
-    """The key as it stands in the file, without the kinds that pydantic puts in between."""
+    """The key as it is in the file, without the kinds that pydantic puts in between."""
     words = []
     for last, part in zip((None, *location), location, strict=False):
         of_feature = isinstance(last, int) and part in _KINDS

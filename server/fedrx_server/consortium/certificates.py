@@ -54,7 +54,7 @@ def make_authority(name: str, consortium_key: Ed25519PrivateKey, now: int) -> Au
 
     Args:
         name: the consortium's, at most 64 characters.
-        consortium_key: signs the CA's public key, so that sites can tell it (`verify_authority`).
+        consortium_key: signs the CA's public key, so that sites recognise it (`verify_authority`).
         now: unix seconds.
     """
     key = ec.generate_private_key(ec.SECP384R1())
@@ -115,7 +115,7 @@ def general_name(host: str) -> x509.GeneralName:
         AddressInvalid: it is neither; a scheme, a port, a path and a wildcard are not allowed.
     """
     if host.startswith("[") and host.endswith("]") and ":" in host:
-        host = host[1:-1]  # as an IPv6 address stands before a port
+        host = host[1:-1]  # the form of an IPv6 address before a port
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:

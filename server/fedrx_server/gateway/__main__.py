@@ -43,7 +43,7 @@ class _Server(uvicorn.Server):
 
 
 def main() -> None:
-    """Serve until told to stop.
+    """Serve until a signal to stop.
 
     Raises:
         MisuseError: There is no database, without which a restart would lose a round.

@@ -44,7 +44,7 @@ class Refusals:
 
     def write(self, request: Request, response: Response) -> None:
         """Note a refusal."""
-        # Whence the call came, as the proxy saw it, and which node and key it shows.
+        # Where the call came from, as the proxy saw it, and which node and key it shows.
         caller = request.headers.get(ADDRESS_HEADER, "the coordinator's host")
         key = request.headers.get(FLEET_HTTP_PUBLIC_KEY_HEADER, "")
         if key:

@@ -155,7 +155,7 @@ class Transfer:
     """Moves objects; see the module.
 
     Args:
-        mailbox: Whence and whither.
+        mailbox: Where objects come from and go to.
         limits: Sizes.
     """
 

@@ -62,7 +62,7 @@ class PrivacyStatement:
         promised_epsilon: the study's promise.
         assumption: in words, e.g. "if at least 15 of 21 sites are honest and take part".
         training_epsilon: spent on patients in the training part.
-        metrics_epsilon: spent on held-out patients; None if metrics lie outside the promise.
+        metrics_epsilon: spent on held-out patients; None if metrics are outside the promise.
         collusion: (colluding sites, epsilon against them).
     """
 

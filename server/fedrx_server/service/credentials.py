@@ -12,7 +12,7 @@ from fedrx_server.gateway.control import SuperLinkAddress
 
 
 def dump_address(superlink_address: SuperLinkAddress) -> str:
-    """The line on standard input that tells a worker how to reach the SuperLink."""
+    """The line on standard input that says how a worker reaches the SuperLink."""
     return json.dumps(
         {
             "address": superlink_address.address,

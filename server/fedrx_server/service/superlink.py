@@ -160,7 +160,7 @@ class SuperLink:
         logger.info("ready: sites reach %s", self._ports.listen)
 
     def supervise(self, stop: threading.Event) -> None:
-        """Start again what dies, until told to stop."""
+        """Start again what dies, until a signal to stop."""
         children = (self._superlink, self._proxy)
         while not stop.wait(_LOOK_EVERY_S):
             for child in children:
@@ -174,7 +174,7 @@ class SuperLink:
         # An empty call without a signature: the SuperLink says 401, the proxy alone 502.
         door = f"https://{self._ports.door}/v1/fleet/pull-messages"
         kind = {"content-type": PROTOBUF_MEDIA_TYPE}
-        # Wherever it listens, its certificate is for this name too.
+        # At any address, its certificate is for this name too.
         named = {"sni_hostname": "localhost"}
         trust = trusting(self._tls.ca_certificate.read_bytes())
         try:

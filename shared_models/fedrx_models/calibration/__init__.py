@@ -1,6 +1,6 @@
 """What a model promises beside its prediction, kept: intervals, alarms, probabilities.
 
-`scores` measures how far an outcome lies from its prediction, in half-widths of the model's own
+`scores` measures how far an outcome is from its prediction, in half-widths of the model's own
 band, and widens a band by a radius. `conformal` turns such scores into a bounded histogram that may
 be summed and noised, and a histogram into a radius or a tail probability. `monitor` bets on scores
 along a course and says stay or pivot; `crossing` warns before a clinical threshold is crossed.

@@ -202,7 +202,7 @@ class ScoreTotals:
         bins_above = np.arange(len(self.grid.edges), 0, -1)
         bins_below = self.grid.bins - bins_above
         spread = sd * np.sqrt(bins_above * level**2 + bins_below * missed**2)
-        # At most missed * (n + 1) - 1 scores may lie beyond; both sides carry noise.
+        # At most missed * (n + 1) - 1 scores may be beyond; both sides carry noise.
         excess = level * above - missed * below + level
         enough = excess + norm.ppf(confidence) * spread <= 1e-9
         value = math.inf

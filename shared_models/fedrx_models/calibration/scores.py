@@ -1,4 +1,4 @@
-"""How far outcomes lie from predictions, in half-widths of the model's own band, and wider bands.
+"""How far outcomes are from predictions, in half-widths of the model's own band, and wider bands.
 
 A score is the distance on the scale that the model is trained on (a square root of a dose, a
 logarithm of a marker), divided by the half-width of its band there on the outcome's side. So a band

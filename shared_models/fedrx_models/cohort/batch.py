@@ -15,10 +15,10 @@ _FEWEST = 2  # visits that a study keeps; no model is asked to read fewer
 
 @dataclass(frozen=True, eq=False)
 class PatientBatch:
-    """Patients as tensors; every one is `(patients, ...)`, so that whoever clips can map over them.
+    """Patients as tensors; every one is `(patients, ...)`, so that clipping can map over them.
 
-    The blocks lie side by side in one tensor, in the order of the study: `encoding.block_columns`
-    says where each stands. F, G, M, T, C and K may be 0.
+    The blocks are side by side in one tensor, in the order of the study: `encoding.block_columns`
+    says where each is. F, G, M, T, C and K may be 0.
 
     Attributes:
         x: `(B, F)` float32, columns as in `encoding.column_names`.

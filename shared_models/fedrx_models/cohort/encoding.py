@@ -118,7 +118,7 @@ def flat_inputs(batch: PatientBatch) -> torch.Tensor:
 
 
 def without_blocks(batch: PatientBatch, schema: FeatureSchema, kept: torch.Tensor) -> PatientBatch:
-    """The same patients, who lack a block wherever `kept`, bool `(B, blocks)`, is false."""
+    """The same patients, who lack a block where `kept`, bool `(B, blocks)`, is false."""
     observed = batch.omics_observed * kept
     omics = batch.omics.clone()
     for i, place in enumerate(block_columns(schema).values()):
@@ -183,7 +183,7 @@ def column_names(schema: FeatureSchema) -> tuple[str, ...]:
 
 
 def columns_by_feature(schema: FeatureSchema) -> dict[str, tuple[int, ...]]:
-    """Which columns of `PatientBatch.x` stand for each feature, for explanations."""
+    """The columns of `PatientBatch.x` of each feature, for explanations."""
     found: dict[str, tuple[int, ...]] = {}
     start = 0
     for feature in schema.features:

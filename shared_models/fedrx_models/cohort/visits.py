@@ -28,10 +28,10 @@ _TOLERANCE = 1e-9  # of times, which may be sums of decimal fractions
 
 @dataclass(frozen=True)
 class VisitColumns:
-    """Where each thing stands among the C columns of `PatientBatch.visits`.
+    """The place of each value among the C columns of `PatientBatch.visits`.
 
     Times are in the study's unit, as they are: a model squeezes them as suits it. Marker values
-    are normalised, and 0 wherever nothing is known. Of a patient with more visits than the study
+    are normalised, and 0 where nothing is known. Of a patient with more visits than the study
     keeps, the first one kept begins an episode, since nothing before it is known.
 
     Attributes:
@@ -289,7 +289,7 @@ def encode_changes(schema: FeatureSchema, outcomes: Floats) -> tuple[Floats, NDA
         ahead, last = (normalise_marker(marker, outcomes[:, :, :, m, i]) for i in (0, 1))
         changes[:, :, :, m] = ahead - last
     changes /= np.array([horizon.change for horizon in target.horizons])[:, None]
-    flat = changes.reshape(len(outcomes), math.prod(changes.shape[1:]))  # -1 fails for nobody
+    flat = changes.reshape(len(outcomes), math.prod(changes.shape[1:]))  # -1 fails for no patients
     observed = ~np.isnan(flat)
     return np.where(observed, flat, 0.0), observed
 

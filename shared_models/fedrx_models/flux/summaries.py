@@ -107,7 +107,7 @@ class VisitSummaries(nn.Module):
         return torch.cat(shared, dim=2) * valid, torch.stack(markers, dim=3) * mask
 
     def _place(self, visits: torch.Tensor) -> torch.Tensor:
-        """Where a visit stands in time, `(B, T, 4)`."""
+        """The place of a visit in time, `(B, T, 4)`."""
         gap = visits[:, :, self.columns.gap].clamp(min=0.0)
         elapsed = visits[:, :, self.columns.elapsed].clamp(min=0.0)
         parts = [

@@ -1,7 +1,7 @@
 """`transformer`: attention over a patient's visits, with time as it is, not as a position.
 
 Each head forgets at its own public rate in the study's time unit, so that a visit of a minute ago
-and one of last year are not alike because they stand beside each other. Linear biases by distance:
+and one of last year are not alike because they are neighbours. Linear biases by distance:
 Press, Smith, Lewis 2022 (ALiBi), here by elapsed time.
 """
 

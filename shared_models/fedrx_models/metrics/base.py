@@ -244,7 +244,7 @@ def noisy_r2(
 
 
 def concordance_of_counts(first: Floats, second: Floats) -> tuple[float, Floats, Floats]:
-    """Count pairs in which `first` lies in a higher bin than `second`; ties count half.
+    """Count pairs in which `first` is in a higher bin than `second`; ties count half.
 
     Args:
         first: counts by bin, `(bins,)`.

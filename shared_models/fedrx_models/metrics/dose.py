@@ -49,7 +49,7 @@ _VARIANCE = {"offset": 0.05, "square": 0.15, "residual": 0.15}
 
 @dataclass(frozen=True)
 class GroupMetrics:
-    """Metrics of the patients whose actual dose lies in one range.
+    """Metrics of the patients whose actual dose is in one range.
 
     A figure is `None` where the range has no patients, or where noise hides it.
     """

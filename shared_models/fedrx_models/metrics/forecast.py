@@ -1,7 +1,7 @@
 """Forecasts judged by sums, beside the last value: a patient counts once, whatever the visits.
 
 There are three sums for each horizon and marker: the forecasts' error, the last value's error, and
-how often the outcome lies in the interval. Each patient adds a mean over that patient's visits. The
+how often the outcome is in the interval. Each patient adds a mean over that patient's visits. The
 headline is the mean of the ratios of the first two, so the simplest rule reaches 1.
 """
 

@@ -179,7 +179,7 @@ def mean_survival_time(predicted: Floats, target: SurvivalTarget) -> Floats:
     """Compute the restricted mean survival time, `(n,)`: mean time without event to the last edge.
 
     It is the area under the curve, which falls in a straight line within a bin. It ranks patients
-    wherever one number must represent a curve: the shorter the time, the higher the risk.
+    where one number must represent a curve: the shorter the time, the higher the risk.
     Source: Royston and Parmar, BMC Medical Research Methodology 2013;13:152.
 
     Args:

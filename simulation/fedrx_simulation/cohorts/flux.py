@@ -1,6 +1,6 @@
 """Synthetic courses for any study that forecasts markers: irregular visits, and a known truth.
 
-Everything is invented: for testing and teaching. How markers move, and what is planted, stands in
+Everything is invented: for testing and teaching. How markers move, and what is planted, is in
 `flux_course`. Visits come at irregular gaps, are fewer for some patients than for others, and what
 looks abnormal is measured more often, as in a hospital: what is missing says something.
 """
@@ -60,7 +60,7 @@ class FluxCohorts:
         patients: smallest and largest site; sizes are drawn log-uniformly between them.
         coupling: how far a follower moves when its leader moves by 1.
         therapy: how strongly the treatment acts; 0 for not at all, 1 as in `activity`.
-        heterogeneity: 0 to 1; how far sites' usual levels lie apart.
+        heterogeneity: 0 to 1; how far sites' usual levels are apart.
         missingness: 0 to below 1; mean share of values that a visit lacks; what is abnormal is
             lacked less often.
         measurement_shift: standard deviation between sites of a constant offset of each marker.

@@ -9,7 +9,7 @@ public scales until the very end. Sources:
   J Pharmacokinet Biopharm 1993;21:457-78, model I);
 - for warfarin and the INR that is the activity of the clotting factors: Nagashima, O'Reilly and
   Levy, Clin Pharmacol Ther 1969;10:22-35. The INR is taken as the inverse of that activity, and
-  half-lives are round numbers from textbooks (warfarin 40 h, factors 14 h), fitted to nobody.
+  half-lives are round numbers from textbooks (warfarin 40 h, factors 14 h), fitted to no patient.
 """
 
 import math

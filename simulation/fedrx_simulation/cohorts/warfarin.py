@@ -65,7 +65,7 @@ class WarfarinCohorts:
         sites: number of sites.
         patients: smallest and largest site; sizes are drawn log-uniformly between them.
         sizes: patients of each site, instead of drawing them.
-        heterogeneity: 0 to 1; the part of the variance in ancestry that lies between sites. At 0
+        heterogeneity: 0 to 1; the part of the variance in ancestry that is between sites. At 0
             all sites have the same mix, at 1 each site has one ancestry.
         missingness: 0 to 1; mean share of missing heights, other features in proportion.
         measurement_shift: how far the sites' rulers and scales disagree, as the standard
@@ -163,7 +163,7 @@ def _draw_mix(rng: Generator, heterogeneity: float) -> NDArray[np.float64]:
     """Draw a site's ancestry mix, `(ancestries,)`.
 
     A Dirichlet with concentration 1/h - 1 has the variance h p (1 - p), of which a single
-    patient's p (1 - p) is the whole: `h` is the part that lies between sites.
+    patient's p (1 - p) is the whole: `h` is the part between sites.
     """
     shares = np.array([ancestry.share for ancestry in ANCESTRIES.values()])
     shares /= shares.sum()

@@ -87,7 +87,7 @@ def compute_baselines(
 def personalised(
     model: PatientModel, training: Mapping[str, Cohort], held_out: Mapping[str, Cohort]
 ) -> Vector:
-    """Predictions for all held-out patients, each by the own head of the own site.
+    """Predictions for all held-out patients, each by the private head of the patient's site.
 
     Args:
         model: The federated model; it is not changed.

@@ -64,7 +64,7 @@ class ColumnName:
 
     Attributes:
         name: as in the table.
-        words: its meanings, in order; a synonym stands as the meaning that it has.
+        words: its meanings, in order; a synonym is replaced by its meaning.
         unit: the unit that it names, as FedRx writes it; "" where it names none.
     """
 

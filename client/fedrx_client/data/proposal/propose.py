@@ -285,5 +285,5 @@ def _toml(value: object) -> str:
         return "{ " + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in value.items()) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
-    # JSON's escapes are TOML's, but for the one character that JSON lets stand.
+    # JSON's escapes are TOML's, but for the one character that JSON does not escape.
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

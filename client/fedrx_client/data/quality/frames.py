@@ -70,7 +70,7 @@ class Frames:
         return (self.patients,) if self.visits is None else (self.patients, self.visits)
 
     def places(self, rows: "pd.Index[Any]") -> tuple[int, ...]:
-        """Return where some rows stand in the source, in order."""
+        """Return where some rows are in the source, in order."""
         return tuple(sorted(self.table.places[int(row)] for row in set(rows)))
 
 

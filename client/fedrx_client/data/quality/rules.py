@@ -82,7 +82,7 @@ def schema_of(study: FeatureSchema) -> pa.DataFrameSchema:
 
 
 def values_that_do_not_fit(frames: Frames, study: FeatureSchema) -> Iterator[Finding]:
-    """Find text that is no number, numbers out of range, and codes that nobody named."""
+    """Find text that is no number, numbers out of range, and codes without a meaning."""
     schema = schema_of(study)
     for frame in frames.every:
         for (column, rule), rows in _failures(frame, schema).items():

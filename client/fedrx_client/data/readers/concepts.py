@@ -36,7 +36,7 @@ _LARGEST = 2**63 - 1
 
 
 class CdmTables(Protocol):
-    """The tables of an OMOP common data model, wherever they are."""
+    """The tables of an OMOP common data model, in files or a database."""
 
     name: str
 
