@@ -97,7 +97,7 @@ class Trace:
 
     def _stages(self, send: Call, end: float) -> dict[str, float]:
         mine = [c for c in self.calls if c.name == "collect" and send.began <= c.began < end]
-        takes, gives = self._sites("_take", send, end), self._sites("_give", send, end)
+        takes, gives = self._sites("_take", send, end), self._sites("reply", send, end)
         marks = [send.began, send.ended, takes[-1][1], gives[-1][0], gives[-1][1], mine[-1].ended]
         for index in range(1, len(marks)):
             marks[index] = max(marks[index], marks[index - 1])

@@ -94,6 +94,12 @@ def test_a_decision_has_a_status_and_a_date(path):
     assert re.search(r"^\W*Status\W+\w.*\d{4}-\d{2}-\d{2}", head, re.MULTILINE)
 
 
+def test_every_page_is_in_the_menu():
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = [path.name for path in (ROOT / "docs").glob("*.md")]
+    assert [name for name in pages if f": {name}\n" not in menu] == []
+
+
 @pytest.mark.slow
 def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path):
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]

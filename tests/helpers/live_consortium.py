@@ -183,13 +183,13 @@ def main(folder: Path, address: str, health_port: int, masks_among: int = 0) -> 
 def traced(path: Path):
     """Write when each request came, was answered and was given back, in epoch seconds."""
     with path.open("a") as trace, ExitStack() as stack:
-        for name in ("_take", "_give"):
+        for name in ("_take", "reply"):
             call = vars(Fleet)[name]
 
             def timed(fleet, *arguments, _call=call, _name=name):
                 began = time.time()
                 result = _call(fleet, *arguments)
-                if result is not None or _name == "_give":
+                if result is not None or _name == "reply":
                     times = {"call": _name, "began": began, "ended": time.time()}
                     print(json.dumps(times), file=trace, flush=True)
                 return result

@@ -133,7 +133,7 @@ class Monitor:
             up, down = total.upper_tail(inside), total.lower_tail(inside)
             tails = {"up": (up,), "down": (down,)}.get(self.direction, (up, down))
             distance = norm.isf(np.stack(tails, axis=1))[:, :, None]
-            # A chance of 1 is infinitely far on the other side: all that is laid is lost.
+            # A chance of 1 lies infinitely far on the other side: all that is laid is lost.
             laid = np.exp(np.array(SHIFTS) * distance - np.square(SHIFTS) / 2)
             found.append(np.log(_KEPT + (1 - _KEPT) * laid).reshape(len(inside), -1))
         return tuple(found)

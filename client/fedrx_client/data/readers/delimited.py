@@ -281,7 +281,7 @@ class _Outline:
             line: the line at which the block begins.
 
         Raises:
-            _NotPlain: a quote is inside an unquoted value, or is not closed.
+            _NotPlain: a quote stands inside an unquoted value, or is not closed.
         """
         data = np.frombuffer(text, np.uint8)
         ends = _line_ends(data)
