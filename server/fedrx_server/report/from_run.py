@@ -204,7 +204,7 @@ def run_report(view: RunView, privacy: PrivacyStatement) -> ReportData:
 
 def run_result(view: RunView, privacy: PrivacyStatement) -> dict[str, Any]:
     """The object that `result.json` holds: as a simulation's, without what only that can know."""
-    headline = measures_of(view.study.target)[0]
+    headline, last = measures_of(view.study.target)[0], last_calibration(view.rounds)
     return {
         "study": view.study.name,
         "study_digest": view.study.digest,
@@ -213,7 +213,7 @@ def run_result(view: RunView, privacy: PrivacyStatement) -> dict[str, Any]:
         "run_id": view.run_id,
         "finished": view.finished,
         "reported": readable(last_metrics(view.rounds), headline.key, headline.tells),
-        "calibration": view.rounds[-1].calibration if view.rounds else None,
+        **({"calibration": last.model_dump(mode="json")} if last else {}),
         "privacy": privacy.to_json(),
         "rounds": len(view.rounds),
         "rounds_planned": view.study.final_round,

@@ -63,7 +63,7 @@ class Coordinator:
         self._told: Serving | None = None
 
     def serve(self, stop: threading.Event, ready: Callable[[], None]) -> None:
-        """Serve until a stop signal; then end the runs, the proxy and the SuperLink, in this order.
+        """Serve until a signal to stop; then end the runs, the proxy, then the SuperLink.
 
         Args:
             stop: Set to end.

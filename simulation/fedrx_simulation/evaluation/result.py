@@ -125,7 +125,7 @@ class SimulationResult:
             "model": self.study.model.name,
             "metrics": {name: _plain(metrics) for name, metrics in self.metrics.items()},
             "reported": readable(self.reported, headline.key, headline.tells),
-            "calibration": self._calibration(),
+            **self._calibration(),
             "privacy": self.privacy.to_json(),
             "rounds": self.study.rounds,
             "sites": self.sites,
@@ -137,13 +137,14 @@ class SimulationResult:
             "data": None if self.quality is None else self.quality.to_dict(),
         }
 
-    def _calibration(self) -> dict[str, Any] | None:
+    def _calibration(self) -> dict[str, Any]:
+        """The key `calibration`, where the study has it."""
         if self.calibration is None:
-            return None
+            return {}
         by_site = {site: asdict(one) for site, one in self.coverage.items()}
         overall = by_site.pop("", None)
         released = self.calibration.model_dump(mode="json")
-        return {**released, "exact": overall, "exact_by_site": by_site}
+        return {"calibration": {**released, "exact": overall, "exact_by_site": by_site}}
 
 
 def _plain(metrics: Metrics) -> dict[str, Any]:

@@ -132,9 +132,7 @@ def test_a_question_without_overlap_is_refused_with_its_distance(model):
     known = flux_cohort(SCHEMA, 120, seed=1)
     visits = known.visits.copy()
     visits[:, :, 5] = np.where(np.isnan(visits[:, :, 0]), np.nan, 0.0)
-    never = type(known)(
-        "a", SCHEMA, known.patients, known.values, np.zeros((120, 0)), visits=visits
-    )
+    never = Cohort("a", SCHEMA, known.patients, known.values, np.zeros((120, 0)), visits=visits)
     with pytest.raises(NoOverlap, match="patients in the same state"):
         ask(model, "drug=20", known=never)
     assert ask(model, "drug=0", known=known).support.measure == "cohort"
