@@ -3,8 +3,8 @@
     python benchmarks/cds_hooks.py --rate 50 --seconds 30
 
 Requests leave by the clock, whether earlier ones are answered or not, so that a slow server is not
-asked less; a time is from when a request was due to when its answer was there. Asked of it: half
-of a rate of 50 within a few milliseconds, and 99 of 100 within 100 ms, on two cores of their own.
+asked less; a time is from when a request was due to when its answer was there. Asked of it:
+99 of 100 answers within 100 ms at 50 requests a second, on two cores of their own.
 """
 
 import argparse

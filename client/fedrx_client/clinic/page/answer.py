@@ -106,7 +106,7 @@ class PatientPage:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class WhatIfAnswer:
     """The answer to a what-if.
 
     Attributes:
@@ -149,7 +149,7 @@ def patient_page(look: Look) -> PatientPage:
     )
 
 
-def compare(look: Look, other: Cohort, asked: Sequence[str]) -> Comparison:
+def compare(look: Look, other: Cohort, asked: Sequence[str]) -> WhatIfAnswer:
     """Predict for the patient of a look, and for the same patient with other values.
 
     Raises:
@@ -168,7 +168,7 @@ def compare(look: Look, other: Cohort, asked: Sequence[str]) -> Comparison:
         more = f"{size} {'more' if change > 0 else 'less'} than as recorded"
         same = abs(change) < 5e-4 * max(abs(one.value), abs(two.value))
         difference = f"{_told(two)}, {'as recorded' if same else more}"
-    return Comparison(tuple(asked), difference, both, then.warnings)
+    return WhatIfAnswer(tuple(asked), difference, both, then.warnings)
 
 
 def answer(
