@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from stay_or_pivot import RATE, THRESHOLD, changed, drawn, trained
 
-from fedrx_client.clinic.monitor import Calibration, calibrate, watch
+from fedrx_client.clinic.monitor import MonitorCalibration, calibrate, watch
 from fedrx_models.cohort.cohort import Cohort
 from fedrx_models.cohort.visits import EPISODE, FIRST_VALUE, TIME
 from fedrx_models.files import ModelFile, load_model, save_model
@@ -47,7 +47,7 @@ def main() -> None:
             )
 
 
-def _false(model: ModelFile, cohort: Cohort, kept: Calibration | None) -> tuple[int, float]:
+def _false(model: ModelFile, cohort: Cohort, kept: MonitorCalibration | None) -> tuple[int, float]:
     alarms, months = 0, 0.0
     for i in range(len(cohort)):
         found = watch(model, cohort.select([i]), (), kept, RATE)
@@ -59,7 +59,7 @@ def _false(model: ModelFile, cohort: Cohort, kept: Calibration | None) -> tuple[
 
 
 def _found(
-    model: ModelFile, cohort: Cohort, begun: np.ndarray, kept: Calibration | None
+    model: ModelFile, cohort: Cohort, begun: np.ndarray, kept: MonitorCalibration | None
 ) -> tuple[int, float, float]:
     found, before = [], []
     for i in range(len(cohort)):

@@ -207,7 +207,7 @@ def monitor(
 ) -> None:
     """Say stay or pivot: does a patient's course follow its forecast under therapy?"""
     from fedrx.views.monitor import show
-    from fedrx_client.clinic.monitor import Calibration, read_threshold, watch
+    from fedrx_client.clinic.monitor import MonitorCalibration, read_threshold, watch
     from fedrx_client.clinic.monitor import calibrate as learn
     from fedrx_common.files import write_file
 
@@ -221,7 +221,7 @@ def monitor(
     if calibrate is not None:
         kept = learn(found, _read(calibrate, calibrate_mapping or mapping, schema))
     elif calibration is not None:
-        kept = Calibration.load(calibration, found)
+        kept = MonitorCalibration.load(calibration, found)
     answer = watch(found, followed, limits, kept, false_alarms)
     if calibrate is not None and calibration is not None and kept is not None:
         write_file(calibration, json.dumps(kept.to_json()).encode())

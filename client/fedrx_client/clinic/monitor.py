@@ -59,7 +59,7 @@ _ENOUGH = 30  # patients with a score, below which nothing can be calibrated
 
 
 @dataclass(frozen=True, eq=False)
-class Calibration:
+class MonitorCalibration:
     """How a site's patients without change lie around the forecasts; sums only, no patient.
 
     Attributes:
@@ -86,7 +86,7 @@ class Calibration:
         }
 
     @classmethod
-    def load(cls, path: Path, model: ModelFile) -> "Calibration":
+    def load(cls, path: Path, model: ModelFile) -> "MonitorCalibration":
         """Read what `to_json` wrote, for this model.
 
         Raises:
@@ -250,7 +250,7 @@ def read_threshold(text: str, schema: FeatureSchema) -> Threshold:
     return Threshold(name, value)
 
 
-def calibrate(model: ModelFile, cohort: Cohort) -> Calibration:
+def calibrate(model: ModelFile, cohort: Cohort) -> MonitorCalibration:
     """Learn from a site's courses how far measurements lie from forecasts without a change.
 
     Args:
@@ -287,14 +287,14 @@ def calibrate(model: ModelFile, cohort: Cohort) -> Calibration:
         )
     months = sum(course.end - course.start for course in courses) * per_unit
     highest = PEAKS.total([np.array([top]) for top in tops.values()]).astype(float)
-    return Calibration(model.digest, totals, ScoreTotals(PEAKS, highest), months)
+    return MonitorCalibration(model.digest, totals, ScoreTotals(PEAKS, highest), months)
 
 
 def watch(
     model: ModelFile,
     patient: Cohort,
     thresholds: Sequence[Threshold] = (),
-    calibration: Calibration | None = None,
+    calibration: MonitorCalibration | None = None,
     rate: float = USUAL_RATE,
 ) -> WatchedCourse:
     """Follow a patient's latest episode and say stay or pivot.

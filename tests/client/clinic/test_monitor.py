@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from flux_cohorts import flux_cohort, flux_schema
 
-from fedrx_client.clinic.monitor import Calibration, Threshold, calibrate, read_threshold, watch
+from fedrx_client.clinic.monitor import (
+    MonitorCalibration,
+    Threshold,
+    calibrate,
+    read_threshold,
+    watch,
+)
 from fedrx_common.errors import MisuseError
 from fedrx_models.card import ModelCard, ModelUnusable
 from fedrx_models.cohort.cohort import Cohort
@@ -113,7 +119,7 @@ def test_an_early_warning_comes_before_the_threshold(model):
 def test_a_calibration_is_kept_and_read_back_for_its_model_only(model, kept, tmp_path):
     path = tmp_path / "calibration.json"
     path.write_text(json.dumps(kept.to_json()))
-    read = Calibration.load(path, model)
+    read = MonitorCalibration.load(path, model)
     assert read.months == kept.months
     assert watch(model, course(3.0), (), read, RATE) == watch(model, course(3.0), (), kept, RATE)
     document = {**kept.to_json(), "model": "another"}
@@ -125,9 +131,9 @@ def test_a_calibration_is_kept_and_read_back_for_its_model_only(model, kept, tmp
     ):
         path.write_text(text)
         with pytest.raises(MisuseError, match=told):
-            Calibration.load(path, model)
+            MonitorCalibration.load(path, model)
     with pytest.raises(MisuseError, match="no such calibration"):
-        Calibration.load(tmp_path / "none.json", model)
+        MonitorCalibration.load(tmp_path / "none.json", model)
 
 
 def test_the_json_names_the_model_and_who_decides(model, kept):
