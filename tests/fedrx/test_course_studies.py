@@ -141,7 +141,7 @@ MISTAKES = [
         "line 4, column 'crea': 'high' is not a num",
     ),
     ("visits.toml", '"crea"\nunit = "mg/dL"', '"crea"\nunit = "mmol/L"', "is 'mmol/L', which can"),
-    ("visits.toml", '"month"\nunit = "month"', '"month"\nunit = "week"', "is 'week', which cannot"),
+    ("visits.toml", '"month"\nunit = "month"', '"month"\nunit = "kg"', "is 'kg', which cannot"),
     (
         "visits.toml",
         "[markers.urea]",
