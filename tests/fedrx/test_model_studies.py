@@ -24,7 +24,7 @@ SECTIONS = (
     study_file.TransferSection,
 )
 SETTINGS = {key for section in SECTIONS for key in section.model_fields} - {"optimizer", "local"}
-SETTINGS -= {"error_bound"}  # for outcomes with a unit only
+SETTINGS -= {"error_bound", "calibration", "calibration_share"}  # for outcomes with a unit only
 AT_DEFAULT = (
     *("minimum_per_site", "huber_delta", "mixed_precision", "beta2", "weight_decay", "proximal"),
     *("reserve_rounds", "final_share", r"\[schedule", "round_deadline_s", "attempts"),
