@@ -281,7 +281,7 @@ def test_a_card_says_first_that_the_model_differs_from_the_guideline(folder):
     save_model(folder / "fixed.safetensors", fixed, STUDY.digest, None)
     head = SERVICES.split("[[service]]")[1].replace("iwpc", "fixed")
     (folder / "guided.toml").write_text(f'[[service]]{head}guideline = "warfarin"\n')
-    desk = Desk(read_services(folder / "guided.toml"), lambda *_: None)
+    desk = Desk(read_services(folder / "guided.toml").services, lambda *_: None)
     (served,) = desk.services.values()
     (card,) = desk.answer(served, HookRequest.model_validate(question()), "a client")
     assert card["summary"].startswith("Differs from the guideline")
