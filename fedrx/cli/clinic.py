@@ -29,6 +29,14 @@ MappingFile = Annotated[
     ),
 ]
 
+AnyPatients = Annotated[
+    str,
+    typer.Option(
+        "--patient",
+        help="patient.json in the study's names; with --mapping a table, FHIR, a VCF or a "
+        "database, of one patient or many.",
+    ),
+]
 OnePatient = Annotated[
     str,
     typer.Option("--patient", help="patient.json of one patient; with --mapping another source."),
@@ -50,13 +58,7 @@ def register(app: typer.Typer) -> None:
 def predict(
     model: ModelPlace,
     *,
-    patient: Annotated[
-        str,
-        typer.Option(
-            help="patient.json in the study's names; with --mapping a table, FHIR, a VCF or a "
-            "database, of one patient or many."
-        ),
-    ],
+    patient: AnyPatients,
     mapping: MappingFile = None,
     study: Annotated[
         Path | None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from fedrx.cli.clinic import MappingFile, ModelPlace, open_model
+from fedrx.cli.clinic import AnyPatients, MappingFile, ModelPlace, open_model
 from fedrx_common.errors import MisuseError
 
 if TYPE_CHECKING:
@@ -26,13 +26,7 @@ def register(app: typer.Typer) -> None:
 def explain(
     model: ModelPlace,
     *,
-    patient: Annotated[
-        str,
-        typer.Option(
-            help="patient.json in the study's names; with --mapping a table, FHIR, a VCF or a "
-            "database, of one patient or many."
-        ),
-    ],
+    patient: AnyPatients,
     mapping: MappingFile = None,
     study: Annotated[
         Path | None, typer.Option(help="Study file; a model of another study is refused.")
