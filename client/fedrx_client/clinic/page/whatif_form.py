@@ -9,6 +9,7 @@ from typing import Any
 from fedrx_client.clinic.patient_file import read_patients, write_patient
 from fedrx_common.errors import DataError
 from fedrx_common.text import quoted
+from fedrx_models.calibration.support import public_support
 from fedrx_models.cohort.cohort import Cohort
 from fedrx_models.explain.words import label
 from fedrx_protocol.study.schema import CategoryFeature, Feature, NumberFeature, Treatment
@@ -116,13 +117,14 @@ def changed(cohort: Cohort, given: Mapping[str, str]) -> tuple[Cohort, tuple[str
         The patient, and what is different, in words.
 
     Raises:
-        DataError: a value cannot be used, or is outside the study's range.
+        DataError: a value cannot be used or is outside the study's range, or the study's public
+            reference supports no answer, as `fedrx whatif` refuses it too.
     """
     before, after = fields(cohort), fields(cohort, given)
     if strange := sorted(given.keys() - {one.key for one in before}):
         raise DataError(f"{quoted(strange[0])} is no field of this form; load the page again.")
     document = copy.deepcopy(write_patient(cohort, 0))
-    told = []
+    told, names = [], []
     for old, new in zip(before, after, strict=True):
         if new.value == old.value:
             continue
@@ -130,11 +132,17 @@ def changed(cohort: Cohort, given: Mapping[str, str]) -> tuple[Cohort, tuple[str
         group, _, name = new.key.partition(".")
         part = document["features"] if group == "feature" else document["visits"][-1]
         part[name] = _value(new)
+        names.append(name)
         told.append(
             f"{new.name} {new.value + unit if new.value else 'not known'} instead of "
             f"{old.value or 'not known'}"
         )
     found = read_patients(document, cohort.schema, source="what is asked", site=cohort.site)
+    support = public_support(cohort, found.cohort, 0, names)
+    if told and not support.supported:
+        raise DataError(
+            f"the data cannot support an answer: {support.sentence}; ask for less of a change."
+        )
     return found.cohort, tuple(told)
 
 
